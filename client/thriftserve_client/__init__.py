@@ -1,0 +1,1 @@
+"""thriftserve_client: call a thriftserve server from Python."""

@@ -1,0 +1,3 @@
+"""thriftserve: a Thrift RPC model server."""
+
+__version__ = "0.1.0"

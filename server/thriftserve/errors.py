@@ -1,0 +1,149 @@
+"""What can go wrong, in neutral terms; each door translates it once.
+
+::
+
+    ThriftServeError                  code, message, retryable
+      InvalidArgument                 the request is wrong by itself
+      DeadlineExceeded                its time was over before it was run
+      NotFound                        no such model, version or signature
+      ResourceExhausted               a queue or limit is full (retryable)
+      FailedPrecondition              the model is not what the method needs
+      Unimplemented                   a capability that is not there
+      Internal                        the server or the model failed
+      Unavailable                     loading or stopping (retryable)
+      StartError                      the server can't start; carries an exit code
+        ConfigError                   a setting is wrong
+        BindError                     the address can't be listened on
+        ModelLoadError                a model can't be loaded
+        DeviceError                   a device is not there
+"""
+
+from __future__ import annotations
+
+from enum import IntEnum
+
+
+class Code(IntEnum):
+    """The canonical RPC codes; `ErrorCode` of the IDL has the same numbers."""
+
+    CANCELLED = 1
+    UNKNOWN = 2
+    INVALID_ARGUMENT = 3
+    DEADLINE_EXCEEDED = 4
+    NOT_FOUND = 5
+    ALREADY_EXISTS = 6
+    PERMISSION_DENIED = 7
+    RESOURCE_EXHAUSTED = 8
+    FAILED_PRECONDITION = 9
+    ABORTED = 10
+    OUT_OF_RANGE = 11
+    UNIMPLEMENTED = 12
+    INTERNAL = 13
+    UNAVAILABLE = 14
+    DATA_LOSS = 15
+    UNAUTHENTICATED = 16
+
+
+class ExitCode(IntEnum):
+    """How the server's process ends. Documented in docs/operations.md."""
+
+    OK = 0
+    INTERNAL = 1
+    CONFIG = 2
+    BIND = 3
+    MODEL_LOAD = 4
+    DEVICE = 5
+    WORKERS_FAILING = 6
+    FORCED = 7
+
+
+class ThriftServeError(Exception):
+    """The root of everything that this package raises on purpose."""
+
+    code: Code = Code.UNKNOWN
+    retryable: bool = False
+
+    def __init__(self, message: str) -> None:
+        super().__init__(message)
+        self.message = message
+
+
+class InvalidArgument(ThriftServeError):
+    """The request is wrong by itself, whatever the server's state."""
+
+    code = Code.INVALID_ARGUMENT
+
+
+class DeadlineExceeded(ThriftServeError):
+    """The request's time was over before it was run."""
+
+    code = Code.DEADLINE_EXCEEDED
+
+
+class NotFound(ThriftServeError):
+    """The model, version, label or signature named is not served."""
+
+    code = Code.NOT_FOUND
+
+
+class ResourceExhausted(ThriftServeError):
+    """A queue or a limit is full; the same request may succeed later."""
+
+    code = Code.RESOURCE_EXHAUSTED
+    retryable = True
+
+
+class FailedPrecondition(ThriftServeError):
+    """The model or server is not in the state that the request needs."""
+
+    code = Code.FAILED_PRECONDITION
+
+
+class Unimplemented(ThriftServeError):
+    """The server does not have this capability."""
+
+    code = Code.UNIMPLEMENTED
+
+
+class Internal(ThriftServeError):
+    """The server or the model failed; the log has the cause."""
+
+    code = Code.INTERNAL
+
+
+class Unavailable(ThriftServeError):
+    """Loading or stopping; the same request may succeed later or elsewhere."""
+
+    code = Code.UNAVAILABLE
+    retryable = True
+
+
+class StartError(ThriftServeError):
+    """The server can't start or go on; its process ends with `exit_code`."""
+
+    code = Code.FAILED_PRECONDITION
+    exit_code: ExitCode = ExitCode.INTERNAL
+
+
+class ConfigError(StartError):
+    """A setting is wrong; the message names it, its value and the remedy."""
+
+    exit_code = ExitCode.CONFIG
+
+
+class BindError(StartError):
+    """The address can't be listened on."""
+
+    exit_code = ExitCode.BIND
+
+
+class ModelLoadError(StartError):
+    """A model can't be loaded."""
+
+    exit_code = ExitCode.MODEL_LOAD
+
+
+class DeviceError(StartError):
+    """A device that was asked for is not there."""
+
+    exit_code = ExitCode.DEVICE

@@ -1,0 +1,33 @@
+"""One loaded version of a model with all that serving it takes.
+
+    repository: (name, version, path)  -->  Servable  -->  handler: servable.session.run(...)
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+
+from thriftserve.models.image_settings import ImageSettings
+from thriftserve.models.session import Session
+from thriftserve.models.signature import Signature
+
+
+@dataclass(frozen=True)
+class Servable:
+    """A version of a model, ready to run."""
+
+    name: str
+    version: int
+    session: Session
+    #: Class names by class number; empty where the model has none.
+    labels: tuple[str, ...] = ()
+    #: How encoded images become the image input; None where the model takes none.
+    image: ImageSettings | None = None
+    #: Labels ("stable", …) that point at this version. Nothing sets them yet.
+    version_labels: tuple[str, ...] = field(default=())
+
+    @property
+    def signatures(self) -> Mapping[str, Signature]:
+        """Every signature, by name."""
+        return self.session.signatures

@@ -1,0 +1,240 @@
+"""Every setting, written once: default, help, unit and check.
+
+    field(default, help, unit, check)  -->  flag | THRIFTSERVE_… variable | TOML key | row of docs/settings.md
+
+`HostSettings` is all that hosting a Thrift service needs; `ServeSettings` adds the models. Both are
+checked when they are made: a `ConfigError` names the setting, the value and the remedy.
+
+    >>> HostSettings(server_type="TThreadedServer", port=0).threads
+    10
+"""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Callable
+from dataclasses import dataclass, field, fields
+from typing import Any
+
+from thriftserve.errors import ConfigError
+
+SERVER_TYPES = (
+    "TSimpleServer",
+    "TThreadedServer",
+    "TThreadPoolServer",
+    "TNonblockingServer",
+    "TForkingServer",
+    "TProcessPoolServer",
+)
+#: The largest frame that Thrift's frame header can announce.
+MAX_MESSAGE_LIMIT = 0x7FFFFFFF
+
+Check = Callable[[Any], str | None]
+
+
+@dataclass(frozen=True)
+class SettingInfo:
+    """What is known of a setting besides its type and default."""
+
+    help: str
+    unit: str = ""
+    check: Check | None = None
+    choices: tuple[str, ...] = ()
+    metavar: str = ""
+    group: str = ""
+    #: Given several times on the command line; a list in TOML; comma-separated in the environment.
+    repeated: bool = False
+
+
+def setting(
+    default: Any,
+    help: str,
+    *,
+    group: str,
+    unit: str = "",
+    check: Check | None = None,
+    choices: tuple[str, ...] = (),
+    metavar: str = "",
+    repeated: bool = False,
+) -> Any:
+    """A dataclass field that knows its own help, unit and check."""
+    info = SettingInfo(help, unit, check, choices, metavar, group, repeated)
+    return field(default=default, metadata={"setting": info})
+
+
+def at_least(low: float) -> Check:
+    """Checks that a number is `low` or more; None passes (unset)."""
+
+    def check(value: Any) -> str | None:
+        return None if value is None or value >= low else f"must be {low:g} or more"
+
+    return check
+
+
+def above(low: float) -> Check:
+    """Checks that a number is more than `low`; None passes (unset)."""
+
+    def check(value: Any) -> str | None:
+        return None if value is None or value > low else f"must be more than {low:g}"
+
+    return check
+
+
+def within(low: float, high: float) -> Check:
+    """Checks that a number lies in [low, high]."""
+
+    def check(value: Any) -> str | None:
+        return None if low <= value <= high else f"must lie between {low:g} and {high:g}"
+
+    return check
+
+
+def _check_devices(value: str) -> str | None:
+    names = [name.strip() for name in value.split(",")]
+    if names in (["cpu"], ["auto"]):
+        return None
+    for name in names:
+        kind, _, number = name.partition(":")
+        if kind != "gpu" or not number.isdigit():
+            return "must be cpu, auto, or a list like gpu:0,gpu:1"
+    return None
+
+
+NETWORK, PROCESSES, LIMITS, TLS, MODELS, LOGGING = "network", "processes", "limits", "TLS", "models", "logging"
+
+
+@dataclass(frozen=True)
+class HostSettings:
+    """How any Thrift service is hosted: server type, address, wire, limits."""
+
+    server_type: str = setting(
+        "TThreadPoolServer", "how connections and requests are laid over threads and processes",
+        group=PROCESSES, choices=SERVER_TYPES,
+    )
+    host: str = setting("127.0.0.1", "address to listen on; 0.0.0.0 or :: for every interface", group=NETWORK)
+    port: int = setting(9090, "TCP port; 0 lets the kernel pick one", group=NETWORK, check=within(0, 65535))
+    unix_socket: str | None = setting(
+        None, "listen on this Unix socket instead of host and port", group=NETWORK, metavar="PATH"
+    )
+    backlog: int = setting(
+        1024, "connections that the kernel keeps waiting before it turns more away", group=NETWORK, check=at_least(1)
+    )
+    transport: str = setting(
+        "framed", "how messages are delimited on the wire", group=NETWORK, choices=("framed", "buffered")
+    )
+    protocol: str = setting(
+        "binary", "how messages are encoded; header tells each client's own choice apart",
+        group=NETWORK, choices=("binary", "compact", "header"),
+    )
+    workers: int | None = setting(
+        None, "worker processes of TProcessPoolServer; unset: one for each core", group=PROCESSES, check=at_least(1)
+    )
+    threads: int = setting(
+        10, "handler threads of TThreadPoolServer and TNonblockingServer", group=PROCESSES, check=at_least(1)
+    )
+    max_message_bytes: int = setting(
+        64 * 1024 * 1024, "largest message read or written", group=LIMITS, unit="bytes",
+        check=within(1024, MAX_MESSAGE_LIMIT),
+    )
+    max_connections: int = setting(
+        10_000, "connections held at once; a further one is refused with RESOURCE_EXHAUSTED",
+        group=LIMITS, check=at_least(1),
+    )
+    max_queued: int = setting(
+        1000, "requests (or connections, where a connection waits for its worker) that may wait; "
+        "a further one is refused with RESOURCE_EXHAUSTED", group=LIMITS, check=at_least(1),
+    )
+    max_children: int = setting(
+        256, "child processes of TForkingServer; further connections wait for one to end",
+        group=LIMITS, check=at_least(1),
+    )
+    read_timeout_s: float = setting(
+        30.0, "a message must have arrived whole within this time from its first byte",
+        group=LIMITS, unit="seconds", check=above(0),
+    )
+    write_timeout_s: float = setting(
+        30.0, "a client must have taken an answer within this time", group=LIMITS, unit="seconds", check=above(0)
+    )
+    idle_timeout_s: float = setting(
+        600.0, "a connection without a request for this long is closed", group=LIMITS, unit="seconds", check=above(0)
+    )
+    handshake_timeout_s: float = setting(
+        10.0, "a TLS handshake must be done within this time", group=TLS, unit="seconds", check=above(0)
+    )
+    drain_timeout_s: float = setting(
+        30.0, "after SIGTERM, what is in flight may take this long", group=LIMITS, unit="seconds", check=at_least(0)
+    )
+    tls_cert: str | None = setting(None, "certificate chain (PEM); turns TLS on", group=TLS, metavar="FILE")
+    tls_key: str | None = setting(None, "private key (PEM) of --tls-cert", group=TLS, metavar="FILE")
+    tls_client_ca: str | None = setting(
+        None, "accept only clients with a certificate signed by these authorities (PEM): mutual TLS",
+        group=TLS, metavar="FILE",
+    )
+
+    def __post_init__(self) -> None:
+        check(self)
+        if self.tls_key and not self.tls_cert:
+            raise ConfigError("tls_key is set without tls_cert: give the certificate too")
+        if self.tls_client_ca and not self.tls_cert:
+            raise ConfigError("tls_client_ca is set without tls_cert: mutual TLS needs the server's certificate too")
+
+    @property
+    def worker_processes(self) -> int:
+        """Worker processes that the server type runs: one for all but TProcessPoolServer."""
+        if self.server_type != "TProcessPoolServer":
+            return 1
+        return self.workers or os.cpu_count() or 1
+
+
+@dataclass(frozen=True)
+class ServeSettings(HostSettings):
+    """Everything that `thriftserve serve` can be told."""
+
+    model: tuple[str, ...] = setting(
+        (), "a model to serve: NAME=BASE_PATH (highest version directory below it) or "
+        "NAME=python:package.module:Class; repeat for more", group=MODELS, metavar="NAME=PATH", repeated=True,
+    )
+    devices: str = setting(
+        "auto", "cpu, auto (every GPU, else cpu) or a list like gpu:0,gpu:1, laid round-robin over the workers",
+        group=MODELS, check=_check_devices,
+    )
+    gpu_memory_limit_mb: int | None = setting(
+        None, "GPU memory of each worker; unset: it grows as needed", group=MODELS, unit="MiB", check=at_least(1)
+    )
+    intra_op_threads: int | None = setting(
+        None, "threads inside one operation; unset: the cores divided among the workers",
+        group=MODELS, check=at_least(1),
+    )
+    inter_op_threads: int | None = setting(
+        None, "operations run at once; unset: the cores divided among the workers", group=MODELS, check=at_least(1)
+    )
+    warmup: bool = setting(
+        True, "run each signature once with zeros before the server is ready", group=MODELS
+    )
+    max_image_pixels: int = setting(
+        50_000_000, "larger images are refused before they are decoded", group=LIMITS, unit="pixels", check=at_least(1)
+    )
+    control_port: int | None = setting(
+        None, "serve ModelControl on this loopback port; unset: not at all", group=NETWORK,
+        check=lambda value: None if value is None else within(0, 65535)(value),
+    )
+    log_level: str = setting(
+        "info", "least severe log lines to write", group=LOGGING, choices=("debug", "info", "warning", "error")
+    )
+    log_format: str = setting("text", "log lines as text or as JSON", group=LOGGING, choices=("text", "json"))
+
+
+def check(settings: object) -> None:
+    """Checks every field of a settings object.
+
+    Raises:
+        ConfigError: names the setting, its value and the remedy.
+    """
+    for one in fields(settings):  # type: ignore[arg-type]  # every caller is a dataclass of this module
+        info: SettingInfo = one.metadata["setting"]
+        value = getattr(settings, one.name)
+        if info.choices and value not in info.choices:
+            raise ConfigError(f"{one.name} is {value!r}: must be one of {', '.join(info.choices)}")
+        fault = info.check(value) if info.check else None
+        if fault:
+            raise ConfigError(f"{one.name} is {value!r}: {fault}")
