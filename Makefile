@@ -1,0 +1,71 @@
+# thriftserve: every task by one command. `make` lists them.
+#
+# A machine with Python 3.11, make and gcc is enough: the environment is made in .venv when first needed.
+
+PYTHON ?= $(shell command -v python3.11 || command -v python3)
+VENV := .venv
+BIN := $(VENV)/bin
+# TensorFlow's CPU build is a quarter of the download; the CUDA build is for where there is a device.
+TENSORFLOW ?= $(if $(wildcard /dev/nvidiactl),server-cuda,server-cpu)
+SERVER_TYPE ?= TThreadPoolServer
+PYTEST_ARGS ?=
+
+export PIP_DISABLE_PIP_VERSION_CHECK := 1
+# Tests and demos start servers: their TensorFlow needs to say only what is wrong.
+export TF_CPP_MIN_LOG_LEVEL ?= 2
+
+.DEFAULT_GOAL := help
+.PHONY: help venv demo serve test check format idl docs bench clean
+
+help: ## this list
+	@awk -F ':.*## ' '/^[a-z]+:.*## / {printf "  make %-8s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
+	@echo
+	@echo "  SERVER_TYPE=TForkingServer make demo    the same on another server type"
+	@echo "  PYTEST_ARGS='-k settings' make test     some of the tests"
+
+# The stamp stands for the whole environment: it is older than what declares the dependencies, or it holds.
+STAMP := $(VENV)/.installed-$(TENSORFLOW)
+$(STAMP): setup.cfg pyproject.toml
+	@test -n "$(PYTHON)" || { echo "no python3 found: install Python 3.11 or later, or name one: make PYTHON=/path/to/python3" >&2; exit 1; }
+	@"$(PYTHON)" -c 'import sys; sys.exit(sys.version_info < (3, 11))' \
+		|| { echo "$(PYTHON) is older than 3.11: name a newer one: make PYTHON=/path/to/python3.11" >&2; exit 1; }
+	@test -x $(BIN)/python || "$(PYTHON)" -m venv $(VENV)
+	$(BIN)/python -m pip install --quiet --editable '.[$(TENSORFLOW),bench,dev]'
+	@touch $@
+
+venv: $(STAMP) ## the environment in .venv
+
+demo: $(STAMP) ## train a small network on digits, serve it, classify real scans through it
+	$(BIN)/python -m thriftserve_bench.demo --server-type $(SERVER_TYPE)
+
+serve: $(STAMP) ## the demo's server, left running
+	$(BIN)/python -m thriftserve_bench.demo --server-type $(SERVER_TYPE) --keep
+
+test: $(STAMP) ## every test
+	$(BIN)/python -m pytest $(PYTEST_ARGS)
+
+check: $(STAMP) ## lint, format, types, imports, stubs and generated pages up to date
+	$(BIN)/ruff check
+	$(BIN)/ruff format --check
+	$(BIN)/mypy
+	$(BIN)/lint-imports --no-logo
+	idl/generate.sh --check
+	$(BIN)/python -m thriftserve.settings_docs --check docs/settings.md
+
+format: $(STAMP) ## put imports and lines into their form
+	$(BIN)/ruff check --fix-only
+	$(BIN)/ruff format
+
+idl: $(STAMP) ## regenerate gen-py from idl/thriftserve.thrift
+	idl/generate.sh
+
+docs: $(STAMP) ## regenerate docs/settings.md from the code
+	$(BIN)/python -m thriftserve.settings_docs > docs/settings.md.new
+	mv docs/settings.md.new docs/settings.md
+
+bench: $(STAMP) ## measure the server types against Apache's classes
+	$(BIN)/thriftserve-bench calls
+
+clean: ## remove the environment and everything generated that is not committed
+	rm -rf $(VENV) build dist .mypy_cache .ruff_cache .pytest_cache .import_linter_cache .demo
+	find . -name __pycache__ -type d -prune -exec rm -rf {} +
