@@ -50,7 +50,7 @@ check: $(STAMP) ## lint, format, types, imports, stubs and generated pages up to
 	$(BIN)/mypy
 	$(BIN)/lint-imports --no-logo
 	idl/generate.sh --check
-	$(BIN)/python -m thriftserve.settings_docs --check docs/settings.md
+	$(BIN)/python -m thriftserve.settings.docs --check docs/settings.md
 
 format: $(STAMP) ## put imports and lines into their form
 	$(BIN)/ruff check --fix-only
@@ -60,7 +60,7 @@ idl: $(STAMP) ## regenerate gen-py from idl/thriftserve.thrift
 	idl/generate.sh
 
 docs: $(STAMP) ## regenerate docs/settings.md from the code
-	$(BIN)/python -m thriftserve.settings_docs > docs/settings.md.new
+	$(BIN)/python -m thriftserve.settings.docs > docs/settings.md.new
 	mv docs/settings.md.new docs/settings.md
 
 bench: $(STAMP) ## measure the server types against Apache's classes

@@ -1,6 +1,6 @@
 """Every setting, written once: default, help, unit and check.
 
-    field(default, help, unit, check)  -->  flag | THRIFTSERVE_… variable | TOML key | row of docs/settings.md
+    table  -->  flag | THRIFTSERVE_… variable | TOML key | row of docs/settings.md
 
 `HostSettings` is all that hosting a Thrift service needs; `ServeSettings` adds the models. Both are
 checked when they are made: a `ConfigError` names the setting, the value and the remedy.
@@ -12,11 +12,10 @@ checked when they are made: a `ConfigError` names the setting, the value and the
 from __future__ import annotations
 
 import os
-from collections.abc import Callable
-from dataclasses import dataclass, field, fields
-from typing import Any
+from dataclasses import dataclass
 
 from thriftserve.errors import ConfigError
+from thriftserve.settings.field import above, at_least, check, setting, within
 
 SERVER_TYPES = (
     "TSimpleServer",
@@ -28,65 +27,6 @@ SERVER_TYPES = (
 )
 #: The largest frame that Thrift's frame header can announce.
 MAX_MESSAGE_LIMIT = 0x7FFFFFFF
-
-Check = Callable[[Any], str | None]
-
-
-@dataclass(frozen=True)
-class SettingInfo:
-    """What is known of a setting besides its type and default."""
-
-    help: str
-    unit: str = ""
-    check: Check | None = None
-    choices: tuple[str, ...] = ()
-    metavar: str = ""
-    group: str = ""
-    #: Given several times on the command line; a list in TOML; comma-separated in the environment.
-    repeated: bool = False
-
-
-def setting(
-    default: Any,
-    help: str,
-    *,
-    group: str,
-    unit: str = "",
-    check: Check | None = None,
-    choices: tuple[str, ...] = (),
-    metavar: str = "",
-    repeated: bool = False,
-) -> Any:
-    """A dataclass field that knows its own help, unit and check."""
-    info = SettingInfo(help, unit, check, choices, metavar, group, repeated)
-    return field(default=default, metadata={"setting": info})
-
-
-def at_least(low: float) -> Check:
-    """Checks that a number is `low` or more; None passes (unset)."""
-
-    def check(value: Any) -> str | None:
-        return None if value is None or value >= low else f"must be {low:g} or more"
-
-    return check
-
-
-def above(low: float) -> Check:
-    """Checks that a number is more than `low`; None passes (unset)."""
-
-    def check(value: Any) -> str | None:
-        return None if value is None or value > low else f"must be more than {low:g}"
-
-    return check
-
-
-def within(low: float, high: float) -> Check:
-    """Checks that a number lies in [low, high]."""
-
-    def check(value: Any) -> str | None:
-        return None if low <= value <= high else f"must lie between {low:g} and {high:g}"
-
-    return check
 
 
 def _check_devices(value: str) -> str | None:
@@ -108,8 +48,10 @@ class HostSettings:
     """How any Thrift service is hosted: server type, address, wire, limits."""
 
     server_type: str = setting(
-        "TThreadPoolServer", "how connections and requests are laid over threads and processes",
-        group=PROCESSES, choices=SERVER_TYPES,
+        "TThreadPoolServer",
+        "how connections and requests are laid over threads and processes",
+        group=PROCESSES,
+        choices=SERVER_TYPES,
     )
     host: str = setting("127.0.0.1", "address to listen on; 0.0.0.0 or :: for every interface", group=NETWORK)
     port: int = setting(9090, "TCP port; 0 lets the kernel pick one", group=NETWORK, check=within(0, 65535))
@@ -123,8 +65,10 @@ class HostSettings:
         "framed", "how messages are delimited on the wire", group=NETWORK, choices=("framed", "buffered")
     )
     protocol: str = setting(
-        "binary", "how messages are encoded; header tells each client's own choice apart",
-        group=NETWORK, choices=("binary", "compact", "header"),
+        "binary",
+        "how messages are encoded; header tells each client's own choice apart",
+        group=NETWORK,
+        choices=("binary", "compact", "header"),
     )
     workers: int | None = setting(
         None, "worker processes of TProcessPoolServer; unset: one for each core", group=PROCESSES, check=at_least(1)
@@ -133,24 +77,37 @@ class HostSettings:
         10, "handler threads of TThreadPoolServer and TNonblockingServer", group=PROCESSES, check=at_least(1)
     )
     max_message_bytes: int = setting(
-        64 * 1024 * 1024, "largest message read or written", group=LIMITS, unit="bytes",
+        64 * 1024 * 1024,
+        "largest message read or written",
+        group=LIMITS,
+        unit="bytes",
         check=within(1024, MAX_MESSAGE_LIMIT),
     )
     max_connections: int = setting(
-        10_000, "connections held at once; a further one is refused with RESOURCE_EXHAUSTED",
-        group=LIMITS, check=at_least(1),
+        10_000,
+        "connections held at once; a further one is refused with RESOURCE_EXHAUSTED",
+        group=LIMITS,
+        check=at_least(1),
     )
     max_queued: int = setting(
-        1000, "requests (or connections, where a connection waits for its worker) that may wait; "
-        "a further one is refused with RESOURCE_EXHAUSTED", group=LIMITS, check=at_least(1),
+        1000,
+        "requests (or connections, where a connection waits for its worker) that may wait; "
+        "a further one is refused with RESOURCE_EXHAUSTED",
+        group=LIMITS,
+        check=at_least(1),
     )
     max_children: int = setting(
-        256, "child processes of TForkingServer; further connections wait for one to end",
-        group=LIMITS, check=at_least(1),
+        256,
+        "child processes of TForkingServer; further connections wait for one to end",
+        group=LIMITS,
+        check=at_least(1),
     )
     read_timeout_s: float = setting(
-        30.0, "a message must have arrived whole within this time from its first byte",
-        group=LIMITS, unit="seconds", check=above(0),
+        30.0,
+        "a message must have arrived whole within this time from its first byte",
+        group=LIMITS,
+        unit="seconds",
+        check=above(0),
     )
     write_timeout_s: float = setting(
         30.0, "a client must have taken an answer within this time", group=LIMITS, unit="seconds", check=above(0)
@@ -167,8 +124,10 @@ class HostSettings:
     tls_cert: str | None = setting(None, "certificate chain (PEM); turns TLS on", group=TLS, metavar="FILE")
     tls_key: str | None = setting(None, "private key (PEM) of --tls-cert", group=TLS, metavar="FILE")
     tls_client_ca: str | None = setting(
-        None, "accept only clients with a certificate signed by these authorities (PEM): mutual TLS",
-        group=TLS, metavar="FILE",
+        None,
+        "accept only clients with a certificate signed by these authorities (PEM): mutual TLS",
+        group=TLS,
+        metavar="FILE",
     )
 
     def __post_init__(self) -> None:
@@ -191,50 +150,42 @@ class ServeSettings(HostSettings):
     """Everything that `thriftserve serve` can be told."""
 
     model: tuple[str, ...] = setting(
-        (), "a model to serve: NAME=BASE_PATH (highest version directory below it) or "
-        "NAME=python:package.module:Class; repeat for more", group=MODELS, metavar="NAME=PATH", repeated=True,
+        (),
+        "a model to serve: NAME=BASE_PATH (highest version directory below it) or "
+        "NAME=python:package.module:Class; repeat for more",
+        group=MODELS,
+        metavar="NAME=PATH",
+        repeated=True,
     )
     devices: str = setting(
-        "auto", "cpu, auto (every GPU, else cpu) or a list like gpu:0,gpu:1, laid round-robin over the workers",
-        group=MODELS, check=_check_devices,
+        "auto",
+        "cpu, auto (every GPU, else cpu) or a list like gpu:0,gpu:1, laid round-robin over the workers",
+        group=MODELS,
+        check=_check_devices,
     )
     gpu_memory_limit_mb: int | None = setting(
         None, "GPU memory of each worker; unset: it grows as needed", group=MODELS, unit="MiB", check=at_least(1)
     )
     intra_op_threads: int | None = setting(
-        None, "threads inside one operation; unset: the cores divided among the workers",
-        group=MODELS, check=at_least(1),
+        None,
+        "threads inside one operation; unset: the cores divided among the workers",
+        group=MODELS,
+        check=at_least(1),
     )
     inter_op_threads: int | None = setting(
         None, "operations run at once; unset: the cores divided among the workers", group=MODELS, check=at_least(1)
     )
-    warmup: bool = setting(
-        True, "run each signature once with zeros before the server is ready", group=MODELS
-    )
+    warmup: bool = setting(True, "run each signature once with zeros before the server is ready", group=MODELS)
     max_image_pixels: int = setting(
         50_000_000, "larger images are refused before they are decoded", group=LIMITS, unit="pixels", check=at_least(1)
     )
     control_port: int | None = setting(
-        None, "serve ModelControl on this loopback port; unset: not at all", group=NETWORK,
+        None,
+        "serve ModelControl on this loopback port; unset: not at all",
+        group=NETWORK,
         check=lambda value: None if value is None else within(0, 65535)(value),
     )
     log_level: str = setting(
         "info", "least severe log lines to write", group=LOGGING, choices=("debug", "info", "warning", "error")
     )
     log_format: str = setting("text", "log lines as text or as JSON", group=LOGGING, choices=("text", "json"))
-
-
-def check(settings: object) -> None:
-    """Checks every field of a settings object.
-
-    Raises:
-        ConfigError: names the setting, its value and the remedy.
-    """
-    for one in fields(settings):  # type: ignore[arg-type]  # every caller is a dataclass of this module
-        info: SettingInfo = one.metadata["setting"]
-        value = getattr(settings, one.name)
-        if info.choices and value not in info.choices:
-            raise ConfigError(f"{one.name} is {value!r}: must be one of {', '.join(info.choices)}")
-        fault = info.check(value) if info.check else None
-        if fault:
-            raise ConfigError(f"{one.name} is {value!r}: {fault}")

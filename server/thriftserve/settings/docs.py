@@ -1,0 +1,89 @@
+"""The page of all settings, written from the code.
+
+::
+
+    ServeSettings  -->  page()  -->  docs/settings.md
+
+    python -m thriftserve.settings.docs > docs/settings.md
+    python -m thriftserve.settings.docs --check docs/settings.md
+"""
+
+from __future__ import annotations
+
+import sys
+from itertools import groupby
+from pathlib import Path
+
+from thriftserve.settings.field import Setting, settings_of
+from thriftserve.settings.flags import default_text
+from thriftserve.settings.table import ServeSettings
+
+_HEAD = """\
+# Settings
+
+<!-- Written by `make docs` from server/thriftserve/settings/table.py: change it there. -->
+
+Each setting can be given in four places. A later one wins:
+
+1. its default,
+2. a TOML file, named by `--config FILE` or `THRIFTSERVE_CONFIG`,
+3. an environment variable; an empty one counts as not set,
+4. a flag of `thriftserve serve`.
+
+`thriftserve serve --print-settings …` shows every value that holds and where it came from, and starts nothing.
+
+| | TOML | environment | flag |
+|---|---|---|---|
+| a number | `read_timeout_s = 10` | `THRIFTSERVE_READ_TIMEOUT_S=10` | `--read-timeout-s 10` |
+| yes or no | `warmup = false` | `THRIFTSERVE_WARMUP=false` | `--no-warmup` |
+| several | `model = ["a=/m/a", "b=/m/b"]` | `THRIFTSERVE_MODEL=a=/m/a,b=/m/b` | `--model a=/m/a --model b=/m/b` |
+
+A file may also name its models in a table:
+
+```toml
+port = 9090
+server_type = "TProcessPoolServer"
+
+[models]
+digits = "/models/digits"
+echo = "python:thriftserve_bench.models:Echo"
+```
+
+A name that is not a setting, a value of the wrong type or outside its range ends the server at once with exit code 2
+and a message that names the source, the setting, the value and the remedy. Variables that a container platform
+sets for a service called `thriftserve` (`THRIFTSERVE_SERVICE_HOST`, `THRIFTSERVE_PORT=tcp://…`) are not taken for settings.
+"""
+
+
+def page() -> str:
+    """The whole page, as Markdown."""
+    rows = sorted(settings_of(ServeSettings), key=lambda one: one.info.group.lower())
+    parts = [_HEAD]
+    for group, members in groupby(rows, key=lambda one: one.info.group):
+        title = group[0].upper() + group[1:]
+        parts.append(f"\n## {title}\n\n| setting | default | unit or values | what it is |\n|---|---|---|---|\n")
+        parts.extend(_row(one) for one in members)
+    return "".join(parts)
+
+
+def _row(one: Setting) -> str:
+    values = ", ".join(f"`{choice}`" for choice in one.info.choices) or one.info.unit
+    default = default_text(one)
+    shown = default if default == "unset" else f"`{default}`"
+    return f"| `{one.name}` | {shown} | {values} | {one.info.help} |\n".replace("|  |", "| |")
+
+
+def main(arguments: list[str]) -> int:
+    """Prints the page; with `--check FILE`, tells whether the file is that page."""
+    if arguments[:1] != ["--check"]:
+        print(page(), end="")
+        return 0
+    path = Path(arguments[1])
+    if path.exists() and path.read_text(encoding="utf-8") == page():
+        return 0
+    print(f"{path} is not what the code says: run 'make docs' and commit what it changes", file=sys.stderr)
+    return 1
+
+
+if __name__ == "__main__":
+    sys.exit(main(sys.argv[1:]))
