@@ -1,1 +1,6 @@
+"""What is served: where it lies, how it is loaded, how it is run.
 
+    flag --repository--> ModelConfig --loader--> Servable --registry--> handler
+
+Each noun has a module of its own; import from there. Only `saved_model` and what it calls know TensorFlow.
+"""

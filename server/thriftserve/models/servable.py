@@ -1,6 +1,8 @@
 """One loaded version of a model with all that serving it takes.
 
     repository: (name, version, path)  -->  Servable  -->  handler: servable.session.run(...)
+
+It never changes: another version, or other labels, are another Servable.
 """
 
 from __future__ import annotations

@@ -1,6 +1,8 @@
 """The small protocol that everything served has: a TensorFlow session, a Python model, a fake of a test.
 
     inputs (numpy, by name) --> Session.run(signature, inputs, outputs) --> outputs (numpy, by name)
+
+The handler knows a model by nothing else.
 """
 
 from __future__ import annotations
@@ -26,7 +28,7 @@ class Session(Protocol):
 
     @property
     def platform(self) -> str:
-        """"tensorflow" or "python"."""
+        """What runs it: "tensorflow" or "python"."""
 
     @property
     def device(self) -> str:

@@ -1,6 +1,8 @@
 """What a model takes and gives: names, element types, shapes. No TensorFlow here.
 
     SavedModel's signature_def | Python model's own table  -->  Signature  -->  handler validates against it
+
+The same description serves `getModelMetadata`, the handler's checks and the warm-up.
 """
 
 from __future__ import annotations

@@ -1,0 +1,151 @@
+"""Which worker computes on which device, settled before TensorFlow starts.
+
+    "gpu:0,gpu:1", 4 workers  --plan-->  gpu:0 gpu:1 gpu:0 gpu:1
+    worker: claim("gpu:1")  -->  CUDA_VISIBLE_DEVICES of this process  -->  TensorFlow sees that one only
+
+`plan` runs in the parent and never touches TensorFlow; `claim` runs in each worker, before its first
+operation. Numbers count the devices that this process may use: where CUDA_VISIBLE_DEVICES is set
+already, gpu:0 is its first entry.
+
+    >>> plan("gpu:0,gpu:1", workers=3, gpus=2)
+    ('gpu:0', 'gpu:1', 'gpu:0')
+"""
+
+from __future__ import annotations
+
+import os
+import re
+from collections.abc import Mapping, MutableMapping
+from dataclasses import dataclass
+from pathlib import Path
+
+from thriftserve.errors import DeviceError
+
+CPU = "cpu"
+VISIBLE = "CUDA_VISIBLE_DEVICES"
+_PROC_GPUS = Path("/proc/driver/nvidia/gpus")
+_DEV = Path("/dev")
+
+
+@dataclass(frozen=True)
+class SessionOptions:
+    """Where and with how many threads a worker's sessions run."""
+
+    device: str = CPU
+    #: Threads inside one operation.
+    intra_op_threads: int = 1
+    #: Threads that run operations side by side; None: each call runs its own in the thread that calls.
+    inter_op_threads: int | None = None
+    #: GPU memory of this process in MiB; None: it grows as needed.
+    gpu_memory_limit_mb: int | None = None
+
+    @classmethod
+    def divided(
+        cls,
+        device: str,
+        workers: int,
+        *,
+        intra_op_threads: int | None = None,
+        inter_op_threads: int | None = None,
+        gpu_memory_limit_mb: int | None = None,
+        cores: int | None = None,
+    ) -> SessionOptions:
+        """Options of one of `workers` processes that share the machine's cores (`cores`: all that we may use)."""
+        share = max(1, (cores or usable_cores()) // max(1, workers))
+        return cls(device, intra_op_threads or share, inter_op_threads, gpu_memory_limit_mb)
+
+
+def usable_cores() -> int:
+    """Cores that this process may run on."""
+    return len(os.sched_getaffinity(0))
+
+
+def visible_gpus(environment: Mapping[str, str] = os.environ) -> tuple[str, ...]:
+    """CUDA's names of the GPUs that this process may use, found without TensorFlow.
+
+    They are the entries of CUDA_VISIBLE_DEVICES where that is set (up to the first negative one, as
+    CUDA reads it), else "0", "1", … for each device that the driver shows.
+    """
+    told = environment.get(VISIBLE)
+    if told is None:
+        return tuple(str(number) for number in range(_count_gpus()))
+    names: list[str] = []
+    for name in told.split(","):
+        if not name.strip() or name.strip().startswith("-"):
+            break
+        names.append(name.strip())
+    return tuple(names)
+
+
+def _count_gpus() -> int:
+    if _PROC_GPUS.is_dir():
+        return len(list(_PROC_GPUS.iterdir()))
+    return sum(1 for node in _DEV.glob("nvidia*") if re.fullmatch(r"nvidia[0-9]+", node.name))
+
+
+def plan(devices: str, workers: int, gpus: int | None = None) -> tuple[str, ...]:
+    """The device of each worker, round-robin.
+
+    Args:
+        devices: "cpu", "auto" (every GPU, else cpu) or a list like "gpu:0,gpu:1".
+        workers: number of worker processes, 1 or more.
+        gpus: GPUs there are; None: they are counted.
+
+    Raises:
+        DeviceError: a device named is not there, or `devices` can't be read.
+    """
+    there = len(visible_gpus()) if gpus is None else gpus
+    names = _resolve(devices, there)
+    return tuple(names[index % len(names)] for index in range(workers))
+
+
+def _resolve(devices: str, gpus: int) -> list[str]:
+    if devices == "auto":
+        return [f"gpu:{number}" for number in range(gpus)] or [CPU]
+    if devices == CPU:
+        return [CPU]
+    names = [name.strip() for name in devices.split(",")]
+    for name in names:
+        _check(name, devices, gpus)
+    return names
+
+
+def _check(name: str, devices: str, gpus: int) -> None:
+    found = re.fullmatch(r"gpu:([0-9]+)", name)
+    if found is None:
+        raise DeviceError(f"devices is {devices!r}: {name!r} is no device; write cpu, auto or a list like gpu:0,gpu:1")
+    if int(found[1]) >= gpus:
+        raise DeviceError(f"devices is {devices!r}: there is no {name} here; {_describe(gpus)}")
+
+
+def _describe(gpus: int) -> str:
+    if gpus == 0:
+        return f"no GPU was found ({VISIBLE} is {os.environ.get(VISIBLE, 'not set')}): only cpu can be used"
+    return "there is " + ", ".join(["cpu", *(f"gpu:{number}" for number in range(gpus))])
+
+
+def claim(device: str, environment: MutableMapping[str, str] = os.environ) -> None:
+    """Gives this process its device and no other. Call it once, before TensorFlow's first operation.
+
+    Raises:
+        DeviceError: the device is not there.
+    """
+    environment.setdefault("TF_CPP_MIN_LOG_LEVEL", "2")
+    if device == CPU:
+        environment[VISIBLE] = "-1"
+        return
+    gpus = visible_gpus(environment)
+    _check(device, device, len(gpus))
+    environment[VISIBLE] = gpus[int(device.partition(":")[2])]
+    # Python models share the process: without this, their first operation takes all of the GPU's memory.
+    environment.setdefault("TF_FORCE_GPU_ALLOW_GROWTH", "true")
+
+
+def preload() -> None:
+    """Imports TensorFlow and touches nothing of it.
+
+    A parent may do this before it forks: its children are spared the 3 s of the import. A parent that
+    has made a single tensor or session must not fork: its child's first operation never returns.
+    """
+    os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "2")
+    import tensorflow  # noqa: F401  (the import is the whole point)

@@ -1,0 +1,101 @@
+"""Turns what is to be served into what is served.
+
+    ModelConfig  -->  newest version  -->  session + labels + image settings  -->  Servable  -->  Registry
+
+It runs in the process that serves, after any fork, and after `devices.claim`.
+"""
+
+from __future__ import annotations
+
+import logging
+import time
+from collections.abc import Iterable
+from pathlib import Path
+
+from thriftserve.errors import ModelLoadError, StartError
+from thriftserve.models import image_settings
+from thriftserve.models.devices import SessionOptions
+from thriftserve.models.python_model import PythonSession
+from thriftserve.models.registry import Registry
+from thriftserve.models.repository import ModelConfig, newest_version
+from thriftserve.models.saved_model import SavedModelSession
+from thriftserve.models.servable import Servable
+
+#: The one version that a Python model has.
+PYTHON_VERSION = 1
+
+log = logging.getLogger(__name__)
+
+
+def load_models(configs: Iterable[ModelConfig], options: SessionOptions) -> Registry:
+    """Loads every model; where one fails, those before it are closed again.
+
+    Raises:
+        ModelLoadError: names the model, its path and the reason.
+        DeviceError: the device of `options` is not there.
+    """
+    loaded: list[Servable] = []
+    try:
+        loaded.extend(load(config, options) for config in configs)
+    except StartError:
+        Registry(loaded).close()
+        raise
+    return Registry(loaded)
+
+
+def load(config: ModelConfig, options: SessionOptions) -> Servable:
+    """Loads one model.
+
+    Raises:
+        ModelLoadError: names the model, its path and the reason.
+        DeviceError: the device of `options` is not there.
+    """
+    began = time.monotonic()
+    try:
+        servable = _python(config, options) if config.platform == "python" else _saved_model(config, options)
+    except ModelLoadError as error:
+        raise ModelLoadError(f"model {config.name!r}: {error.message}") from error
+    log.info(
+        "loaded model %s version %d on %s in %.2f s: %s",
+        servable.name, servable.version, options.device, time.monotonic() - began, ", ".join(servable.signatures),
+    )  # fmt: skip
+    return servable
+
+
+def _python(config: ModelConfig, options: SessionOptions) -> Servable:
+    session = PythonSession.open(config.source, options.device)
+    return Servable(config.name, PYTHON_VERSION, session, session.labels)
+
+
+def _saved_model(config: ModelConfig, options: SessionOptions) -> Servable:
+    found = newest_version(Path(config.source))
+    # The small files first: a mistake in them is told without the seconds that a large model takes.
+    labels, image = read_labels(found.path), getattr(image_settings, "load", lambda path: None)(found.path)
+    session = SavedModelSession.open(found.path, options)
+    return Servable(config.name, found.version, session, labels, image)
+
+
+def read_labels(version_path: Path) -> tuple[str, ...]:
+    """Class names by class number, one a line, UTF-8; empty where the version has none.
+
+    They are looked for in assets.extra/labels.txt, then assets/labels.txt, then the only text file of assets.
+
+    Raises:
+        ModelLoadError: the file can't be read.
+    """
+    path = _labels_file(version_path)
+    if path is None:
+        return ()
+    try:
+        return tuple(line.strip() for line in path.read_text(encoding="utf-8-sig").splitlines())
+    except (OSError, UnicodeDecodeError) as error:
+        raise ModelLoadError(f"{path}: the labels can't be read: {error}") from error
+
+
+def _labels_file(version_path: Path) -> Path | None:
+    for folder in ("assets.extra", "assets"):
+        path = version_path / folder / "labels.txt"
+        if path.exists():
+            return path
+    texts = sorted((version_path / "assets").glob("*.txt"))
+    return texts[0] if len(texts) == 1 else None

@@ -1,0 +1,123 @@
+"""What a SavedModel's file says of itself, read before it is loaded.
+
+    VERSION_DIR/saved_model.pb  --read-->  tags to load
+    loaded meta graph  --endpoints-->  {signature name: Endpoint(Signature, its tensors' names)}
+
+Reading comes first because the tags must be known to load, and because a damaged file is told apart
+from a graph that TensorFlow refuses.
+"""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from thriftserve.errors import ModelLoadError
+from thriftserve.models.signature import Signature, TensorSpec
+from thriftserve_idl.ttypes import DataType
+
+SERVE = "serve"
+#: Signatures that loading itself uses.
+INTERNAL_SIGNATURES = frozenset({"__saved_model_init_op", "__saved_model_train_op"})
+#: TensorFlow adds this to the number of a type to say "a reference to it" (outputs that are old variables).
+_REFERENCE = 100
+
+log = logging.getLogger(__name__)
+
+
+@dataclass(frozen=True)
+class Endpoint:
+    """A signature and the graph's names of its tensors ("x:0"), by the names that requests use."""
+
+    signature: Signature
+    feeds: Mapping[str, str]
+    fetches: Mapping[str, str]
+
+
+def choose_tags(path: Path) -> tuple[str, ...]:
+    """The tags of the meta graph to serve: exactly "serve", else one that has it, else the only one.
+
+    Raises:
+        ModelLoadError: the file is missing or damaged, or none of several meta graphs is for serving.
+    """
+    tag_sets = [tuple(graph.meta_info_def.tags) for graph in _read(path).meta_graphs]
+    serving = sorted((tags for tags in tag_sets if SERVE in tags), key=len)
+    if serving:
+        return serving[0]
+    if len(tag_sets) == 1:
+        return tag_sets[0]
+    raise ModelLoadError(
+        f"{path}: none of its {len(tag_sets)} meta graphs has the tag {SERVE!r}; "
+        f"there is {'; '.join(', '.join(tags) or '(none)' for tags in tag_sets) or 'nothing in it'}"
+    )
+
+
+def _read(path: Path) -> Any:
+    from google.protobuf import message, text_format  # type: ignore[import-untyped]  # no stubs in our environment
+    from tensorflow.core.protobuf import saved_model_pb2
+
+    saved_model = saved_model_pb2.SavedModel()
+    binary, text = path / "saved_model.pb", path / "saved_model.pbtxt"
+    try:
+        if binary.exists():
+            saved_model.ParseFromString(binary.read_bytes())
+        else:
+            text_format.Parse(text.read_text(encoding="utf-8"), saved_model)
+    except FileNotFoundError:
+        raise ModelLoadError(f"{path}: there is no saved_model.pb (or .pbtxt) in it") from None
+    except OSError as error:
+        raise ModelLoadError(f"{error.filename}: {error.strerror}") from error
+    except (message.DecodeError, text_format.ParseError, UnicodeDecodeError) as error:
+        damaged = binary if binary.exists() else text
+        raise ModelLoadError(f"{damaged}: not a SavedModel, or damaged ({error})") from error
+    return saved_model
+
+
+def endpoints(meta_graph: Any, path: Path) -> dict[str, Endpoint]:
+    """Every signature of a loaded meta graph that can be served; one that can't is named in the log.
+
+    Raises:
+        ModelLoadError: there is none.
+    """
+    found: dict[str, Endpoint] = {}
+    faults: list[str] = []
+    for name, definition in meta_graph.signature_def.items():
+        if name in INTERNAL_SIGNATURES:
+            continue
+        try:
+            found[name] = _endpoint(name, definition)
+        except ValueError as error:
+            faults.append(f"{name}: {error}")
+            log.warning("%s: signature %s is not served: %s", path, name, error)
+    if not found:
+        raise ModelLoadError(f"{path}: no signature in it can be served ({'; '.join(faults) or 'it has none'})")
+    return found
+
+
+def _endpoint(name: str, definition: Any) -> Endpoint:
+    return Endpoint(
+        Signature(
+            name,
+            {key: _spec(key, info) for key, info in definition.inputs.items()},
+            {key: _spec(key, info) for key, info in definition.outputs.items()},
+            definition.method_name,
+        ),
+        {key: info.name for key, info in definition.inputs.items()},
+        {key: info.name for key, info in definition.outputs.items()},
+    )
+
+
+def _spec(key: str, info: Any) -> TensorSpec:
+    if info.WhichOneof("encoding") != "name":
+        raise ValueError(f"{key!r} is a sparse or composite tensor")
+    try:
+        dtype = DataType(info.dtype % _REFERENCE)
+    except ValueError:
+        raise ValueError(f"{key!r} has the element type number {info.dtype}, which requests can't carry") from None
+    if info.tensor_shape.unknown_rank:
+        return TensorSpec(key, dtype, None)
+    sizes = (dimension.size for dimension in info.tensor_shape.dim)
+    return TensorSpec(key, dtype, tuple(None if size < 0 else size for size in sizes))

@@ -1,0 +1,135 @@
+"""A model that is a Python class: the way to serve what is no SavedModel.
+
+    "package.module:Class?size=8"  -->  Class(size="8").load()  -->  PythonSession.run  -->  Class.predict(inputs)
+
+    class Doubler:
+        signatures = {"inputs": {"x": ("float32", [None])}, "outputs": {"y": ("float32", [None])}}
+
+        def predict(self, inputs):
+            return {"y": inputs["x"] * 2}
+
+The class may have:
+
+    predict(inputs) -> outputs     required; dicts of numpy arrays by name, STRING as object arrays of bytes
+    load()                         called once, in the process that serves
+    close()                        called when it is no longer served
+    signatures                     what it takes and gives (see `read_signatures`); without it, nothing is checked
+    labels                         class names by class number
+    predict_batch(...)             reserved: batching will call it
+
+A signature named other than "serving_default" is answered by the method of its own name. `predict` may
+be called from several threads at once. It raises `thriftserve.errors.InvalidArgument` to refuse
+inputs; any other exception is the model's failure. Modules are looked for where Python looks: what is
+not installed needs its directory in PYTHONPATH.
+"""
+
+from __future__ import annotations
+
+import importlib
+from collections.abc import Callable, Mapping, Sequence
+from typing import Any
+from urllib.parse import parse_qsl
+
+import numpy as np
+
+from thriftserve.errors import Internal, ModelLoadError, ThriftServeError
+from thriftserve.models.python_signatures import read_signatures
+from thriftserve.models.session import Array, Arrays
+from thriftserve.models.signature import DEFAULT_SIGNATURE, Signature
+
+
+class PythonSession:
+    """A loaded Python model."""
+
+    platform = "python"
+
+    def __init__(self, model: Any, source: str, device: str) -> None:
+        self._model = model
+        self._source = source
+        declared = getattr(model, "signatures", None)
+        self.signatures: Mapping[str, Signature] = (
+            {DEFAULT_SIGNATURE: Signature(DEFAULT_SIGNATURE, validated=False)}
+            if declared is None
+            else read_signatures(declared)
+        )
+        self._methods = {name: _method(model, name) for name in self.signatures}
+        self.labels: tuple[str, ...] = tuple(map(str, getattr(model, "labels", None) or ()))
+        self.device = device
+
+    @classmethod
+    def open(cls, source: str, device: str) -> PythonSession:
+        """Imports the class, makes one, loads it.
+
+        Args:
+            source: "package.module:Class", options for its constructor after a "?" as in a URL's query;
+                each reaches it as a keyword argument, a string.
+            device: what the process claimed; told to nobody but the status.
+
+        Raises:
+            ModelLoadError: any step failed; the message names the source and the reason.
+        """
+        target, _, query = source.partition("?")
+        kind = _import(source, target)
+        try:
+            model = kind(**dict(parse_qsl(query, keep_blank_values=True)))
+            if hasattr(model, "load"):
+                model.load()
+            return cls(model, target, device)
+        except Exception as error:
+            raise ModelLoadError(f"python:{source}: {type(error).__name__}: {error}") from error
+
+    def run(self, signature: str, inputs: Arrays, outputs: Sequence[str]) -> dict[str, Array]:
+        """Calls the signature's method and keeps the outputs wanted; all of them where `outputs` is empty."""
+        try:
+            answer = self._methods[signature](dict(inputs))
+        except ThriftServeError:
+            raise
+        except Exception as error:
+            raise Internal(f"{self._source} failed in {signature!r}: {type(error).__name__}: {error}") from error
+        if not isinstance(answer, Mapping):
+            kind = type(answer).__name__
+            raise Internal(f"{self._source} answered {signature!r} with a {kind}, not a dict of arrays")
+        return {name: self._take(answer, name) for name in outputs or answer}
+
+    def close(self) -> None:
+        """Calls the model's own close, where it has one."""
+        if hasattr(self._model, "close"):
+            self._model.close()
+
+    def _take(self, answer: Mapping[str, Any], name: str) -> Array:
+        if name not in answer:
+            raise Internal(f"{self._source} gave no output {name!r}; it gave {', '.join(map(repr, answer)) or 'none'}")
+        value = answer[name]
+        if not isinstance(value, np.ndarray | np.generic):
+            raise Internal(f"{self._source} gave a {type(value).__name__} for the output {name!r}, not an array")
+        return np.asarray(value)
+
+
+def _import(source: str, target: str) -> Callable[..., Any]:
+    module_name, separator, class_name = target.partition(":")
+    if not (module_name and separator and class_name):
+        raise ModelLoadError(f"python:{source}: write python:package.module:Class")
+    try:
+        module = importlib.import_module(module_name)
+    # A module runs when it is imported: what its top level raises may be anything.
+    except Exception as error:
+        raise ModelLoadError(
+            f"python:{source}: {module_name} can't be imported: {type(error).__name__}: {error} "
+            "(a module that is not installed needs its directory in PYTHONPATH)"
+        ) from error
+    kind = getattr(module, class_name, None)
+    if kind is None:
+        raise ModelLoadError(f"python:{source}: {module_name} has no {class_name}")
+    if not callable(kind):
+        raise ModelLoadError(f"python:{source}: {class_name} is a {type(kind).__name__}, not a class")
+    made: Callable[..., Any] = kind
+    return made
+
+
+def _method(model: Any, signature: str) -> Callable[[dict[str, Array]], Any]:
+    name = "predict" if signature == DEFAULT_SIGNATURE else signature
+    method = getattr(model, name, None)
+    if not callable(method):
+        raise TypeError(f"it has no method {name}(inputs) for the signature {signature!r}")
+    found: Callable[[dict[str, Array]], Any] = method
+    return found

@@ -1,0 +1,58 @@
+"""A worker's options as TensorFlow takes them, and the check that its device is really there.
+
+    SessionOptions  -->  ConfigProto  -->  tf.compat.v1.Session
+
+All sessions of a process get the same options: TensorFlow makes its devices and threads once, for the first.
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+from thriftserve.errors import DeviceError
+from thriftserve.models.devices import CPU, VISIBLE, SessionOptions
+
+
+def config_proto(options: SessionOptions) -> Any:
+    """The `tf.compat.v1.ConfigProto` of a worker's sessions."""
+    import tensorflow as tf
+
+    config = tf.compat.v1.ConfigProto(
+        intra_op_parallelism_threads=options.intra_op_threads,
+        inter_op_parallelism_threads=options.inter_op_threads or 0,
+        # Exports often name a device that their training had; what can't run there may run elsewhere.
+        allow_soft_placement=True,
+    )
+    if options.device == CPU:
+        config.device_count["GPU"] = 0
+    elif options.gpu_memory_limit_mb is None:
+        config.gpu_options.allow_growth = True
+    else:
+        limit = config.gpu_options.experimental.virtual_devices.add()
+        limit.memory_limit_mb.append(options.gpu_memory_limit_mb)
+    return config
+
+
+def verify_device(options: SessionOptions) -> None:
+    """Checks that TensorFlow itself sees the device that this process claimed.
+
+    Raises:
+        DeviceError: it does not; the message says what it sees.
+    """
+    if options.device == CPU:
+        return
+    import os
+
+    import tensorflow as tf
+
+    if tf.config.list_physical_devices("GPU"):
+        return
+    raise DeviceError(
+        f"TensorFlow {tf.__version__} sees no GPU where {options.device} was claimed "
+        f"({VISIBLE}={os.environ.get(VISIBLE, '')}): its build {_built_with(tf)}; use devices=cpu, "
+        "or install tensorflow[and-cuda] and a driver that suits it"
+    )
+
+
+def _built_with(tf: Any) -> str:
+    return "has CUDA support" if tf.test.is_built_with_cuda() else "has no CUDA support"
