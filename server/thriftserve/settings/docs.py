@@ -15,7 +15,7 @@ from itertools import groupby
 from pathlib import Path
 
 from thriftserve.settings.field import Setting, settings_of
-from thriftserve.settings.flags import default_text
+from thriftserve.settings.flags import shown
 from thriftserve.settings.table import ServeSettings
 
 _HEAD = """\
@@ -46,12 +46,12 @@ server_type = "TProcessPoolServer"
 
 [models]
 digits = "/models/digits"
-echo = "python:thriftserve_bench.models:Echo"
+echo = "python:my_package.models:Echo"
 ```
 
 A name that is not a setting, a value of the wrong type or outside its range ends the server at once with exit code 2
-and a message that names the source, the setting, the value and the remedy. Variables that a container platform
-sets for a service called `thriftserve` (`THRIFTSERVE_SERVICE_HOST`, `THRIFTSERVE_PORT=tcp://…`) are not taken for settings.
+and a message that names the source, the setting, the value and the remedy. Variables that a container platform sets
+for a service called `thriftserve` (`THRIFTSERVE_SERVICE_HOST`, `THRIFTSERVE_PORT=tcp://…`) are not taken for settings.
 """
 
 
@@ -68,9 +68,9 @@ def page() -> str:
 
 def _row(one: Setting) -> str:
     values = ", ".join(f"`{choice}`" for choice in one.info.choices) or one.info.unit
-    default = default_text(one)
-    shown = default if default == "unset" else f"`{default}`"
-    return f"| `{one.name}` | {shown} | {values} | {one.info.help} |\n".replace("|  |", "| |")
+    default = shown(one.default)
+    quoted = default if default == "unset" else f"`{default}`"
+    return f"| `{one.name}` | {quoted} | {values} | {one.info.help} |\n".replace("|  |", "| |")
 
 
 def main(arguments: list[str]) -> int:

@@ -112,6 +112,9 @@ class Setting:
         items = value if self.info.repeated else (value,)
         if not all(_is_a(self.kind, item) for item in items):
             return EXPECTED[self.kind]
+        if "" in items:
+            # An empty variable of a script: --tls-cert "$CERT" must not mean "no TLS", nor --host "$HOST" "any host".
+            return "must not be empty"
         if self.info.choices and value not in self.info.choices:
             return f"must be one of {', '.join(self.info.choices)}"
         return self.info.check(value) if self.info.check else None

@@ -67,14 +67,16 @@ def _metavar(one: Setting) -> str:
 
 def help_of(one: Setting) -> str:
     """A setting's help with its default."""
-    unset = one.default is None or one.default == ()
-    return one.info.help + ("" if unset else f" (default: {default_text(one)})")
+    default = shown(one.default)
+    return one.info.help + ("" if default == "unset" else f" (default: {default})")
 
 
-def default_text(one: Setting) -> str:
-    """A setting's default as a reader would write it; "unset" where it has none."""
-    if one.default is None or one.default == ():
+def shown(value: Any) -> str:
+    """A setting's value as a reader would write it; "unset" where there is none."""
+    if value is None or value == ():
         return "unset"
-    if one.kind is bool:
-        return str(one.default).lower()
-    return f"{one.default:g}" if one.kind is float else str(one.default)
+    if isinstance(value, tuple):
+        return ", ".join(value)
+    if isinstance(value, bool):
+        return str(value).lower()
+    return f"{value:g}" if isinstance(value, float) else str(value)

@@ -173,7 +173,10 @@ class ServeSettings(HostSettings):
         check=at_least(1),
     )
     inter_op_threads: int | None = setting(
-        None, "operations run at once; unset: the cores divided among the workers", group=MODELS, check=at_least(1)
+        None,
+        "threads that run operations side by side; unset: each call runs its own in the thread that calls",
+        group=MODELS,
+        check=at_least(1),
     )
     warmup: bool = setting(True, "run each signature once with zeros before the server is ready", group=MODELS)
     max_image_pixels: int = setting(

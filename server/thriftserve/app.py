@@ -1,0 +1,126 @@
+"""The pieces put together: settings in, a serving process tree out.
+
+::
+
+    parent:  settings  -->  models, devices checked  -->  server_types.serve(factory, …)
+    worker:  factory(context)  -->  device claimed  -->  models loaded, warmed up  -->  processor
+
+The settings are read anew whenever a worker starts: after SIGHUP new workers see a changed file and new versions,
+and where they can't start with them, the old workers stay.
+"""
+
+from __future__ import annotations
+
+import gc
+import logging
+from collections.abc import Callable
+from dataclasses import fields
+from functools import partial
+
+from thrift.Thrift import TProcessor
+
+from thriftserve import __version__, server_types
+from thriftserve.errors import ConfigError, ExitCode
+from thriftserve.handler import ControlHandler, PredictHandler
+from thriftserve.models import devices, loader, warmup
+from thriftserve.models.devices import SessionOptions
+from thriftserve.models.registry import Registry
+from thriftserve.models.repository import ModelConfig, parse_model_flags
+from thriftserve.server_types import ControlContext, WorkerContext
+from thriftserve.settings import HostSettings, ServeSettings
+from thriftserve_idl import ModelControl, Predict
+
+logger = logging.getLogger(__name__)
+
+Source = Callable[[], ServeSettings]
+
+
+def serve(source: Source) -> ExitCode:
+    """Serves what the settings say, until a signal or a failure ends it.
+
+    Args:
+        source: reads the settings; it is called again by each worker that starts.
+
+    Raises:
+        StartError: the server can't start; its `exit_code` is for the process.
+    """
+    settings = source()
+    configs = models_of(settings)
+    devices.plan(settings.devices, settings.worker_processes)  # a device that is not there ends it here
+    return server_types.serve(
+        partial(predict_processor, source, settings),
+        settings,
+        preload=devices.preload if needs_tensorflow(configs) else None,
+        control=control_processor if settings.control_port is not None else None,
+    )
+
+
+def models_of(settings: ServeSettings) -> tuple[ModelConfig, ...]:
+    """The models to serve, at least one.
+
+    Raises:
+        ConfigError: there is none, or one can't be read.
+    """
+    if not settings.model:
+        raise ConfigError(
+            "no model to serve: give one or more as --model NAME=BASE_PATH, for example --model digits=/models/digits"
+        )
+    return parse_model_flags(settings.model)
+
+
+def needs_tensorflow(configs: tuple[ModelConfig, ...]) -> bool:
+    """Whether a model runs in TensorFlow; where none does, it is never imported."""
+    return any(config.platform == "tensorflow" for config in configs)
+
+
+def predict_processor(source: Source, started_with: ServeSettings, context: WorkerContext) -> TProcessor:
+    """The Predict service with its models loaded, in the worker that calls this.
+
+    Raises:
+        StartError: a setting is wrong by now, a device is not there, or a model can't be loaded.
+    """
+    settings = source()
+    _tell_ignored(started_with, settings)
+    registry = _load(settings, context)
+    handler = PredictHandler(
+        registry,
+        status=context.server_snapshot,
+        counters=context.counters,
+        max_image_pixels=settings.max_image_pixels,
+        server_version=__version__,
+    )
+    return Predict.Processor(handler)
+
+
+def _load(settings: ServeSettings, context: WorkerContext) -> Registry:
+    plan = devices.plan(settings.devices, context.workers)
+    device = plan[context.index % len(plan)]
+    devices.claim(device)
+    context.set_device(device)
+    options = SessionOptions.divided(
+        device,
+        context.workers,
+        intra_op_threads=settings.intra_op_threads,
+        inter_op_threads=settings.inter_op_threads,
+        gpu_memory_limit_mb=settings.gpu_memory_limit_mb,
+    )
+    registry = loader.load_models(models_of(settings), options)
+    if settings.warmup:
+        for servable in registry.servables():
+            warmup.run(servable)
+    # What is loaded stays: the collector need not walk TensorFlow's heap again and again beside requests.
+    gc.collect()
+    gc.freeze()
+    return registry
+
+
+def _tell_ignored(before: ServeSettings, now: ServeSettings) -> None:
+    """Logs what changed but belongs to the parent, which reads its settings once."""
+    changed = [one.name for one in fields(HostSettings) if getattr(before, one.name) != getattr(now, one.name)]
+    if changed:
+        logger.warning("changed, but only a restart of the server takes it up: %s", ", ".join(changed))
+
+
+def control_processor(context: ControlContext) -> TProcessor:
+    """The ModelControl service."""
+    return ModelControl.Processor(ControlHandler(reload=context.reload, counters=context.counters))

@@ -1,0 +1,134 @@
+"""The command line `thriftserve`.
+
+::
+
+    argv, environment, TOML file  -->  ServeSettings  -->  app.serve  -->  exit code
+
+Nothing heavy is imported before it is known that there is something to serve.
+"""
+
+from __future__ import annotations
+
+import argparse
+import logging
+import os
+import sys
+from collections.abc import Sequence
+from functools import partial
+
+from thriftserve import __version__, log
+from thriftserve.errors import ExitCode, StartError
+from thriftserve.settings import Effective, ServeSettings, gather
+from thriftserve.settings.field import settings_of
+from thriftserve.settings.flags import add_flags, given_flags, shown
+from thriftserve.settings.sources import did_you_mean
+
+logger = logging.getLogger(__name__)
+
+_DESCRIPTION = "A Thrift RPC model server: TensorFlow and Python models behind a selectable Thrift server type."
+
+_SERVE = """\
+Serves models until it is told to stop. When every worker has its models loaded, and not before, one line on
+stdout says so:
+
+  thriftserve ready host=127.0.0.1 port=9090 server_type=TThreadPoolServer workers=1 pid=4711
+
+Logs go to stderr. SIGTERM and SIGINT finish what is in flight and end; SIGHUP loads new versions.
+"""
+
+_EXAMPLES = """\
+examples:
+  the newest version below a directory (/models/digits/3/saved_model.pb):
+    thriftserve serve --model digits=/models/digits
+
+  a Python class (methods load, predict) beside it, on a port that the kernel picks:
+    thriftserve serve --model digits=/models/digits --model echo=python:my_package.models:Echo --port 0
+
+  a process with a session of its own on each of two GPUs:
+    thriftserve serve --model digits=/models/digits --server-type TProcessPoolServer --workers 2 --devices gpu:0,gpu:1
+
+  settings from a file, one of them from the environment, to look at without serving:
+    THRIFTSERVE_PORT=9091 thriftserve serve --config server.toml --print-settings
+
+Each setting is also a key of the TOML file and a THRIFTSERVE_<NAME> variable; docs/settings.md lists them all.
+Exit codes, signals and logs: docs/operations.md.
+"""
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
+    """Runs the command line; `arguments` are those of the process where None.
+
+    Returns:
+        The exit code: an `ExitCode`, or 130 for Ctrl-C before the server could handle it.
+    """
+    try:
+        return _run(sys.argv[1:] if arguments is None else arguments)
+    except StartError as error:
+        print(f"thriftserve: error: {' '.join(error.message.split())}", file=sys.stderr)
+        return error.exit_code
+    except KeyboardInterrupt:
+        return 130
+    except Exception:
+        # Not foreseen: the traceback is what its mending needs.
+        logger.critical("thriftserve failed", exc_info=True)
+        return ExitCode.INTERNAL
+
+
+def _run(arguments: Sequence[str]) -> int:
+    parser, serve = _parsers()
+    given, unknown = parser.parse_known_args(arguments)
+    if unknown:
+        serve.error(_unknown(unknown[0]))
+    if given.command is None:
+        parser.print_help(sys.stderr)
+        return ExitCode.CONFIG
+    source = partial(
+        gather, ServeSettings, flags=given_flags(given, ServeSettings), environ=dict(os.environ), config=given.config
+    )
+    effective = source()
+    if given.print_settings:
+        _print_settings(effective)
+        return ExitCode.OK
+    log.configure(effective.settings.log_level, effective.settings.log_format)
+    from thriftserve import app
+
+    return app.serve(lambda: source().settings)
+
+
+def _parsers() -> tuple[argparse.ArgumentParser, argparse.ArgumentParser]:
+    """The parser of the whole line, and that of the command `serve`."""
+    parser = argparse.ArgumentParser("thriftserve", description=_DESCRIPTION, allow_abbrev=False)
+    parser.add_argument("--version", action="version", version=f"thriftserve {__version__}")
+    commands = parser.add_subparsers(dest="command", metavar="COMMAND", title="commands")
+    serve = commands.add_parser(
+        "serve",
+        help="serve models; `thriftserve serve --help` has examples",
+        usage="thriftserve serve --model NAME=PATH [--model NAME=PATH ...] [options]",
+        description=_SERVE,
+        epilog=_EXAMPLES,
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+        allow_abbrev=False,
+    )
+    serve.add_argument("--config", metavar="FILE", help="a TOML file with settings (THRIFTSERVE_CONFIG names one too)")
+    serve.add_argument("--print-settings", action="store_true", help="show every value and its source; serve nothing")
+    add_flags(serve, ServeSettings)
+    return parser, serve
+
+
+def _unknown(argument: str) -> str:
+    if not argument.startswith("-"):
+        example = argument if "=" in argument else f"NAME={argument}"
+        return f"unexpected argument {argument!r}: a model is given as --model {example}"
+    flags = ["--config", "--print-settings", "--no-warmup", *(one.flag for one in settings_of(ServeSettings))]
+    return f"unknown option {argument}{did_you_mean(argument.partition('=')[0], flags)}"
+
+
+def _print_settings(effective: Effective[ServeSettings]) -> None:
+    rows = [("setting", "value", "source")]
+    rows += [
+        (one.name, shown(getattr(effective.settings, one.name)), effective.origins[one.name])
+        for one in settings_of(ServeSettings)
+    ]
+    widths = [max(len(row[column]) for row in rows) for column in (0, 1)]
+    for name, value, origin in rows:
+        print(f"{name:{widths[0]}}  {value:{widths[1]}}  {origin}")
