@@ -1,0 +1,124 @@
+"""What the server knows, in the contract's words.
+
+Servable | VersionStatus | ServerSnapshot | arrays --> structs of the IDL
+
+Enums of both sides have the same numbers.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping
+
+from thriftserve.errors import Internal
+from thriftserve.handler.plan import Plan
+from thriftserve.handler.wording import quoted
+from thriftserve.models.registry import VersionStatus
+from thriftserve.models.servable import Servable
+from thriftserve.models.session import Array
+from thriftserve.models.signature import Signature, TensorSpec
+from thriftserve.status import ServerSnapshot, WorkerSnapshot
+from thriftserve_client.codec import to_tensor
+from thriftserve_idl.ttypes import (
+    ErrorCode,
+    ModelMetadata,
+    ModelSpec,
+    ModelState,
+    ModelStatus,
+    ModelVersionStatus,
+    ServerState,
+    ServerStatus,
+    SignatureInfo,
+    Tensor,
+    TensorInfo,
+    WorkerState,
+    WorkerStatus,
+)
+
+
+def resolved(servable: Servable, plan: Plan) -> ModelSpec:
+    """What was run, each part by its exact value."""
+    return ModelSpec(servable.name, servable.version, None, plan.signature.name)
+
+
+def tensors(outputs: Mapping[str, Array]) -> dict[str, Tensor]:
+    """One tensor for each output.
+
+    Raises:
+        Internal: the model gave what no tensor can carry.
+    """
+    answer = {}
+    for name, array in outputs.items():
+        try:
+            answer[name] = to_tensor(array)
+        except ValueError as error:
+            raise Internal(f"the model's output {quoted(name)} can't be sent: {error}") from error
+    return answer
+
+
+def metadata(servable: Servable, signatures: Iterable[Signature]) -> ModelMetadata:
+    """The signatures and labels of a servable."""
+    return ModelMetadata(
+        ModelSpec(servable.name, servable.version),
+        servable.session.platform,
+        {signature.name: _signature(signature) for signature in signatures},
+        list(servable.labels),
+    )
+
+
+def _signature(signature: Signature) -> SignatureInfo:
+    return SignatureInfo(
+        signature.name,
+        signature.method_name,
+        {name: _tensor_info(spec) for name, spec in signature.inputs.items()},
+        {name: _tensor_info(spec) for name, spec in signature.outputs.items()},
+    )
+
+
+def _tensor_info(spec: TensorSpec) -> TensorInfo:
+    sizes = [-1 if size is None else size for size in spec.shape or ()]
+    return TensorInfo(spec.name, spec.dtype, sizes, spec.shape is None)
+
+
+def model_status(name: str, versions: Iterable[VersionStatus]) -> ModelStatus:
+    """The state of a model's versions, newest first."""
+    newest_first = sorted(versions, key=lambda status: status.version, reverse=True)
+    return ModelStatus(name, [_version_status(status) for status in newest_first])
+
+
+def _version_status(status: VersionStatus) -> ModelVersionStatus:
+    code = None if status.error_code is None else ErrorCode(status.error_code)
+    labels = list(status.labels)
+    return ModelVersionStatus(status.version, ModelState(status.state), code, status.error_message or "", labels)
+
+
+def server_status(snapshot: ServerSnapshot, models: Iterable[str], version: str) -> ServerStatus:
+    """The server and its workers."""
+    return ServerStatus(
+        state=ServerState(snapshot.phase),
+        server_type=snapshot.server_type,
+        uptime_s=snapshot.uptime_s,
+        version=version,
+        pid=snapshot.pid,
+        workers=[_worker_status(worker) for worker in snapshot.workers],
+        models=sorted(models),
+        past_requests=snapshot.past_requests,
+        past_errors=snapshot.past_errors,
+        refused=snapshot.refused,
+    )
+
+
+def _worker_status(worker: WorkerSnapshot) -> WorkerStatus:
+    return WorkerStatus(
+        index=worker.index,
+        pid=worker.pid,
+        state=WorkerState(worker.phase),
+        device=worker.device,
+        rss_bytes=worker.rss_bytes,
+        cpu_s=worker.cpu_s,
+        uptime_s=worker.uptime_s,
+        requests=worker.requests,
+        errors=worker.errors,
+        in_flight=worker.in_flight,
+        connections=worker.connections,
+        restarts=worker.restarts,
+    )

@@ -1,0 +1,74 @@
+"""Where neutral errors become the contract's exception, once for every method.
+
+    ThriftServeError | MemoryError | any Exception --> count, log --> PredictError(code, message, retryable)
+
+What is no `Exception` (SystemExit, KeyboardInterrupt) passes: the layer that owns the thread decides.
+"""
+
+from __future__ import annotations
+
+import functools
+import logging
+from collections.abc import Callable
+from typing import Any, Concatenate, ParamSpec, Protocol, TypeVar
+
+from thriftserve.errors import Code, Internal, ResourceExhausted, ThriftServeError
+from thriftserve.handler.wording import quoted
+from thriftserve_idl.ttypes import ErrorCode, PredictError
+
+logger = logging.getLogger(__name__)
+
+P = ParamSpec("P")
+R = TypeVar("R")
+
+
+class ErrorCounter(Protocol):
+    """What counts the requests that were answered with an error."""
+
+    def add_error(self) -> None:
+        """Counts one."""
+
+
+class HasCounters(Protocol):
+    """A service whose methods stand behind `door`."""
+
+    @property
+    def counters(self) -> ErrorCounter:
+        """Where its errors are counted."""
+
+
+S = TypeVar("S", bound=HasCounters)
+
+
+def door(method: Callable[Concatenate[S, P], R]) -> Callable[Concatenate[S, P], R]:
+    """Makes a service's method fail with PredictError and nothing else."""
+
+    @functools.wraps(method)
+    def answer(service: S, /, *args: P.args, **kwargs: P.kwargs) -> R:
+        try:
+            return method(service, *args, **kwargs)
+        except Exception as error:
+            fault = neutral(error)
+            service.counters.add_error()
+            _log(method.__name__, args, fault, error)
+        # Outside the except branch, so that what was raised inside does not travel along.
+        raise PredictError(ErrorCode(fault.code), fault.message, fault.retryable)
+
+    return answer
+
+
+def neutral(error: Exception) -> ThriftServeError:
+    """What an exception is answered with; of one that nobody foresaw its type, and none of its traceback."""
+    if isinstance(error, ThriftServeError):
+        return error
+    if isinstance(error, MemoryError):
+        return ResourceExhausted("the server has not enough memory for this request now: send less at once, or later")
+    return Internal(f"the request failed with {type(error).__name__}; the server's log has the cause")
+
+
+def _log(method: str, args: tuple[Any, ...], fault: ThriftServeError, cause: Exception) -> None:
+    request_id = quoted(str(getattr(args[0], "request_id", None) or "")) if args else "''"
+    if fault.code == Code.INTERNAL or isinstance(cause, MemoryError):
+        logger.error("%s failed, request_id=%s: %s", method, request_id, fault.message, exc_info=cause)
+    else:
+        logger.debug("%s answered %s, request_id=%s: %s", method, fault.code.name, request_id, fault.message)

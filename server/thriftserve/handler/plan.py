@@ -1,0 +1,143 @@
+"""What a signature's requests must look like, worked out once and checked for each request.
+
+    Signature + ImageSettings --> Plan;  IDL tensors --> Plan.arrays --> numpy arrays that the session may see
+
+A batch dimension is not assumed: only what the signature declares is held against a request.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+from thriftserve.errors import InvalidArgument
+from thriftserve.handler.deadline import Deadline
+from thriftserve.handler.image_input import ImageInput, image_inputs
+from thriftserve.handler.wording import listed, quoted, shaped, typed
+from thriftserve.models.servable import Servable
+from thriftserve.models.session import Array
+from thriftserve.models.signature import Signature, TensorSpec
+from thriftserve_client.codec import from_tensor
+from thriftserve_idl.ttypes import DataType, Tensor
+
+
+class InputCheck:
+    """Turns the tensor sent for one input into its array."""
+
+    __slots__ = ("_dtype", "_fixed", "_spec", "image")
+
+    def __init__(self, spec: TensorSpec, image: ImageInput | None) -> None:
+        self._spec = spec
+        self._dtype = int(spec.dtype)
+        self._fixed = tuple((axis, size) for axis, size in enumerate(spec.shape or ()) if size is not None)
+        self.image = image
+
+    def array(self, tensor: Tensor, deadline: Deadline) -> Array:
+        """The array of a tensor of the declared dtype and shape, or of encoded images for an image input.
+
+        Raises:
+            InvalidArgument: names the input, what was sent and what was expected.
+        """
+        if tensor.dtype != self._dtype:
+            if tensor.dtype == DataType.STRING and self.image is not None:
+                return self.image.array(decoded(self._spec.name, tensor), deadline)
+            raise self._wrong_dtype(tensor)
+        array = decoded(self._spec.name, tensor)
+        if self._spec.shape is not None:
+            shape = array.shape
+            if len(shape) != len(self._spec.shape):
+                raise self._wrong_shape(shape, f"has {len(shape)} dimensions")
+            for axis, size in self._fixed:
+                if shape[axis] != size:
+                    raise self._wrong_shape(shape, f"has size {shape[axis]} in dimension {axis}")
+        return array
+
+    def _wrong_dtype(self, tensor: Tensor) -> InvalidArgument:
+        images = " (or STRING: encoded images)" if self.image is not None else ""
+        return InvalidArgument(
+            f"input {quoted(self._spec.name)} was sent as {typed(tensor.dtype)}: "
+            f"expected {self._spec.dtype.name}{images}"
+        )
+
+    def _wrong_shape(self, shape: tuple[int, ...], fault: str) -> InvalidArgument:
+        return InvalidArgument(
+            f"input {quoted(self._spec.name)} of shape {shaped(shape)} {fault}: expected {shaped(self._spec.shape)}"
+        )
+
+
+def decoded(name: str, tensor: Tensor) -> Array:
+    """The array of one tensor as it was sent, read-only.
+
+    Raises:
+        InvalidArgument: names the input and what does not fit together in its tensor.
+    """
+    try:
+        return from_tensor(tensor)
+    except ValueError as error:
+        raise InvalidArgument(f"input {quoted(name)}: {error}") from None
+
+
+class Plan:
+    """The checks of one signature of one servable."""
+
+    def __init__(self, servable: Servable, signature: Signature, max_image_pixels: int) -> None:
+        self.signature = signature
+        self._model = f"signature {quoted(signature.name)} of model {quoted(servable.name)}"
+        self.images = image_inputs(signature, servable.image, max_image_pixels)
+        self._checks = {name: InputCheck(spec, self.images.get(name)) for name, spec in signature.inputs.items()}
+        self._names = frozenset(signature.inputs)
+        self._outputs = tuple(signature.outputs)
+
+    def arrays(self, inputs: Mapping[str, Tensor] | None, deadline: Deadline) -> dict[str, Array]:
+        """One array for each input of the signature.
+
+        Raises:
+            InvalidArgument: inputs are missing, unknown or not what the signature declares.
+            DeadlineExceeded: the time was over while images were being decoded.
+        """
+        if inputs is None:
+            inputs = {}
+        if not self.signature.validated:
+            return {name: decoded(name, tensor) for name, tensor in inputs.items()}
+        if inputs.keys() != self._names:
+            raise self._wrong_names(inputs)
+        checks = self._checks
+        return {name: checks[name].array(tensor, deadline) for name, tensor in inputs.items()}
+
+    def wanted(self, output_filter: Sequence[str] | None) -> tuple[str, ...]:
+        """The outputs to run: those of the filter, or all of them.
+
+        Raises:
+            InvalidArgument: the filter names an output twice, or one that is not there.
+        """
+        if not output_filter:
+            return self._outputs
+        chosen = set(output_filter)
+        if len(chosen) != len(output_filter):
+            twice = {name for name in chosen if output_filter.count(name) > 1}
+            raise InvalidArgument(f"output_filter names {listed(twice)} more than once: name each output once")
+        unknown = chosen.difference(self._outputs)
+        if unknown and self.signature.validated:
+            raise InvalidArgument(
+                f"output_filter names {listed(unknown)}, not among the outputs of {self._model}: "
+                f"it has {listed(self._outputs)}"
+            )
+        return tuple(output_filter)
+
+    def batch_size(self, arrays: Mapping[str, Array]) -> int:
+        """Rows of a run: the leading dimension of its inputs; 1 where they have none."""
+        for name, array in arrays.items():
+            image = self.images.get(name)
+            if image is not None and not image.batched:
+                return 1
+            if array.ndim:
+                return int(array.shape[0])
+        return 1
+
+    def _wrong_names(self, inputs: Mapping[str, Any]) -> InvalidArgument:
+        faults = []
+        if missing := self._names - inputs.keys():
+            faults.append(f"inputs {listed(missing)} are missing")
+        if extra := inputs.keys() - self._names:
+            faults.append(f"inputs {listed(extra)} are not known")
+        return InvalidArgument(f"{' and '.join(faults)}: {self._model} takes {listed(self._names)}")
