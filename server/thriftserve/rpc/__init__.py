@@ -1,1 +1,5 @@
+"""Bytes <-> messages, for any TProcessor. No sockets."""
 
+from thriftserve.rpc.exchange import BadMessage, Exchange, Refusal
+
+__all__ = ["BadMessage", "Exchange", "Refusal"]

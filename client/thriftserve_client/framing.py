@@ -1,0 +1,144 @@
+"""Frames without sockets: bytes in, whole messages out.
+
+    recv --bytes--> FrameDecoder --Frame--> protocol        (framed transport: 4-byte length, message)
+
+Every length is checked before a byte of its message is kept, so a hostile length costs nothing.
+A small frame is cut out of what one read brought; a large one is read straight into the buffer that
+the decoder of its message will read from, so its bytes are never moved.
+
+    >>> decoder = FrameDecoder(max_bytes=100)
+    >>> decoder.feed(b"\\0\\0\\0\\2hi\\0\\0")
+    >>> decoder.next_frame().read(9)
+    b'hi'
+    >>> decoder.next_frame() is None
+    True
+"""
+
+from __future__ import annotations
+
+from io import BytesIO
+from struct import Struct
+
+from thrift.transport.TTransport import CReadableTransport, TTransportBase
+
+_LENGTH = Struct("!i")
+HEADER_BYTES = 4
+#: A frame with more than this still to come is read in place.
+IN_PLACE_BYTES = 64 * 1024
+
+
+class FrameError(Exception):
+    """The peer sent a length that no frame has; the connection is out of step for good."""
+
+
+class Frame(TTransportBase, CReadableTransport):  # type: ignore[misc]  # Apache's classes are untyped
+    """One message, whole, in memory: what a protocol reads from."""
+
+    __slots__ = ("cstringio_buf", "size")  # a slot of that name stands over Apache's property
+
+    def __init__(self, buffer: BytesIO, size: int) -> None:
+        self.cstringio_buf = buffer  # the C decoder reads from it, under this name
+        self.size = size
+
+    def read(self, size: int) -> bytes:
+        """Up to `size` bytes; none at the end."""
+        return self.cstringio_buf.read(size)
+
+    def readAll(self, size: int) -> bytes:
+        """Exactly `size` bytes.
+
+        Raises:
+            EOFError: the message is shorter.
+        """
+        data = self.cstringio_buf.read(size)
+        if len(data) < size:
+            raise EOFError(f"the message ends {size - len(data)} bytes early")
+        return data
+
+    def cstringio_refill(self, partial: bytes, size: int) -> BytesIO:
+        """There is no more than the frame."""
+        raise EOFError(f"the message ends {size - len(partial)} bytes early")
+
+
+def frame_length(header: bytes | bytearray | memoryview, max_bytes: int, offset: int = 0) -> int:
+    """The length that a frame's header announces.
+
+    Raises:
+        FrameError: it is negative or more than `max_bytes`.
+    """
+    (size,) = _LENGTH.unpack_from(header, offset)
+    if not 0 <= size <= max_bytes:
+        raise FrameError(_refusal(size, max_bytes))
+    return int(size)
+
+
+def _refusal(size: int, max_bytes: int) -> str:
+    text = _LENGTH.pack(size)
+    if text.isalpha() or text in (b"GET ", b"PUT ") or text[:3] == b"\x16\x03\x01":
+        return f"the frame's length reads {text!r}: the peer seems to speak another protocol"
+    if size < 0:
+        return f"negative frame length {size}: a client with another transport (buffered, not framed) sends that"
+    return f"frame of {size} bytes, the limit is {max_bytes}"
+
+
+class FrameDecoder:
+    """The frames of one connection, cut out of whatever pieces they arrive in."""
+
+    def __init__(self, max_bytes: int) -> None:
+        self._max_bytes = max_bytes
+        self._pending = b""
+        self._large: BytesIO | None = None
+        self._view: memoryview | None = None
+        self._filled = 0
+
+    @property
+    def in_message(self) -> bool:
+        """True between a message's first byte and its last."""
+        return bool(self._pending) or self._large is not None
+
+    def wanted(self) -> memoryview | None:
+        """Where the next bytes are to be read to (then call `filled`); None: anywhere (then call `feed`)."""
+        return self._view[self._filled :] if self._view is not None else None
+
+    def filled(self, size: int) -> None:
+        """`size` bytes were read into `wanted()`."""
+        self._filled += size
+
+    def feed(self, data: bytes) -> None:
+        """Takes bytes as they arrived."""
+        self._pending = self._pending + data if self._pending else data
+
+    def next_frame(self) -> Frame | None:
+        """The next whole frame; None where more bytes are needed.
+
+        Raises:
+            FrameError: the next frame's length is negative or over the limit.
+        """
+        if self._view is not None:
+            return self._finish_large() if self._filled == len(self._view) else None
+        pending = self._pending
+        if len(pending) < HEADER_BYTES:
+            return None
+        size = frame_length(pending, self._max_bytes)
+        end = HEADER_BYTES + size
+        if len(pending) >= end:
+            self._pending = pending[end:]
+            return Frame(BytesIO(pending[HEADER_BYTES:end]), size)
+        if end - len(pending) > IN_PLACE_BYTES:
+            self._begin_large(size)
+        return None
+
+    def _begin_large(self, size: int) -> None:
+        self._large = BytesIO(bytes(size))
+        self._view = self._large.getbuffer()
+        self._filled = len(self._pending) - HEADER_BYTES
+        self._view[: self._filled] = self._pending[HEADER_BYTES:]
+        self._pending = b""
+
+    def _finish_large(self) -> Frame:
+        assert self._large is not None and self._view is not None
+        size = self._filled
+        self._view.release()
+        frame = Frame(self._large, size)
+        self._large = self._view = None
+        return frame

@@ -1,0 +1,115 @@
+"""Messages on Apache's protocols, with the limits and the encoder of this project. No sockets.
+
+    Frame | Stream  --InputProtocol-->  struct
+    struct  --OutputProtocol-->  Outgoing: segments  --channel.send-->
+
+Server and client share it. A connection keeps one protocol object each way; `trans` is what changes.
+"""
+
+from __future__ import annotations
+
+from struct import Struct
+from typing import Any
+
+from thrift.protocol import TProtocol, fastbinary
+from thrift.protocol.TBinaryProtocol import TBinaryProtocol
+from thrift.protocol.TCompactProtocol import TCompactProtocol
+from thrift.transport.TTransport import TTransportBase
+
+from thriftserve_client.encoding import BinaryDialect, CompactDialect, plan_of, requirement_of
+
+PROTOCOLS = ("binary", "compact")
+DEFAULT_MAX_MESSAGE_BYTES = 64 * 1024 * 1024
+
+#: No method has a longer name.
+MAX_NAME_BYTES = 1024
+
+_VERSION_1 = 0x80010000
+_VERSION_MASK = 0xFFFF0000
+_MESSAGE = Struct("!II").pack
+_TWO = Struct("!II").unpack
+_SEQID = Struct("!i")
+
+
+class Outgoing(TTransportBase):  # type: ignore[misc]  # Apache's class is untyped
+    """An encoded message as a list of segments; large ones are references to the caller's bytes."""
+
+    def __init__(self) -> None:
+        self.parts: list[bytes] = []
+        self.write = self.parts.append
+
+    def flush(self) -> None:
+        """Sending is the channel's part."""
+
+    def take(self) -> list[bytes]:
+        """The segments written since the last call."""
+        parts = self.parts[:]
+        self.parts.clear()
+        return parts
+
+
+class _Checked:
+    """What both protocols do besides Apache's work."""
+
+    trans: Any
+    _dialect: Any
+    _decode_c: Any
+
+    def _encode(self, struct: Any, spec: Any) -> bytes:
+        plan = plan_of(type(struct))
+        if not plan.fields or not plan.bears_large(struct):
+            return self._dialect.encode(struct, spec)  # type: ignore[no-any-return]  # C code is untyped
+        plan.emit(self._dialect, struct, self.trans.parts)
+        return b""
+
+    def _decode(self, struct: Any, iprot: Any, spec: Any) -> Any:
+        decoded = self._decode_c(struct, iprot, spec)
+        require = requirement_of(spec[0])
+        if require is not None:
+            require(struct if decoded is None else decoded)
+        return decoded
+
+
+class BinaryProtocol(_Checked, TBinaryProtocol):  # type: ignore[misc]  # Apache's class is untyped
+    """The binary protocol over a `Frame`, a stream or `Outgoing`."""
+
+    _dialect = BinaryDialect(fastbinary.encode_binary)
+    _decode_c = staticmethod(fastbinary.decode_binary)
+
+    def __init__(self, trans: Any, max_bytes: int = DEFAULT_MAX_MESSAGE_BYTES) -> None:
+        super().__init__(trans, string_length_limit=max_bytes, container_length_limit=max_bytes)
+        self._fast_decode = self._decode
+        self._fast_encode = self._encode
+
+    def writeMessageBegin(self, name: str, type: int, seqid: int) -> None:
+        encoded = name.encode()
+        self.trans.write(_MESSAGE(_VERSION_1 | type, len(encoded)) + encoded + _SEQID.pack(seqid))
+
+    def readMessageBegin(self) -> tuple[str, int, int]:
+        head = self.trans.readAll(8)
+        version, length = _TWO(head)
+        if version & _VERSION_MASK != _VERSION_1 or length > MAX_NAME_BYTES:
+            raise TProtocol.TProtocolException(TProtocol.TProtocolException.BAD_VERSION, _foreign(head))
+        rest = self.trans.readAll(length + 4)
+        return rest[:length].decode(), version & 0xFF, _SEQID.unpack_from(rest, length)[0]
+
+
+def _foreign(head: bytes) -> str:
+    return f"the message begins with {head!r}: not the binary protocol (compact begins with 0x82)"
+
+
+class CompactProtocol(_Checked, TCompactProtocol):  # type: ignore[misc]  # Apache's class is untyped
+    """The compact protocol over a `Frame`, a stream or `Outgoing`."""
+
+    _dialect = CompactDialect(fastbinary.encode_compact)
+    _decode_c = staticmethod(fastbinary.decode_compact)
+
+    def __init__(self, trans: Any, max_bytes: int = DEFAULT_MAX_MESSAGE_BYTES) -> None:
+        super().__init__(trans, string_length_limit=max_bytes, container_length_limit=max_bytes)
+        self._fast_decode = self._decode
+        self._fast_encode = self._encode
+
+
+def make_protocol(name: str, trans: Any, max_bytes: int) -> Any:
+    """A protocol object by name, "binary" or "compact"."""
+    return {"binary": BinaryProtocol, "compact": CompactProtocol}[name](trans, max_bytes)

@@ -1,0 +1,172 @@
+"""One message in, one message out, whatever the processor does. No sockets.
+
+    Frame | Stream --answer()--> TProcessor --> segments of the reply | nothing (oneway) | BadMessage
+
+Any `TProcessor` may stand here: generated, multiplexed or hand-written. What it raises is told apart
+by how far it got: before a message header was read the peer speaks another language (`BadMessage`, the
+connection ends); between header and arguments the message is broken (an answer PROTOCOL_ERROR);
+behind that the handler failed (an answer INTERNAL_ERROR), be it with a TTransportException, SystemExit
+or MemoryError. Only the connection's own failures (time-out, end of stream) pass through.
+"""
+
+from __future__ import annotations
+
+import logging
+import time
+from collections.abc import Callable
+from typing import Any
+
+from thrift.protocol.TProtocol import TProtocolException
+from thrift.Thrift import TApplicationException, TMessageType, TProcessor
+
+from thriftserve import arrival
+from thriftserve_client.channel import ChannelClosed, ChannelTimeout, Stream
+from thriftserve_client.framing import Frame, FrameError
+from thriftserve_client.wire import BinaryProtocol, CompactProtocol, Outgoing, make_protocol
+
+log = logging.getLogger(__name__)
+
+#: Makes the answer to a request that is refused for a full queue: (method, reason) -> a result struct to
+#: send as REPLY, or None for a plain TApplicationException.
+Refusal = Callable[[str, str], Any]
+
+_PEER_FAILED = (ChannelTimeout, ChannelClosed, FrameError, OSError)
+
+
+class BadMessage(Exception):
+    """What came is no message of this protocol; the connection can't go on."""
+
+
+class _Recording:
+    """Remembers how far into a message its reader got."""
+
+    header: tuple[str, int, int] | None = None
+    decoded = False
+
+    def begin(self, source: Any) -> None:
+        """A message is to be read from `source`."""
+        self.trans = source
+        self.container_length_limit = source.size  # an item takes a byte at least
+        self.header = None
+        self.decoded = False
+
+    def readMessageBegin(self) -> tuple[str, int, int]:
+        header: tuple[str, int, int] = super().readMessageBegin()  # type: ignore[misc]  # the protocol's
+        if header[1] not in (TMessageType.CALL, TMessageType.ONEWAY):
+            raise TProtocolException(TProtocolException.INVALID_DATA, f"message type {header[1]} is no call")
+        self.header = header
+        return header
+
+    def readMessageEnd(self) -> None:
+        super().readMessageEnd()  # type: ignore[misc]  # the protocol's
+        self.decoded = True
+
+
+class _BinaryInput(_Recording, BinaryProtocol):
+    pass
+
+
+class _CompactInput(_Recording, CompactProtocol):
+    pass
+
+
+_INPUTS: dict[str, Any] = {"binary": _BinaryInput, "compact": _CompactInput}
+
+
+class Exchange:
+    """The protocols of one connection, and the processor that its messages go to.
+
+    Args:
+        processor: generated, or anything with its `process(iprot, oprot)`; None for one that only refuses.
+        protocol: "binary" or "compact".
+        max_bytes: no answer is larger.
+    """
+
+    def __init__(self, processor: TProcessor | None, protocol: str, max_bytes: int) -> None:
+        self._processor = processor
+        self._protocol = protocol
+        self._max_bytes = max_bytes
+        #: True when the connection has to be closed after the answer just given.
+        self.broken = False
+        self._open()
+
+    def _open(self) -> None:
+        self._out = Outgoing()
+        self._iprot = _INPUTS[self._protocol](None, self._max_bytes)
+        self._oprot = make_protocol(self._protocol, self._out, self._max_bytes)
+
+    def answer(self, source: Frame | Stream, arrived: float | None = None) -> list[bytes]:
+        """Runs one message.
+
+        Args:
+            source: holds the message, or has it under way.
+            arrived: when it arrived, monotonic seconds; None: now.
+
+        Returns:
+            The encoded answer in segments; empty for a oneway call.
+
+        Raises:
+            BadMessage: it is no message of this protocol.
+            ChannelTimeout, ChannelClosed, FrameError, OSError: reading from a `Stream` failed.
+        """
+        self._iprot.begin(source)
+        arrival.mark(time.monotonic() if arrived is None else arrived)
+        try:
+            self._processor.process(self._iprot, self._oprot)  # type: ignore[union-attr]  # a refuser only refuses
+        except BaseException as error:  # a handler may raise anything, SystemExit included
+            return self._failed(error)
+        parts = self._out.take()
+        size = sum(map(len, parts))
+        return parts if size <= self._max_bytes else self._too_large(size)
+
+    def refuse(self, source: Frame | Stream, reason: str, refusal: Refusal | None) -> list[bytes]:
+        """The answer that turns a request away without running it; raises as `answer` does."""
+        self._iprot.begin(source)
+        try:
+            name, kind, seqid = self._iprot.readMessageBegin()
+        except _PEER_FAILED:
+            raise
+        except Exception as error:
+            raise BadMessage(_reason(error)) from error
+        if kind == TMessageType.ONEWAY:
+            return []
+        result = refusal(name, reason) if refusal else None
+        if result is None:
+            return self._exception(name, seqid, TApplicationException.INTERNAL_ERROR, reason)
+        return self._write(name, TMessageType.REPLY, seqid, result)
+
+    def _failed(self, error: BaseException) -> list[bytes]:
+        stopped = self._iprot
+        self._open()  # both protocols may have stopped in mid-message
+        if not stopped.decoded and isinstance(error, _PEER_FAILED):
+            raise error
+        if stopped.header is None:
+            raise BadMessage(_reason(error)) from error
+        name, kind, seqid = stopped.header
+        if stopped.decoded:
+            log.error("%s: the handler failed with %s", name, type(error).__name__, exc_info=error)
+            code, text = TApplicationException.INTERNAL_ERROR, f"Internal error: {type(error).__name__}"
+        else:
+            self.broken = isinstance(stopped.trans, Stream)  # where the next message begins is unknown
+            log.warning("%s: broken arguments: %s", name, _reason(error))
+            code, text = TApplicationException.PROTOCOL_ERROR, f"{name}: {_reason(error)}"
+        return [] if kind == TMessageType.ONEWAY else self._exception(name, seqid, code, text)
+
+    def _too_large(self, size: int) -> list[bytes]:
+        name, _, seqid = self._iprot.header
+        text = f"{name}: the answer has {size} bytes, max_message_bytes is {self._max_bytes}"
+        log.error("%s", text)
+        return self._exception(name, seqid, TApplicationException.INTERNAL_ERROR, text)
+
+    def _exception(self, name: str, seqid: int, code: int, text: str) -> list[bytes]:
+        return self._write(name, TMessageType.EXCEPTION, seqid, TApplicationException(code, text))
+
+    def _write(self, name: str, kind: int, seqid: int, body: Any) -> list[bytes]:
+        self._oprot.writeMessageBegin(name, kind, seqid)
+        body.write(self._oprot)
+        self._oprot.writeMessageEnd()
+        return self._out.take()
+
+
+def _reason(error: BaseException) -> str:
+    return f"{type(error).__name__}: {error}"
