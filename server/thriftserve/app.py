@@ -11,7 +11,6 @@ and where they can't start with them, the old workers stay.
 
 from __future__ import annotations
 
-import gc
 import logging
 from collections.abc import Callable
 from dataclasses import fields
@@ -26,8 +25,9 @@ from thriftserve.models import devices, loader, warmup
 from thriftserve.models.devices import SessionOptions
 from thriftserve.models.registry import Registry
 from thriftserve.models.repository import ModelConfig, parse_model_flags
-from thriftserve.server_types import ControlContext, WorkerContext
+from thriftserve.server_types import ControlContext
 from thriftserve.settings import HostSettings, ServeSettings
+from thriftserve.workers.context import WorkerContext
 from thriftserve_idl import ModelControl, Predict
 
 logger = logging.getLogger(__name__)
@@ -108,9 +108,6 @@ def _load(settings: ServeSettings, context: WorkerContext) -> Registry:
     if settings.warmup:
         for servable in registry.servables():
             warmup.run(servable)
-    # What is loaded stays: the collector need not walk TensorFlow's heap again and again beside requests.
-    gc.collect()
-    gc.freeze()
     return registry
 
 

@@ -1,0 +1,95 @@
+"""Imports point downward: the contracts of pyproject.toml hold, and would not if somebody broke them."""
+
+from __future__ import annotations
+
+import os
+import shutil
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+ROOT = Path(__file__).parents[1]
+ROOTS = {
+    "server": "thriftserve",
+    "client": "thriftserve_client",
+    "bench": "thriftserve_bench",
+    "gen-py": "thriftserve_idl",
+}
+
+
+@pytest.fixture(scope="module")
+def copy(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A copy of the sources, to be broken."""
+    place = tmp_path_factory.mktemp("layers")
+    for root in ROOTS:
+        shutil.copytree(ROOT / root, place / root, ignore=shutil.ignore_patterns("__pycache__"))
+    shutil.copy(ROOT / "pyproject.toml", place)
+    return place
+
+
+def lint(place: Path) -> subprocess.CompletedProcess[str]:
+    """Checks the contracts on the sources below `place`."""
+    path = os.pathsep.join(str(place / root) for root in ROOTS)
+    return subprocess.run(
+        [str(Path(sys.executable).with_name("lint-imports")), "--no-cache", "--no-logo"],
+        cwd=place,
+        env=os.environ | {"PYTHONPATH": path},
+        capture_output=True,
+        text=True,
+        timeout=60,
+        check=False,
+    )
+
+
+def test_contracts_hold(copy: Path) -> None:
+    """Every contract is kept by the sources as they are."""
+    done = lint(copy)
+    assert done.returncode == 0, done.stdout + done.stderr
+    assert "0 broken" in done.stdout
+
+
+@pytest.mark.parametrize(
+    ("module", "line", "broken"),
+    [
+        (
+            "server/thriftserve/models/signature.py",
+            "import thriftserve.handler",
+            "Imports in the server point downward",
+        ),
+        ("server/thriftserve/errors.py", "import thriftserve.settings", "Imports in the server point downward"),
+        ("server/thriftserve/rpc/__init__.py", "import thriftserve.app", "Imports in the server point downward"),
+        ("client/thriftserve_client/__init__.py", "import thriftserve.errors", "The client stands alone"),
+        (
+            "gen-py/thriftserve_idl/__init__.py",
+            "import thriftserve_client",
+            "The generated stubs import nothing of ours",
+        ),
+        ("bench/thriftserve_bench/__init__.py", "import thriftserve.rpc", "The benchmarks start servers as processes"),
+        ("server/thriftserve/log.py", "import thriftserve_bench", "The server does not know the benchmarks"),
+    ],
+)
+def test_contracts_bite(copy: Path, module: str, line: str, broken: str) -> None:
+    """An import that points upward breaks the contract that forbids it."""
+    path = copy / module
+    content = path.read_text(encoding="utf-8")
+    path.write_text(f"{content}\n{line}\n", encoding="utf-8")
+    try:
+        done = lint(copy)
+    finally:
+        path.write_text(content, encoding="utf-8")
+    assert done.returncode == 1
+    assert any(row.startswith(broken) and row.endswith("BROKEN") for row in done.stdout.splitlines()), done.stdout
+
+
+def test_a_new_module_needs_a_layer(copy: Path) -> None:
+    """A module of the server that no layer names is refused, so none can stand outside the contract."""
+    path = copy / "server/thriftserve/unplaced.py"
+    path.write_text('"""Nowhere."""\n', encoding="utf-8")
+    try:
+        done = lint(copy)
+    finally:
+        path.unlink()
+    assert done.returncode == 1
+    assert "unplaced" in done.stdout
