@@ -8,6 +8,7 @@ It runs in the process that serves, after any fork, and after `devices.claim`.
 from __future__ import annotations
 
 import logging
+import re
 import time
 from collections.abc import Iterable
 from pathlib import Path
@@ -70,7 +71,7 @@ def _python(config: ModelConfig, options: SessionOptions) -> Servable:
 def _saved_model(config: ModelConfig, options: SessionOptions) -> Servable:
     found = newest_version(Path(config.source))
     # The small files first: a mistake in them is told without the seconds that a large model takes.
-    labels, image = read_labels(found.path), getattr(image_settings, "load", lambda path: None)(found.path)
+    labels, image = read_labels(found.path), image_settings.load(found.path)
     session = SavedModelSession.open(found.path, options)
     return Servable(config.name, found.version, session, labels, image)
 
@@ -78,7 +79,8 @@ def _saved_model(config: ModelConfig, options: SessionOptions) -> Servable:
 def read_labels(version_path: Path) -> tuple[str, ...]:
     """Class names by class number, one a line, UTF-8; empty where the version has none.
 
-    They are looked for in assets.extra/labels.txt, then assets/labels.txt, then the only text file of assets.
+    They are looked for in assets.extra/labels.txt, then assets/labels.txt, then the only text file of assets
+    whose name speaks of labels or classes (ImageNetLabels.txt): any other is more likely a vocabulary.
 
     Raises:
         ModelLoadError: the file can't be read.
@@ -97,5 +99,5 @@ def _labels_file(version_path: Path) -> Path | None:
         path = version_path / folder / "labels.txt"
         if path.exists():
             return path
-    texts = sorted((version_path / "assets").glob("*.txt"))
+    texts = [path for path in (version_path / "assets").glob("*.txt") if re.search("label|class", path.name.lower())]
     return texts[0] if len(texts) == 1 else None
