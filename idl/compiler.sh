@@ -2,6 +2,8 @@
 # Prints the path of a Thrift compiler of the version that gen-py was made with; fetches it where there is none.
 #
 #   PATH | .venv/thrift-compiler | the distribution's package  -->  a path on stdout
+#
+# With --no-install it only looks.
 set -euo pipefail
 cd "$(dirname "${BASH_SOURCE[0]}")/.."
 
@@ -32,7 +34,7 @@ unpack_package() (
 )
 
 found && exit 0
-if command -v apt-get >/dev/null; then
+if [ "${1:-}" != --no-install ] && command -v apt-get >/dev/null; then
     export DEBIAN_FRONTEND=noninteractive
     install_package >&2 || true
     found && exit 0
