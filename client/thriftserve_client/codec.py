@@ -15,6 +15,7 @@ from typing import Any
 
 import numpy as np
 
+from thriftserve_client.encoding import LARGE_BYTES
 from thriftserve_client.errors import TensorError
 from thriftserve_idl.ttypes import DataType, Tensor
 
@@ -43,11 +44,15 @@ _OBJECT = np.dtype(object)
 _MAX_RANK = 64
 
 
-def to_tensor(value: Any) -> Tensor:
+def to_tensor(value: Any, *, share: bool = False) -> Tensor:
     """Makes a Tensor of an array, a scalar or nested sequences.
 
     Any memory layout and byte order will do; the elements are copied once. Arrays of str, bytes or
     objects of these become STRING (str as UTF-8), of the same shape.
+
+    With `share`, the content of a large array that lies row-major in memory is that memory itself, as a
+    memoryview. Only this package's own wire code sends such a Tensor (Apache's wants bytes), and the array
+    must not change before it was sent.
 
     Raises TensorError where the element type has no DataType (complex numbers, dates) or the
     sequences are ragged.
@@ -59,6 +64,8 @@ def to_tensor(value: Any) -> Tensor:
         if code is DataType.STRING:
             return Tensor(code, list(array.shape), None, _byte_strings(array))
         array = array.astype(numpy_dtype(code), copy=False)
+    if share and array.nbytes >= LARGE_BYTES and array.flags.c_contiguous:
+        return Tensor(code, list(array.shape), array.reshape(-1).view(np.uint8).data)
     return Tensor(code, list(array.shape), array.tobytes())
 
 

@@ -13,6 +13,7 @@
         UnimplementedError            this server can't do that
         InternalError                 the server or the model failed
         UnavailableError              loading or stopping: try again, or elsewhere
+      MessageTooLarge                 the request exceeds max_message_bytes; nothing was sent
       ConnectionFailed                no connection, or it broke (a ConnectionError, too)
       CallTimeout                     no answer within the call's time (a TimeoutError, too)
       ProtocolMismatch                the answer was not the contract's: wrong port, transport or protocol
@@ -31,6 +32,10 @@ class ThriftServeClientError(Exception):
 
 class TensorError(ThriftServeClientError, ValueError):
     """An array that can't become a Tensor, or a Tensor whose parts do not fit one another."""
+
+
+class MessageTooLarge(ThriftServeClientError):
+    """The request takes more than max_message_bytes; nothing was sent."""
 
 
 class ConnectionFailed(ThriftServeClientError, ConnectionError):

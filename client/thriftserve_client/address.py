@@ -1,0 +1,106 @@
+"""Where a server is, and how a socket to it comes to be.
+
+Address --connect(within seconds)--> connected socket (TLS handshake done)
+"""
+
+from __future__ import annotations
+
+import socket
+import ssl
+from dataclasses import dataclass
+
+from thriftserve_client.errors import ConnectionFailed
+
+
+@dataclass(frozen=True)
+class SslOptions:
+    """TLS, as the client does it: the server's certificate is always checked.
+
+    Attributes:
+        ca_file: PEM file of the authorities trusted; None trusts those of the system.
+        cert_file: PEM file of this client's own certificate, for servers that ask for one (mutual TLS).
+        key_file: PEM file of its key; None where `cert_file` holds the key too.
+        server_hostname: the name that the server's certificate must carry; None means the host connected to.
+    """
+
+    ca_file: str | None = None
+    cert_file: str | None = None
+    key_file: str | None = None
+    server_hostname: str | None = None
+
+    def context(self) -> ssl.SSLContext:
+        """A context made of the files.
+
+        Raises:
+            OSError: a file is missing; ssl.SSLError where it holds no certificate or key.
+        """
+        context = ssl.create_default_context(cafile=self.ca_file)
+        context.minimum_version = ssl.TLSVersion.TLSv1_2
+        if self.cert_file:
+            context.load_cert_chain(self.cert_file, self.key_file)
+        return context
+
+
+@dataclass(frozen=True)
+class Address:
+    """A TCP host and port, or the path of a Unix socket; with TLS where `ssl` is given."""
+
+    host: str
+    port: int
+    unix_socket: str | None = None
+    ssl: SslOptions | None = None
+
+    def __str__(self) -> str:
+        if self.unix_socket:
+            return self.unix_socket
+        return f"[{self.host}]:{self.port}" if ":" in self.host else f"{self.host}:{self.port}"
+
+    def connect(self, timeout_s: float | None) -> socket.socket:
+        """A connected socket.
+
+        Raises:
+            ConnectionFailed: nobody listens there, the name is unknown, the handshake failed, or all that
+                took longer than `timeout_s`. The message says which.
+        """
+        try:
+            sock = self._open(timeout_s)
+        except TimeoutError:
+            raise ConnectionFailed(f"no connection to {self} within {timeout_s:g} s") from None
+        except socket.gaierror as error:
+            raise ConnectionFailed(f"host {self.host!r} is not known: {error.strerror}") from None
+        except ConnectionRefusedError:
+            raise ConnectionFailed(f"{self} refused the connection: does a server listen there?") from None
+        except OSError as error:
+            raise ConnectionFailed(f"no connection to {self}: {error.strerror or error}") from None
+        return self._secure(sock) if self.ssl else sock
+
+    def _open(self, timeout_s: float | None) -> socket.socket:
+        if not self.unix_socket:
+            sock = socket.create_connection((self.host, self.port), timeout_s)
+            sock.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
+            sock.setsockopt(socket.SOL_SOCKET, socket.SO_KEEPALIVE, 1)
+            return sock
+        sock = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM)
+        try:
+            sock.settimeout(timeout_s)
+            sock.connect(self.unix_socket)
+        except BaseException:
+            sock.close()
+            raise
+        return sock
+
+    def _secure(self, sock: socket.socket) -> socket.socket:
+        """The same connection under TLS; each step of the handshake has the connect time-out."""
+        options = self.ssl or SslOptions()
+        try:
+            return options.context().wrap_socket(sock, server_hostname=options.server_hostname or self.host)
+        except TimeoutError:
+            reason = "it did not answer in time: does it expect TLS?"
+        except ssl.SSLCertVerificationError as error:
+            reason = f"its certificate is not accepted: {error.verify_message}"
+        except ssl.SSLError as error:
+            reason = f"{error.reason or error}: does it expect TLS, and this client's certificate?"
+        except OSError as error:
+            reason = f"{error.filename or ''} {error.strerror or error}: does it expect TLS?".strip()
+        sock.close()
+        raise ConnectionFailed(f"TLS with {self} failed: {reason}")
