@@ -15,20 +15,23 @@ import logging
 from collections.abc import Callable
 from dataclasses import fields
 from functools import partial
+from pathlib import Path
+from typing import Any
 
 from thrift.Thrift import TProcessor
 
 from thriftserve import __version__, server_types
-from thriftserve.errors import ConfigError, ExitCode
+from thriftserve.errors import ConfigError, ExitCode, ModelLoadError
 from thriftserve.handler import ControlHandler, PredictHandler
 from thriftserve.models import devices, loader, warmup
 from thriftserve.models.devices import SessionOptions
 from thriftserve.models.registry import Registry
-from thriftserve.models.repository import ModelConfig, parse_model_flags
+from thriftserve.models.repository import ModelConfig, newest_version, parse_model_flags
 from thriftserve.server_types import ControlContext
 from thriftserve.settings import HostSettings, ServeSettings
 from thriftserve.workers.context import WorkerContext
 from thriftserve_idl import ModelControl, Predict
+from thriftserve_idl.ttypes import ErrorCode, PredictError
 
 logger = logging.getLogger(__name__)
 
@@ -46,10 +49,14 @@ def serve(source: Source) -> ExitCode:
     """
     settings = source()
     configs = models_of(settings)
-    devices.plan(settings.devices, settings.worker_processes)  # a device that is not there ends it here
+    # Told here at once, and not by every worker once it has imported TensorFlow.
+    devices.plan(settings.devices, settings.worker_processes)
+    for config in configs:
+        check_versions(config)
     return server_types.serve(
         partial(predict_processor, source, settings),
         settings,
+        refusal=refused,
         preload=devices.preload if needs_tensorflow(configs) else None,
         control=control_processor if settings.control_port is not None else None,
     )
@@ -68,9 +75,29 @@ def models_of(settings: ServeSettings) -> tuple[ModelConfig, ...]:
     return parse_model_flags(settings.model)
 
 
+def check_versions(config: ModelConfig) -> None:
+    """Looks whether a model has a version to load.
+
+    Raises:
+        ModelLoadError: it has none; the message names the model and the remedy.
+    """
+    if config.platform != "tensorflow":
+        return
+    try:
+        newest_version(Path(config.source))
+    except ModelLoadError as error:
+        raise ModelLoadError(f"model {config.name!r}: {error.message}") from error
+
+
 def needs_tensorflow(configs: tuple[ModelConfig, ...]) -> bool:
     """Whether a model runs in TensorFlow; where none does, it is never imported."""
     return any(config.platform == "tensorflow" for config in configs)
+
+
+def refused(method: str, reason: str) -> Any:
+    """How Predict answers a request that is turned away for a limit; None: it is none of its methods."""
+    result = getattr(Predict, f"{method}_result", None)
+    return result and result(error=PredictError(ErrorCode.RESOURCE_EXHAUSTED, reason, retryable=True))
 
 
 def predict_processor(source: Source, started_with: ServeSettings, context: WorkerContext) -> TProcessor:
