@@ -23,9 +23,9 @@ help: ## this list
 	@echo "  SERVER_TYPE=TForkingServer make demo    the same on another server type"
 	@echo "  PYTEST_ARGS='-k settings' make test     some of the tests"
 
-# The stamp stands for the whole environment: it is older than what declares the dependencies, or it holds.
+# The stamp stands for the whole environment: as long as setup.cfg is no newer, nothing is installed again.
 STAMP := $(VENV)/.installed-$(TENSORFLOW)
-$(STAMP): setup.cfg pyproject.toml
+$(STAMP): setup.cfg
 	@test -n "$(PYTHON)" || { echo "no python3 found: install Python 3.11 or later, or name one: make PYTHON=/path/to/python3" >&2; exit 1; }
 	@"$(PYTHON)" -c 'import sys; sys.exit(sys.version_info < (3, 11))' \
 		|| { echo "$(PYTHON) is older than 3.11: name a newer one: make PYTHON=/path/to/python3.11" >&2; exit 1; }
