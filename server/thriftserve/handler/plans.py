@@ -58,9 +58,12 @@ class Plans:
         known = self._known.get((servable.name, servable.version, name))
         if known is not None and known[0]() is servable:
             return servable, known[1]
-        plan = self._made(servable, name)
-        self._known[servable.name, servable.version, name] = (weakref.ref(servable), plan)
-        return servable, plan
+        return servable, self._made(servable, name)
+
+    def prepare(self) -> bool:
+        """Makes every plan; tells whether any of them takes images."""
+        plans = [self._made(one, name) for one in self._registry.servables() for name in one.signatures]
+        return any(plan.images for plan in plans)
 
     def _made(self, servable: Servable, name: str) -> Plan:
         signature = servable.signatures.get(name)
@@ -69,7 +72,9 @@ class Plans:
                 f"model {quoted(servable.name)} version {servable.version} has no signature {quoted(name)}: "
                 f"it has {listed(servable.signatures)}"
             )
-        return Plan(servable, signature, self._max_image_pixels)
+        plan = Plan(servable, signature, self._max_image_pixels)
+        self._known[servable.name, servable.version, name] = (weakref.ref(servable), plan)
+        return plan
 
 
 def named(spec: ModelSpec | None) -> ModelSpec:

@@ -7,9 +7,10 @@ Everything that a request can have wrong is found before the session sees it.
 
 from __future__ import annotations
 
+import contextlib
 from collections.abc import Callable
 
-from thriftserve.errors import InvalidArgument
+from thriftserve.errors import InvalidArgument, Unimplemented
 from thriftserve.handler import describe
 from thriftserve.handler.classify import classify
 from thriftserve.handler.deadline import Deadline
@@ -17,6 +18,7 @@ from thriftserve.handler.detect import detect
 from thriftserve.handler.door import ErrorCounter, door
 from thriftserve.handler.plans import Plans, named
 from thriftserve.handler.run import run
+from thriftserve.models import images
 from thriftserve.models.registry import Registry
 from thriftserve.status import ServerSnapshot
 from thriftserve_idl import Predict
@@ -63,6 +65,13 @@ class PredictHandler(Predict.Iface):
         self._plans = Plans(registry, max_image_pixels)
         self._status = status
         self._server_version = server_version
+
+    def prepare(self) -> None:
+        """Does now what the first requests would wait for: plans, and the decoders where a model takes images."""
+        if self._plans.prepare():
+            # A server whose Pillow is missing serves tensors all the same; requests with images are told.
+            with contextlib.suppress(Unimplemented):
+                images.prepare()
 
     @door
     def ping(self) -> None:

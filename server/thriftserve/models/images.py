@@ -9,11 +9,12 @@ from __future__ import annotations
 
 import io
 from dataclasses import dataclass
+from types import ModuleType
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from thriftserve.errors import FailedPrecondition, InvalidArgument
+from thriftserve.errors import FailedPrecondition, InvalidArgument, Unimplemented
 from thriftserve.models.image_settings import ImageSettings
 from thriftserve.models.pixels import Fit, Target, coloured, turn_of
 from thriftserve.models.session import Array
@@ -60,10 +61,12 @@ def decode(data: bytes, target: Target, *, max_pixels: int, index: int) -> Decod
 
 
 def prepare() -> None:
-    """Imports Pillow and its parsers, so that the first image does not pay for it."""
-    from PIL import Image
+    """Imports Pillow and its parsers, so that the first image does not pay for it.
 
-    Image.init()
+    Raises:
+        Unimplemented: Pillow is not installed.
+    """
+    _pillow().init()
 
 
 def scaled(pixels: Array, dtype: np.dtype[Any], settings: ImageSettings) -> Array:
@@ -96,17 +99,27 @@ def _per_channel(key: str, given: float | tuple[float, ...], pixels: Array, dtyp
     return np.asarray(given, dtype)
 
 
+def _pillow() -> ModuleType:
+    try:
+        from PIL import Image
+    except ImportError:
+        raise Unimplemented(
+            "this server can't decode images, Pillow is not installed: pip install 'thriftserve[server]', "
+            "or send pixels as a tensor"
+        ) from None
+    return Image
+
+
 def _opened(data: bytes, max_pixels: int, index: int) -> Image:
     """The image with its header read, and not more."""
-    from PIL import Image, UnidentifiedImageError
-
+    pillow = _pillow()
     try:
-        image = Image.open(io.BytesIO(data), formats=FORMATS)
-    except (Image.DecompressionBombError, Image.DecompressionBombWarning) as error:
+        image: Image = pillow.open(io.BytesIO(data), formats=FORMATS)
+    except (pillow.DecompressionBombError, pillow.DecompressionBombWarning) as error:
         raise InvalidArgument(f"image {index} is too large: {_reason(error)}") from error
     except MemoryError:
         raise
-    except UnidentifiedImageError:
+    except pillow.UnidentifiedImageError:
         raise InvalidArgument(
             f"image {index} ({len(data)} bytes, beginning {data[:8]!r}) is not a whole header of {_formats()}"
         ) from None
