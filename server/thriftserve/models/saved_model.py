@@ -16,6 +16,7 @@ from typing import Any
 from thriftserve.errors import Internal, InvalidArgument, ModelLoadError, ThriftServeError
 from thriftserve.models.devices import SessionOptions
 from thriftserve.models.meta_graph import Endpoint, choose_tags, endpoints
+from thriftserve.models.restored import unrestored_variables
 from thriftserve.models.session import Array, Arrays
 from thriftserve.models.session_config import config_proto, verify_device
 from thriftserve.models.signature import Signature
@@ -53,10 +54,12 @@ class SavedModelSession:
         verify_device(options)
         session, meta_graph = _load(path, choose_tags(path), options)
         try:
-            return cls(session, endpoints(meta_graph, path), options)
+            found = endpoints(meta_graph, path)
+            _check_variables(session, found, path)
         except ModelLoadError:
             session.close()
             raise
+        return cls(session, found, options)
 
     def run(self, signature: str, inputs: Arrays, outputs: Sequence[str]) -> dict[str, Array]:
         """Runs one signature for the outputs wanted; see `Session.run` of thriftserve.models.session."""
@@ -100,6 +103,15 @@ def _load(path: Path, tags: tuple[str, ...], options: SessionOptions) -> tuple[A
     except Exception as error:
         session.close()
         raise ModelLoadError(f"{path}: the SavedModel can't be loaded: {reason(error)}") from error
+
+
+def _check_variables(session: Any, found: Mapping[str, Endpoint], path: Path) -> None:
+    missing = unrestored_variables(session, {tensor for one in found.values() for tensor in one.fetches.values()})
+    if missing:
+        raise ModelLoadError(
+            f"{path}: {len(missing)} variables that its signatures read are not restored from its files, "
+            f"{missing[0]!r} among them; a Keras model must be written by model.export(path)"
+        )
 
 
 def _translate(signature: str, error: Exception) -> ThriftServeError:
