@@ -7,6 +7,7 @@ from typing import Any
 
 import numpy as np
 from thrift.protocol.TBinaryProtocol import TBinaryProtocolAcceleratedFactory
+from thrift.Thrift import TException
 from thrift.transport.TTransport import TMemoryBuffer
 
 from thriftserve.handler import PredictHandler
@@ -134,6 +135,9 @@ def over_the_wire(struct: Any) -> Any:
     protocols = TBinaryProtocolAcceleratedFactory(fallback=False)
     buffer = TMemoryBuffer()
     struct.write(protocols.getProtocol(buffer))
+    wire = protocols.getProtocol(TMemoryBuffer(buffer.getvalue()))
+    if isinstance(struct, TException):  # generated exceptions are immutable: read makes a new one
+        return type(struct).read(wire)
     arrived = type(struct)()
-    arrived.read(protocols.getProtocol(TMemoryBuffer(buffer.getvalue())))
+    arrived.read(wire)
     return arrived
