@@ -34,6 +34,10 @@ class ChannelTimeout(Exception):
     """The peer did not send, or did not take, what was due in time."""
 
 
+class IdleTimeout(ChannelTimeout):
+    """Not even the first byte of a message came in time: nothing is lost by closing, or by waiting on."""
+
+
 class ChannelClosed(Exception):
     """The peer closed the connection in the middle of a message."""
 
@@ -90,12 +94,12 @@ class Channel:
         """Up to `size` bytes as soon as there are any; none at the end of the stream.
 
         Raises:
-            ChannelTimeout: nothing came within the time set last.
+            IdleTimeout: nothing came within the time set last.
         """
         try:
             return self.sock.recv(size)
         except (BlockingIOError, TimeoutError, ssl.SSLWantReadError):
-            raise ChannelTimeout("no data in time") from None
+            raise IdleTimeout("no data in time") from None
 
     def read_into(self, view: memoryview, deadline: float) -> None:
         """Fills `view` by `deadline` (monotonic seconds).
@@ -186,7 +190,7 @@ class FramedChannel(Channel):
         """The next message; None where the peer closed between two messages.
 
         Raises:
-            ChannelTimeout, ChannelClosed, OSError: as it came.
+            IdleTimeout, ChannelTimeout, ChannelClosed, OSError: as it came.
             FrameError: the length announced is negative or over the limit.
         """
         data = self._rest or self.read_some(READ_BYTES)
@@ -304,7 +308,7 @@ class BufferedChannel(Channel):
         """Where the next message is to be read from; None where the peer closed between two messages.
 
         Raises:
-            ChannelTimeout: no first byte came in time. Reading from the stream raises ChannelTimeout,
+            IdleTimeout: no first byte came in time. Reading from the stream raises ChannelTimeout,
                 ChannelClosed, FrameError (too large) or OSError as it comes.
         """
         data = self._stream.rest() or self.read_some(READ_BYTES)
@@ -321,6 +325,8 @@ class BufferedChannel(Channel):
         self._wait_up_to(left)
         try:
             data = self.read_some(READ_BYTES)
+        except IdleTimeout:
+            raise ChannelTimeout("a message did not come whole in time") from None
         finally:
             self._wait_up_to(self._idle_timeout_s)
         if not data:

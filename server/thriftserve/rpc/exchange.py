@@ -82,8 +82,8 @@ class Exchange:
         max_bytes: no answer is larger.
     """
 
-    def __init__(self, processor: TProcessor | None, protocol: str, max_bytes: int) -> None:
-        self._processor = processor
+    def __init__(self, processor: TProcessor, protocol: str, max_bytes: int) -> None:
+        self.processor = processor
         self._protocol = protocol
         self._max_bytes = max_bytes
         #: True when the connection has to be closed after the answer just given.
@@ -112,7 +112,7 @@ class Exchange:
         self._iprot.begin(source)
         arrival.mark(time.monotonic() if arrived is None else arrived)
         try:
-            self._processor.process(self._iprot, self._oprot)  # type: ignore[union-attr]  # a refuser only refuses
+            self.processor.process(self._iprot, self._oprot)
         except BaseException as error:  # a handler may raise anything, SystemExit included
             return self._failed(error)
         parts = self._out.take()

@@ -107,38 +107,48 @@ class Scoreboard:
 
     Args:
         server_type: what `snapshot` reports as the server type.
-        slots: how many processes may be on it at once.
+        parent_slots: how many children the parent may have at once.
+        children: how many children each of those may have at once.
     """
 
-    def __init__(self, server_type: str, slots: int) -> None:
+    def __init__(self, server_type: str, parent_slots: int, children: int = 0) -> None:
         self.server_type = server_type
         self.pid = os.getpid()
-        self._slots = slots
+        self.parent_slots = parent_slots
+        self._children = children
+        self._slots = slots = parent_slots * (1 + children)
         self._started = time.time()
         # One slot more, the last: the server's own phase and past.
         self._map = mmap.mmap(-1, (slots + 1) * _SLOT_CELLS * 8)
         self.cells = memoryview(self._map).cast("q")
         self._own = slots * _SLOT_CELLS
 
-    def take(self, pid: int, index: int, restarts: int = 0) -> int:
-        """Gives a process a slot; the caller alone hands out slots of its range.
+    def take(self, pid: int, index: int, restarts: int = 0, among: range | None = None) -> int:
+        """Gives a process a slot.
+
+        Args:
+            among: the slots that the caller hands out, and nobody else; None: the parent's own.
 
         Raises:
             RuntimeError: none is free.
         """
-        for slot in range(self._slots):
-            at = slot * _SLOT_CELLS
-            if self.cells[at] == 0:
+        for slot in among if among is not None else range(self.parent_slots):
+            if self.cells[slot * _SLOT_CELLS] == 0:
                 self.enter(slot, pid, index, restarts)
                 return slot
-        raise RuntimeError(f"all {self._slots} slots of the scoreboard are taken")
+        raise RuntimeError("all slots of the scoreboard are taken")
 
-    def enter(self, slot: int, pid: int, index: int, restarts: int = 0) -> None:
-        """Begins a slot anew for process `pid`."""
+    def slots_of_children(self, slot: int) -> range:
+        """The slots that the process in `slot` may hand out to children of its own."""
+        first = self.parent_slots + slot * self._children
+        return range(first, first + self._children)
+
+    def enter(self, slot: int, pid: int, index: int, restarts: int = 0, parent: int | None = None) -> None:
+        """Begins a slot anew for process `pid`, a child of `parent` (None: of this process)."""
         at = slot * _SLOT_CELLS
         for cell in range(1, _SLOT_CELLS):
             self.cells[at + cell] = 0
-        self.cells[at + _Cell.PARENT] = os.getpid()
+        self.cells[at + _Cell.PARENT] = os.getpid() if parent is None else parent
         self.cells[at + _Cell.INDEX] = index
         self.cells[at + _Cell.PHASE] = WorkerPhase.STARTING
         self.cells[at + _Cell.STARTED_NS] = time.time_ns()

@@ -1,0 +1,161 @@
+"""One client on a blocking socket: message after message, until either side ends it.
+
+    socket --handshake--> channel --receive()--> Exchange.answer() --send()--> … --> close
+
+Its thread or process does nothing else meanwhile. A drain ends an idle connection at once and a busy
+one after its answer: reading is shut down, so what had arrived before is still read and answered.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import logging
+import socket
+import ssl
+import time
+from collections.abc import Callable
+
+from thrift.Thrift import TProcessor
+
+from thriftserve.rpc import BadMessage, Exchange
+from thriftserve.server_types.accepting import arrived_before_s
+from thriftserve.server_types.host import Host
+from thriftserve_client.channel import (
+    BufferedChannel,
+    ChannelClosed,
+    ChannelTimeout,
+    FramedChannel,
+    IdleTimeout,
+    make_channel,
+)
+from thriftserve_client.framing import FrameError
+
+log = logging.getLogger(__name__)
+
+
+class Connection:
+    """A client's connection, served by the thread that calls `serve`."""
+
+    def __init__(self, sock: socket.socket, peer: str, host: Host) -> None:
+        self.sock = sock
+        self.peer = peer
+        self.host = host
+        self._channel: FramedChannel | BufferedChannel | None = None
+        self._exchange = Exchange(host.processor, host.settings.protocol, host.settings.max_message_bytes)
+        self._idle = False
+        self._first = True
+        self.last_used = time.monotonic()
+
+    def use(self, processor: TProcessor) -> None:
+        """What answers from now on, where it was not there yet when the connection came."""
+        self._exchange.processor = processor
+
+    @property
+    def idle_for_s(self) -> float:
+        """Seconds since the last message."""
+        return time.monotonic() - self.last_used
+
+    def serve(self) -> None:
+        """Serves the client to its end, and closes the connection."""
+        with contextlib.closing(self):
+            self.serve_while_busy(None)
+
+    @property
+    def has_pending(self) -> bool:
+        """True where bytes of a further message were read off the socket already."""
+        if isinstance(self.sock, ssl.SSLSocket) and self.sock.pending():
+            return True
+        return self._channel is not None and self._channel.has_pending
+
+    def serve_while_busy(self, linger_s: float | None, pause: Callable[[], bool] = lambda: False) -> bool:
+        """Serves message after message.
+
+        Args:
+            linger_s: how long to wait for the next one; None: the idle time-out.
+            pause: asked between two messages; true gives the thread back.
+
+        Returns:
+            True where it is idle and open, false where it has ended.
+        """
+        try:
+            channel = self._channel or self._open()
+            if linger_s is not None:
+                channel.set_idle_timeout(linger_s)
+            while self._serve_one(channel):
+                if pause():
+                    return True
+        except IdleTimeout:
+            return linger_s is not None
+        except (BadMessage, FrameError) as error:
+            log.warning("%s: closed: %s", self.peer, error)
+        except (ChannelTimeout, ChannelClosed) as error:
+            log.info("%s: closed: %s", self.peer, error)
+        except (ssl.SSLError, OSError) as error:
+            log.info("%s: broken: %s", self.peer, error)
+        return False
+
+    def _open(self) -> FramedChannel | BufferedChannel:
+        settings = self.host.settings
+        if self.host.tls is not None:
+            self.sock.settimeout(settings.handshake_timeout_s)
+            self.sock = self.host.tls.wrap_socket(self.sock, server_side=True)
+        self._channel = make_channel(
+            settings.transport,
+            self.sock,
+            idle_timeout_s=settings.idle_timeout_s,
+            message_timeout_s=settings.read_timeout_s,
+            write_timeout_s=settings.write_timeout_s,
+            max_bytes=settings.max_message_bytes,
+        )
+        return self._channel
+
+    def _serve_one(self, channel: FramedChannel | BufferedChannel) -> bool:
+        self._idle = True  # before the look at `draining`: a drain looks the other way round
+        if self.host.draining:
+            self._shut_reading()
+        source = channel.receive()
+        self._idle = False
+        if source is None:
+            return False
+        counters = self.host.context.counters
+        counters.begin_request()
+        try:
+            parts = self._exchange.answer(source, self._arrival())
+        finally:
+            counters.end_request()
+        if parts:
+            channel.send(parts)
+        self.last_used = time.monotonic()
+        return not self._exchange.broken
+
+    def _arrival(self) -> float | None:
+        """When the message came: a connection's first may have waited long before anyone read it."""
+        if not self._first:
+            return None
+        self._first = False
+        return time.monotonic() - arrived_before_s(self.sock)
+
+    def drain(self) -> None:
+        """Ends it when nothing more of what had arrived is to be answered; the host must be draining."""
+        if self._idle:
+            self._shut_reading()
+
+    def _shut_reading(self) -> None:
+        with contextlib.suppress(OSError):
+            # Not the method of an SSLSocket, which would go on in plain text.
+            socket.socket.shutdown(self.sock, socket.SHUT_RD)
+
+    def refuse(self, reason: str) -> None:
+        """Answers one message with a refusal and closes the connection."""
+        with contextlib.closing(self):
+            try:
+                channel = self._channel or self._open()
+                source = channel.receive()
+                if source is not None:
+                    channel.send(self._exchange.refuse(source, reason, self.host.refusal))
+            except (BadMessage, FrameError, ChannelTimeout, ChannelClosed, ssl.SSLError, OSError) as error:
+                log.info("%s: closed while it was refused: %s", self.peer, error)
+
+    def close(self) -> None:
+        """Closes the socket; safe to call twice."""
+        self.sock.close()

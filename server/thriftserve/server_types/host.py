@@ -1,0 +1,85 @@
+"""What every server type is given, and what all of them do the same way.
+
+    Listener + settings + factory  -->  Host  -->  a loop: prepare() -> run(), until drain()
+"""
+
+from __future__ import annotations
+
+import logging
+import os
+import select
+import ssl
+from collections.abc import Callable
+from dataclasses import dataclass, field
+
+from thrift.Thrift import TProcessor
+
+from thriftserve.rpc import Refusal
+from thriftserve.settings import HostSettings
+from thriftserve.status import WorkerPhase
+from thriftserve.workers.context import WorkerContext
+from thriftserve.workers.listener import Listener
+from thriftserve.workers.tls import server_context
+
+log = logging.getLogger(__name__)
+
+Factory = Callable[[WorkerContext], TProcessor]
+
+
+class Wakeup:
+    """Ends a wait in `poll` from a signal handler or another thread."""
+
+    def __init__(self) -> None:
+        self.fd = os.eventfd(0, os.EFD_NONBLOCK | os.EFD_CLOEXEC)
+
+    def set(self) -> None:
+        """Makes `fd` readable."""
+        os.eventfd_write(self.fd, 1)
+
+    def clear(self) -> None:
+        """Makes it unreadable again."""
+        try:
+            os.eventfd_read(self.fd)
+        except BlockingIOError:
+            pass
+
+    def wait(self, seconds: float) -> None:
+        """Sleeps, unless it is set."""
+        poll = select.poll()
+        poll.register(self.fd, select.POLLIN)
+        poll.poll(seconds * 1000)
+
+
+@dataclass
+class Host:
+    """A service to be hosted, in the process that hosts it."""
+
+    settings: HostSettings
+    listener: Listener
+    context: WorkerContext
+    factory: Factory
+    refusal: Refusal | None = None
+    #: Made by `load`.
+    processor: TProcessor = None
+    tls: ssl.SSLContext | None = None
+    draining: bool = False
+    wakeup: Wakeup = field(default_factory=Wakeup)
+
+    def load(self) -> None:
+        """Makes the processor, and the TLS context from the files as they are now.
+
+        Raises:
+            StartError: one of them can't be made.
+        """
+        self.tls = server_context(self.settings)
+        self.processor = self.factory(self.context)
+
+    def begin(self) -> None:
+        """The loop starts to serve."""
+        self.context.set_phase(WorkerPhase.IDLE)
+
+    def drain(self) -> None:
+        """Take nothing new; safe in a signal handler."""
+        self.draining = True
+        self.context.set_phase(WorkerPhase.DRAINING)
+        self.wakeup.set()

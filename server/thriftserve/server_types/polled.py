@@ -1,0 +1,163 @@
+"""One client on a socket that is only read when there is something to read.
+
+    readable --next_message()--> Frame | nothing yet | end        send() --> all out | the rest is kept
+
+A client that stops in the middle of a message holds a buffer, never a thread. Framed transport only: a
+message's end must be known without decoding it.
+"""
+
+from __future__ import annotations
+
+import socket
+import ssl
+import time
+
+from thriftserve.rpc import Exchange
+from thriftserve.server_types.accepting import arrived_before_s
+from thriftserve.server_types.host import Host
+from thriftserve_client.channel import JOIN_BYTES, MAX_SEGMENTS, READ_BYTES, ChannelClosed, drop_sent
+from thriftserve_client.framing import HEADER_BYTES, Frame, FrameDecoder
+
+_NOT_YET = (BlockingIOError, ssl.SSLWantReadError, ssl.SSLWantWriteError)
+
+
+class PeerGone(Exception):
+    """The client closed the connection between two messages."""
+
+
+class PolledConnection:
+    """A client's connection, read and written without waiting."""
+
+    def __init__(self, sock: socket.socket, peer: str, host: Host) -> None:
+        self.peer = peer
+        self.fd = sock.fileno()
+        self.exchange = Exchange(host.processor, host.settings.protocol, host.settings.max_message_bytes)
+        self._settings = settings = host.settings
+        self._decoder = FrameDecoder(settings.max_message_bytes)
+        self._unsent: list[memoryview] = []
+        self._first = True
+        self._mid_message = False
+        self._tls: ssl.SSLSocket | None = None
+        sock.setblocking(False)
+        if host.tls is not None:
+            sock = self._tls = host.tls.wrap_socket(sock, server_side=True, do_handshake_on_connect=False)
+        self.sock = sock
+        self.handshaking = self._tls is not None
+        #: When it is closed if nothing happens, monotonic seconds.
+        self.deadline = time.monotonic() + (
+            settings.handshake_timeout_s if self.handshaking else settings.idle_timeout_s
+        )
+
+    @property
+    def why_late(self) -> str:
+        """What `deadline` was set for."""
+        if self.handshaking:
+            return f"no TLS handshake within {self._settings.handshake_timeout_s:g} s"
+        if self._unsent:
+            return f"an answer was not taken within {self._settings.write_timeout_s:g} s"
+        if self._mid_message:
+            return f"a message did not come whole within {self._settings.read_timeout_s:g} s"
+        return f"idle for {self._settings.idle_timeout_s:g} s"
+
+    @property
+    def in_message(self) -> bool:
+        """True where part of a message came, and the rest is to come."""
+        return self._mid_message or self.handshaking
+
+    def next_message(self) -> Frame | None:
+        """The next message; None where more of it is to come.
+
+        Raises:
+            PeerGone: the client closed between two messages.
+            ChannelClosed, OSError: it did in the middle of one, or the connection broke.
+            FrameError: a length is negative or over the limit.
+        """
+        try:
+            if self.handshaking:
+                self._handshake()
+            frame = self._decoder.next_frame()
+            while frame is None:
+                self._read()
+                frame = self._decoder.next_frame()
+        except _NOT_YET:
+            self._expect_more()
+            return None
+        self._mid_message = False
+        return frame
+
+    def _handshake(self) -> None:
+        assert self._tls is not None
+        self._tls.do_handshake()
+        self.handshaking = False
+
+    def _read(self) -> None:
+        wanted = self._decoder.wanted()
+        if wanted is None:
+            data = self.sock.recv(READ_BYTES)
+            size = len(data)
+            self._decoder.feed(data)
+        else:
+            size = self.sock.recv_into(wanted)
+            self._decoder.filled(size)
+        if size == 0:
+            if self._decoder.in_message:
+                raise ChannelClosed("the peer closed in the middle of a message")
+            raise PeerGone
+
+    def _expect_more(self) -> None:
+        if not self._mid_message and self._decoder.in_message:
+            self._mid_message = True
+            self.deadline = time.monotonic() + self._settings.read_timeout_s
+
+    @property
+    def has_pending(self) -> bool:
+        """True where bytes were read that no message was made of yet, or lie in the TLS layer."""
+        return self._decoder.in_message or (self._tls is not None and self._tls.pending() > 0)
+
+    def arrival(self) -> float | None:
+        """When the message just read came: a connection's first may have waited unread; None: now."""
+        if not self._first:
+            return None
+        self._first = False
+        return time.monotonic() - arrived_before_s(self.sock)
+
+    def send(self, parts: list[bytes]) -> bool:
+        """Sends one message as far as the socket takes it.
+
+        Returns:
+            True where it is all out; false where `send_rest` has to be called when the socket is writable.
+
+        Raises:
+            OSError: the connection broke.
+        """
+        size = sum(map(len, parts))
+        parts.insert(0, size.to_bytes(HEADER_BYTES, "big"))
+        self.deadline = time.monotonic() + self._settings.write_timeout_s
+        if size <= JOIN_BYTES or self._tls is not None:
+            self._unsent = [memoryview(b"".join(parts))]
+        else:
+            self._unsent = [memoryview(part) for part in parts]
+        return self.send_rest()
+
+    def send_rest(self) -> bool:
+        """Sends on; returns and raises as `send` does."""
+        views = self._unsent
+        try:
+            while views:
+                sent = self.sock.send(views[0]) if len(views) == 1 else self.sock.sendmsg(views[:MAX_SEGMENTS])
+                views = drop_sent(views, sent)
+        except _NOT_YET:
+            self._unsent = views
+            return False
+        self._unsent = []
+        self.deadline = time.monotonic() + self._settings.idle_timeout_s
+        return True
+
+    @property
+    def wants_write(self) -> bool:
+        """True where the rest of a message is to be sent."""
+        return bool(self._unsent)
+
+    def close(self) -> None:
+        """Closes the socket; safe to call twice."""
+        self.sock.close()

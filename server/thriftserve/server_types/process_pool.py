@@ -1,0 +1,180 @@
+"""TProcessPoolServer: N worker processes on one listening socket, a session in each.
+
+    worker: poll(listener, its connections) --> one whole request at a time --> answer --> poll
+
+A worker runs one request at a time and holds any number of connections, so idle clients cost it nothing.
+It takes a new connection only while it is idle itself, and leaves it to an idle worker that has fewer:
+clients spread over the workers by themselves. On TCP the kernel shows a connection only once its first
+request is there (TCP_DEFER_ACCEPT), so taking one and working on it are one step.
+"""
+
+from __future__ import annotations
+
+import logging
+import os
+import select
+import socket
+import time
+from collections import deque
+
+from thriftserve.server_types.accepting import Acceptor, OutOfDescriptors
+from thriftserve.server_types.host import Host
+from thriftserve.server_types.refuser import Doorman, Refuser
+from thriftserve.server_types.turns import BufferedTurns, FramedTurns, Turns
+
+log = logging.getLogger(__name__)
+
+#: How long a worker leaves a waiting connection to an idle one that has fewer.
+_STEP_BACK_S = 0.002
+_SWEEP_S = 1.0
+_DEFER_S = 1
+
+
+class TProcessPoolServer:
+    """One worker of the pool."""
+
+    def __init__(self, host: Host) -> None:
+        self._host = host
+        self._connections: dict[int, Turns] = {}
+        self._pending: deque[Turns] = deque()
+        self._make = FramedTurns if host.settings.transport == "framed" else BufferedTurns
+        self._limit = max(1, host.settings.max_connections // host.context.workers)
+        self._listening = True
+        self._rearm_at = 0.0
+
+    def prepare(self) -> None:
+        """Loads what is served."""
+        self._host.load()
+        if self._host.listener.sock.family in (socket.AF_INET, socket.AF_INET6):
+            self._host.listener.sock.setsockopt(socket.IPPROTO_TCP, socket.TCP_DEFER_ACCEPT, _DEFER_S)
+
+    def run(self) -> None:
+        """Serves until drained."""
+        host = self._host
+        acceptor = Acceptor(host)
+        refuser = Refuser(host)
+        Doorman(host, acceptor, refuser).start()
+        with select.epoll() as epoll:
+            self._epoll = epoll
+            epoll.register(acceptor.sock, select.EPOLLIN)
+            epoll.register(host.wakeup.fd, select.EPOLLIN)
+            host.begin()
+            self._serve(acceptor, refuser)
+            self._accept_rest(acceptor)
+            acceptor.sock.close()
+            self._finish()
+
+    def _serve(self, acceptor: Acceptor, refuser: Refuser) -> None:
+        host = self._host
+        listening, waking = acceptor.sock.fileno(), host.wakeup.fd
+        sweep_at = time.monotonic() + _SWEEP_S
+        while not host.draining:
+            for fd, _ in self._epoll.poll(self._wait_s()):
+                if fd == listening:
+                    self._accept_one(acceptor, refuser)
+                elif fd != waking:
+                    self._turn(self._connections[fd])
+                if host.draining:
+                    return
+            self._turn_pending()
+            now = time.monotonic()
+            if not self._listening and now >= self._rearm_at:
+                self._listen(acceptor, True)
+            if now >= sweep_at:
+                self._close_late(now)
+                sweep_at = now + _SWEEP_S
+
+    def _wait_s(self) -> float:
+        if self._pending:
+            return 0.0
+        return _SWEEP_S if self._listening else _STEP_BACK_S
+
+    def _listen(self, acceptor: Acceptor, on: bool) -> None:
+        self._listening = on
+        self._rearm_at = time.monotonic() + _STEP_BACK_S
+        self._epoll.modify(acceptor.sock, select.EPOLLIN if on else 0)
+
+    def _accept_one(self, acceptor: Acceptor, refuser: Refuser) -> None:
+        if self._an_idler_has_fewer():
+            self._listen(acceptor, False)
+            return
+        try:
+            taken = acceptor.take()
+        except OutOfDescriptors:
+            return
+        if taken is None:
+            return
+        if len(self._connections) >= self._limit:
+            refuser.refuse(*taken, f"{self._limit} connections are open in this worker, the limit; try again later")
+            return
+        self._turn(self._adopt(*taken))
+
+    def _an_idler_has_fewer(self) -> bool:
+        mine = len(self._connections)
+        if mine == 0:
+            return False
+        own = os.getpid()
+        return any(
+            pid != own and in_flight == 0 and connections < mine
+            for pid, in_flight, connections in self._host.context.board.peers()
+        )
+
+    def _adopt(self, sock: socket.socket, peer: str) -> Turns:
+        connection = self._make(sock, peer, self._host)
+        self._connections[connection.fd] = connection
+        self._epoll.register(connection.fd, select.EPOLLIN)
+        self._host.context.counters.connection_opened()
+        return connection
+
+    def _turn(self, connection: Turns) -> bool:
+        try:
+            open_still = connection.turn()
+        except Exception:
+            log.exception("%s: closed", connection.peer)
+            open_still = False
+        if not open_still:
+            self._end(connection)
+        elif connection.has_pending and not connection.in_message:
+            self._pending.append(connection)
+        return open_still
+
+    def _turn_pending(self) -> None:
+        for _ in range(len(self._pending)):
+            connection = self._pending.popleft()
+            if connection.sock.fileno() >= 0:
+                self._turn(connection)
+
+    def _end(self, connection: Turns) -> None:
+        fd = next((fd for fd, each in self._connections.items() if each is connection), None)
+        if fd is not None:
+            del self._connections[fd]
+            self._epoll.unregister(fd)
+        connection.close()
+        self._host.context.counters.connection_closed()
+
+    def _close_late(self, now: float) -> None:
+        for connection in list(self._connections.values()):
+            if now >= connection.deadline:
+                log.info("%s: closed: %s", connection.peer, connection.why_late)
+                self._end(connection)
+
+    def _accept_rest(self, acceptor: Acceptor) -> None:
+        for taken in acceptor.waiting():
+            self._adopt(*taken)
+
+    def _finish(self) -> None:
+        """Answers whatever has arrived, waits for what is arriving, closes the rest."""
+        while self._connections:
+            ready = {fd for fd, _ in self._epoll.poll(0)} | {each.fd for each in self._pending}
+            self._pending.clear()
+            for fd, connection in list(self._connections.items()):
+                if fd in ready:
+                    self._turn(connection)
+                elif not connection.in_message or time.monotonic() >= connection.deadline:
+                    self._end(connection)
+            if self._connections and not ready:
+                time.sleep(_STEP_BACK_S)
+
+    def drain(self) -> None:
+        """Finishes what is in hand, then ends."""
+        self._host.drain()

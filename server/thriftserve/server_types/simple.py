@@ -1,0 +1,45 @@
+"""TSimpleServer: one connection at a time, in the one thread.
+
+    accept --> serve it to its end --> accept
+
+The next client waits in the kernel's queue until the one before has gone, or was idle for --idle-timeout-s.
+"""
+
+from __future__ import annotations
+
+from thriftserve.server_types.accepting import Acceptor
+from thriftserve.server_types.connection import Connection
+from thriftserve.server_types.host import Host
+from thriftserve.server_types.refuser import Doorman, Refuser
+
+
+class TSimpleServer:
+    """Serves one connection after the other. For tests and debugging: everyone else waits."""
+
+    def __init__(self, host: Host) -> None:
+        self._host = host
+        self._current: Connection | None = None
+
+    def prepare(self) -> None:
+        """Loads what is served."""
+        self._host.load()
+
+    def run(self) -> None:
+        """Serves until drained."""
+        host = self._host
+        acceptor = Acceptor(host)
+        Doorman(host, acceptor, Refuser(host)).start()
+        host.begin()
+        for sock, peer in acceptor:
+            self._current = Connection(sock, peer, host)
+            host.context.counters.connection_opened()
+            try:
+                self._current.serve()
+            finally:
+                host.context.counters.connection_closed()
+
+    def drain(self) -> None:
+        """Finishes what is in hand, then ends."""
+        self._host.drain()
+        if self._current is not None:
+            self._current.drain()

@@ -1,0 +1,173 @@
+"""TThreadPoolServer: N threads take connections from a queue; one session shared by all of them.
+
+    accept --> queue --> thread: serve it while it is busy --> idle --> parked --> readable --> queue
+
+A thread belongs to a connection while requests come, and for a moment after. Then the connection is
+parked with the thread that accepts, so that idle clients, however many, hold no thread. Where others
+wait, it goes to the back of the queue after each turn, so that busy clients do not starve them.
+"""
+
+from __future__ import annotations
+
+import logging
+import queue
+import select
+import threading
+import time
+from collections.abc import Callable
+
+from thriftserve.server_types.accepting import Acceptor, OutOfDescriptors
+from thriftserve.server_types.connection import Connection
+from thriftserve.server_types.host import Host
+from thriftserve.server_types.refuser import Refuser
+
+log = logging.getLogger(__name__)
+
+#: How long a thread waits for a connection's next request before it parks it. Longer than a client
+#: takes between two calls in a row, and short against anything a person would notice.
+LINGER_S = 0.02
+#: How long a connection may keep its thread while others wait.
+TURN_S = 0.01
+_SWEEP_S = 1.0
+
+
+class TThreadPoolServer:
+    """A pool of `threads` threads; connections wait their turn in a bounded queue."""
+
+    def __init__(self, host: Host) -> None:
+        self._host = host
+        self._ready: queue.Queue[Connection | None] = queue.Queue()
+        self._parked: dict[int, Connection] = {}
+        self._lock = threading.Lock()
+        self._epoll: select.epoll
+        self._refuser = Refuser(host)
+        self._open = 0
+        self._closing = False
+
+    def prepare(self) -> None:
+        """Loads what is served."""
+        self._host.load()
+
+    def run(self) -> None:
+        """Serves until drained."""
+        host = self._host
+        threads = [threading.Thread(target=self._work, name=f"pool-{n}", daemon=True) for n in range(host.settings.threads)]
+        with select.epoll() as self._epoll:
+            for thread in threads:
+                thread.start()
+            self._accept_all(Acceptor(host))
+            self._drain_parked()
+            for _ in threads:
+                self._ready.put(None)
+            for thread in threads:
+                thread.join()
+
+    def _accept_all(self, acceptor: Acceptor) -> None:
+        host = self._host
+        listening = acceptor.sock.fileno()
+        self._epoll.register(listening, select.EPOLLIN)
+        self._epoll.register(host.wakeup.fd, select.EPOLLIN)
+        host.begin()
+        sweep_at = time.monotonic() + _SWEEP_S
+        while not host.draining:
+            for fd, _ in self._epoll.poll(_SWEEP_S):
+                if fd == listening:
+                    self._accept(acceptor)
+                elif fd != host.wakeup.fd:
+                    self._unpark(fd)
+            if time.monotonic() >= sweep_at:
+                self._close_idle()
+                sweep_at = time.monotonic() + _SWEEP_S
+        self._accept(acceptor)
+
+    def _accept(self, acceptor: Acceptor) -> None:
+        settings = self._host.settings
+        try:
+            while (taken := acceptor.take()) is not None:
+                if self._open >= settings.max_connections:
+                    self._refuser.refuse(*taken, f"{settings.max_connections} connections are open, the limit")
+                elif self._ready.qsize() >= settings.max_queued:
+                    self._refuser.refuse(*taken, f"the queue is full: {settings.max_queued} connections wait already")
+                else:
+                    self._take(Connection(*taken, self._host))
+        except OutOfDescriptors:
+            return
+
+    def _take(self, connection: Connection) -> None:
+        with self._lock:
+            self._open += 1
+        self._host.context.counters.connection_opened()
+        self._ready.put(connection)
+
+    def _work(self) -> None:
+        while (connection := self._ready.get()) is not None:
+            turn_ends = time.monotonic() + TURN_S
+            try:
+                open_still = connection.serve_while_busy(
+                    LINGER_S, _when(self._ready, turn_ends)
+                )
+                if open_still and not self._park(connection):
+                    connection.serve()  # the host drains: answers what had arrived, then ends
+                    open_still = False
+            except Exception:
+                log.exception("%s: closed", connection.peer)
+                open_still = False
+            if not open_still:
+                self._end(connection)
+
+    def _park(self, connection: Connection) -> bool:
+        """Has the connection watched, or queued where more of it was read already; false once the host drains."""
+        with self._lock:
+            if self._closing:
+                return False
+            if connection.has_pending:
+                self._ready.put(connection)
+                return True
+            fd = connection.sock.fileno()
+            self._parked[fd] = connection
+            self._epoll.register(fd, select.EPOLLIN | select.EPOLLONESHOT)
+            return True
+
+    def _unpark(self, fd: int) -> None:
+        with self._lock:
+            connection = self._parked.pop(fd, None)
+            if connection is not None:
+                self._epoll.unregister(fd)
+        if connection is not None:
+            self._ready.put(connection)
+
+    def _close_idle(self) -> None:
+        limit_s = self._host.settings.idle_timeout_s
+        for fd, connection in list(self._parked.items()):
+            if connection.idle_for_s > limit_s:
+                with self._lock:
+                    found = self._parked.pop(fd, None)
+                    if found is not None:
+                        self._epoll.unregister(fd)
+                if found is not None:
+                    log.info("%s: closed: idle for %g s", connection.peer, limit_s)
+                    self._end(connection)
+
+    def _drain_parked(self) -> None:
+        with self._lock:
+            self._closing = True
+        for fd in list(self._parked):
+            self._unpark(fd)  # a thread answers what had arrived, and ends it
+
+    def _end(self, connection: Connection) -> None:
+        connection.close()
+        self._closed()
+
+    def _closed(self) -> None:
+        with self._lock:
+            self._open -= 1
+        self._host.context.counters.connection_closed()
+
+    def drain(self) -> None:
+        """Finishes what is in hand, then ends."""
+        self._host.drain()
+
+
+def _when(ready: queue.Queue[Connection | None], turn_ends: float) -> Callable[[], bool]:
+    """Tells whether a connection's turn is over: others wait, and it had its time."""
+    return lambda: not ready.empty() and time.monotonic() >= turn_ends

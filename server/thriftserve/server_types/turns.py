@@ -1,0 +1,112 @@
+"""Connections that one thread serves in turns: one whole message of one client, then the next client's.
+
+    readable --> turn(): read what is there; a message is whole --> answer it --> send
+
+`FramedTurns` reads without waiting. `BufferedTurns` has to wait for the rest of a message that has begun,
+for the buffered transport shows its end only to the decoder.
+"""
+
+from __future__ import annotations
+
+import logging
+import select
+import socket
+import ssl
+import time
+
+from thriftserve.rpc import BadMessage
+from thriftserve.server_types.connection import Connection
+from thriftserve.server_types.host import Host
+from thriftserve.server_types.polled import PeerGone, PolledConnection
+from thriftserve_client.channel import ChannelClosed, ChannelTimeout
+from thriftserve_client.framing import Frame, FrameError
+
+log = logging.getLogger(__name__)
+
+#: A large message whose bytes keep coming is read on for this long, before others get their turn.
+_READ_ON_S = 0.02
+_NEXT_BYTES_MS = 1.0
+
+
+class FramedTurns(PolledConnection):
+    """A framed connection served in turns."""
+
+    def __init__(self, sock: socket.socket, peer: str, host: Host) -> None:
+        super().__init__(sock, peer, host)
+        self._counters = host.context.counters
+
+    def turn(self) -> bool:
+        """Reads what is there and answers at most one message; false where the connection has ended."""
+        try:
+            frame = self.next_message() or self._read_on()
+            return self._answer(frame) if frame else True
+        except PeerGone:
+            return False
+        except (BadMessage, FrameError) as error:
+            log.warning("%s: closed: %s", self.peer, error)
+        except (ChannelTimeout, ChannelClosed) as error:
+            log.info("%s: closed: %s", self.peer, error)
+        except (ssl.SSLError, OSError) as error:
+            log.info("%s: broken: %s", self.peer, error)
+        return False
+
+    def _answer(self, frame: Frame) -> bool:
+        self._counters.begin_request()
+        try:
+            parts = self.exchange.answer(frame, self.arrival())
+        finally:
+            self._counters.end_request()
+        if parts and not self.send(parts):
+            self._send_on()
+        return not self.exchange.broken
+
+    def _read_on(self) -> Frame | None:
+        if not self.in_message:
+            return None
+        poll = select.poll()
+        poll.register(self.fd, select.POLLIN)
+        until = time.monotonic() + _READ_ON_S
+        frame = None
+        while frame is None and time.monotonic() < until and poll.poll(_NEXT_BYTES_MS):
+            frame = self.next_message()
+        return frame
+
+    def _send_on(self) -> None:
+        poll = select.poll()
+        poll.register(self.fd, select.POLLOUT)
+        while (left_s := self.deadline - time.monotonic()) > 0:
+            poll.poll(left_s * 1000)
+            if self.send_rest():
+                return
+        raise ChannelTimeout(self.why_late)
+
+
+class BufferedTurns(Connection):
+    """A connection of the buffered transport served in turns."""
+
+    @property
+    def fd(self) -> int:
+        """The socket's descriptor."""
+        return self.sock.fileno()
+
+    @property
+    def deadline(self) -> float:
+        """When it is closed if nothing happens, monotonic seconds."""
+        return self.last_used + self.host.settings.idle_timeout_s
+
+    @property
+    def why_late(self) -> str:
+        """What `deadline` was set for."""
+        return f"idle for {self.host.settings.idle_timeout_s:g} s"
+
+    @property
+    def in_message(self) -> bool:
+        """A turn reads a message to its end."""
+        return False
+
+    def turn(self) -> bool:
+        """Answers one message that has begun to come; false where the connection has ended."""
+        return self.serve_while_busy(None, lambda: True)
+
+
+Turns = FramedTurns | BufferedTurns
