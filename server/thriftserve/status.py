@@ -1,6 +1,6 @@
 """What a server knows of itself at one moment, in neutral terms.
 
-    scoreboard (shared memory) + psutil  -->  ServerSnapshot  -->  handler: getServerStatus
+scoreboard (shared memory) + psutil  -->  ServerSnapshot  -->  handler: getServerStatus
 """
 
 from __future__ import annotations

@@ -15,6 +15,8 @@ import logging
 from collections.abc import Callable, Sequence
 from typing import Any
 
+from thriftserve.errors import InvalidArgument
+
 #: Arrays in, values out; a value of rank 0 comes as a numpy scalar or as bytes.
 Call = Callable[..., list[Any]]
 #: RunOptions.inter_op_thread_pool: "run in the thread that calls".
@@ -45,7 +47,11 @@ def make_call(session: Any, feeds: Sequence[str], fetches: Sequence[str], *, in_
 
 def _public_call(session: Any, feeds: tuple[str, ...], fetches: list[str], options: Any) -> Call:
     def call(*arrays: Any) -> list[Any]:
-        values: list[Any] = session.run(fetches, dict(zip(feeds, arrays, strict=True)), options=options)
+        try:
+            values: list[Any] = session.run(fetches, dict(zip(feeds, arrays, strict=True)), options=options)
+        except (TypeError, ValueError) as error:
+            # Session.run looks at what is fed before TensorFlow does, and says so in Python's own terms.
+            raise InvalidArgument(f"the model refused the inputs: {error}") from error
         return values
 
     return call

@@ -84,7 +84,7 @@ def endpoints(meta_graph: Any, path: Path) -> dict[str, Endpoint]:
     """
     found: dict[str, Endpoint] = {}
     faults: list[str] = []
-    for name, definition in meta_graph.signature_def.items():
+    for name, definition in sorted(meta_graph.signature_def.items()):
         if name in INTERNAL_SIGNATURES:
             continue
         try:
@@ -101,12 +101,12 @@ def _endpoint(name: str, definition: Any) -> Endpoint:
     return Endpoint(
         Signature(
             name,
-            {key: _spec(key, info) for key, info in definition.inputs.items()},
-            {key: _spec(key, info) for key, info in definition.outputs.items()},
+            {key: _spec(key, info) for key, info in sorted(definition.inputs.items())},
+            {key: _spec(key, info) for key, info in sorted(definition.outputs.items())},
             definition.method_name,
         ),
-        {key: info.name for key, info in definition.inputs.items()},
-        {key: info.name for key, info in definition.outputs.items()},
+        {key: info.name for key, info in sorted(definition.inputs.items())},
+        {key: info.name for key, info in sorted(definition.outputs.items())},
     )
 
 

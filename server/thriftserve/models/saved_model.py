@@ -64,8 +64,8 @@ class SavedModelSession:
     def run(self, signature: str, inputs: Arrays, outputs: Sequence[str]) -> dict[str, Array]:
         """Runs one signature for the outputs wanted; see `Session.run` of thriftserve.models.session."""
         key = (signature, tuple(outputs))
-        call = self._calls.get(key) or self._prepare(key)
         try:
+            call = self._calls.get(key) or self._prepare(key)
             return call(inputs)
         except ThriftServeError:
             raise

@@ -28,6 +28,8 @@ def prepare(session: Any, endpoint: Endpoint, outputs: Sequence[str], *, in_call
         first.setdefault(tensor, name)
     fetches = [endpoint.fetches[name] for name in outputs]
     wanted = list(dict.fromkeys(tensor for tensor in fetches if tensor not in first))
+    if not wanted:
+        return _shared(_nothing, endpoint, first, tuple(outputs), wanted)
     call = make_call(session, list(first), wanted, in_callers_thread=in_callers_thread)
     if len(first) == len(endpoint.feeds) and wanted == fetches:
         return _plain(call, tuple(first.values()), tuple(outputs))
@@ -63,11 +65,16 @@ def _shared(
             if not np.array_equal(inputs[twin], inputs[name]):
                 raise InvalidArgument(f"inputs {name!r} and {twin!r} are one tensor of the model: send equal values")
         known = {tensor: inputs[name] for tensor, name in first.items()}
-        values = call(*known.values()) if wanted else []
+        values = call(*known.values())
         known.update(zip(wanted, map(as_array, values), strict=True))
         return {name: known[endpoint.fetches[name]] for name in outputs}
 
     return run
+
+
+def _nothing(*arrays: Any) -> list[Any]:
+    """Every output wanted is an input: TensorFlow makes no callable of that."""
+    return []
 
 
 def as_array(value: Any) -> Array:

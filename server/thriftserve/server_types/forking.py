@@ -135,6 +135,10 @@ class TForkingServer:
                 if status:
                     log.error("child %d ended with %d", pid, os.waitstatus_to_exitcode(status))
 
+    def drain(self) -> None:
+        """Finishes what is in hand, then ends."""
+        self._host.drain()
+
     # In the child
 
     def _child(self, sock: socket.socket, peer: str, slot: int) -> int:

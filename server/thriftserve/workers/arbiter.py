@@ -181,6 +181,8 @@ class Arbiter:
         self._board.free_children_of(worker.pid)
         expected = worker.state is State.DRAINING and code == ExitCode.OK
         log.log(logging.DEBUG if expected else logging.ERROR, "%s ended %s", worker.label, _how(code))
+        if self._stop_by is not None and not expected:
+            self._exit_code = self._exit_code or ExitCode.INTERNAL
         place = worker.place
         if worker is place.successor:
             place.successor = None
