@@ -32,12 +32,15 @@ class SslOptions:
         """A context made of the files.
 
         Raises:
-            OSError: a file is missing; ssl.SSLError where it holds no certificate or key.
+            ConnectionFailed: a file is missing, or holds no certificate or key.
         """
-        context = ssl.create_default_context(cafile=self.ca_file)
-        context.minimum_version = ssl.TLSVersion.TLSv1_2
-        if self.cert_file:
-            context.load_cert_chain(self.cert_file, self.key_file)
+        try:
+            context = ssl.create_default_context(cafile=self.ca_file)
+            context.minimum_version = ssl.TLSVersion.TLSv1_2
+            if self.cert_file:
+                context.load_cert_chain(self.cert_file, self.key_file)
+        except OSError as error:  # ssl.SSLError is one
+            raise ConnectionFailed(f"{self} can't be used: {error.strerror or error}") from None
         return context
 
 
@@ -62,6 +65,7 @@ class Address:
             ConnectionFailed: nobody listens there, the name is unknown, the handshake failed, or all that
                 took longer than `timeout_s`. The message says which.
         """
+        context = self.ssl.context() if self.ssl else None
         try:
             sock = self._open(timeout_s)
         except TimeoutError:
@@ -72,7 +76,7 @@ class Address:
             raise ConnectionFailed(f"{self} refused the connection: does a server listen there?") from None
         except OSError as error:
             raise ConnectionFailed(f"no connection to {self}: {error.strerror or error}") from None
-        return self._secure(sock) if self.ssl else sock
+        return self._secure(sock, context) if context else sock
 
     def _open(self, timeout_s: float | None) -> socket.socket:
         if not self.unix_socket:
@@ -89,11 +93,11 @@ class Address:
             raise
         return sock
 
-    def _secure(self, sock: socket.socket) -> socket.socket:
+    def _secure(self, sock: socket.socket, context: ssl.SSLContext) -> socket.socket:
         """The same connection under TLS; each step of the handshake has the connect time-out."""
-        options = self.ssl or SslOptions()
+        name = (self.ssl.server_hostname if self.ssl else None) or self.host
         try:
-            return options.context().wrap_socket(sock, server_hostname=options.server_hostname or self.host)
+            return context.wrap_socket(sock, server_hostname=name)
         except TimeoutError:
             reason = "it did not answer in time: does it expect TLS?"
         except ssl.SSLCertVerificationError as error:
@@ -101,6 +105,6 @@ class Address:
         except ssl.SSLError as error:
             reason = f"{error.reason or error}: does it expect TLS, and this client's certificate?"
         except OSError as error:
-            reason = f"{error.filename or ''} {error.strerror or error}: does it expect TLS?".strip()
+            reason = f"{error.strerror or error}: does it expect TLS?"
         sock.close()
         raise ConnectionFailed(f"TLS with {self} failed: {reason}")

@@ -17,6 +17,7 @@ from thriftserve_idl.ttypes import ModelSpec, Tensor
 #: An encoded image, or the path of a file that holds one.
 Image = bytes | bytearray | memoryview | str | os.PathLike[str]
 
+_ONE_IMAGE = (bytes, bytearray, memoryview, str, os.PathLike)
 _MAX_I32 = 2**31 - 1
 
 
@@ -55,7 +56,7 @@ def encoded_images(images: Image | Sequence[Image]) -> list[bytes]:
     Raises:
         OSError: a file can't be read.
     """
-    several = [images] if isinstance(images, Image) else images
+    several = [images] if isinstance(images, _ONE_IMAGE) else images
     return [_encoded(image) for image in several]
 
 

@@ -1,0 +1,99 @@
+"""thriftserve-client: one call to a server from the command line.
+
+argv + environment --flags--> Namespace --commands--> Report --> stdout (tables or JSON)
+errors --> stderr, one line, and an exit code
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import sys
+from argparse import Namespace
+from collections.abc import Sequence
+from enum import IntEnum
+
+from thriftserve_client.address import SslOptions
+from thriftserve_client.cli_commands import COMMANDS
+from thriftserve_client.cli_flags import UsageError, parse
+from thriftserve_client.client import Client
+from thriftserve_client.errors import (
+    CallTimeout,
+    ConnectionFailed,
+    ProtocolMismatch,
+    ServerError,
+    ThriftServeClientError,
+)
+
+
+class ExitCode(IntEnum):
+    """How the command ends."""
+
+    OK = 0
+    #: The server answered with an error, or not as a thriftserve server does.
+    SERVER = 1
+    #: The command line, an input or a file is wrong; nothing was asked of the server but metadata.
+    USAGE = 2
+    CONNECTION = 3
+    TIMEOUT = 4
+    #: Ctrl-C: 128 + SIGINT.
+    INTERRUPTED = 130
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    """Runs one command; returns an `ExitCode`. `--help` and wrong flags leave through SystemExit, as argparse does."""
+    try:
+        return _run(parse(argv))
+    except KeyboardInterrupt:
+        return ExitCode.INTERRUPTED
+    except BrokenPipeError:
+        # The reader (head, less) has gone. What Python would still flush at exit goes nowhere, quietly.
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        return ExitCode.OK
+
+
+def _run(arguments: Namespace) -> int:
+    try:
+        with _client(arguments) as client:
+            report = COMMANDS[arguments.command](client, arguments)
+        print(json.dumps(report.data) if arguments.json else report.text)
+        sys.stdout.flush()
+    except BrokenPipeError:
+        raise
+    except ServerError as error:
+        return _fail(ExitCode.SERVER, f"{error}{' (the same call may succeed later)' if error.retryable else ''}")
+    except ProtocolMismatch as error:
+        return _fail(ExitCode.SERVER, str(error))
+    except ConnectionFailed as error:
+        return _fail(ExitCode.CONNECTION, f"{error} (see --host, --port, --unix-socket)")
+    except CallTimeout as error:
+        return _fail(ExitCode.TIMEOUT, f"{error} (see --timeout-s, now {arguments.timeout_s:g})")
+    except (UsageError, ThriftServeClientError) as error:
+        return _fail(ExitCode.USAGE, str(error))
+    except OSError as error:
+        return _fail(ExitCode.USAGE, f"{error.filename or ''}: {error.strerror or error}".removeprefix(": "))
+    return ExitCode.OK
+
+
+def _client(arguments: Namespace) -> Client:
+    secure = arguments.tls or arguments.tls_ca or arguments.tls_cert
+    options = SslOptions(arguments.tls_ca, arguments.tls_cert, arguments.tls_key, arguments.tls_server_name)
+    return Client(
+        arguments.host,
+        arguments.port,
+        unix_socket=arguments.unix_socket,
+        transport=arguments.transport,
+        protocol=arguments.protocol,
+        timeout_s=arguments.timeout_s,
+        ssl=options if secure else None,
+        max_message_bytes=arguments.max_message_bytes,
+    )
+
+
+def _fail(code: ExitCode, message: str) -> ExitCode:
+    print("thriftserve-client: " + " ".join(message.split()), file=sys.stderr)
+    return code
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,118 @@
+"""The commands of thriftserve-client.
+
+Client + Namespace --command--> Report(data for --json, text for people)
+"""
+
+from __future__ import annotations
+
+import time
+from argparse import Namespace
+from collections.abc import Callable
+from dataclasses import asdict
+from typing import Any
+
+from thriftserve_client import results
+from thriftserve_client.cli_runs import classify, detect, predict
+from thriftserve_client.cli_tables import Report, duration, mebibytes, pairs, table
+from thriftserve_client.client import Client
+
+
+def _ping(client: Client, _: Namespace) -> Report:
+    begun = time.monotonic()
+    client.ping()
+    elapsed_ms = (time.monotonic() - begun) * 1e3
+    return Report({"ok": True, "elapsed_ms": round(elapsed_ms, 3)}, f"ok, {elapsed_ms:.1f} ms with connecting")
+
+
+def _status(client: Client, _: Namespace) -> Report:
+    status = client.server_status()
+    answered = status.past_requests + sum(worker.requests for worker in status.workers)
+    failed = status.past_errors + sum(worker.errors for worker in status.workers)
+    facts = pairs(
+        [
+            ("state", status.state),
+            ("server type", status.server_type),
+            ("version", status.version),
+            ("pid", str(status.pid)),
+            ("up", duration(status.uptime_s)),
+            ("models", ", ".join(status.models) or "none"),
+            ("requests", f"{answered} answered, {failed} of them with an error, {status.refused} refused"),
+        ]
+    )
+    return Report(asdict(status), f"{facts}\n\n{_workers(status.workers)}")
+
+
+def _workers(workers: tuple[results.WorkerStatus, ...]) -> str:
+    headings = ("worker", "pid", "state", "device", "memory", "cpu", "up", "requests", "errors", "in flight", "conns")
+    rows = [
+        (
+            str(one.index),
+            str(one.pid),
+            one.state,
+            one.device,
+            mebibytes(one.rss_bytes),
+            f"{one.cpu_s:.1f} s",
+            duration(one.uptime_s),
+            str(one.requests),
+            str(one.errors),
+            str(one.in_flight),
+            str(one.connections),
+        )
+        for one in workers
+    ]
+    texts = {"state", "device"}
+    return table(headings, rows, right=set(headings) - texts) if rows else "no workers"
+
+
+def _models(client: Client, _: Namespace) -> Report:
+    models = client.models()
+    rows = [
+        (model.name, str(one.version), one.state, ", ".join(one.labels), _failure(one))
+        for model in models
+        for one in model.versions
+    ]
+    text = table(("model", "version", "state", "labels", "error"), rows, right={"version"})
+    return Report([asdict(model) for model in models], text if rows else "no models")
+
+
+def _failure(version: results.VersionStatus) -> str:
+    return f"{version.error}: {version.error_message}" if version.error else version.error_message
+
+
+def _metadata(client: Client, arguments: Namespace) -> Report:
+    found = client.metadata(arguments.model, version=arguments.version, label=arguments.label)
+    blocks = [f"{found.model} version {found.version}, {found.platform}"]
+    for signature in found.signatures.values():
+        rows = [("input", *_tensor(one)) for one in signature.inputs.values()]
+        rows += [("output", *_tensor(one)) for one in signature.outputs.values()]
+        method = f" ({signature.method_name})" if signature.method_name else ""
+        blocks.append(f"{signature.name}{method}\n{table(('', 'name', 'type', 'shape'), rows)}")
+    if found.labels:
+        shown = ", ".join(found.labels[:20]) + (", …" if len(found.labels) > 20 else "")
+        blocks.append(f"{len(found.labels)} labels: {shown}")
+    return Report(_metadata_data(found), "\n\n".join(blocks))
+
+
+def _tensor(one: results.TensorInfo) -> tuple[str, str, str]:
+    if one.shape is None:
+        return one.name, one.dtype.name, "any"
+    return one.name, one.dtype.name, f"[{', '.join('?' if size is None else str(size) for size in one.shape)}]"
+
+
+def _metadata_data(found: results.ModelMetadata) -> Any:
+    data = asdict(found)
+    for signature in data["signatures"].values():
+        for one in (*signature["inputs"].values(), *signature["outputs"].values()):
+            one["dtype"] = one["dtype"].name
+    return data
+
+
+COMMANDS: dict[str, Callable[[Client, Namespace], Report]] = {
+    "ping": _ping,
+    "status": _status,
+    "models": _models,
+    "metadata": _metadata,
+    "predict": predict,
+    "classify": classify,
+    "detect": detect,
+}

@@ -1,0 +1,195 @@
+"""The flags of thriftserve-client.
+
+argv + THRIFTSERVE_HOST, THRIFTSERVE_PORT --> Namespace
+"""
+
+from __future__ import annotations
+
+import os
+from argparse import SUPPRESS, ArgumentParser, ArgumentTypeError, Namespace, RawDescriptionHelpFormatter
+from collections.abc import Callable, Sequence
+from typing import NoReturn
+
+from thriftserve_client.client import TRANSPORTS
+from thriftserve_client.wire import DEFAULT_MAX_MESSAGE_BYTES, PROTOCOLS
+
+_ABOUT = """\
+Calls a thriftserve server.
+
+examples:
+  thriftserve-client ping
+  thriftserve-client --host model-1 --port 9090 status
+  thriftserve-client metadata half_plus_two
+  thriftserve-client predict half_plus_two --input 'x=[1, 2, 5]'
+  thriftserve-client classify digits scan-1.png scan-2.png --top-k 3
+"""
+
+_EXIT_CODES = """\
+exit codes:
+  0 done   1 the server answered with an error   2 wrong usage, input or file
+  3 no connection   4 no answer in time   130 interrupted
+"""
+
+_PREDICT = """\
+Runs a signature of a model.
+
+An input is NAME=VALUE, once for each input of the signature:
+  x=[1, 2, 5]        JSON, of the element type that the model's metadata gives; strings become STRING
+  x=@values.json     JSON from a file
+  x=photo.npy        an array as numpy.save writes it, of the type that it has
+  @inputs.npz        several arrays as numpy.savez writes them, by their names
+
+examples:
+  thriftserve-client predict half_plus_two --input 'x=[1, 2, 5]'
+  thriftserve-client predict text --input 'words=[["what", "a", "day"]]' --input 'nwords=[3]' --output labels
+  thriftserve-client predict saliency --input img_in=photo.npy --save out.npz
+  thriftserve-client predict mobilenet --label canary --input images=batch.npy --json
+"""
+
+_CLASSIFY = """\
+Names the best classes of image files (JPEG, PNG, GIF, BMP, WebP, TIFF). The server decodes them.
+
+example:
+  thriftserve-client classify digits scan-1.png scan-2.png --top-k 3
+"""
+
+_DETECT = """\
+Finds objects in image files (JPEG, PNG, GIF, BMP, WebP, TIFF). The server decodes them.
+
+example:
+  thriftserve-client detect street crossing.jpg --min-score 0.6
+"""
+
+_METADATA = """\
+Shows the signatures of a model: names, element types and shapes of inputs and outputs; and its labels.
+
+example:
+  thriftserve-client metadata half_plus_two --version 123
+"""
+
+
+class UsageError(Exception):
+    """The command line asks for what can't be; the message says what would do."""
+
+
+class _Parser(ArgumentParser):
+    """A parser whose errors are one line."""
+
+    def error(self, message: str) -> NoReturn:
+        self.exit(2, f"{self.prog}: {message} ({self.prog} --help shows examples)\n")
+
+
+def parse(argv: Sequence[str] | None = None) -> Namespace:
+    """The command line, parsed; `command` is a name in `cli_commands.COMMANDS`."""
+    parser = _Parser(
+        prog="thriftserve-client",
+        usage="%(prog)s [options] COMMAND …",
+        description=_ABOUT,
+        epilog=_EXIT_CODES,
+        formatter_class=RawDescriptionHelpFormatter,
+    )
+    _connection_flags(parser, suppress=False)
+    commands = parser.add_subparsers(dest="command", metavar="COMMAND", required=True)
+
+    def add(name: str, summary: str, about: str = "", operands: str = "") -> ArgumentParser:
+        command = commands.add_parser(
+            name,
+            prog=f"thriftserve-client {name}",
+            usage=f"%(prog)s {operands}[options]",
+            help=summary,
+            description=about or summary,
+            formatter_class=RawDescriptionHelpFormatter,
+        )
+        # The same flags behind the command's name; a default there would undo what stood before it.
+        _connection_flags(command, suppress=True)
+        return command
+
+    add("ping", "is the server taking requests?")
+    add("status", "the server and its workers")
+    add("models", "every model's versions and their states")
+    _version_flags(_model(add("metadata", "a model's inputs, outputs and labels", _METADATA, "MODEL ")))
+    _predict_flags(_version_flags(_model(add("predict", "run a model on arrays or JSON", _PREDICT, "MODEL "))))
+    classify = _version_flags(_images(add("classify", "name what image files show", _CLASSIFY, "MODEL IMAGE… ")))
+    classify.add_argument("--top-k", type=_whole(1), help="classes for each image (default: 5)")
+    detect = _version_flags(_images(add("detect", "find objects in image files", _DETECT, "MODEL IMAGE… ")))
+    detect.add_argument("--min-score", type=float, help="leave out boxes below this score (default: 0.5)")
+    detect.add_argument("--max-detections", type=_whole(1), help="boxes for each image (default: 100)")
+    return parser.parse_args(argv)
+
+
+def _connection_flags(parser: ArgumentParser, *, suppress: bool) -> None:
+    group = parser.add_argument_group("connection and output")
+
+    def add(name: str, default: object, text: str, **how: object) -> None:
+        shown = "" if default in (None, False) else f" (default: {default})"
+        group.add_argument(
+            name,
+            default=SUPPRESS if suppress else default,
+            help=text + shown,
+            **how,  # type: ignore[arg-type]  # argparse's own keywords
+        )
+
+    add("--host", os.environ.get("THRIFTSERVE_HOST", "127.0.0.1"), "the server's host; also THRIFTSERVE_HOST")
+    add("--port", os.environ.get("THRIFTSERVE_PORT", "9090"), "its port; also THRIFTSERVE_PORT", type=_whole(1, 65535))
+    add("--unix-socket", None, "its Unix socket, instead of host and port", metavar="PATH")
+    add("--transport", "framed", "as the server has it", choices=TRANSPORTS)
+    add("--protocol", "binary", "as the server has it", choices=PROTOCOLS)
+    add("--timeout-s", 30.0, "seconds that a call may take", type=_seconds)
+    add("--max-message-bytes", DEFAULT_MAX_MESSAGE_BYTES, "the largest request or answer", type=_whole(1))
+    add("--tls", False, "speak TLS, trusting the system's authorities", action="store_true")
+    add("--tls-ca", None, "speak TLS, trusting the authorities in this PEM file", metavar="FILE")
+    add("--tls-cert", None, "this client's own certificate (mutual TLS)", metavar="FILE")
+    add("--tls-key", None, "its key, where it is not in the same file", metavar="FILE")
+    add("--tls-server-name", None, "the name in the server's certificate, where it is not the host", metavar="NAME")
+    add("--json", False, "print JSON, for programs", action="store_true")
+
+
+def _model(parser: ArgumentParser) -> ArgumentParser:
+    parser.add_argument("model", metavar="MODEL", help="the name that the model is served under")
+    return parser
+
+
+def _images(parser: ArgumentParser) -> ArgumentParser:
+    _model(parser).add_argument("images", metavar="IMAGE", nargs="+", help="image files, sent as one request")
+    parser.add_argument("--signature", metavar="NAME", help='the signature (default: "serving_default")')
+    return parser
+
+
+def _version_flags(parser: ArgumentParser) -> ArgumentParser:
+    which = parser.add_mutually_exclusive_group()
+    which.add_argument("--version", type=int, help="an exact version (default: the newest)")
+    which.add_argument("--label", help="the version that this label points at")
+    return parser
+
+
+def _predict_flags(parser: ArgumentParser) -> None:
+    parser.add_argument(
+        "--input", dest="inputs", metavar="NAME=VALUE", action="append", default=[], help="an input; see above"
+    )
+    parser.add_argument(
+        "--output", dest="outputs", metavar="NAME", action="append", help="only this output; repeatable"
+    )
+    parser.add_argument("--signature", metavar="NAME", help='the signature (default: "serving_default")')
+    parser.add_argument("--save", metavar="PATH", help="write the outputs: FILE.npz, or a directory for one .npy each")
+    parser.add_argument("--request-id", metavar="TEXT", help="stands in the server's log lines about this request")
+
+
+def _whole(least: int, most: int | None = None) -> Callable[[str], int]:
+    span = f"a whole number from {least}" + (f" to {most}" if most else " up")
+
+    def number(text: str) -> int:
+        if not text.isascii() or not text.isdigit() or int(text) < least or (most and int(text) > most):
+            raise ArgumentTypeError(f"{text!r} is not {span}")
+        return int(text)
+
+    return number
+
+
+def _seconds(text: str) -> float:
+    try:
+        value = float(text)
+    except ValueError:
+        value = 0.0
+    if not 0 < value < 1e6:
+        raise ArgumentTypeError(f"{text!r} is not a number of seconds above 0")
+    return value

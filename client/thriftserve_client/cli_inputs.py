@@ -1,0 +1,120 @@
+"""Arrays from and to the command line.
+
+"x=[1,2]" | "x=@f.json" | "x=f.npy" | "@f.npz" --read_inputs(types)--> {"x": array}
+{"y": array} --save--> out.npz | DIR/y.npy
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable, Mapping, Sequence
+from pathlib import Path
+from typing import Any
+from zipfile import BadZipFile
+
+import numpy as np
+
+from thriftserve_client.cli_flags import UsageError
+from thriftserve_client.codec import numpy_dtype
+from thriftserve_client.results import Array, SignatureInfo, TensorInfo
+from thriftserve_idl.ttypes import DataType
+
+_FORMS = "expected NAME=JSON, NAME=@FILE.json, NAME=FILE.npy or @FILE.npz"
+
+
+def read_inputs(texts: Sequence[str], signature: Callable[[], SignatureInfo]) -> dict[str, Array]:
+    """The arrays that `--input` flags describe, by name.
+
+    `signature` is called when the first JSON value needs its element type, and fetches it from the server.
+
+    Raises:
+        UsageError: a flag's form, file or value is wrong.
+        OSError: a file can't be read.
+    """
+    arrays: dict[str, Array] = {}
+    for text in texts:
+        for name, array in _read_one(text, signature).items():
+            if name in arrays:
+                raise UsageError(f"input {name!r} is given twice")
+            arrays[name] = array
+    return arrays
+
+
+def _read_one(text: str, signature: Callable[[], SignatureInfo]) -> Mapping[str, Array]:
+    if text.startswith("@") and text.endswith(".npz"):
+        return _load(text[1:], ".npz")
+    name, equals, value = text.partition("=")
+    if not name or not equals:
+        raise UsageError(f"--input {text!r}: {_FORMS}")
+    if value.endswith(".npy"):
+        return {name: _load(value, ".npy")[""]}
+    source = Path(value[1:]).read_text(encoding="utf-8") if value.startswith("@") else value
+    return {name: _from_json(name, source, signature)}
+
+
+def _load(path: str, suffix: str) -> dict[str, Array]:
+    """The arrays in a .npz file; the one in a .npy file, under the name ""."""
+    try:
+        # No pickles: loading one runs what it says.
+        loaded: Any = np.load(path, allow_pickle=False)
+        if isinstance(loaded, np.ndarray):
+            arrays = {"": loaded}
+        else:
+            with loaded:
+                arrays = dict(loaded)
+    except (ValueError, EOFError, BadZipFile) as error:
+        raise UsageError(f"{path} is not a {suffix} file of plain arrays: {error}") from None
+    if ("" in arrays) != (suffix == ".npy"):
+        raise UsageError(f"{path} is not a {suffix} file")
+    return arrays
+
+
+def _from_json(name: str, source: str, signature: Callable[[], SignatureInfo]) -> Array:
+    try:
+        value = json.loads(source)
+    except json.JSONDecodeError as error:
+        raise UsageError(f"input {name!r} is no JSON ({error}): {source!r:.60}; {_FORMS}") from None
+    inputs = signature().inputs
+    if name not in inputs:
+        known = ", ".join(inputs) or "none"
+        raise UsageError(f"the signature has no input {name!r}; it has {known}")
+    return _array(value, inputs[name])
+
+
+def _array(value: Any, info: TensorInfo) -> Array:
+    """The array that a JSON value means for an input."""
+    dtype = numpy_dtype(info.dtype)
+    try:
+        array = np.asarray(value, dtype=dtype)
+    except (ValueError, TypeError, OverflowError) as error:
+        raise UsageError(f"input {info.name!r} takes {info.dtype.name}: {error}") from None
+    if info.dtype is DataType.STRING:
+        return array
+    # Numbers that would change their value on the way (1.5 for an INT32, 300 for a UINT8) are mistakes.
+    given = np.asarray(value)
+    if given.dtype.kind not in "biuf" or not _kept(given, array):
+        raise UsageError(f"input {info.name!r} takes {info.dtype.name}, which {json.dumps(value):.60} does not fit")
+    return array
+
+
+def _kept(given: Array, array: Array) -> bool:
+    if array.dtype.kind in "iub":
+        return bool((array.astype(given.dtype) == given).all())
+    return given.dtype.kind != "b"
+
+
+def save(outputs: Mapping[str, Array], path: str) -> str:
+    """Writes arrays to FILE.npz, or to one .npy each in a directory; returns what was written, for people.
+
+    STRING arrays are written as numpy's fixed-width bytes, which can be read without pickle.
+    """
+    plain = {name: array.astype("S") if array.dtype == object else array for name, array in outputs.items()}
+    if path.endswith(".npz"):
+        with open(path, "wb") as file:
+            np.savez(file, **plain)  # type: ignore[arg-type]  # the names are outputs', never allow_pickle
+        return path
+    directory = Path(path)
+    directory.mkdir(parents=True, exist_ok=True)
+    for name, array in plain.items():
+        np.save(directory / f"{name.replace('/', '_')}.npy", array)
+    return f"{directory}/ ({len(plain)} files)"
