@@ -6,6 +6,7 @@ from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 import numpy as np
+import pytest
 from thrift.protocol.TBinaryProtocol import TBinaryProtocolAcceleratedFactory
 from thrift.Thrift import TException
 from thrift.transport.TTransport import TMemoryBuffer
@@ -17,7 +18,7 @@ from thriftserve.models.session import Array, Arrays
 from thriftserve.models.signature import DEFAULT_SIGNATURE, Signature, TensorSpec
 from thriftserve.status import ServerPhase, ServerSnapshot, WorkerPhase, WorkerSnapshot
 from thriftserve_client.codec import from_tensor, to_tensor
-from thriftserve_idl.ttypes import DataType, ModelSpec, PredictRequest, PredictResponse
+from thriftserve_idl.ttypes import DataType, ErrorCode, ModelSpec, PredictError, PredictRequest, PredictResponse
 
 Function = Callable[[Arrays], dict[str, Any]]
 Shape = tuple[int | None, ...] | None
@@ -100,8 +101,9 @@ class Server:
 
     def __init__(self, *servables: Servable, max_image_pixels: int = 1_000_000) -> None:
         self.counter = Counter()
+        self.registry = Registry(servables)
         self.handler = PredictHandler(
-            Registry(servables),
+            self.registry,
             status=lambda: SNAPSHOT,
             counters=self.counter,
             max_image_pixels=max_image_pixels,
@@ -117,7 +119,8 @@ class Server:
         """Predict on arrays; fields of the request or of its model_spec by name."""
         of_spec = {key: fields.pop(key) for key in ("version", "version_label", "signature_name") if key in fields}
         tensors = {name: to_tensor(value) for name, value in inputs.items()}
-        return self.call("predict", PredictRequest(ModelSpec(model, **of_spec), tensors, **fields))
+        response: PredictResponse = self.call("predict", PredictRequest(ModelSpec(model, **of_spec), tensors, **fields))
+        return response
 
 
 def serve(session: Any, **fields: Any) -> Server:
@@ -128,6 +131,17 @@ def serve(session: Any, **fields: Any) -> Server:
 def arrays(response: PredictResponse) -> dict[str, Array]:
     """The outputs of a response."""
     return {name: from_tensor(tensor) for name, tensor in response.outputs.items()}
+
+
+def refused(call: Callable[[], Any], code: ErrorCode, *words: str) -> PredictError:
+    """The error that a call fails with; its message has all the words."""
+    with pytest.raises(PredictError) as caught:
+        call()
+    error = caught.value
+    assert error.code == code, error.message
+    for word in words:
+        assert word in error.message
+    return error
 
 
 def over_the_wire(struct: Any) -> Any:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from typing import Any
 
 import numpy as np
@@ -73,7 +74,7 @@ def _palette_with_transparency() -> bytes:
     return encoded(image, transparency=0)
 
 
-RED_IN_EVERY_MODE = {
+RED_IN_EVERY_MODE: dict[str, Callable[[], bytes]] = {
     "RGB": lambda: plain(4, 4),
     "RGBA": lambda: encoded(Image.new("RGBA", (4, 4), (*RED, 255))),
     "P": lambda: encoded(Image.new("RGB", (4, 4), RED).convert("P")),
@@ -159,6 +160,9 @@ def test_a_small_target_is_drafted(monkeypatch: pytest.MonkeyPatch) -> None:
     jpeg = encoded(photo(640, 480), "JPEG")
     decoded(jpeg, height=100, width=100)
     assert seen[0] == (160, 120)
+    seen.clear()
+    decoded(oriented(photo(640, 480), 6, "JPEG"), height=160, width=60)  # lies on its side: 480 x 640
+    assert seen[0] == (240, 320)
     seen.clear()
     decoded(jpeg, height=100, width=100, resample="nearest")
     assert seen[0] == (640, 480)

@@ -36,6 +36,7 @@ class ImageSettings:
 
     #: Name of the image input; None: the signature's only one of an image's shape.
     input: str | None = None
+    #: In pixels; the signature's own size goes before. One alone: the other follows in the image's proportions.
     height: int | None = None
     width: int | None = None
     #: 1 (grey), 3 (RGB) or 4 (RGBA); None: the signature's own.
