@@ -8,6 +8,7 @@ seam for changing models while serving.
 
 from __future__ import annotations
 
+import logging
 import threading
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
@@ -15,6 +16,8 @@ from dataclasses import dataclass
 from thriftserve.errors import Code, FailedPrecondition, InvalidArgument, NotFound
 from thriftserve.models.servable import Servable
 from thriftserve_idl.ttypes import ModelState
+
+log = logging.getLogger(__name__)
 
 
 @dataclass(frozen=True)
@@ -97,9 +100,12 @@ class Registry:
         return [one for model in before.values() for one in model.by_version.values() if id(one) not in kept]
 
     def close(self) -> None:
-        """Serves nothing any more and closes every session."""
+        """Serves nothing any more and closes every session; one that fails to close is told in the log."""
         for servable in self.replace(()):
-            servable.session.close()
+            try:
+                servable.session.close()
+            except Exception:  # a Python model's own code; the others still want closing
+                log.exception("model %s version %d failed to close", servable.name, servable.version)
 
     def _no_model(self, name: str) -> NotFound:
         served = ", ".join(repr(each) for each in self.names())

@@ -1,0 +1,94 @@
+"""The registry: who is found by name, version and label, and what is said where nobody is."""
+
+from __future__ import annotations
+
+import pytest
+
+from thriftserve.errors import FailedPrecondition, InvalidArgument, NotFound
+from thriftserve.models.python_model import PythonSession
+from thriftserve.models.registry import Registry, VersionStatus
+from thriftserve.models.servable import Servable
+from thriftserve_idl.ttypes import ModelState
+
+
+def servable(name: str, version: int, *labels: str) -> Servable:
+    session = PythonSession.open("served_models:Declared", "cpu")
+    return Servable(name, version, session, version_labels=labels)
+
+
+@pytest.fixture
+def registry() -> Registry:
+    return Registry([servable("a", 2, "stable"), servable("a", 10), servable("b", 1)])
+
+
+def test_newest_version_unless_one_is_named(registry: Registry) -> None:
+    """Without a version the highest number answers; with a version or label, that one."""
+    assert registry.get("a").version == 10
+    assert registry.get("a", 2).version == 2
+    assert registry.get("a", label="stable").version == 2
+    assert registry.get("b").name == "b"
+
+
+@pytest.mark.parametrize(
+    ("asked", "kind", "said"),
+    [
+        (("c", None, None), NotFound, "no model named 'c' is served; served: 'a', 'b'"),
+        (("a", 3, None), NotFound, "model 'a' has no version 3; served: 10, 2"),
+        (("a", 0, None), NotFound, "has no version 0"),
+        (("a", None, "canary"), FailedPrecondition, "has the label 'canary'; labels: 'stable'"),
+        (("b", None, ""), FailedPrecondition, "has the label ''; labels: none"),
+        (("a", 2, "stable"), InvalidArgument, "by version 2 and by label 'stable'"),
+    ],
+)
+def test_what_is_not_served_is_named(
+    registry: Registry, asked: tuple[str, int | None, str | None], kind: type[Exception], said: str
+) -> None:
+    """The message names what was asked for and what is served."""
+    with pytest.raises(kind, match=said):
+        registry.get(*asked)
+
+
+def test_empty_registry_says_so() -> None:
+    """Before anything is loaded, the message says that nothing is served."""
+    with pytest.raises(NotFound, match="served: none"):
+        Registry().get("a")
+
+
+def test_statuses(registry: Registry) -> None:
+    """Every version is listed newest first, by model; one model or version where it is named."""
+    newest = VersionStatus(10, ModelState.AVAILABLE)
+    older = VersionStatus(2, ModelState.AVAILABLE, labels=("stable",))
+    other = VersionStatus(1, ModelState.AVAILABLE)
+    assert registry.names() == ["a", "b"]
+    assert registry.statuses() == {"a": [newest, older], "b": [other]}
+    assert registry.statuses("a") == {"a": [newest, older]}
+    assert registry.statuses("a", 2) == {"a": [older]}
+    with pytest.raises(NotFound):
+        registry.statuses("c")
+    with pytest.raises(NotFound):
+        registry.statuses("a", 3)
+
+
+def test_replacing_gives_back_what_is_no_longer_served(registry: Registry) -> None:
+    """A swap serves the new set at once and hands back what fell out of it, still open."""
+    kept, dropped, gone = registry.get("a"), registry.get("a", 2), registry.get("b")
+    assert registry.replace([kept]) == [dropped, gone]
+    assert registry.names() == ["a"]
+    assert registry.servables() == [kept]
+
+
+def test_session_that_fails_to_close(registry: Registry, caplog: pytest.LogCaptureFixture) -> None:
+    """A model whose close fails is told in the log, and the others are closed all the same."""
+    first, *others = [one.session._model for one in registry.servables()]  # type: ignore[attr-defined]  # its steps
+    first.steps = None
+    registry.close()
+    assert "model a version 10 failed to close" in caplog.text
+    assert [model.steps[-1] for model in others] == ["close"] * 2
+
+
+def test_close_closes_every_session(registry: Registry) -> None:
+    """Closing leaves nothing served and nothing open."""
+    sessions = [one.session for one in registry.servables()]
+    registry.close()
+    assert registry.names() == []
+    assert [session._model.steps[-1] for session in sessions] == ["close"] * 3  # type: ignore[attr-defined]  # its steps
