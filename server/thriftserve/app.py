@@ -27,9 +27,8 @@ from thriftserve.models import devices, loader, warmup
 from thriftserve.models.devices import SessionOptions
 from thriftserve.models.registry import Registry
 from thriftserve.models.repository import ModelConfig, newest_version, parse_model_flags
-from thriftserve.server_types import ControlContext
+from thriftserve.server_types import ControlContext, WorkerContext
 from thriftserve.settings import HostSettings, ServeSettings
-from thriftserve.workers.context import WorkerContext
 from thriftserve_idl import ModelControl, Predict
 from thriftserve_idl.ttypes import ErrorCode, PredictError
 
@@ -59,6 +58,8 @@ def serve(source: Source) -> ExitCode:
         refusal=refused,
         preload=devices.preload if needs_tensorflow(configs) else None,
         control=control_processor if settings.control_port is not None else None,
+        control_port=settings.control_port or 0,
+        on_ready=partial(print, flush=True),
     )
 
 

@@ -1,0 +1,179 @@
+"""`thriftserve serve` from its start to its end: ready line, answers, reload, exit codes."""
+
+from __future__ import annotations
+
+import os
+import signal
+import socket
+import subprocess
+import sys
+from pathlib import Path
+
+import numpy as np
+import pytest
+from thrift.protocol.TBinaryProtocol import TBinaryProtocolAccelerated
+from thrift.transport.TSocket import TSocket
+from thrift.transport.TTransport import TFramedTransport
+
+from served import Served, command, environment
+from thriftserve.errors import ExitCode
+from thriftserve_idl import ModelControl
+
+MODELS = """
+import sys
+
+import numpy as np
+
+
+class Doubler:
+    def predict(self, inputs):
+        return {"y": inputs["x"] * 2, "tensorflow": np.array("tensorflow" in sys.modules)}
+
+
+class Broken:
+    def load(self):
+        raise RuntimeError("weights are missing")
+"""
+
+
+@pytest.fixture(scope="module")
+def modules(tmp_path_factory: pytest.TempPathFactory) -> str:
+    """A directory with the module `served_models`, for PYTHONPATH."""
+    place = tmp_path_factory.mktemp("modules")
+    (place / "served_models.py").write_text(MODELS, encoding="utf-8")
+    return str(place)
+
+
+@pytest.fixture(scope="module")
+def half(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Base path of a SavedModel: y = x / 2 + 2."""
+    place = tmp_path_factory.mktemp("saved")
+    builder = [sys.executable, "-m", "thriftserve_bench.builders", "half_plus_two", str(place)]
+    subprocess.run(builder, capture_output=True, timeout=110, check=True)
+    return place / "half_plus_two"
+
+
+def test_a_saved_model_is_served(half: Path) -> None:
+    """A SavedModel given by flag is answered from, on the device and by the worker that the status shows."""
+    with Served("--model", f"half={half}") as server, server.client() as client:
+        answer = client.predict("half", {"x": np.array([1.0, 4.0], np.float32)})
+        np.testing.assert_allclose(answer.outputs["y"], [2.5, 4.0])
+        status = client.server_status()
+        assert (list(status.models), status.pid) == (["half"], server.process.pid)
+        assert [worker.device for worker in status.workers] == ["cpu"]
+
+
+def test_a_python_model_needs_no_tensorflow(modules: str) -> None:
+    """Where every model is a Python class, the worker that serves it never imported TensorFlow."""
+    with Served("--model", "twice=python:served_models:Doubler", PYTHONPATH=modules) as server:
+        with server.client() as client:
+            outputs = client.predict("twice", {"x": np.array([3.0], np.float32)}).outputs
+        assert outputs["y"].tolist() == [6.0]
+        assert not outputs["tensorflow"]
+        assert server.pid == server.process.pid
+        assert server.stop() == (ExitCode.OK, "")
+
+
+def test_control_has_a_port_of_its_own(modules: str) -> None:
+    """--control-port serves ModelControl on the port that the ready line names; reloadConfig replaces the workers."""
+    arguments = ("--model", "twice=python:served_models:Doubler", "--control-port", "0")
+    with Served(*arguments, PYTHONPATH=modules) as server, server.client() as client:
+        before = client.server_status().workers[0].pid
+        transport = TFramedTransport(TSocket("127.0.0.1", server.control_port))
+        transport.open()
+        ModelControl.Client(TBinaryProtocolAccelerated(transport)).reloadConfig()
+        transport.close()
+        while before in _pids(server):
+            pass
+
+
+def _pids(server: Served) -> list[int]:
+    with server.client() as client:
+        return [worker.pid for worker in client.server_status().workers]
+
+
+def test_reload_takes_up_a_changed_file(modules: str, tmp_path: Path) -> None:
+    """SIGHUP serves the models of a changed file; a file with a mistake changes nothing and is told in the log."""
+    config = tmp_path / "server.toml"
+    config.write_text('[models]\none = "python:served_models:Doubler"\n', encoding="utf-8")
+    with Served("--config", str(config), PYTHONPATH=modules) as server:
+        config.write_text('[models]\ntwo = "python:served_models:Doubler"\n', encoding="utf-8")
+        os.kill(server.pid, signal.SIGHUP)
+        _wait_for_models(server, ["two"])
+
+        config.write_text("[models\n", encoding="utf-8")
+        os.kill(server.pid, signal.SIGHUP)
+        while "not TOML" not in server.log():
+            _wait_for_models(server, ["two"])
+        assert server.stop()[0] == ExitCode.OK
+
+
+def _wait_for_models(server: Served, names: list[str]) -> None:
+    """Asks, on new connections, until these models are served; pytest's time-out is the limit."""
+    while True:
+        with server.client() as client:
+            if [model.name for model in client.models()] == names:
+                return
+
+
+def test_reload_takes_up_a_new_version(half: Path, tmp_path: Path) -> None:
+    """SIGHUP serves the newest version directory."""
+    base = tmp_path / "half"
+    base.mkdir()
+    (base / "1").symlink_to(half / "1")
+    with Served("--model", f"half={base}") as server:
+        (base / "2").symlink_to(half / "1")
+        os.kill(server.pid, signal.SIGHUP)
+        found: int | None = 1
+        while found != 2:
+            with server.client() as client:
+                found = client.predict("half", {"x": np.zeros(1, np.float32)}).version
+
+
+def start(*arguments: str, **variables: str) -> subprocess.CompletedProcess[str]:
+    """Runs a server that is not expected to start, to its end."""
+    return subprocess.run(
+        command("serve", "--port", "0", *arguments),
+        env=environment(**variables),
+        capture_output=True,
+        text=True,
+        timeout=110,
+        check=False,
+    )
+
+
+@pytest.mark.parametrize(
+    ("arguments", "code", "said"),
+    [
+        ([], ExitCode.CONFIG, "no model to serve: give one or more as --model NAME=BASE_PATH"),
+        (["--model", "a"], ExitCode.CONFIG, "model is 'a': write NAME=BASE_PATH"),
+        (["--model", "a=/x", "--model", "a=/y"], ExitCode.CONFIG, "model 'a' is given twice"),
+        (["--model", "a=/none"], ExitCode.MODEL_LOAD, "model 'a': /none: there is no such directory"),
+        (["--model", "a=python:served_models:Doubler", "--devices", "gpu:77"], ExitCode.DEVICE, "no gpu:77 here"),
+        (["--model", "a=python:served_models:Doubler", "--tls-cert", "/none.pem"], ExitCode.CONFIG, "/none.pem"),
+    ],
+)
+def test_what_prevents_the_start(modules: str, arguments: list[str], code: ExitCode, said: str) -> None:
+    """What is wrong from the outset is told in the last line of stderr, with an exit code of its own."""
+    done = start(*arguments, PYTHONPATH=modules)
+    assert done.returncode == code, done.stderr
+    assert said in done.stderr.splitlines()[-1]
+    assert "Traceback" not in done.stderr
+    assert done.stdout == ""
+
+
+def test_a_model_that_fails_to_load(modules: str) -> None:
+    """A model that can't load ends the server with its reason and code; it is never ready."""
+    done = start("--model", "a=python:served_models:Broken", "--devices", "cpu", PYTHONPATH=modules)
+    assert done.returncode == ExitCode.MODEL_LOAD, done.stderr
+    assert "weights are missing" in done.stderr
+    assert done.stdout == ""
+
+
+def test_a_port_that_is_taken(modules: str) -> None:
+    """A port that another listens on ends the server with its code and the remedy."""
+    with socket.create_server(("127.0.0.1", 0)) as other:
+        port = str(other.getsockname()[1])
+        done = start("--model", "a=python:served_models:Doubler", "--port", port, PYTHONPATH=modules)
+    assert done.returncode == ExitCode.BIND, done.stderr
+    assert f"127.0.0.1:{port} is in use" in done.stderr.splitlines()[-1]
