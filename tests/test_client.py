@@ -74,7 +74,7 @@ def test_unix_socket(tmp_path: Path) -> None:
 
 def test_prediction(client: Client) -> None:
     """A prediction is a mapping of outputs, with what was run and the time it took."""
-    prediction = client.predict("half_plus_two", {"x": np.float32([1, 2, 5])})
+    prediction = client.predict("half_plus_two", {"x": np.array([1, 2, 5], np.float32)})
     assert sorted(prediction) == ["x", "y"]
     assert len(prediction) == 2
     assert prediction["y"].tolist() == [2.5, 3.0, 4.5]
@@ -86,7 +86,7 @@ def test_prediction(client: Client) -> None:
 
 def test_what_predict_sends(service: Service, client: Client) -> None:
     """Every argument arrives in its field, and the call's time as the deadline."""
-    x = np.float32([1])
+    x = np.array([1], np.float32)
     client.predict(
         "half_plus_two", {"x": x}, version=3, signature="other", outputs=["y"], timeout_s=1.5, request_id="r1"
     )

@@ -75,7 +75,7 @@ def test_status(run: Run) -> None:
     text = good(run("status"))
     assert ["state", "SERVING"] in rows(text)
     assert "125 answered, 3 of them with an error, 3 refused" in text
-    assert text.splitlines()[-1].split() == "0 4711 IDLE cpu 300 MiB 1.5 s 1 min 0 s 120 2 0 1".split()
+    assert " ".join(rows(text)[-1]) == "0 4711 IDLE cpu 300 MiB 1.5 s 1 min 0 s 120 2 0 1"
     assert data(run("status", "--json"))["workers"][0]["rss_bytes"] == 300 * 2**20
 
 
@@ -102,8 +102,8 @@ def test_metadata(run: Run) -> None:
 @pytest.fixture
 def files(tmp_path: Path) -> Path:
     """The inputs of the tests below, as files."""
-    np.save(tmp_path / "x.npy", np.float32([1, 2, 5]))
-    np.savez(tmp_path / "all.npz", x=np.float32([1, 2, 5]))
+    np.save(tmp_path / "x.npy", np.array([1, 2, 5], np.float32))
+    np.savez(tmp_path / "all.npz", x=np.array([1, 2, 5], np.float32))
     (tmp_path / "x.json").write_text("[1, 2, 5]")
     (tmp_path / "a.png").write_bytes(b"image a")
     (tmp_path / "b.png").write_bytes(b"image b")
@@ -137,7 +137,7 @@ def test_predict_strings(run: Run) -> None:
 
 def test_predict_numbers_that_json_has_not(run: Run, tmp_path: Path) -> None:
     """NaN and infinity become null, so that every JSON parser takes the answer."""
-    np.save(tmp_path / "x.npy", np.float32([np.nan, 1, np.inf]))
+    np.save(tmp_path / "x.npy", np.array([np.nan, 1, np.inf], np.float32))
     assert data(run("predict", "echo", "--input", "x=x.npy", "--json"))["outputs"] == {"x": [None, 1.0, None]}
 
 

@@ -5,7 +5,6 @@ from __future__ import annotations
 import datetime
 import ipaddress
 import ssl
-from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -51,7 +50,7 @@ def certificate(tmp_path_factory: pytest.TempPathFactory) -> Certificate:
 
 
 @pytest.fixture
-def context(certificate: Certificate) -> Iterator[ssl.SSLContext]:
+def context(certificate: Certificate) -> ssl.SSLContext:
     made = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
     made.load_cert_chain(certificate.pem)
     return made
@@ -71,41 +70,41 @@ def test_mutual(certificate: Certificate, context: ssl.SSLContext) -> None:
     """A server that asks for the client's certificate gets it."""
     context.verify_mode = ssl.CERT_REQUIRED
     context.load_verify_locations(certificate.pem)
-    with serving(context=context) as service:
-        with Client(port=service.port, ssl=SslOptions(certificate.pem, cert_file=certificate.pem)) as client:
-            client.ping()
+    options = SslOptions(certificate.pem, cert_file=certificate.pem)
+    with serving(context=context) as service, Client(port=service.port, ssl=options) as client:
+        client.ping()
 
 
 def test_untrusted(context: ssl.SSLContext) -> None:
     """A certificate of an authority that is not trusted is refused, with the reason."""
-    with serving(context=context) as service, Client(port=service.port, ssl=SslOptions()) as client:
-        with pytest.raises(ConnectionFailed, match="certificate is not accepted: self-signed"):
-            client.ping()
+    refused = pytest.raises(ConnectionFailed, match="certificate is not accepted: self-signed")
+    with serving(context=context) as service, Client(port=service.port, ssl=SslOptions()) as client, refused:
+        client.ping()
 
 
 def test_wrong_name(certificate: Certificate, context: ssl.SSLContext) -> None:
     """The certificate must carry the name expected; the right one may be given."""
     with serving(context=context) as service:
-        with Client(port=service.port, ssl=SslOptions(certificate.pem, server_hostname="else.where")) as client:
-            with pytest.raises(ConnectionFailed, match="Hostname mismatch"):
-                client.ping()
+        stranger = Client(port=service.port, ssl=SslOptions(certificate.pem, server_hostname="else.where"))
+        with stranger, pytest.raises(ConnectionFailed, match="Hostname mismatch"):
+            stranger.ping()
         with Client(port=service.port, ssl=SslOptions(certificate.pem, server_hostname="localhost")) as client:
             client.ping()
 
 
 def test_server_without_tls(certificate: Certificate) -> None:
     """A server that answers the handshake with something else is asked about TLS."""
-    with scripted(saying(b"plain text")) as port, Client(port=port, ssl=SslOptions(certificate.pem)) as client:
-        with pytest.raises(ConnectionFailed, match="does it expect TLS"):
-            client.ping()
+    failed = pytest.raises(ConnectionFailed, match="does it expect TLS")
+    with scripted(saying(b"plain text")) as port, Client(port=port, ssl=SslOptions(certificate.pem)) as client, failed:
+        client.ping()
 
 
 def test_silent_handshake(certificate: Certificate) -> None:
     """A server that never answers the handshake costs the connect time-out."""
     options = SslOptions(certificate.pem)
-    with scripted(silent) as port, Client(port=port, ssl=options, connect_timeout_s=0.2) as client:
-        with pytest.raises(ConnectionFailed, match="did not answer in time"):
-            client.ping()
+    late = pytest.raises(ConnectionFailed, match="did not answer in time")
+    with scripted(silent) as port, Client(port=port, ssl=options, connect_timeout_s=0.2) as client, late:
+        client.ping()
 
 
 def test_files_that_are_no_certificates(tmp_path: Path) -> None:

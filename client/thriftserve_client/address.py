@@ -46,12 +46,12 @@ class SslOptions:
 
 @dataclass(frozen=True)
 class Address:
-    """A TCP host and port, or the path of a Unix socket; with TLS where `ssl` is given."""
+    """A TCP host and port, or the path of a Unix socket; with TLS where `tls` is given."""
 
     host: str
     port: int
     unix_socket: str | None = None
-    ssl: SslOptions | None = None
+    tls: SslOptions | None = None
 
     def __str__(self) -> str:
         if self.unix_socket:
@@ -65,7 +65,7 @@ class Address:
             ConnectionFailed: nobody listens there, the name is unknown, the handshake failed, or all that
                 took longer than `timeout_s`. The message says which.
         """
-        context = self.ssl.context() if self.ssl else None
+        context = self.tls.context() if self.tls else None
         try:
             sock = self._open(timeout_s)
         except TimeoutError:
@@ -95,7 +95,7 @@ class Address:
 
     def _secure(self, sock: socket.socket, context: ssl.SSLContext) -> socket.socket:
         """The same connection under TLS; each step of the handshake has the connect time-out."""
-        name = (self.ssl.server_hostname if self.ssl else None) or self.host
+        name = (self.tls.server_hostname if self.tls else None) or self.host
         try:
             return context.wrap_socket(sock, server_hostname=name)
         except TimeoutError:
