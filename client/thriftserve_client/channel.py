@@ -230,7 +230,7 @@ class FramedChannel(Channel):
         self.send_bytes(parts, size + HEADER_BYTES)
 
 
-class Stream(TTransportBase, CReadableTransport):  # type: ignore[misc]  # Apache's classes are untyped
+class Stream(TTransportBase, CReadableTransport):
     """Messages without a length, one after the other: what a protocol reads from, straight off the socket."""
 
     __slots__ = ("_budget", "_channel", "_deadline", "cstringio_buf", "size")
@@ -336,4 +336,4 @@ class BufferedChannel(Channel):
 
 def make_channel(transport: str, sock: socket.socket, **options: Any) -> FramedChannel | BufferedChannel:
     """A channel by transport name, "framed" or "buffered"."""
-    return {"framed": FramedChannel, "buffered": BufferedChannel}[transport](sock, **options)
+    return FramedChannel(sock, **options) if transport == "framed" else BufferedChannel(sock, **options)

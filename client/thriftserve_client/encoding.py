@@ -140,9 +140,7 @@ class StructPlan:
     def emit(self, dialect: Dialect, struct: Any, parts: list[bytes]) -> None:
         """Appends the encoded struct to `parts`."""
         large = [
-            (one, value)
-            for one in self.fields
-            if (value := getattr(struct, one.name)) is not None and one.test(value)
+            (one, value) for one in self.fields if (value := getattr(struct, one.name)) is not None and one.test(value)
         ]
         if not large:
             parts.append(dialect.encode(struct, [type(struct), self.spec]))
@@ -263,9 +261,7 @@ def _make_requirement(cls: type) -> Require | None:
     spec = getattr(cls, "thrift_spec", None) or ()
     _in_progress.add(cls)
     try:
-        inner = [
-            (one[2], found) for one in spec if one is not None and (found := _value_requirement(one[1], one[3]))
-        ]
+        inner = [(one[2], found) for one in spec if one is not None and (found := _value_requirement(one[1], one[3]))]
     finally:
         _in_progress.discard(cls)
     own = _has_required(cls)

@@ -1,4 +1,4 @@
-"""Frames without sockets: bytes in, whole messages out.
+r"""Frames without sockets: bytes in, whole messages out.
 
     recv --bytes--> FrameDecoder --Frame--> protocol        (framed transport: 4-byte length, message)
 
@@ -7,7 +7,7 @@ A small frame is cut out of what one read brought; a large one is read straight 
 the decoder of its message will read from, so its bytes are never moved.
 
     >>> decoder = FrameDecoder(max_bytes=100)
-    >>> decoder.feed(b"\\0\\0\\0\\2hi\\0\\0")
+    >>> decoder.feed(b"\0\0\0\2hi\0\0")
     >>> decoder.next_frame().read(9)
     b'hi'
     >>> decoder.next_frame() is None
@@ -31,7 +31,7 @@ class FrameError(Exception):
     """The peer sent a length that no frame has; the connection is out of step for good."""
 
 
-class Frame(TTransportBase, CReadableTransport):  # type: ignore[misc]  # Apache's classes are untyped
+class Frame(TTransportBase, CReadableTransport):
     """One message, whole, in memory: what a protocol reads from."""
 
     __slots__ = ("cstringio_buf", "size")  # a slot of that name stands over Apache's property

@@ -31,7 +31,7 @@ _TWO = Struct("!II").unpack
 _SEQID = Struct("!i")
 
 
-class Outgoing(TTransportBase):  # type: ignore[misc]  # Apache's class is untyped
+class Outgoing(TTransportBase):
     """An encoded message as a list of segments; large ones are references to the caller's bytes."""
 
     def __init__(self) -> None:
@@ -70,7 +70,7 @@ class _Checked:
         return decoded
 
 
-class BinaryProtocol(_Checked, TBinaryProtocol):  # type: ignore[misc]  # Apache's class is untyped
+class BinaryProtocol(_Checked, TBinaryProtocol):
     """The binary protocol over a `Frame`, a stream or `Outgoing`."""
 
     _dialect = BinaryDialect(fastbinary.encode_binary)
@@ -98,7 +98,7 @@ def _foreign(head: bytes) -> str:
     return f"the message begins with {head!r}: not the binary protocol (compact begins with 0x82)"
 
 
-class CompactProtocol(_Checked, TCompactProtocol):  # type: ignore[misc]  # Apache's class is untyped
+class CompactProtocol(_Checked, TCompactProtocol):
     """The compact protocol over a `Frame`, a stream or `Outgoing`."""
 
     _dialect = CompactDialect(fastbinary.encode_compact)

@@ -15,6 +15,7 @@ import os
 import select
 import signal
 import socket
+from types import FrameType
 
 from thriftserve.errors import ExitCode, ModelLoadError, StartError
 from thriftserve.server_types.accepting import Acceptor, OutOfDescriptors, accept_queue_length
@@ -148,7 +149,12 @@ class TForkingServer:
         board.enter(slot, os.getpid(), index, parent=os.getppid())
         host.context = WorkerContext(board, slot, index, 1)
         connection = Connection(sock, peer, host)
-        signal.signal(signal.SIGTERM, lambda *_: (host.drain(), connection.drain()))
+
+        def drain(number: int, frame: FrameType | None) -> None:
+            host.drain()
+            connection.drain()
+
+        signal.signal(signal.SIGTERM, drain)
         try:
             host.load()
         except StartError as error:

@@ -1,10 +1,11 @@
 """What every server type is given, and what all of them do the same way.
 
-    Listener + settings + factory  -->  Host  -->  a loop: prepare() -> run(), until drain()
+Listener + settings + factory  -->  Host  -->  a loop: prepare() -> run(), until drain()
 """
 
 from __future__ import annotations
 
+import contextlib
 import logging
 import os
 import select
@@ -38,10 +39,8 @@ class Wakeup:
 
     def clear(self) -> None:
         """Makes it unreadable again."""
-        try:
+        with contextlib.suppress(BlockingIOError):
             os.eventfd_read(self.fd)
-        except BlockingIOError:
-            pass
 
     def wait(self, seconds: float) -> None:
         """Sleeps, unless it is set."""

@@ -125,9 +125,7 @@ def serve(
     if preload is not None:
         preload()
     gc.freeze()  # what is here now is shared with every child, until the collector writes on it
-    arbiter = Arbiter(
-        groups, board, drain_timeout_s=settings.drain_timeout_s, on_ready=lambda: on_ready(ready)
-    )
+    arbiter = Arbiter(groups, board, drain_timeout_s=settings.drain_timeout_s, on_ready=lambda: on_ready(ready))
     return arbiter.run()
 
 

@@ -73,14 +73,18 @@ class TNonblockingServer:
         """Loads what is served."""
         settings = self._host.settings
         if settings.transport != "framed":
-            log.warning("TNonblockingServer reads the framed transport alone: transport=%s is not used", settings.transport)
+            log.warning(
+                "TNonblockingServer reads the framed transport alone: transport=%s is not used", settings.transport
+            )
         self._host.load()
 
     def run(self) -> None:
         """Serves until drained."""
         host = self._host
         acceptor = Acceptor(host)
-        handlers = [threading.Thread(target=self._work, name=f"handler-{n}", daemon=True) for n in range(host.settings.threads)]
+        handlers = [
+            threading.Thread(target=self._work, name=f"handler-{n}", daemon=True) for n in range(host.settings.threads)
+        ]
         with select.epoll() as self._epoll:
             for handler in handlers:
                 handler.start()

@@ -74,7 +74,7 @@ class TProcessPoolServer:
                     self._accept_one(acceptor, refuser)
                 elif fd != waking:
                     self._turn(self._connections[fd])
-                if host.draining:
+                if self._host.draining:
                     return
             self._turn_pending()
             now = time.monotonic()

@@ -1,9 +1,9 @@
 """Turning clients away politely: a typed, retryable answer instead of silence.
 
-    connection over a limit --> Refuser (one thread) --> reads one request, answers RESOURCE_EXHAUSTED, closes
+connection over a limit --> Refuser (one thread) --> reads one request, answers RESOURCE_EXHAUSTED, closes
 
-    Doorman: watches the kernel's queue of a server that serves one request at a time, and hands what is
-    over --max-queued to the Refuser
+Doorman: watches the kernel's queue of a server that serves one request at a time, and hands what is
+over --max-queued to the Refuser
 """
 
 from __future__ import annotations

@@ -51,7 +51,9 @@ class TThreadPoolServer:
     def run(self) -> None:
         """Serves until drained."""
         host = self._host
-        threads = [threading.Thread(target=self._work, name=f"pool-{n}", daemon=True) for n in range(host.settings.threads)]
+        threads = [
+            threading.Thread(target=self._work, name=f"pool-{n}", daemon=True) for n in range(host.settings.threads)
+        ]
         with select.epoll() as self._epoll:
             for thread in threads:
                 thread.start()
@@ -103,9 +105,7 @@ class TThreadPoolServer:
         while (connection := self._ready.get()) is not None:
             turn_ends = time.monotonic() + TURN_S
             try:
-                open_still = connection.serve_while_busy(
-                    LINGER_S, _when(self._ready, turn_ends)
-                )
+                open_still = connection.serve_while_busy(LINGER_S, _when(self._ready, turn_ends))
                 if open_still and not self._park(connection):
                     connection.serve()  # the host drains: answers what had arrived, then ends
                     open_still = False

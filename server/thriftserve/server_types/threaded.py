@@ -1,6 +1,6 @@
 """TThreadedServer: a thread for each connection, one session shared by all of them.
 
-    accept --> thread: serve it to its end
+accept --> thread: serve it to its end
 """
 
 from __future__ import annotations

@@ -85,7 +85,9 @@ class Arbiter:
             self._reap()
             self._fill_places()
             if self._stop_by is not None and time.monotonic() >= self._stop_by:
-                log.warning("the drain time-out of %g s is over: ending %d workers", self._drain_timeout_s, len(self._workers))
+                log.warning(
+                    "the drain time-out of %g s is over: ending %d workers", self._drain_timeout_s, len(self._workers)
+                )
                 self._force()
             self._publish_phase()
 
@@ -205,9 +207,7 @@ class Arbiter:
         log.warning("%s %d is started again in %.1f s", place.group.name, place.index, wait_s)
 
     def _anyone_serves(self, group: WorkerGroup) -> bool:
-        return any(
-            worker.place.group is group and worker.state is State.READY for worker in self._workers.values()
-        )
+        return any(worker.place.group is group and worker.state is State.READY for worker in self._workers.values())
 
     def _give_up(self, worker: Worker, code: int) -> None:
         failed = worker.failure[0] if worker.failure else ExitCode.WORKERS_FAILING

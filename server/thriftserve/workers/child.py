@@ -29,9 +29,7 @@ log = logging.getLogger(__name__)
 
 _PR_SET_PDEATHSIG = 1
 #: Signals that a parent holds back while it forks, so that none reaches a child that has its parent's handlers.
-FORK_SIGNALS = frozenset(
-    (signal.SIGTERM, signal.SIGINT, signal.SIGHUP, signal.SIGUSR1, signal.SIGCHLD, signal.SIGQUIT)
-)
+FORK_SIGNALS = frozenset((signal.SIGTERM, signal.SIGINT, signal.SIGHUP, signal.SIGUSR1, signal.SIGCHLD, signal.SIGQUIT))
 
 
 class Loop(Protocol):

@@ -1,6 +1,6 @@
 """What a worker process is told, and what it may tell back.
 
-    Arbiter --WorkerContext--> processor factory (in the process that serves) --> TProcessor
+Arbiter --WorkerContext--> processor factory (in the process that serves) --> TProcessor
 """
 
 from __future__ import annotations

@@ -1,6 +1,6 @@
 """Worker processes of one kind, and what the arbiter remembers of each.
 
-    WorkerGroup (what to run, how many) --spawn()--> Worker (pid, state, report pipe)
+WorkerGroup (what to run, how many) --spawn()--> Worker (pid, state, report pipe)
 """
 
 from __future__ import annotations

@@ -35,10 +35,7 @@ class Listener:
         Raises:
             BindError: it is taken, not ours, or not allowed.
         """
-        if settings.unix_socket:
-            sock = _bind_unix(settings.unix_socket)
-        else:
-            sock = _bind_tcp(settings.host, settings.port)
+        sock = _bind_unix(settings.unix_socket) if settings.unix_socket else _bind_tcp(settings.host, settings.port)
         sock.setblocking(False)
         return cls(sock, settings.backlog, settings.unix_socket)
 

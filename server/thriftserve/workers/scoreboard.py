@@ -127,6 +127,9 @@ class Scoreboard:
         """Gives a process a slot.
 
         Args:
+            pid: the process.
+            index: its place among its like.
+            restarts: how often that place was filled anew.
             among: the slots that the caller hands out, and nobody else; None: the parent's own.
 
         Raises:

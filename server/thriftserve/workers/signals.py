@@ -1,6 +1,6 @@
 """Signals as a queue: a handler only writes a byte, a main loop reads it.
 
-    kernel --> wake-up pipe --take()--> numbers, in order
+kernel --> wake-up pipe --take()--> numbers, in order
 """
 
 from __future__ import annotations

@@ -1,6 +1,6 @@
 """TLS on the server's side: certificate files in, one context out.
 
-    --tls-cert, --tls-key, --tls-client-ca  -->  server_context()  -->  handshake in the thread that serves the client
+--tls-cert, --tls-key, --tls-client-ca  -->  server_context()  -->  handshake in the thread that serves the client
 """
 
 from __future__ import annotations
