@@ -21,8 +21,6 @@ from thriftserve_client import Client
 READY = re.compile(
     r"thriftserve ready host=(\S+) port=(\d+) server_type=(\w+) workers=(\d+) pid=(\d+)( control_port=(\d+))?\n"
 )
-    r"thriftserve ready host=(\S+) port=(\d+) server_type=(\w+) workers=(\d+) pid=(\d+)( control_port=(\d+))?\n"
-)
 
 
 def command(*arguments: str) -> list[str]:
