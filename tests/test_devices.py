@@ -188,7 +188,10 @@ def test_export_that_names_a_gpu_runs_on_the_cpu(tmp_path: Path) -> None:
         x = v1.placeholder(tf.float32, [None], name="x")
         with tf.device("/GPU:3"):
             y = x * 2.0
-        v1.saved_model.simple_save(session, str(tmp_path / "1"), {"x": x}, {"y": y})
+        signature = v1.saved_model.predict_signature_def({"x": x}, {"y": y})
+        builder = v1.saved_model.Builder(str(tmp_path / "1"))
+        builder.add_meta_graph_and_variables(session, ["serve"], {"serving_default": signature}, clear_devices=False)
+        builder.save()
     served = SavedModelSession.open(tmp_path / "1", SessionOptions())
     assert served.run("serving_default", {"x": np.ones(1, np.float32)}, ["y"])["y"].tolist() == [2.0]
     served.close()
