@@ -32,6 +32,7 @@ from thriftserve_client import (
     UnimplementedError,
     errors,
 )
+from thriftserve_client.requests import tensors
 
 
 @pytest.fixture(scope="module")
@@ -103,6 +104,13 @@ def test_what_predict_sends(service: Service, client: Client) -> None:
     assert (sent.output_filter, sent.timeout_ms) == (["y"], None)
     client.predict("half_plus_two", {"x": x})
     assert service.handler.requests[-1].timeout_ms == 30_000
+
+
+def test_large_inputs_are_not_copied() -> None:
+    """A large input's Tensor shares the array's memory."""
+    array = np.zeros(100_000, np.float32)
+    content = tensors({"x": array})["x"].content
+    assert np.shares_memory(np.frombuffer(content, np.uint8), array)
 
 
 def test_version_and_label_together_are_refused(client: Client) -> None:

@@ -7,6 +7,7 @@ import socket
 import struct
 import threading
 import time
+import tracemalloc
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
@@ -20,6 +21,8 @@ from thriftserve_client import (
     Client,
     ConnectionFailed,
     InternalError,
+    MessageTooLarge,
+    NotFoundError,
     ProtocolMismatch,
     UnimplementedError,
 )
@@ -169,6 +172,33 @@ def test_an_answer_with_neither_result_nor_error() -> None:
         client.predict("echo", {})
 
 
+def test_a_list_of_more_items_than_the_answer_has_bytes() -> None:
+    """A length that the answer can't hold is refused before room is made for it."""
+    body = b"\x0f\0\0\x0c" + struct.pack("!i", 60_000_000)
+    with scripted(saying(answer(b"listModels", 2, 1, body))) as port, Client(port=port) as client:
+        tracemalloc.start()
+        try:
+            with pytest.raises(ProtocolMismatch):
+                client.models()
+            assert tracemalloc.get_traced_memory()[1] < 50_000_000
+        finally:
+            tracemalloc.stop()
+
+
+def test_an_error_keeps_the_connection(service: Service) -> None:
+    """An answer that is an error, and a request that was never sent, leave the connection in use."""
+    with (
+        scripted(relaying_to(service.port, calls=3), hanging_up) as port,
+        Client(port=port, max_message_bytes=10_000) as client,
+    ):
+        with pytest.raises(NotFoundError):
+            client.predict("missing", {})
+        client.ping()
+        with pytest.raises(MessageTooLarge):
+            client.predict("echo", {"x": np.zeros(10_000, np.uint8)})
+        client.ping()  # a second connection would be hung up
+
+
 def test_bytes_behind_an_answer() -> None:
     """An answer with something behind it counts, but the connection is not used again."""
     with scripted(saying(PONG + PONG), saying(PONG)) as port, Client(port=port) as client:
@@ -256,10 +286,11 @@ def test_fork(service: Service) -> None:
         client._caller._line.lock.acquire()  # as another thread would hold it
         pid = os.fork()
         if pid == 0:
+            code = 1
             try:
-                ok = client.predict("echo", {"x": [1.0]}, timeout_s=20)["x"].tolist() == [1.0]
+                code = int(client.predict("echo", {"x": [1.0]}, timeout_s=5)["x"].tolist() != [1.0])
             finally:
-                os._exit(0 if ok else 1)
+                os._exit(code)
         assert os.waitstatus_to_exitcode(os.waitpid(pid, 0)[1]) == 0
         client._caller._line.lock.release()
         assert client.predict("echo", {"x": [2.0]})["x"].tolist() == [2.0]
