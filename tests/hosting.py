@@ -1,0 +1,232 @@
+"""A service of the tests on any server type, in a process of its own.
+
+    with Hosted("TThreadedServer") as server:  -->  ready line  -->  server.client() | server.connect()  -->  SIGTERM
+
+`Wire` is the client's half: Apache's own library, nothing of ours.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import json
+import os
+import re
+import select
+import signal
+import socket
+import ssl
+import subprocess
+import sys
+import tempfile
+import time
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from types import TracebackType
+from typing import Any
+
+import psutil
+from thrift.protocol.TBinaryProtocol import TBinaryProtocolAccelerated
+from thrift.protocol.TCompactProtocol import TCompactProtocolAccelerated
+from thrift.transport.TSocket import TSocket
+from thrift.transport.TTransport import TBufferedTransport, TFramedTransport, TMemoryBuffer
+
+from services.gen.calculator import Calculator
+
+TYPES = (
+    "TSimpleServer",
+    "TThreadedServer",
+    "TThreadPoolServer",
+    "TNonblockingServer",
+    "TForkingServer",
+    "TProcessPoolServer",
+)
+#: One client at a time: a second waits for the end of the first.
+SEVERAL_AT_ONCE = TYPES[1:]
+#: Types whose model holds any number of idle clients beside an active one.
+MANY_IDLE = ("TThreadedServer", "TThreadPoolServer", "TNonblockingServer", "TProcessPoolServer")
+TESTS = Path(__file__).parent
+#: No answer takes this long, however busy the machine is.
+PATIENCE_S = 30.0
+_READY = re.compile(r"thriftserve ready (?:host=(\S+) port=(\d+)|unix_socket=(\S+)) server_type=(\w+) .*pid=(\d+)\n")
+#: What a server writes that was surprised, whoever was served all the same.
+_UNEXPECTED = re.compile(r"ERROR \S+: closed$|Exception (in|ignored)|worker \d+ failed|ended (by|with) ", re.MULTILINE)
+_PROTOCOLS = {"binary": TBinaryProtocolAccelerated, "compact": TCompactProtocolAccelerated}
+_TRANSPORTS = {"framed": TFramedTransport, "buffered": TBufferedTransport}
+
+
+@dataclass(frozen=True)
+class Wire:
+    """How messages are laid on a wire."""
+
+    transport: str = "framed"
+    protocol: str = "binary"
+
+    def __str__(self) -> str:
+        return f"{self.transport}-{self.protocol}"
+
+    def message(self, write: Callable[[Any], None], service: Any = Calculator) -> bytes:
+        """The bytes of what `write` does with a client of `service` that nobody answers."""
+        buffer = TMemoryBuffer()
+        transport = _TRANSPORTS[self.transport](buffer)
+        write(service.Client(self.protocol_over(transport)))
+        transport.flush()
+        return bytes(buffer.getvalue())
+
+    def protocol_over(self, transport: Any) -> Any:
+        """Apache's accelerated protocol."""
+        return _PROTOCOLS[self.protocol](transport, fallback=False)
+
+
+WIRES = tuple(Wire(transport, protocol) for transport in _TRANSPORTS for protocol in _PROTOCOLS)
+
+
+def add(left: int, right: int, wire: Wire | None = None) -> bytes:
+    """The message of a call of `add`."""
+    return (wire or Wire()).message(lambda client: client.send_add(left, right))
+
+
+class Hosted:
+    """A server of a given type; ready when the `with` block begins.
+
+    Args:
+        server_type: one of `TYPES`.
+        service: a name in `services.host.SERVICES`.
+        wire: transport and protocol.
+        open_files: the limit of open files in the server.
+        refuses_with_busy: whether it has the refusal hook.
+        settings: fields of `HostSettings`.
+    """
+
+    def __init__(
+        self,
+        server_type: str,
+        service: str = "calculator",
+        *,
+        wire: Wire | None = None,
+        open_files: int = 0,
+        refuses_with_busy: bool = False,
+        **settings: Any,
+    ) -> None:
+        self.server_type = server_type
+        self.wire = wire or Wire()
+        own = {"transport": self.wire.transport, "protocol": self.wire.protocol, "port": 0, "workers": 2, "threads": 4}
+        self._told = {
+            "service": service,
+            "open_files": open_files,
+            "refuses_with_busy": refuses_with_busy,
+            "settings": own | {"server_type": server_type} | settings,
+        }
+        self._log = tempfile.TemporaryFile()  # noqa: SIM115  # closed by __exit__
+        self.process: subprocess.Popen[str]
+
+    def __enter__(self) -> Hosted:
+        self.process = self.start()
+        assert self.process.stdout is not None
+        line = self.process.stdout.readline() if self._speaks() else ""
+        found = _READY.fullmatch(line)
+        if found is None:
+            self._end()
+            raise AssertionError(f"not ready: {line!r}, exit code {self.process.returncode}\n{self.log()}")
+        self.family = socket.AF_INET6 if ":" in (found[1] or "") else socket.AF_INET
+        self.address: Any = (found[1], int(found[2])) if found[2] else found[3]
+        if found[3]:
+            self.family = socket.AF_UNIX
+        return self
+
+    def start(self) -> subprocess.Popen[str]:
+        """The server's process, as it comes up."""
+        return subprocess.Popen(
+            [sys.executable, "-m", "services.host", json.dumps(self._told)],
+            env=os.environ | {"PYTHONPATH": str(TESTS)},
+            stdout=subprocess.PIPE,
+            stderr=self._log,
+            text=True,
+        )
+
+    def _speaks(self) -> bool:
+        assert self.process.stdout is not None
+        return bool(select.select([self.process.stdout], [], [], PATIENCE_S)[0])
+
+    def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, at: TracebackType | None) -> None:
+        try:
+            code = self.stop() if kind is None else 0
+        finally:
+            self._end()
+            log = self.log()
+            self._log.close()
+        assert code == 0, f"exit code {code}\n{log}"
+        assert kind is not None or not _UNEXPECTED.search(log), log
+
+    def stop(self) -> int:
+        """Has it drain; its exit code."""
+        self.process.send_signal(signal.SIGTERM)
+        return self.process.wait(PATIENCE_S)
+
+    def _end(self) -> None:
+        if self.process.poll() is None:
+            self.process.kill()
+        self.process.communicate()
+
+    def log(self) -> str:
+        """What it wrote to stderr so far."""
+        return os.pread(self._log.fileno(), 1 << 26, 0).decode()
+
+    def cpu_s(self) -> float:
+        """CPU time that it and its children took so far, seconds."""
+        parent = psutil.Process(self.process.pid)
+        return sum(map(_cpu_s, [parent, *parent.children(recursive=True)]))
+
+    def connect(self, tls: ssl.SSLContext | None = None) -> socket.socket:
+        """A bare connection."""
+        sock = socket.socket(self.family, socket.SOCK_STREAM)
+        sock.settimeout(PATIENCE_S)
+        try:
+            sock.connect(self.address)
+            return tls.wrap_socket(sock, server_hostname="localhost") if tls else sock
+        except BaseException:
+            sock.close()
+            raise
+
+    @contextlib.contextmanager
+    def client(self, service: Any = Calculator, wire: Wire | None = None, **options: Any) -> Iterator[Any]:
+        """A client of Apache's library, on a connection of its own; `protocol` wraps its protocol."""
+        with self.connect(options.get("tls")) as sock:
+            yield client_on(sock, wire or self.wire, service, options.get("wrap", lambda protocol: protocol))
+
+    def serves(self) -> None:
+        """Asserts that a good client is served, and rightly."""
+        with self.client() as client:
+            assert client.add(20, 22) == 42
+            assert client.echo(b"x" * 100_000) == b"x" * 100_000
+
+
+def client_on(sock: socket.socket, wire: Wire, service: Any = Calculator, wrap: Any = lambda protocol: protocol) -> Any:
+    """Apache's client on a connected socket."""
+    carrier = TSocket()
+    carrier.setHandle(sock)
+    return service.Client(wrap(wire.protocol_over(_TRANSPORTS[wire.transport](carrier))))
+
+
+def _cpu_s(process: psutil.Process) -> float:
+    with contextlib.suppress(psutil.NoSuchProcess):
+        times = process.cpu_times()
+        return float(times.user + times.system)
+    return 0.0
+
+
+def read_to_end(sock: socket.socket) -> bytes:
+    """Everything until the server closes the connection, or resets it."""
+    pieces = []
+    with contextlib.suppress(ConnectionError):
+        while piece := sock.recv(65536):
+            pieces.append(piece)
+    return b"".join(pieces)
+
+
+def eventually(holds: Callable[[], bool], what: str) -> None:
+    """Waits until something holds that has no event to wait for."""
+    until = time.monotonic() + PATIENCE_S
+    while not holds():
+        assert time.monotonic() < until, f"never: {what}"
+        time.sleep(0.01)

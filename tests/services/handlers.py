@@ -1,0 +1,132 @@
+"""What the services of the tests do.
+
+arguments --> CalculatorHandler | GreeterHandler | CrossHandler --> answer | exception
+"""
+
+from __future__ import annotations
+
+import os
+import time
+from collections.abc import Callable
+from typing import Any
+
+from thrift.protocol.TProtocol import TProtocolException
+from thrift.Thrift import TApplicationException
+from thrift.transport.TTransport import TTransportException
+
+from services.gen.calculator.ttypes import DivisionByZero, Pair, Parcel, Tree
+from services.gen.cross.ttypes import Failure, Insanity, Number, OtherFailure, Things
+from thriftserve_client.channel import ChannelClosed, ChannelTimeout
+from thriftserve_client.framing import FrameError
+
+#: What `CalculatorHandler.fail` raises, by the name that it is asked for.
+FAILURES: dict[str, Callable[[], BaseException]] = {
+    "TTransportException": lambda: TTransportException(TTransportException.END_OF_FILE, "not this connection's"),
+    "TProtocolException": lambda: TProtocolException(TProtocolException.BAD_VERSION, "not this connection's"),
+    "TApplicationException": lambda: TApplicationException(TApplicationException.INTERNAL_ERROR, "on purpose"),
+    "SystemExit": lambda: SystemExit(3),
+    "KeyboardInterrupt": KeyboardInterrupt,
+    "GeneratorExit": GeneratorExit,
+    "MemoryError": MemoryError,
+    "RecursionError": RecursionError,
+    "OSError": lambda: OSError(9, "on purpose"),
+    "EOFError": EOFError,
+    "BrokenPipeError": lambda: BrokenPipeError(32, "on purpose"),
+    "TimeoutError": lambda: TimeoutError("on purpose"),
+    "ChannelTimeout": lambda: ChannelTimeout("not this connection's"),
+    "ChannelClosed": lambda: ChannelClosed("not this connection's"),
+    "FrameError": lambda: FrameError("not this connection's"),
+    "ValueError": lambda: ValueError("on purpose"),
+    "DivisionByZero": lambda: DivisionByZero("not declared by this method", 0),
+}
+
+
+class CalculatorHandler:
+    """Implements `Calculator`."""
+
+    def __init__(self) -> None:
+        self._remembered: list[str] = []
+
+    def add(self, left: int, right: int) -> int:
+        return left + right
+
+    def total(self, pair: Pair) -> int:
+        return int(pair.left + pair.right)
+
+    def divide(self, dividend: int, divisor: int) -> int:
+        if divisor == 0:
+            raise DivisionByZero(f"{dividend} / 0", dividend)
+        return dividend // divisor
+
+    def echo(self, content: bytes) -> bytes:
+        return content
+
+    def mirror(self, tree: Tree) -> Tree:
+        return tree
+
+    def forward(self, parcel: Parcel) -> Parcel:
+        return parcel
+
+    def blob(self, size: int) -> bytes:
+        return bytes(size)
+
+    def fail(self, how: str) -> None:
+        raise FAILURES[how]()
+
+    def wait(self, ms: int) -> int:
+        time.sleep(ms / 1000)
+        return ms
+
+    def remember(self, text: str) -> None:
+        self._remembered.append(text)
+
+    def remembered(self) -> list[str]:
+        return self._remembered
+
+    def process(self) -> int:
+        return os.getpid()
+
+
+class GreeterHandler:
+    """Implements `Greeter`."""
+
+    def greet(self, name: str) -> str:
+        return f"Hello, {name}"
+
+
+class CrossHandler:
+    """Implements `Cross`; `__getattr__` stands for every method that answers with its argument."""
+
+    def __getattr__(self, name: str) -> Callable[[Any], Any]:
+        if not name.startswith("test"):
+            raise AttributeError(name)
+        return lambda thing: thing
+
+    def testVoid(self) -> None:
+        pass
+
+    def testMapMap(self, hello: int) -> dict[int, dict[int, int]]:
+        up = range(1, hello + 1)
+        return {hello: {n: n for n in up}, -hello: {-n: -n for n in up}}
+
+    def testInsanity(self, argument: Insanity) -> dict[int, dict[Number, Insanity]]:
+        return {1: {Number.TWO: argument, Number.THREE: argument}, 2: {Number.SIX: Insanity()}}
+
+    def testMulti(self, small: int, middle: int, large: int, texts: dict[int, str], number: int, user: int) -> Things:
+        return Things("Hello2", small, middle, large)
+
+    def testException(self, arg: str) -> None:
+        if arg == "Xception":
+            raise Failure(1001, arg)
+        if arg == "TException":
+            raise ValueError(arg)
+
+    def testMultiException(self, arg0: str, arg1: str) -> Things:
+        if arg0 == "Xception":
+            raise Failure(1001, "This is an Xception")
+        if arg0 == "Xception2":
+            raise OtherFailure(2002, Things("This is an Xception2"))
+        return Things(arg1)
+
+    def testOneway(self, seconds: int) -> None:
+        time.sleep(seconds)

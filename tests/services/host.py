@@ -1,0 +1,74 @@
+"""A process that hosts a service of the tests, as `hosting.Hosted` starts it.
+
+argument (JSON: service, settings, …) --> serve() --> one ready line on stdout, the log on stderr
+"""
+
+from __future__ import annotations
+
+import json
+import logging
+import resource
+import sys
+from typing import Any
+
+from thrift.Thrift import TProcessor
+from thrift.TMultiplexedProcessor import TMultiplexedProcessor
+
+from services.gen.calculator import Calculator, Greeter
+from services.gen.calculator.ttypes import Busy
+from services.gen.cross import Cross
+from services.handlers import CalculatorHandler, CrossHandler, GreeterHandler
+from thriftserve.errors import ModelLoadError, StartError
+from thriftserve.server_types import HostSettings, WorkerContext, serve
+
+
+def calculator(context: WorkerContext) -> TProcessor:
+    return Calculator.Processor(CalculatorHandler())
+
+
+def cross(context: WorkerContext) -> TProcessor:
+    return Cross.Processor(CrossHandler())
+
+
+def multiplexed(context: WorkerContext) -> TProcessor:
+    """Three services on one port, told apart by name."""
+    processor = TMultiplexedProcessor()
+    processor.registerProcessor("calculator", calculator(context))
+    processor.registerProcessor("greeter", Greeter.Processor(GreeterHandler()))
+    processor.registerProcessor("cross", cross(context))
+    return processor
+
+
+def broken(context: WorkerContext) -> TProcessor:
+    """A service that can't be made."""
+    raise ModelLoadError("the service is broken on purpose")
+
+
+SERVICES = {"calculator": calculator, "cross": cross, "multiplexed": multiplexed, "broken": broken}
+
+
+def busy(method: str, reason: str) -> Any:
+    """Refuses `total` with its declared exception; other methods have none."""
+    return Calculator.total_result(busy=Busy(reason)) if method == "total" else None
+
+
+def main() -> int:
+    """Hosts what the argument says."""
+    told = json.loads(sys.argv[1])
+    logging.basicConfig(level="INFO", format="%(process)d %(levelname)s %(message)s")
+    soft = told["open_files"] or resource.getrlimit(resource.RLIMIT_NOFILE)[1]
+    resource.setrlimit(resource.RLIMIT_NOFILE, (soft, resource.getrlimit(resource.RLIMIT_NOFILE)[1]))
+    try:
+        return serve(
+            SERVICES[told["service"]],
+            HostSettings(**told["settings"]),
+            refusal=busy if told["refuses_with_busy"] else None,
+            on_ready=lambda line: print(line, flush=True),
+        )
+    except StartError as error:
+        logging.getLogger("host").critical("%s", error.message)
+        return error.exit_code
+
+
+if __name__ == "__main__":
+    sys.exit(main())
