@@ -45,7 +45,7 @@ PONG = answer(b"ping", 2, 1, b"\0")
 EMPTY_PREDICT = answer(b"predict", 2, 1, b"\0")
 
 
-def refused(kind: int) -> bytes:
+def refusal(kind: int) -> bytes:
     """A TApplicationException of this type."""
     return answer(b"ping", 3, 1, b"\x0b\0\1\0\0\0\2no\x08\0\2" + struct.pack("!i", kind) + b"\0")
 
@@ -150,7 +150,7 @@ def _calling(dialing: Dialing, times: int) -> None:
         (answer(b"ping", 2, 1, b""), "the message ends"),
         (answer(b"ping", 2, 99, b"\0"), "number 99, expected the reply to number 1"),
         (answer(b"ping", 1, 1, b"\0"), "message type 1"),
-        (refused(7), "did not understand the call: no"),
+        (refusal(7), "did not understand the call: no"),
     ],
     ids=["http", "negative", "huge", "compact", "zeros", "bad type", "short", "other call's", "a call", "refused"],
 )
@@ -172,11 +172,11 @@ def test_an_answer_with_neither_result_nor_error() -> None:
 
 
 def test_a_list_of_more_items_than_the_answer_has_bytes() -> None:
-    """A length that the answer can't hold is refused before room is made for it."""
+    """A length that the answer can't hold is refused before its items are read."""
     body = b"\x0f\0\0\x0c" + struct.pack("!i", 60_000_000)
-    with scripted(saying(answer(b"listModels", 2, 1, body))) as port, Client(port=port) as client:
-        with pytest.raises(ProtocolMismatch, match="size exceeded"):
-            client.models()
+    refused = pytest.raises(ProtocolMismatch, match="size exceeded")
+    with scripted(saying(answer(b"listModels", 2, 1, body))) as port, Client(port=port) as client, refused:
+        client.models()
 
 
 def test_an_error_keeps_the_connection(service: Service) -> None:
@@ -207,7 +207,7 @@ def test_bytes_behind_an_answer() -> None:
 )
 def test_thrifts_own_exceptions(kind: int, error: type[Exception]) -> None:
     """What Thrift's layer answers becomes the error that the handler's would be."""
-    with scripted(saying(refused(kind))) as port, Client(port=port) as client, pytest.raises(error, match="no"):
+    with scripted(saying(refusal(kind))) as port, Client(port=port) as client, pytest.raises(error, match="no"):
         client.ping()
 
 
