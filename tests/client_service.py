@@ -111,7 +111,7 @@ class _Stopped(BaseException):
     """Ends TThreadedServer.serve, which survives every Exception."""
 
 
-class _Listening(TServerTransportBase):  # type: ignore[misc]  # Apache's class is untyped
+class _Listening(TServerTransportBase):
     """A server transport over a socket that listens already, so that its port is known and free."""
 
     def __init__(self, listener: socket.socket, context: ssl.SSLContext | None) -> None:
