@@ -8,6 +8,7 @@ BIN := $(VENV)/bin
 # TensorFlow's CPU build is a quarter of the download; the CUDA build is for where there is a device.
 TENSORFLOW ?= $(if $(wildcard /dev/nvidiactl),server-cuda,server-cpu)
 SERVER_TYPE ?= TThreadPoolServer
+PORT ?= 9090
 PYTEST_ARGS ?=
 
 export PIP_DISABLE_PIP_VERSION_CHECK := 1
@@ -39,7 +40,7 @@ demo: $(STAMP) ## train a small network on digits, serve it, classify real scans
 	$(BIN)/python -m thriftserve_bench.demo --server-type $(SERVER_TYPE)
 
 serve: $(STAMP) ## the demo's server, left running
-	$(BIN)/python -m thriftserve_bench.demo --server-type $(SERVER_TYPE) --keep
+	$(BIN)/python -m thriftserve_bench.demo --server-type $(SERVER_TYPE) --serve --port $(PORT)
 
 test: $(STAMP) ## every test
 	$(BIN)/python -m pytest $(PYTEST_ARGS)

@@ -1,0 +1,1 @@
+"""The demo: a network trained on handwritten digits, served, and called with real scans."""

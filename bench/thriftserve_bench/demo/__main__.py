@@ -1,0 +1,57 @@
+"""`python -m thriftserve_bench.demo`; `make demo` and `make serve` run it.
+
+argv  -->  story.run  -->  exit code
+"""
+
+from __future__ import annotations
+
+import signal
+import sys
+from collections.abc import Sequence
+from types import FrameType
+
+from thriftserve_bench.demo.model import TrainingFailed
+from thriftserve_bench.demo.options import Options, parse
+from thriftserve_bench.server_process import ServerFailed
+from thriftserve_client import ThriftServeClientError
+
+_INTERRUPTED = 128 + signal.SIGINT
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
+    """Runs the demo; a failure is told in words, without a traceback."""
+    options = parse(arguments)
+    for number in (signal.SIGTERM, signal.SIGHUP):
+        signal.signal(number, _end)
+    try:
+        return _run(options)
+    except KeyboardInterrupt:
+        print("\ninterrupted; the server is stopped", file=sys.stderr)
+        return _INTERRUPTED
+
+
+def _run(options: Options) -> int:
+    try:
+        from rich.console import Console
+
+        from thriftserve_bench.demo import story
+    except ModuleNotFoundError as error:
+        return _failed(f"the demo needs {error.name}: pip install 'thriftserve[server-cpu,bench]'")
+    try:
+        return story.run(options, Console())
+    except (TrainingFailed, ServerFailed, ThriftServeClientError, OSError) as error:
+        return _failed(str(error))
+
+
+def _failed(why: str) -> int:
+    print(f"demo: {why}", file=sys.stderr)
+    return 1
+
+
+def _end(number: int, frame: FrameType | None) -> None:
+    """Ends by an exception, so that whatever was started is stopped on the way out."""
+    sys.exit(128 + number)
+
+
+if __name__ == "__main__":
+    sys.exit(main())

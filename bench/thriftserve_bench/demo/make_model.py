@@ -1,0 +1,56 @@
+"""Trains the network and writes it as a SavedModel, in a process of its own: TensorFlow ends with it.
+
+python -m thriftserve_bench.demo.make_model DIRECTORY  -->  one JSON line an epoch  -->  DIRECTORY/saved_model.pb
+"""
+
+from __future__ import annotations
+
+import json
+import sys
+from pathlib import Path
+from typing import Any
+
+from thriftserve_bench.demo import digits, training
+from thriftserve_bench.demo.recipe import RECIPE, RECIPE_FILE
+
+_IMAGE_TOML = f"""\
+# How encoded images become this model's input.
+input = "image"
+height = {digits.SIDE}
+width = {digits.SIDE}
+channels = 1
+resample = "bilinear"
+scale = {1 / 255!r}
+scores = "scores"
+"""
+
+
+def make(directory: Path) -> None:
+    """Trains on the digits and writes a version directory; tells each epoch on stdout."""
+    network = training.train(digits.load().train, _tell)
+    _save(network, directory)
+    extra = directory / "assets.extra"
+    extra.mkdir()
+    (extra / "labels.txt").write_text("".join(f"{digit}\n" for digit in range(digits.CLASSES)), encoding="utf-8")
+    (extra / "image.toml").write_text(_IMAGE_TOML, encoding="utf-8")
+    (directory / RECIPE_FILE).write_text(f"{RECIPE}\n", encoding="utf-8")
+
+
+def _tell(epoch: int, loss: float) -> None:
+    print(json.dumps({"epoch": epoch, "epochs": training.EPOCHS, "loss": round(loss, 4)}), flush=True)
+
+
+def _save(network: Any, directory: Path) -> None:
+    """Signature: image FLOAT [n,8,8,1], 0 to 1 -> scores FLOAT [n,10], the probability of each digit."""
+    import tensorflow as tf
+
+    def classify(image: Any) -> dict[str, Any]:
+        return {"scores": tf.nn.softmax(network.logits(image, learning=False))}
+
+    takes = [tf.TensorSpec([None, digits.SIDE, digits.SIDE, 1], tf.float32, name="image")]
+    signature = tf.function(classify, input_signature=takes)
+    tf.saved_model.save(network, str(directory), signatures={"serving_default": signature})
+
+
+if __name__ == "__main__":
+    make(Path(sys.argv[1]))

@@ -1,0 +1,130 @@
+"""The demo from its first step to its last.
+
+digits  -->  model  -->  server  -->  answers  -->  report
+"""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+from rich.console import Console
+from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
+
+from thriftserve_bench.demo import digits, model, report, sending
+from thriftserve_bench.demo.options import Options
+from thriftserve_bench.server_process import ServerProcess, clean_environment
+
+
+def run(options: Options, console: Console) -> int:
+    """Trains if need be, serves, sends, reports; or serves until it is interrupted.
+
+    Returns:
+        The exit code: 0, or 1 where too many answers were wrong.
+
+    Raises:
+        TrainingFailed, ServerFailed, ThriftServeClientError: the step that failed; what was begun is undone.
+    """
+    held_out, files = _digits(options, console)
+    served = _model(options, console)
+    if options.serve:
+        return _serve(options, console, served, files[0])
+    with _server(options, console, served) as server:
+        _step(
+            console, f"Sending {len(files)} PNG files, {options.rounds} times each, over {options.clients} connections"
+        )
+        sent = _send(options, console, server, files)
+    report.show(console, options, held_out, sent)
+    report.show_commands(console, report.commands(options, files[0], None))
+    if report.accuracy(held_out, sent) >= report.EXPECTED_ACCURACY:
+        return 0
+    console.print(f"\naccuracy is under {report.EXPECTED_ACCURACY:.0%}: something is wrong", style="bold red")
+    return 1
+
+
+def _step(console: Console, text: str) -> None:
+    console.print(text, style="bold", markup=False, highlight=False)
+
+
+def _said(console: Console, text: str) -> None:
+    """A line that tells of paths and ports: not wrapped, so that it can be copied."""
+    console.print(f"  {text}", markup=False, highlight=False, soft_wrap=True)
+
+
+def _digits(options: Options, console: Console) -> tuple[digits.Digits, list[Path]]:
+    _step(console, "Handwritten digits")
+    with console.status("reading the scans"):
+        split = digits.load()
+        files = digits.write(split.held_out, options.images_path)
+    learnt, kept = len(split.train.truth), len(files)
+    _said(console, f"{learnt + kept:,} scans: {learnt:,} to learn from, {kept} held out in {options.images_path}")
+    return split.held_out, files
+
+
+def _model(options: Options, console: Console) -> model.Model:
+    _step(console, "A convolutional network")
+    found = None if options.retrain else model.newest(options.model_path)
+    if found is not None:
+        _said(console, f"trained before: {found.base_path}/{found.version} (--retrain makes another version)")
+        return found
+    begun = time.monotonic()
+    with _progress(console) as bar:
+        task = bar.add_task("importing TensorFlow", total=None)
+        made = model.make(
+            options.model_path,
+            lambda epoch, epochs, loss: bar.update(
+                task, completed=epoch, total=epochs, description=f"learning, loss {loss:.2f}"
+            ),
+        )
+    _said(console, f"trained in {time.monotonic() - begun:.1f} s: {made.base_path}/{made.version}")
+    return made
+
+
+def _arguments(options: Options, served: model.Model) -> list[str]:
+    model_flag = f"digits={served.base_path}"
+    return ["--model", model_flag, "--server-type", options.server_type, "--port", str(options.port)]
+
+
+@contextmanager
+def _server(options: Options, console: Console, served: model.Model) -> Iterator[ServerProcess]:
+    """The server, ready; it is stopped at the end, and where anything fails."""
+    arguments = _arguments(options, served)
+    _step(console, f"The server, {options.server_type}")
+    _said(console, f"thriftserve serve {' '.join(arguments)}")
+    process = ServerProcess(arguments, env=clean_environment(TF_CPP_MIN_LOG_LEVEL="2"), show_log=options.serve)
+    with console.status("loading the model"):
+        process.start()
+    with process as server:
+        _said(console, f"ready on {server.host}:{server.port}, pid {server.pid}")
+        yield server
+
+
+def _serve(options: Options, console: Console, served: model.Model, image: Path) -> int:
+    with _server(options, console, served) as server:
+        report.show_commands(console, report.commands(options, image, server.port))
+        console.print("\nCtrl-C stops the server.", style="bold")
+        try:
+            return server.wait()
+        except KeyboardInterrupt:
+            console.print("\nstopping")
+            return server.stop() or 0
+
+
+def _send(options: Options, console: Console, server: ServerProcess, files: list[Path]) -> sending.Sent:
+    everything = files * options.rounds
+    with _progress(console) as bar:
+        task = bar.add_task("sending", total=len(everything))
+        return sending.send(server.host, server.port, everything, options.clients, lambda: bar.advance(task))
+
+
+def _progress(console: Console) -> Progress:
+    """A bar; where the output is no terminal it is drawn once, when it is done."""
+    return Progress(
+        TextColumn("  {task.description}"),
+        BarColumn(bar_width=30),
+        MofNCompleteColumn(),
+        TimeRemainingColumn(compact=True),
+        console=console,
+    )
