@@ -96,18 +96,19 @@ class ServerProcess:
         self.host, self.port, self.pid = "", 0, 0
 
     def __enter__(self) -> ServerProcess:
-        return self.start()
+        return self.start() if self._process is None else self
 
     def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, at: TracebackType | None) -> None:
         self.stop()
         self.close()
 
     def start(self) -> ServerProcess:
-        """Starts it and returns once it is ready.
+        """Starts it and returns once it is ready; a `with` block that follows stops it.
 
         Raises:
             ServerFailed: it ended before that, or was not ready in time; it is gone then.
         """
+        assert self._process is None, "a ServerProcess is started once"
         try:
             self._start()
         except BaseException:

@@ -73,14 +73,14 @@ def _figures(options: Options, digits: Digits, sent: Sent) -> Table:
     if len(later) > 1:
         table.add_row("latency", f"{statistics.median(later):.1f} ms", f"median; 99 % within {_p99(later):.1f} ms")
     first = max(answer.seconds * 1000 for answer in sent.answers if answer.first)
-    table.add_row("first answer", f"{first:,.0f} ms", _FIRST.get(options.server_type, "at most, on a new connection"))
+    table.add_row("first answer", f"{first:,.0f} ms", _FIRST.get(options.server_type, "at most"))
     return table
 
 
 #: What the first answer of a connection waits for, where that is more than the connection.
 _FIRST = {
-    "TSimpleServer": "at most: one connection is served at a time, the others wait",
-    "TForkingServer": "at most: each connection's process loads the model for itself",
+    "TSimpleServer": "at most: the others wait for one connection to end",
+    "TForkingServer": "at most: each connection's process loads the model",
 }
 
 
