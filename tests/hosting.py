@@ -49,8 +49,8 @@ TESTS = Path(__file__).parent
 #: No answer takes this long, however busy the machine is.
 PATIENCE_S = 30.0
 _READY = re.compile(r"thriftserve ready (?:host=(\S+) port=(\d+)|unix_socket=(\S+)) server_type=(\w+) .*pid=(\d+)\n")
-#: What a server writes that was surprised, whoever was served all the same.
-_UNEXPECTED = re.compile(r"ERROR \S+: closed$|Exception (in|ignored)|worker \d+ failed|ended (by|with) ", re.MULTILINE)
+#: What a server writes that was surprised, even where everyone was served all the same.
+_SURPRISED = re.compile(r"ERROR \S+: closed$|Exception (in|ignored)|worker \d+ failed|ended (by|with) ", re.MULTILINE)
 _PROTOCOLS = {"binary": TBinaryProtocolAccelerated, "compact": TCompactProtocolAccelerated}
 _TRANSPORTS = {"framed": TFramedTransport, "buffered": TBufferedTransport}
 
@@ -68,9 +68,7 @@ class Wire:
     def message(self, write: Callable[[Any], None], service: Any = Calculator) -> bytes:
         """The bytes of what `write` does with a client of `service` that nobody answers."""
         buffer = TMemoryBuffer()
-        transport = _TRANSPORTS[self.transport](buffer)
-        write(service.Client(self.protocol_over(transport)))
-        transport.flush()
+        write(service.Client(self.protocol_over(_TRANSPORTS[self.transport](buffer))))
         return bytes(buffer.getvalue())
 
     def protocol_over(self, transport: Any) -> Any:
@@ -156,7 +154,7 @@ class Hosted:
             log = self.log()
             self._log.close()
         assert code == 0, f"exit code {code}\n{log}"
-        assert kind is not None or not _UNEXPECTED.search(log), log
+        assert kind is not None or not _SURPRISED.search(log), log
 
     def stop(self) -> int:
         """Has it drain; its exit code."""
@@ -193,6 +191,11 @@ class Hosted:
         """A client of Apache's library, on a connection of its own; `protocol` wraps its protocol."""
         with self.connect(options.get("tls")) as sock:
             yield client_on(sock, wire or self.wire, service, options.get("wrap", lambda protocol: protocol))
+
+    @property
+    def surprised(self) -> bool:
+        """Whether its log tells of an error that no branch of its code foresaw, or of a worker's death."""
+        return bool(_SURPRISED.search(self.log()))
 
     def serves(self) -> None:
         """Asserts that a good client is served, and rightly."""

@@ -11,7 +11,7 @@ struct Pair {
 struct Tree {
   1: required i64 value
   2: optional list<Tree> branches
-  3: optional Tree next
+  3: optional Tree tail
   4: optional map<string, Tree> named
   5: optional binary content
 }

@@ -104,7 +104,7 @@ class Iface(object):
 
     def remember(self, text):
         """
-        Waits in the same way, and nobody for it.
+        Nobody waits for it.
 
         Parameters:
          - text
@@ -434,7 +434,7 @@ class Client(Iface):
 
     def remember(self, text):
         """
-        Waits in the same way, and nobody for it.
+        Nobody waits for it.
 
         Parameters:
          - text

@@ -108,7 +108,7 @@ class Tree(object):
     Attributes:
      - value
      - branches
-     - next
+     - tail
      - named
      - content
 
@@ -117,16 +117,16 @@ class Tree(object):
     __slots__ = (
         'value',
         'branches',
-        'next',
+        'tail',
         'named',
         'content',
     )
 
 
-    def __init__(self, value=None, branches=None, next=None, named=None, content=None,):
+    def __init__(self, value=None, branches=None, tail=None, named=None, content=None,):
         self.value = value
         self.branches = branches
-        self.next = next
+        self.tail = tail
         self.named = named
         self.content = content
 
@@ -157,8 +157,8 @@ class Tree(object):
                     iprot.skip(ftype)
             elif fid == 3:
                 if ftype == TType.STRUCT:
-                    self.next = Tree()
-                    self.next.read(iprot)
+                    self.tail = Tree()
+                    self.tail.read(iprot)
                 else:
                     iprot.skip(ftype)
             elif fid == 4:
@@ -199,9 +199,9 @@ class Tree(object):
                 iter13.write(oprot)
             oprot.writeListEnd()
             oprot.writeFieldEnd()
-        if self.next is not None:
-            oprot.writeFieldBegin('next', TType.STRUCT, 3)
-            self.next.write(oprot)
+        if self.tail is not None:
+            oprot.writeFieldBegin('tail', TType.STRUCT, 3)
+            self.tail.write(oprot)
             oprot.writeFieldEnd()
         if self.named is not None:
             oprot.writeFieldBegin('named', TType.MAP, 4)
@@ -674,7 +674,7 @@ Tree.thrift_spec = (
     None,  # 0
     (1, TType.I64, 'value', None, None, ),  # 1
     (2, TType.LIST, 'branches', (TType.STRUCT, [Tree, None], False), None, ),  # 2
-    (3, TType.STRUCT, 'next', [Tree, None], None, ),  # 3
+    (3, TType.STRUCT, 'tail', [Tree, None], None, ),  # 3
     (4, TType.MAP, 'named', (TType.STRING, 'UTF8', TType.STRUCT, [Tree, None], False), None, ),  # 4
     (5, TType.STRING, 'content', 'BINARY', None, ),  # 5
 )
