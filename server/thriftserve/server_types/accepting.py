@@ -61,14 +61,21 @@ class Acceptor:
         poll.register(self._host.wakeup.fd, select.POLLIN)
         while not self._host.draining:
             poll.poll()
-            yield from self.waiting()
-        yield from self.waiting()
+            with contextlib.suppress(OutOfDescriptors):
+                while (taken := self.take()) is not None:
+                    yield taken
+                    if self._host.draining:
+                        break
+        yield from self.last()
 
-    def waiting(self) -> Iterator[tuple[socket.socket, str]]:
-        """The connections that wait now."""
+    def last(self) -> list[tuple[socket.socket, str]]:
+        """The connections that wait, all taken before any is served; then nobody can connect any more."""
+        waiting = []
         with contextlib.suppress(OutOfDescriptors):
             while (taken := self.take()) is not None:
-                yield taken
+                waiting.append(taken)
+        self.sock.close()
+        return waiting
 
     def take(self, *, pause: bool = True) -> tuple[socket.socket, str] | None:
         """One connection that waits; None where none does.

@@ -60,19 +60,19 @@ class TForkingServer:
             error = ModelLoadError(reason or f"the first child ended with {code} while it loaded the models")
             error.exit_code = ExitCode(code) if code in set(ExitCode) else ExitCode.MODEL_LOAD
             raise error
+        self._host.begin()
 
     def run(self) -> None:
         """Serves until drained, then waits for the children."""
         host = self._host
         acceptor = Acceptor(host)
         signal.signal(signal.SIGCHLD, lambda *_: host.wakeup.set())
-        host.begin()
         while not host.draining:
             self._wait(acceptor.sock)
             self._reap()
             self._accept(acceptor)
-        self._accept(acceptor)
-        acceptor.sock.close()
+        for taken in acceptor.last():
+            self._fork_for(*taken)
         for pid in self._children:
             os.kill(pid, signal.SIGTERM)
         while self._children:

@@ -74,7 +74,7 @@ class Host:
         self.processor = self.factory(self.context)
 
     def begin(self) -> None:
-        """The loop starts to serve."""
+        """Everything is loaded: the status says so before the parent hears of it."""
         self.context.set_phase(WorkerPhase.IDLE)
 
     def drain(self) -> None:

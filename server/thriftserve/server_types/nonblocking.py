@@ -77,6 +77,7 @@ class TNonblockingServer:
                 "TNonblockingServer reads the framed transport alone: transport=%s is not used", settings.transport
             )
         self._host.load()
+        self._host.begin()
 
     def run(self) -> None:
         """Serves until drained."""
@@ -90,11 +91,10 @@ class TNonblockingServer:
                 handler.start()
             self._epoll.register(acceptor.sock, select.EPOLLIN)
             self._epoll.register(host.wakeup.fd, select.EPOLLIN)
-            host.begin()
             self._serve(acceptor)
-            self._accept(acceptor)
             self._epoll.unregister(acceptor.sock)
-            acceptor.sock.close()
+            for taken in acceptor.last():
+                self._adopt(*taken)
             self._finish()
             for _ in handlers:
                 self._tasks.put(None)
@@ -124,19 +124,23 @@ class TNonblockingServer:
         limit = self._host.settings.max_connections
         try:
             while (taken := acceptor.take(pause=False)) is not None:
-                full = len(self._connections) >= limit
                 if len(self._connections) >= limit + _REFUSING:
                     self._counters.add_refused()
                     taken[0].close()
-                    continue
-                refusal = f"{limit} connections are open, the limit; try again later" if full else None
-                connection = _Connection(*taken, self._host, refusal)
-                self._connections[connection.fd] = connection
-                self._counters.connection_opened()
-                self._epoll.register(connection.fd, select.EPOLLIN)
+                else:
+                    self._adopt(*taken)
         except OutOfDescriptors:
             self._resume_at = time.monotonic() + PAUSE_S  # others are served meanwhile
             self._epoll.modify(acceptor.sock, 0)
+
+    def _adopt(self, sock: socket.socket, peer: str) -> None:
+        limit = self._host.settings.max_connections
+        full = len(self._connections) >= limit
+        refusal = f"{limit} connections are open, the limit; try again later" if full else None
+        connection = _Connection(sock, peer, self._host, refusal)
+        self._connections[connection.fd] = connection
+        self._counters.connection_opened()
+        self._epoll.register(connection.fd, select.EPOLLIN)
 
     def _on_event(self, connection: _Connection) -> None:
         with connection.lock:

@@ -45,6 +45,7 @@ class TProcessPoolServer:
     def prepare(self) -> None:
         """Loads what is served."""
         self._host.load()
+        self._host.begin()
         if self._host.listener.sock.family in (socket.AF_INET, socket.AF_INET6):
             self._host.listener.sock.setsockopt(socket.IPPROTO_TCP, socket.TCP_DEFER_ACCEPT, _DEFER_S)
 
@@ -58,10 +59,10 @@ class TProcessPoolServer:
             self._epoll = epoll
             epoll.register(acceptor.sock, select.EPOLLIN)
             epoll.register(host.wakeup.fd, select.EPOLLIN)
-            host.begin()
             self._serve(acceptor, refuser)
-            self._accept_rest(acceptor)
-            acceptor.sock.close()
+            self._epoll.unregister(acceptor.sock)
+            for taken in acceptor.last():
+                self._adopt(*taken)
             self._finish()
 
     def _serve(self, acceptor: Acceptor, refuser: Refuser) -> None:
@@ -157,10 +158,6 @@ class TProcessPoolServer:
             if now >= connection.deadline:
                 log.info("%s: closed: %s", connection.peer, connection.why_late)
                 self._end(connection)
-
-    def _accept_rest(self, acceptor: Acceptor) -> None:
-        for taken in acceptor.waiting():
-            self._adopt(*taken)
 
     def _finish(self) -> None:
         """Answers whatever has arrived, waits for what is arriving, closes the rest."""

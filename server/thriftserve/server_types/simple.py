@@ -23,13 +23,13 @@ class TSimpleServer:
     def prepare(self) -> None:
         """Loads what is served."""
         self._host.load()
+        self._host.begin()
 
     def run(self) -> None:
         """Serves until drained."""
         host = self._host
         acceptor = Acceptor(host)
         Doorman(host, acceptor, Refuser(host)).start()
-        host.begin()
         for sock, peer in acceptor:
             self._current = Connection(sock, peer, host)
             host.context.counters.connection_opened()

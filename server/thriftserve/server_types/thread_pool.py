@@ -47,6 +47,7 @@ class TThreadPoolServer:
     def prepare(self) -> None:
         """Loads what is served."""
         self._host.load()
+        self._host.begin()
 
     def run(self) -> None:
         """Serves until drained."""
@@ -69,7 +70,6 @@ class TThreadPoolServer:
         listening = acceptor.sock.fileno()
         self._epoll.register(listening, select.EPOLLIN)
         self._epoll.register(host.wakeup.fd, select.EPOLLIN)
-        host.begin()
         sweep_at = time.monotonic() + _SWEEP_S
         while not host.draining:
             for fd, _ in self._epoll.poll(_SWEEP_S):
@@ -80,7 +80,9 @@ class TThreadPoolServer:
             if time.monotonic() >= sweep_at:
                 self._close_idle()
                 sweep_at = time.monotonic() + _SWEEP_S
-        self._accept(acceptor)
+        self._epoll.unregister(listening)
+        for taken in acceptor.last():
+            self._take(Connection(*taken, host))
 
     def _accept(self, acceptor: Acceptor) -> None:
         settings = self._host.settings

@@ -26,6 +26,7 @@ class TThreadedServer:
     def prepare(self) -> None:
         """Loads what is served."""
         self._host.load()
+        self._host.begin()
 
     def run(self) -> None:
         """Serves until drained."""
@@ -33,7 +34,6 @@ class TThreadedServer:
         refuser = Refuser(host)
         limit = host.settings.max_connections
         threading.stack_size(_STACK_BYTES)
-        host.begin()
         for sock, peer in Acceptor(host):
             if len(self._threads) >= limit:
                 refuser.refuse(sock, peer, f"{limit} connections are open, the limit; try again later")

@@ -88,6 +88,7 @@ def _run_child(main: Callable[[], int], parent: int, held: set[signal.Signals | 
     code: int = ExitCode.INTERNAL
     try:
         signal.set_wakeup_fd(-1)
+        faulthandler.unregister(signal.SIGUSR1)  # or what it does here would be the parent's
         for each in FORK_SIGNALS:
             signal.signal(each, signal.SIG_DFL)
         signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C reaches the whole group: the parent decides

@@ -1,0 +1,333 @@
+"""What happens when processes fail: workers killed, parents killed, loads that fail, signals under load."""
+
+from __future__ import annotations
+
+import os
+import signal
+import socket
+import threading
+import time
+from collections.abc import Callable
+from pathlib import Path
+
+import numpy as np
+import psutil
+import pytest
+
+from served import Served, command, environment
+from thriftserve.errors import ExitCode
+from thriftserve.settings import SERVER_TYPES
+from thriftserve_client import Client, ConnectionFailed, ThriftServeClientError
+
+HERE = str(Path(__file__).parent)
+X = np.arange(3, dtype=np.float32)
+
+every_type = pytest.mark.parametrize("server_type", SERVER_TYPES)
+
+
+def ledger_server(server_type: str, ledger: Path, *arguments: str, ms: int = 0) -> Served:
+    """A server of a model that notes each run in `ledger`."""
+    model = f"m=python:fault_models:Ledger?path={ledger}&ms={ms}"
+    return Served("--model", model, "--server-type", server_type, *arguments, PYTHONPATH=HERE)
+
+
+def runs(ledger: Path) -> int:
+    """How many requests the server ran."""
+    return len(ledger.read_text().splitlines()) if ledger.exists() else 0
+
+
+def wait_until(true: Callable[[], bool]) -> None:
+    """Waits for something that has to happen; pytest's own time-out is the limit."""
+    while not true():
+        time.sleep(0.01)
+
+
+def works(server: Served) -> bool:
+    """Whether a request on a new connection is answered."""
+    try:
+        with Client("127.0.0.1", server.port, timeout_s=20) as client:
+            return bool((client.predict("m", {"x": X})["x"] == X).all())
+    except ThriftServeClientError:
+        return False
+
+
+def worker_pids(server: Served) -> list[int]:
+    """The parent's own children."""
+    return [child.pid for child in psutil.Process(server.pid).children()]
+
+
+def alive(pid: int) -> bool:
+    """Whether a process runs."""
+    try:
+        return psutil.Process(pid).status() != psutil.STATUS_ZOMBIE
+    except psutil.NoSuchProcess:
+        return False
+
+
+def served_by(client: Client) -> int:
+    """The worker that answers this client."""
+    timing = client.predict("m", {"x": X}).timing
+    assert timing is not None
+    return timing.worker_pid
+
+
+@every_type
+def test_a_killed_worker_is_replaced(server_type: str, tmp_path: Path) -> None:
+    """After kill -9 of a worker another takes its place, the status says so, and requests are answered."""
+    with ledger_server(server_type, tmp_path / "ledger", "--workers", "2") as server:
+        assert works(server)
+        victim = worker_pids(server)[0]
+        os.kill(victim, signal.SIGKILL)
+        wait_until(lambda: not alive(victim) and victim not in worker_pids(server))
+        wait_until(lambda: works(server))
+        with server.client() as client:
+            wait_until(lambda: client.server_status().state == "SERVING")
+            assert sum(worker.restarts for worker in client.server_status().workers) == 1
+        assert "by SIGKILL" in server.log()
+        assert server.stop()[0] == ExitCode.OK
+
+
+def test_the_others_serve_on(tmp_path: Path) -> None:
+    """Clients of the other workers of a pool notice nothing of the death of one."""
+    with ledger_server("TProcessPoolServer", tmp_path / "ledger", "--workers", "2") as server:
+        first, second = server.client(), server.client()
+        pids = [served_by(client) for client in (first, second)]
+        assert pids[0] != pids[1], "two clients spread over two idle workers"
+        os.kill(pids[0], signal.SIGKILL)
+        for _ in range(50):
+            assert served_by(second) == pids[1]
+        wait_until(lambda: works(server))
+        first.close()
+        second.close()
+
+
+@every_type
+def test_every_worker_killed_at_once(server_type: str, tmp_path: Path) -> None:
+    """The server comes back from the loss of all its workers, with another generation of them."""
+    with ledger_server(server_type, tmp_path / "ledger", "--workers", "2") as server:
+        before = worker_pids(server)
+        for pid in before:
+            os.kill(pid, signal.SIGKILL)
+        wait_until(lambda: works(server))
+        assert not set(before) & set(worker_pids(server))
+
+
+@every_type
+def test_nobody_outlives_the_parent(server_type: str, tmp_path: Path) -> None:
+    """After kill -9 of the parent no process of the server is left, and the port is closed."""
+    with ledger_server(server_type, tmp_path / "ledger", "--workers", "2") as server, server.client() as client:
+        client.ping()  # a TForkingServer has a child now
+        tree = psutil.Process(server.pid).children(recursive=True)
+        assert tree
+        os.kill(server.pid, signal.SIGKILL)
+        gone, left = psutil.wait_procs(tree, timeout=2)
+        assert not left, f"still there: {left}"
+        assert len(gone) == len(tree)
+        with pytest.raises(ConnectionRefusedError):
+            socket.create_connection(("127.0.0.1", server.port))
+
+
+@every_type
+def test_a_model_that_never_loads(server_type: str, tmp_path: Path) -> None:
+    """The server ends with the exit code for it and the reason, and never had its port open for clients."""
+    server = Served(
+        "--model", f"m=python:fault_models:LoadsWhileThere?path={tmp_path / 'none'}", "--server-type", server_type,
+        PYTHONPATH=HERE,
+    )  # fmt: skip
+    with pytest.raises(AssertionError, match="exit code 4") as caught, server:
+        pass
+    assert "is gone" in str(caught.value)
+
+
+def test_the_port_is_closed_while_models_load(tmp_path: Path) -> None:
+    """Until a worker is ready, clients are refused at once instead of being left to hang."""
+    gate = tmp_path / "gate"
+    os.mkfifo(gate)
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        port = probe.getsockname()[1]
+    process = psutil.Popen(
+        command("serve", "--model", f"m=python:fault_models:OpensGate?path={gate}", "--port", str(port)),
+        env=environment(PYTHONPATH=HERE),
+    )
+    try:
+        # Opening the gate waits for the model to be loading, and keeps it so.
+        with gate.open("w"), pytest.raises(ConnectionRefusedError):
+            socket.create_connection(("127.0.0.1", port))
+        with Client("127.0.0.1", port) as client:
+            wait_until(lambda: _pings(client))
+    finally:
+        process.terminate()
+        assert process.wait(30) == ExitCode.OK
+
+
+def _pings(client: Client) -> bool:
+    try:
+        client.ping()
+    except ConnectionFailed:
+        return False
+    return True
+
+
+@every_type
+def test_drain_answers_every_accepted_request(server_type: str, tmp_path: Path) -> None:
+    """SIGTERM under load: each request that was run was answered, and the server ends with 0."""
+    ledger = tmp_path / "ledger"
+    answered: list[int] = []
+    with ledger_server(server_type, ledger, "--workers", "2", ms=5) as server:
+
+        def load() -> None:
+            done = 0
+            try:
+                with Client("127.0.0.1", server.port, timeout_s=30) as client:
+                    while True:
+                        client.predict("m", {"x": X})
+                        done += 1
+            except ThriftServeClientError:
+                answered.append(done)  # the server has gone
+
+        threads = [threading.Thread(target=load) for _ in range(8)]
+        for thread in threads:
+            thread.start()
+        wait_until(lambda: runs(ledger) > 50)
+        code, rest = server.stop()
+        for thread in threads:
+            thread.join()
+    assert (code, rest) == (ExitCode.OK, "")
+    assert len(answered) == 8
+    assert sum(answered) == runs(ledger), "requests that were run, and answers that came"
+
+
+@every_type
+def test_told_twice_it_stops_now(server_type: str, tmp_path: Path) -> None:
+    """A second SIGTERM ends the server at once, with an exit code that says that work was cut off."""
+    ledger = tmp_path / "ledger"
+    with ledger_server(server_type, ledger) as server:
+        call = _slow_call(server, seconds=60)
+        server.process.send_signal(signal.SIGTERM)
+        wait_until(lambda: "draining" in server.log())
+        server.process.send_signal(signal.SIGTERM)
+        assert server.process.wait(10) == ExitCode.FORCED
+        call.join()
+    assert runs(ledger) == 0
+
+
+@every_type
+def test_the_drain_has_an_end(server_type: str, tmp_path: Path) -> None:
+    """What is in flight longer than the drain time-out is cut off, and the exit code says so."""
+    with ledger_server(server_type, tmp_path / "ledger", "--drain-timeout-s", "0.5") as server:
+        call = _slow_call(server, seconds=60)
+        assert server.stop()[0] == ExitCode.FORCED
+        assert "drain time-out" in server.log()
+        call.join()
+
+
+def _slow_call(server: Served, seconds: float) -> threading.Thread:
+    """A request in flight: begun for sure when this returns."""
+
+    def call() -> None:
+        with Client("127.0.0.1", server.port, timeout_s=90) as client, pytest.raises(ThriftServeClientError):
+            client.predict("m", {"x": X, "seconds": np.float64(seconds)})
+
+    thread = threading.Thread(target=call)
+    thread.start()
+    tree = psutil.Process(server.pid)
+    wait_until(lambda: any(_connected(child) for child in tree.children(recursive=True)))
+    return thread
+
+
+def _connected(process: psutil.Process) -> bool:
+    try:
+        return any(each.status == psutil.CONN_ESTABLISHED for each in process.net_connections("tcp"))
+    except psutil.NoSuchProcess:
+        return False
+
+
+@every_type
+def test_a_crash_in_a_request_costs_that_client_alone(server_type: str) -> None:
+    """A model that crashes its process: its caller is told, the next one is served."""
+    models = ("--model", "m=python:fault_models:Ledger?path=/dev/null", "--model", "bad=python:fault_models:Crasher")
+    with Served(*models, "--server-type", server_type, PYTHONPATH=HERE) as server:
+        with server.client() as client, pytest.raises(ConnectionFailed):
+            client.predict("bad", {"x": X})
+        wait_until(lambda: works(server))
+
+
+def test_a_worker_that_keeps_crashing_ends_the_server() -> None:
+    """A worker that dies again and again before it is ready is tried with back-off, then given up."""
+    server = Served("--model", "m=python:fault_models:CrashesOnLoad", PYTHONPATH=HERE)
+    with pytest.raises(AssertionError, match="exit code 6") as caught, server:
+        pass
+    assert "keeps ending by SIGSEGV" in str(caught.value)
+    assert "again in 0.8 s" in str(caught.value), "each try waited longer"
+
+
+@every_type
+def test_reload_under_load_loses_nothing(server_type: str, tmp_path: Path) -> None:
+    """SIGHUP replaces every worker while clients call on: none of them sees an error."""
+    if server_type == "TSimpleServer":
+        pytest.skip("serves one connection at a time: the others would wait for the load's end")
+    ledger = tmp_path / "ledger"
+    with ledger_server(server_type, ledger, "--workers", "2", ms=1) as server:
+        before = worker_pids(server)
+        stop = threading.Event()
+        failures: list[Exception] = []
+
+        def load() -> None:
+            try:
+                with Client("127.0.0.1", server.port, timeout_s=30) as client:
+                    while not stop.is_set():
+                        client.predict("m", {"x": X})
+            except Exception as error:
+                failures.append(error)
+
+        threads = [threading.Thread(target=load) for _ in range(4)]
+        for thread in threads:
+            thread.start()
+        wait_until(lambda: runs(ledger) > 50)
+        server.process.send_signal(signal.SIGHUP)
+        wait_until(lambda: not set(before) & set(worker_pids(server)))
+        seen = runs(ledger)
+        wait_until(lambda: runs(ledger) > seen + 50)
+        stop.set()
+        for thread in threads:
+            thread.join()
+        assert not failures
+        assert server.stop()[0] == ExitCode.OK
+
+
+def test_a_reload_that_fails_changes_nothing(tmp_path: Path) -> None:
+    """Where the new workers can't load, the old ones serve on and the log has the reason."""
+    flag = tmp_path / "flag"
+    flag.touch()
+    with Served("--model", f"m=python:fault_models:LoadsWhileThere?path={flag}", PYTHONPATH=HERE) as server:
+        before = worker_pids(server)
+        flag.unlink()
+        server.process.send_signal(signal.SIGHUP)
+        wait_until(lambda: "serves on" in server.log())
+        assert "is gone" in server.log()
+        assert worker_pids(server) == before
+        assert works(server)
+
+
+@every_type
+def test_stacks_are_printed_on_demand(server_type: str, tmp_path: Path) -> None:
+    """SIGUSR1 prints the stacks of the parent's and every worker's threads, and nothing else changes."""
+    with ledger_server(server_type, tmp_path / "ledger") as server:
+        server.process.send_signal(signal.SIGUSR1)
+        wait_until(lambda: server.log().count("most recent call first") >= 2)
+        assert "arbiter.py" in server.log()
+        assert works(server)
+        assert server.stop()[0] == ExitCode.OK
+
+
+def test_forked_children_are_reaped(tmp_path: Path) -> None:
+    """Children of a TForkingServer are gone soon after their clients, and their requests stay counted."""
+    with ledger_server("TForkingServer", tmp_path / "ledger") as server:
+        for _ in range(5):
+            assert works(server)
+        forker = psutil.Process(worker_pids(server)[0])
+        wait_until(lambda: not forker.children())
+        with server.client() as client:
+            status = client.server_status()
+        assert status.past_requests == 5
