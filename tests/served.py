@@ -53,7 +53,9 @@ class Served:
         found = READY.fullmatch(line)
         if found is None:
             self._end()
-            raise AssertionError(f"not ready: {line!r}, exit code {self.process.returncode}\n{self.log()}")
+            log = self.log()
+            self._log.close()
+            raise AssertionError(f"not ready: {line!r}, exit code {self.process.returncode}\n{log}")
         self.server_type, self.port, self.pid = found[3], int(found[2]), int(found[5])
         self.control_port = int(found[7] or 0)
         return self

@@ -56,6 +56,7 @@ class Acceptor:
 
     def __iter__(self) -> Iterator[tuple[socket.socket, str]]:
         """Connections with their peers' names, until the host drains."""
+        host = self._host
         poll = select.poll()
         poll.register(self.sock, select.POLLIN)
         poll.register(self._host.wakeup.fd, select.POLLIN)
@@ -64,7 +65,7 @@ class Acceptor:
             with contextlib.suppress(OutOfDescriptors):
                 while (taken := self.take()) is not None:
                     yield taken
-                    if self._host.draining:
+                    if host.draining:  # clients that connect on and on would never let it end
                         break
         yield from self.last()
 
