@@ -1,0 +1,171 @@
+"""Each server type of ours against Apache's own class of that name.
+
+    settings  -->  both servers up, the same echo service in each  -->  load: ours, Apache's, ours, …  -->  Run
+
+Both run side by side and are measured in turns, so that whatever else the machine does meets both.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import subprocess
+import sys
+from collections.abc import Callable, Iterator
+from contextlib import ExitStack, contextmanager
+from dataclasses import asdict, dataclass
+from datetime import UTC, datetime
+from typing import IO
+
+from thriftserve_bench import machine, process_tree
+from thriftserve_bench.host_flags import SERVER_TYPES
+from thriftserve_bench.payloads import PAYLOADS
+from thriftserve_bench.results import APACHE, OURS, SIDES, Cell, Measured, Order, Run, Window
+from thriftserve_bench.server_process import ServerProcess
+
+_HOSTS = {OURS: "thriftserve_bench.our_host", APACHE: "thriftserve_bench.apache_host"}
+_PACKAGES = ("thriftserve", "thrift", "numpy")
+_STOP_PATIENCE_S = 5.0
+_READY_TIMEOUT_S = 30.0
+
+
+@dataclass(frozen=True)
+class CallsSettings:
+    """What `calls` measures and for how long."""
+
+    server_types: tuple[str, ...] = SERVER_TYPES
+    payloads: tuple[str, ...] = tuple(one.name for one in PAYLOADS)
+    connections: tuple[int, ...] = (1, 4)
+    rounds: int = 7
+    #: Length of a window, and the calls that it has at least.
+    seconds: float = 0.7
+    min_calls: int = 10
+    workers: int = 4
+    threads: int = 10
+    #: The load generator on the first core, the servers on the others.
+    pin: bool = True
+
+    def cells(self, server_type: str) -> list[Cell]:
+        """The cells of a server type; TSimpleServer serves one connection at a time."""
+        counts = (1,) if server_type == "TSimpleServer" else self.connections
+        return [Cell(server_type, payload, count) for payload in self.payloads for count in counts]
+
+    @property
+    def windows(self) -> int:
+        """How many windows there will be."""
+        return sum(len(self.cells(one)) for one in self.server_types) * self.rounds * len(SIDES)
+
+
+class CallsFailed(Exception):
+    """The load generator ended."""
+
+
+def cores(pin: bool) -> dict[str, str]:
+    """Cores of the load generator and of the servers, as their flags take them; empty: all."""
+    available = sorted(os.sched_getaffinity(0))
+    if not pin or len(available) < 2:
+        return {"load": "", "servers": ""}
+    return {"load": str(available[0]), "servers": ",".join(map(str, available[1:]))}
+
+
+class Load:
+    """The load generator's process."""
+
+    def __init__(self, on_cores: str) -> None:
+        self._process = subprocess.Popen(
+            [sys.executable, "-m", "thriftserve_bench.load", *([on_cores] if on_cores else [])],
+            stdin=subprocess.PIPE,
+            stdout=subprocess.PIPE,
+            text=True,
+            start_new_session=True,
+        )
+
+    def measure(self, order: Order) -> Window:
+        """Has it measure one window.
+
+        Raises:
+            CallsFailed: it has ended.
+        """
+        print(json.dumps(asdict(order)), file=self._pipe(self._process.stdin), flush=True)
+        line = self._pipe(self._process.stdout).readline()
+        if not line:
+            raise CallsFailed(f"the load generator ended with {self._process.wait()}")
+        return Window(**json.loads(line))
+
+    @staticmethod
+    def _pipe(pipe: IO[str] | None) -> IO[str]:
+        assert pipe is not None
+        return pipe
+
+    def close(self) -> None:
+        """Ends it."""
+        self._process.kill()
+        self._process.communicate()
+
+
+def measure_calls(
+    settings: CallsSettings, keep: Callable[[Run], None], tick: Callable[[Cell, str, Window], None]
+) -> Run:
+    """Measures every cell.
+
+    Args:
+        settings: what and for how long.
+        keep: gets the run before its first window; it fills while it is measured.
+        tick: called after each window.
+
+    Raises:
+        ServerFailed: a server did not start.
+        CallsFailed: the load generator ended.
+    """
+    placed = cores(settings.pin)
+    run = Run(
+        began=datetime.now(UTC).isoformat(timespec="seconds"),
+        settings=asdict(settings) | {"cores": placed},
+        machine=machine.machine(),
+        versions=machine.versions(_PACKAGES),
+        commit=machine.commit(),
+    )
+    keep(run)
+    load = Load(placed["load"])
+    try:
+        for server_type in settings.server_types:
+            with servers(server_type, settings, placed["servers"]) as running:
+                for cell in settings.cells(server_type):
+                    measured = Measured(cell)
+                    run.cells.append(measured)
+                    _measure_cell(measured, running, load, settings, tick)
+    finally:
+        load.close()
+    return run
+
+
+def _measure_cell(
+    measured: Measured,
+    running: dict[str, ServerProcess],
+    load: Load,
+    settings: CallsSettings,
+    tick: Callable[[Cell, str, Window], None],
+) -> None:
+    cell = measured.cell
+    for _ in range(settings.rounds):
+        for side, server in running.items():
+            order = Order(server.port, server.pid, cell.payload, cell.connections, settings.seconds, settings.min_calls)
+            window = load.measure(order)
+            measured.windows(side).append(window)
+            tick(cell, side, window)
+
+
+@contextmanager
+def servers(server_type: str, settings: CallsSettings, on_cores: str) -> Iterator[dict[str, ServerProcess]]:
+    """Both servers of a type, ready; ended with all their processes afterwards."""
+    flags = [server_type, "--workers", str(settings.workers), "--threads", str(settings.threads)]
+    if on_cores:
+        flags += ["--cores", on_cores]
+    with ExitStack() as stack:
+        running = {}
+        for side in SIDES:
+            command = [sys.executable, "-m", _HOSTS[side]]
+            server = ServerProcess(flags, command=command, ready_timeout_s=_READY_TIMEOUT_S)
+            running[side] = stack.enter_context(server)
+            stack.callback(process_tree.stop, server.pid, _STOP_PATIENCE_S)
+        yield running

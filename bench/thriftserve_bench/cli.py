@@ -1,0 +1,49 @@
+"""thriftserve-bench: measures, and shows what was measured.
+
+argv  -->  calls | report | session  -->  FILE.json and a table
+"""
+
+from __future__ import annotations
+
+import argparse
+import sys
+from collections.abc import Sequence
+
+from thriftserve_bench import calls_command, report_command, session_command
+
+_EPILOG = """\
+a first look (a minute):       thriftserve-bench calls --quick
+one type, more rounds:         thriftserve-bench calls --server-type TThreadPoolServer --rounds 15
+the table of an earlier run:   thriftserve-bench report bench/results/calls.json --markdown
+one session call:              thriftserve-bench session
+"""
+
+
+def make_parser() -> argparse.ArgumentParser:
+    """The whole command line."""
+    parser = argparse.ArgumentParser(
+        prog="thriftserve-bench",
+        description="Measures thriftserve, and keeps the raw results.",
+        epilog=_EPILOG,
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+    )
+    commands = parser.add_subparsers(metavar="COMMAND", required=True)
+    for module in (calls_command, report_command, session_command):
+        module.add_to(commands)
+    return parser
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    """Runs one command; wrong flags leave through SystemExit, as argparse does."""
+    flags = make_parser().parse_args(argv)
+    try:
+        return int(flags.run(flags))
+    except KeyboardInterrupt:
+        return 130
+    except OSError as error:
+        print(f"thriftserve-bench: {error}", file=sys.stderr)
+        return 1
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,39 @@
+"""Flags that both hosts of the echo service take.
+
+argv  -->  server type, processes, threads, limit, cores
+"""
+
+from __future__ import annotations
+
+import argparse
+import os
+
+#: Room for 32 x 224 x 224 x 3 float32 (19,267,584 bytes) and what is around it.
+MAX_MESSAGE_BYTES = 32 * 1024 * 1024
+SERVER_TYPES = (
+    "TSimpleServer",
+    "TThreadedServer",
+    "TThreadPoolServer",
+    "TNonblockingServer",
+    "TForkingServer",
+    "TProcessPoolServer",
+)
+
+
+def parse_host_flags(description: str | None) -> argparse.Namespace:
+    """Reads `sys.argv` and keeps this process to its cores; wrong flags leave through SystemExit."""
+    parser = argparse.ArgumentParser(description=description, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("server_type", choices=SERVER_TYPES)
+    parser.add_argument("--workers", type=int, default=4, help="processes of TProcessPoolServer")
+    parser.add_argument("--threads", type=int, default=10, help="threads of TThreadPoolServer and TNonblockingServer")
+    parser.add_argument("--max-message-bytes", type=int, default=MAX_MESSAGE_BYTES)
+    parser.add_argument("--cores", type=core_set, help="cores to run on, like 1,2,3; all by default")
+    flags = parser.parse_args()
+    if flags.cores:
+        os.sched_setaffinity(0, flags.cores)
+    return flags
+
+
+def core_set(text: str) -> set[int]:
+    """Reads "1,2,3"."""
+    return {int(part) for part in text.split(",")}

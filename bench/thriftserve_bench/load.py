@@ -1,0 +1,88 @@
+"""The load generator: a process of its own, the same for every server.
+
+    python -m thriftserve_bench.load [CORES]
+
+    stdin: an order, one line of JSON  -->  connect, warm up, call in a closed loop  -->  stdout: a window, one line
+
+Questions are encoded beforehand and replies are not decoded, so that the client's cost does not hide
+the server's.
+"""
+
+from __future__ import annotations
+
+import gc
+import json
+import os
+import sys
+import time
+from collections.abc import Callable
+from dataclasses import asdict, replace
+from functools import cache
+
+from thriftserve_bench import process_tree
+from thriftserve_bench.host_flags import core_set
+from thriftserve_bench.load_loops import Callers, GivenUp, InTurns, Tally, in_line, open_all
+from thriftserve_bench.payloads import Question, payload
+from thriftserve_bench.results import Order, Window
+
+_WARM_UP_S = 0.15
+
+
+def measure(order: Order) -> Window:
+    """One window: connections opened and warmed up, calls made and counted, the server's CPU read around them."""
+    question = _question(order.payload)
+    tally = Tally()
+    callers: Callers = {}
+    load_before = os.getloadavg()[0]
+    elapsed_s = server_cpu_s = client_cpu_s = 0.0
+    try:
+        callers = open_all(order, question)
+        _run(callers, replace(order, seconds=_WARM_UP_S, min_calls=order.connections), question, Tally())
+        cpu_before, own_before = process_tree.cpu_s(order.pid), time.process_time()
+        elapsed_s = _run(callers, order, question, tally)
+        client_cpu_s = time.process_time() - own_before
+        server_cpu_s = process_tree.cpu_s(order.pid) - cpu_before
+    except GivenUp as error:
+        tally.failures = max(1, tally.failures)
+        tally.reason = str(error)
+    memory = process_tree.memory(order.pid)
+    for caller in callers.values():
+        caller.close()
+    return Window(
+        calls=tally.calls,
+        failures=tally.failures,
+        reason=tally.reason,
+        elapsed_s=elapsed_s,
+        latencies_us=sorted(tally.latencies_us.items()),
+        server_cpu_s=server_cpu_s,
+        client_cpu_s=client_cpu_s,
+        rss_bytes=memory.rss,
+        pss_bytes=memory.pss,
+        load_1m=load_before,
+    )
+
+
+@cache
+def _question(name: str) -> Question:
+    return Question(payload(name))
+
+
+def _run(callers: Callers, order: Order, question: Question, tally: Tally) -> float:
+    if order.connections == 1:
+        return in_line(callers, order, question, tally)
+    return InTurns(callers, order, question, tally).run()
+
+
+def serve_orders(next_line: Callable[[], str]) -> None:
+    """Carries out orders until there are no more."""
+    while line := next_line():
+        window = measure(Order(**json.loads(line)))
+        gc.collect()
+        print(json.dumps(asdict(window)), flush=True)
+
+
+if __name__ == "__main__":
+    if len(sys.argv) > 1:
+        os.sched_setaffinity(0, core_set(sys.argv[1]))
+    gc.disable()  # nothing here makes cycles while it measures
+    serve_orders(sys.stdin.readline)

@@ -1,0 +1,181 @@
+"""Closed loops of calls: each connection asks again as soon as it has its reply.
+
+connections  --in_line (one) | InTurns (several)-->  Tally: latencies, failures
+"""
+
+from __future__ import annotations
+
+import select
+import time
+from collections import Counter
+
+from thriftserve_bench.load_caller import Caller, WrongReply
+from thriftserve_bench.payloads import Question
+from thriftserve_bench.results import Order
+
+CALL_TIMEOUT_S = 20.0
+#: A server that fails this often in a row is given up for this window.
+MAX_FAILURES_IN_ROW = 20
+_FAILURES = (OSError, WrongReply, ValueError)
+
+Callers = dict[int, Caller]
+
+
+class GivenUp(Exception):
+    """Too many calls failed in a row."""
+
+
+class Tally:
+    """What came of the calls of a window."""
+
+    def __init__(self) -> None:
+        #: Microseconds, to three significant digits, and how often.
+        self.latencies_us: Counter[int] = Counter()
+        self.calls = 0
+        self.failures = 0
+        self.reason = ""
+        self._in_row = 0
+
+    def answered(self, latency_ns: int) -> None:
+        """A call has its reply."""
+        self.latencies_us[three_digits(latency_ns // 1000)] += 1
+        self.calls += 1
+        self._in_row = 0
+
+    def failed(self, error: Exception) -> None:
+        """A call failed.
+
+        Raises:
+            GivenUp: too many did in a row.
+        """
+        self.failures += 1
+        self.reason = f"{type(error).__name__}: {error}"
+        self._in_row += 1
+        if self._in_row >= MAX_FAILURES_IN_ROW:
+            raise GivenUp(f"given up after {self._in_row} failures in a row, the last: {self.reason}")
+
+
+def three_digits(number: int) -> int:
+    """A number cut to its first three digits."""
+    step = 1
+    while number >= 1000 * step:
+        step *= 10
+    return number // step * step
+
+
+def open_all(order: Order, question: Question) -> Callers:
+    """The connections of an order.
+
+    Raises:
+        GivenUp: the server fails every first call.
+    """
+    tally = Tally()
+    opened = [_open(order, question, tally) for _ in range(order.connections)]
+    return {caller.sock.fileno(): caller for caller in opened}
+
+
+def _open(order: Order, question: Question, tally: Tally) -> Caller:
+    """A connection whose first call went well; failures are counted until one does."""
+    while True:
+        try:
+            return Caller(order.port, question, blocking=order.connections == 1, timeout_s=CALL_TIMEOUT_S)
+        except _FAILURES as error:
+            tally.failed(error)
+
+
+def in_line(callers: Callers, order: Order, question: Question, tally: Tally) -> float:
+    """Calls on the one connection of `callers`, which is replaced when it fails; returns the seconds it took."""
+    now_ns = time.perf_counter_ns
+    ((fd, caller),) = callers.items()
+    began = before = now_ns()
+    until = began + int(order.seconds * 1e9)
+    while before < until or tally.calls < order.min_calls:
+        try:
+            caller.send()
+            if not caller.receive():
+                raise TimeoutError(f"no reply within {CALL_TIMEOUT_S:g} s")
+            after = now_ns()
+            tally.answered(after - before)
+        except _FAILURES as error:
+            callers.pop(fd).close()
+            tally.failed(error)
+            caller = _open(order, question, tally)
+            fd = caller.sock.fileno()
+            callers[fd] = caller
+            after = now_ns()
+        before = after
+    return (before - began) / 1e9
+
+
+class InTurns:
+    """Calls on several connections side by side, in one thread."""
+
+    def __init__(self, callers: Callers, order: Order, question: Question, tally: Tally) -> None:
+        self._callers = callers
+        self._order = order
+        self._question = question
+        self._tally = tally
+        self._sending: set[int] = set()
+        self._epoll: select.epoll
+
+    def run(self) -> float:
+        """Calls until the time is over and the last reply is there; returns the seconds until then."""
+        began = last = time.perf_counter_ns()
+        self._until = began + int(self._order.seconds * 1e9)
+        with select.epoll() as self._epoll:
+            for caller in self._callers.values():
+                self._watch(caller)
+            waiting = len(self._callers)
+            while waiting:
+                events = self._epoll.poll(CALL_TIMEOUT_S)
+                if not events:
+                    self._drop_all()
+                    break
+                for fd, _ in events:
+                    try:
+                        waiting -= self._step(fd, self._callers[fd])
+                    except _FAILURES as error:
+                        self._replace(fd, error)
+                last = time.perf_counter_ns()
+        return (last - began) / 1e9
+
+    def _watch(self, caller: Caller) -> None:
+        self._epoll.register(caller.sock.fileno(), select.EPOLLIN)
+        self._begin(caller)
+
+    def _begin(self, caller: Caller) -> None:
+        caller.began_ns = time.perf_counter_ns()
+        if not caller.send():
+            fd = caller.sock.fileno()
+            self._sending.add(fd)
+            self._epoll.modify(fd, select.EPOLLOUT)
+
+    def _step(self, fd: int, caller: Caller) -> bool:
+        """Goes on with a connection; true where it has had its last call."""
+        if fd in self._sending:
+            if caller.send():
+                self._sending.discard(fd)
+                self._epoll.modify(fd, select.EPOLLIN)
+            return False
+        if not caller.receive():
+            return False
+        now = time.perf_counter_ns()
+        self._tally.answered(now - caller.began_ns)
+        if now >= self._until and self._tally.calls >= self._order.min_calls:
+            return True
+        self._begin(caller)
+        return False
+
+    def _replace(self, fd: int, error: Exception) -> None:
+        self._sending.discard(fd)
+        self._callers.pop(fd).close()
+        self._tally.failed(error)
+        caller = _open(self._order, self._question, self._tally)
+        self._callers[caller.sock.fileno()] = caller
+        self._watch(caller)
+
+    def _drop_all(self) -> None:
+        for caller in self._callers.values():
+            caller.close()
+        self._callers.clear()
+        self._tally.failed(TimeoutError(f"no reply within {CALL_TIMEOUT_S:g} s"))

@@ -1,0 +1,32 @@
+"""The echo service on one of our server types, as a process of its own.
+
+    python -m thriftserve_bench.our_host TThreadPoolServer --workers 4 --threads 10  -->  a ready line
+
+The benchmarks start it and never import it: it stands for what a user would write.
+"""
+
+from __future__ import annotations
+
+import sys
+from functools import partial
+
+from thriftserve.server_types import HostSettings, serve
+from thriftserve_bench.echo_service import echo_processor
+from thriftserve_bench.host_flags import parse_host_flags
+
+
+def main() -> int:
+    """Serves until it is told to end."""
+    flags = parse_host_flags(__doc__)
+    settings = HostSettings(
+        server_type=flags.server_type,
+        port=0,
+        workers=flags.workers if flags.server_type == "TProcessPoolServer" else None,
+        threads=flags.threads,
+        max_message_bytes=flags.max_message_bytes,
+    )
+    return serve(lambda _: echo_processor(), settings, on_ready=partial(print, flush=True))
+
+
+if __name__ == "__main__":
+    sys.exit(main())
