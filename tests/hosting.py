@@ -175,6 +175,10 @@ class Hosted:
         parent = psutil.Process(self.process.pid)
         return sum(map(_cpu_s, [parent, *parent.children(recursive=True)]))
 
+    def workers(self) -> set[int]:
+        """Its worker processes; TForkingServer's is the one that forks for connections."""
+        return {child.pid for child in psutil.Process(self.process.pid).children()}
+
     def connect(self, tls: ssl.SSLContext | None = None) -> socket.socket:
         """A bare connection."""
         sock = socket.socket(self.family, socket.SOCK_STREAM)
@@ -185,6 +189,14 @@ class Hosted:
         except BaseException:
             sock.close()
             raise
+
+    def connect_with_small_window(self) -> socket.socket:
+        """A bare connection that holds little of what nobody reads."""
+        sock = socket.socket(self.family, socket.SOCK_STREAM)
+        sock.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, 4096)
+        sock.settimeout(PATIENCE_S)
+        sock.connect(self.address)
+        return sock
 
     @contextlib.contextmanager
     def client(self, service: Any = Calculator, wire: Wire | None = None, **options: Any) -> Iterator[Any]:

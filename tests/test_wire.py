@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import contextlib
+import random
 import socket
 import threading
 from collections.abc import Callable, Iterator
@@ -230,3 +232,20 @@ def test_client_of_another_wire(server: Hosted) -> None:
             assert len(read_to_end(sock)) < 40
         server.serves()
         assert "closed: " in server.log()[before:], theirs
+
+
+def test_random_bytes(server: Hosted) -> None:
+    """No sequence of bytes is an exception; messages with a few bytes changed are the nastiest ones."""
+    chance = random.Random(20)
+    message = server.wire.message(lambda client: client.send_echo(b"0123456789" * 10))
+    for n in range(150):
+        data = bytearray(message if n % 2 else chance.randbytes(80))
+        for _ in range(3):
+            data[chance.randrange(len(data))] = chance.randrange(256)
+        with server.connect() as sock:
+            sock.sendall(data)
+            with contextlib.suppress(OSError):
+                sock.shutdown(socket.SHUT_WR)
+            read_to_end(sock)
+    server.serves()
+    assert not server.surprised, server.log()
