@@ -16,13 +16,13 @@ import time
 from collections.abc import Callable
 from typing import Any
 
-from thrift.protocol.TProtocol import TProtocolException
 from thrift.Thrift import TApplicationException, TMessageType, TProcessor
 
 from thriftserve import arrival
+from thriftserve.rpc.recording import BinaryInput, CompactInput
 from thriftserve_client.channel import ChannelClosed, ChannelTimeout, Stream
 from thriftserve_client.framing import Frame, FrameError
-from thriftserve_client.wire import BinaryProtocol, CompactProtocol, Outgoing, make_protocol
+from thriftserve_client.wire import Outgoing, make_protocol
 
 log = logging.getLogger(__name__)
 
@@ -37,40 +37,7 @@ class BadMessage(Exception):
     """What came is no message of this protocol; the connection can't go on."""
 
 
-class _Recording:
-    """Remembers how far into a message its reader got."""
-
-    header: tuple[str, int, int] | None = None
-    decoded = False
-
-    def begin(self, source: Any) -> None:
-        """A message is to be read from `source`."""
-        self.trans = source
-        self.container_length_limit = source.size  # an item takes a byte at least
-        self.header = None
-        self.decoded = False
-
-    def readMessageBegin(self) -> tuple[str, int, int]:
-        header: tuple[str, int, int] = super().readMessageBegin()  # type: ignore[misc]  # the protocol's
-        if header[1] not in (TMessageType.CALL, TMessageType.ONEWAY):
-            raise TProtocolException(TProtocolException.INVALID_DATA, f"message type {header[1]} is no call")
-        self.header = header
-        return header
-
-    def readMessageEnd(self) -> None:
-        super().readMessageEnd()  # type: ignore[misc]  # the protocol's
-        self.decoded = True
-
-
-class _BinaryInput(_Recording, BinaryProtocol):
-    pass
-
-
-class _CompactInput(_Recording, CompactProtocol):
-    pass
-
-
-_INPUTS: dict[str, Any] = {"binary": _BinaryInput, "compact": _CompactInput}
+_INPUTS: dict[str, Any] = {"binary": BinaryInput, "compact": CompactInput}
 
 
 class Exchange:
@@ -91,8 +58,8 @@ class Exchange:
         self._open()
 
     def _open(self) -> None:
-        self._out = Outgoing()
-        self._iprot = _INPUTS[self._protocol](None, self._max_bytes)
+        self._out: Any = Outgoing()
+        self._iprot: Any = _INPUTS[self._protocol](None, self._max_bytes)
         self._oprot = make_protocol(self._protocol, self._out, self._max_bytes)
 
     def answer(self, source: Frame | Stream, arrived: float | None = None) -> list[bytes]:
@@ -115,7 +82,7 @@ class Exchange:
             self.processor.process(self._iprot, self._oprot)
         except BaseException as error:  # a handler may raise anything, SystemExit included
             return self._failed(error)
-        parts = self._out.take()
+        parts: list[bytes] = self._out.take()
         size = sum(map(len, parts))
         return parts if size <= self._max_bytes else self._too_large(size)
 
@@ -165,7 +132,9 @@ class Exchange:
         self._oprot.writeMessageBegin(name, kind, seqid)
         body.write(self._oprot)
         self._oprot.writeMessageEnd()
-        return self._out.take()
+        self._oprot.trans.flush()
+        parts: list[bytes] = self._out.take()
+        return parts
 
 
 def _reason(error: BaseException) -> str:

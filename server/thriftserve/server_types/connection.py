@@ -17,7 +17,7 @@ from collections.abc import Callable
 
 from thrift.Thrift import TProcessor
 
-from thriftserve.rpc import BadMessage, Exchange
+from thriftserve.rpc import BadMessage, make_exchange
 from thriftserve.server_types.accepting import arrived_before_s
 from thriftserve.server_types.host import Host
 from thriftserve_client.channel import (
@@ -41,7 +41,7 @@ class Connection:
         self.peer = peer
         self.host = host
         self._channel: FramedChannel | BufferedChannel | None = None
-        self._exchange = Exchange(host.processor, host.settings.protocol, host.settings.max_message_bytes)
+        self._exchange = make_exchange(host.processor, host.settings.protocol, host.settings.max_message_bytes)
         self._idle = False
         self._first = True
         self.last_used = time.monotonic()
@@ -100,7 +100,7 @@ class Connection:
             self.sock.settimeout(settings.handshake_timeout_s)
             self.sock = self.host.tls.wrap_socket(self.sock, server_side=True)
         self._channel = make_channel(
-            settings.transport,
+            settings.framing,
             self.sock,
             idle_timeout_s=settings.idle_timeout_s,
             message_timeout_s=settings.read_timeout_s,

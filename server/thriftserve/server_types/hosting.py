@@ -101,6 +101,8 @@ def serve(
         StartError: the address, a certificate or a setting is of no use.
     """
     server_context(settings)  # files that can't be used are told at once
+    if unused := settings.unused():
+        log.warning("%s has no use for %s: not used", settings.server_type, ", ".join(unused))
     listener = Listener.open(settings)
     tune(listener.sock)
     forking = settings.server_type == "TForkingServer"

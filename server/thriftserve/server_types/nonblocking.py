@@ -71,11 +71,6 @@ class TNonblockingServer:
 
     def prepare(self) -> None:
         """Loads what is served."""
-        settings = self._host.settings
-        if settings.transport != "framed":
-            log.warning(
-                "TNonblockingServer reads the framed transport alone: transport=%s is not used", settings.transport
-            )
         self._host.load()
         self._host.begin()
 

@@ -12,7 +12,7 @@ import socket
 import ssl
 import time
 
-from thriftserve.rpc import Exchange
+from thriftserve.rpc import make_exchange
 from thriftserve.server_types.accepting import arrived_before_s
 from thriftserve.server_types.host import Host
 from thriftserve_client.channel import JOIN_BYTES, MAX_SEGMENTS, READ_BYTES, ChannelClosed, drop_sent
@@ -31,7 +31,7 @@ class PolledConnection:
     def __init__(self, sock: socket.socket, peer: str, host: Host) -> None:
         self.peer = peer
         self.fd = sock.fileno()
-        self.exchange = Exchange(host.processor, host.settings.protocol, host.settings.max_message_bytes)
+        self.exchange = make_exchange(host.processor, host.settings.protocol, host.settings.max_message_bytes)
         self._settings = settings = host.settings
         self._decoder = FrameDecoder(settings.max_message_bytes)
         self._unsent: list[memoryview] = []

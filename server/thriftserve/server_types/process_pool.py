@@ -37,7 +37,7 @@ class TProcessPoolServer:
         self._host = host
         self._connections: dict[int, Turns] = {}
         self._pending: deque[Turns] = deque()
-        self._make = FramedTurns if host.settings.transport == "framed" else BufferedTurns
+        self._make = FramedTurns if host.settings.framing == "framed" else BufferedTurns
         self._limit = max(1, host.settings.max_connections // host.context.workers)
         self._listening = True
         self._rearm_at = 0.0

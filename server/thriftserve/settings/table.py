@@ -12,7 +12,7 @@ checked when they are made: a `ConfigError` names the setting, the value and the
 from __future__ import annotations
 
 import os
-from dataclasses import dataclass
+from dataclasses import dataclass, fields
 
 from thriftserve.errors import ConfigError
 from thriftserve.settings.field import above, at_least, check, setting, within
@@ -25,6 +25,16 @@ SERVER_TYPES = (
     "TForkingServer",
     "TProcessPoolServer",
 )
+#: What each server type makes use of, of the settings that not every one does.
+_USED_BY = {
+    "TSimpleServer": frozenset({"max_queued"}),
+    "TThreadedServer": frozenset({"max_connections"}),
+    "TThreadPoolServer": frozenset({"threads", "max_connections", "max_queued"}),
+    "TNonblockingServer": frozenset({"threads", "max_connections", "max_queued"}),
+    "TForkingServer": frozenset({"max_children", "max_queued"}),
+    "TProcessPoolServer": frozenset({"workers", "max_connections", "max_queued"}),
+}
+_OF_SOME_TYPES = frozenset().union(*_USED_BY.values())
 #: The largest frame that Thrift's frame header can announce.
 MAX_MESSAGE_LIMIT = 0x7FFFFFFF
 
@@ -143,6 +153,25 @@ class HostSettings:
         if self.server_type != "TProcessPoolServer":
             return 1
         return self.workers or os.cpu_count() or 1
+
+    @property
+    def framing(self) -> str:
+        """The transport on the wire: "framed" where the server type or the protocol brings frames of its own."""
+        if self.server_type == "TNonblockingServer" or self.protocol == "header":
+            return "framed"
+        return self.transport
+
+    def unused(self) -> tuple[str, ...]:
+        """Settings that were changed, but that the server type or the protocol has no use for, as `name=value`."""
+        used = _USED_BY.get(self.server_type, frozenset())
+        changed = [
+            one.name
+            for one in fields(HostSettings)
+            if one.name in _OF_SOME_TYPES - used and getattr(self, one.name) != one.default
+        ]
+        if self.framing != self.transport:
+            changed.append("transport")
+        return tuple(f"{name}={getattr(self, name)}" for name in changed)
 
 
 @dataclass(frozen=True)

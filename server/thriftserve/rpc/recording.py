@@ -1,0 +1,48 @@
+"""Protocols that remember how far into a message their reader got.
+
+    readMessageBegin --> header          readMessageEnd --> decoded
+
+An `Exchange` tells by it what a failure means: a peer of another language, a broken message, or a handler.
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+from thrift.protocol.TProtocol import TProtocolException
+from thrift.Thrift import TMessageType
+
+from thriftserve_client.wire import BinaryProtocol, CompactProtocol
+
+
+class Recording:
+    """What the reading side of every protocol does besides reading."""
+
+    header: tuple[str, int, int] | None = None
+    decoded = False
+
+    def begin(self, source: Any) -> None:
+        """A message is to be read from `source`."""
+        self.trans = source
+        self.container_length_limit = source.size  # an item takes a byte at least
+        self.header = None
+        self.decoded = False
+
+    def readMessageBegin(self) -> tuple[str, int, int]:
+        header: tuple[str, int, int] = super().readMessageBegin()  # type: ignore[misc]  # the protocol's
+        if header[1] not in (TMessageType.CALL, TMessageType.ONEWAY):
+            raise TProtocolException(TProtocolException.INVALID_DATA, f"message type {header[1]} is no call")
+        self.header = header
+        return header
+
+    def readMessageEnd(self) -> None:
+        super().readMessageEnd()  # type: ignore[misc]  # the protocol's
+        self.decoded = True
+
+
+class BinaryInput(Recording, BinaryProtocol):
+    """The binary protocol's reading side."""
+
+
+class CompactInput(Recording, CompactProtocol):
+    """The compact protocol's reading side."""
