@@ -1,0 +1,103 @@
+"""THeader: clients of several dialects on one port, on every server type."""
+
+from __future__ import annotations
+
+import socket
+from collections.abc import Iterator
+from typing import Any
+
+import pytest
+from thrift.protocol.TBinaryProtocol import TBinaryProtocolAccelerated
+from thrift.protocol.TCompactProtocol import TCompactProtocolAccelerated
+from thrift.protocol.THeaderProtocol import THeaderProtocol
+from thrift.Thrift import TApplicationException
+from thrift.transport.THeaderTransport import THeaderClientType, THeaderSubprotocolID, THeaderTransformID
+from thrift.transport.TSocket import TSocket
+from thrift.transport.TTransport import TFramedTransport, TTransportException
+
+from hosting import TYPES, Hosted
+from services.gen.calculator import Calculator
+from services.gen.calculator.ttypes import DivisionByZero, Pair, Parcel
+
+LARGE = bytes(range(256)) * 2352
+DIALECTS = ("binary", "compact", "header-binary", "header-compact", "header-zlib")
+
+
+@pytest.fixture(scope="module", params=TYPES)
+def server(request: pytest.FixtureRequest) -> Iterator[Hosted]:
+    """One server of each type that speaks THeader."""
+    with Hosted(request.param, protocol="header") as hosted:
+        yield hosted
+
+
+def header_over(sock: Any, dialect: str) -> Any:
+    """Apache's THeader protocol as a client has it."""
+    compact = dialect == "header-compact"
+    chosen = THeaderSubprotocolID.COMPACT if compact else THeaderSubprotocolID.BINARY
+    protocol = THeaderProtocol(sock, (THeaderClientType.HEADERS,), chosen)
+    if dialect == "header-zlib":
+        protocol.add_transform(THeaderTransformID.ZLIB)
+    return protocol
+
+
+class DialectClient:
+    """Apache's client of one dialect."""
+
+    def __init__(self, server: Hosted, dialect: str) -> None:
+        sock = TSocket(*server.address)
+        sock.setTimeout(30_000)
+        self._sock = sock
+        if dialect == "binary":
+            protocol = TBinaryProtocolAccelerated(TFramedTransport(sock))
+        elif dialect == "compact":
+            protocol = TCompactProtocolAccelerated(TFramedTransport(sock))
+        else:
+            protocol = header_over(sock, dialect)
+        self._client = Calculator.Client(protocol)
+
+    def __enter__(self) -> Any:
+        self._sock.open()
+        return self._client
+
+    def __exit__(self, *_: object) -> None:
+        self._sock.close()
+
+
+@pytest.mark.parametrize("dialect", DIALECTS)
+def test_each_client_is_answered_in_its_dialect(server: Hosted, dialect: str) -> None:
+    """Results, exceptions and large contents reach clients of every dialect on one port."""
+    with DialectClient(server, dialect) as client:
+        assert client.add(2**40, 1) == 2**40 + 1
+        parcel = Parcel("label", LARGE)
+        assert client.forward(parcel).content == LARGE
+        with pytest.raises(DivisionByZero):
+            client.divide(1, 0)
+        assert client.add(1, 2) == 3
+
+
+@pytest.mark.parametrize("dialect", DIALECTS)
+def test_what_goes_wrong_is_told_in_the_dialect(server: Hosted, dialect: str) -> None:
+    """A missing required field is answered as such, and the connection goes on."""
+    with DialectClient(server, dialect) as client:
+        with pytest.raises(TApplicationException, match="left") as caught:
+            client.total(Pair(None, 2))
+        assert caught.value.type == TApplicationException.PROTOCOL_ERROR
+        assert client.add(1, 2) == 3
+
+
+def test_garbage_costs_its_own_connection(server: Hosted) -> None:
+    """Headers that are none end their connection; the next client is served."""
+    with socket.create_connection(server.address) as sock:
+        sock.sendall(b"\0\0\0\x10\x0f\xff\0\0\0\0\0\1\x7f\xff" + b"\xff" * 6)
+        assert sock.recv(100) == b""
+    with DialectClient(server, "header-binary") as client:
+        assert client.add(1, 2) == 3
+
+
+def test_a_bomb_is_refused(server: Hosted) -> None:
+    """A small compressed frame that unfolds past the limit ends its connection, not the memory."""
+    with Hosted(server.server_type, protocol="header", max_message_bytes=100_000) as small:
+        with DialectClient(small, "header-zlib") as client, pytest.raises((TTransportException, OSError)):
+            client.forward(Parcel("label", bytes(10_000_000)))
+        with DialectClient(small, "header-binary") as client:
+            assert client.add(1, 2) == 3
