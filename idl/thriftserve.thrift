@@ -63,7 +63,7 @@ enum ErrorCode {
   INVALID_ARGUMENT    = 3,
   /** The request's time was over before it was run; it had no effect. */
   DEADLINE_EXCEEDED   = 4,
-  /** The model, version, label or signature named is not served here. */
+  /** The model, version or signature named is not served here. */
   NOT_FOUND           = 5,
   /** What was to be made is there already. */
   ALREADY_EXISTS      = 6,
@@ -71,7 +71,7 @@ enum ErrorCode {
   PERMISSION_DENIED   = 7,
   /** A queue, a connection limit or memory is full: try again after a pause, or elsewhere. */
   RESOURCE_EXHAUSTED  = 8,
-  /** The server is not in the state that the request needs (a model without labels, say). */
+  /** The server or model is not what the request needs: no version has the label named, say. */
   FAILED_PRECONDITION = 9,
   /** The operation was cut short by another one. */
   ABORTED             = 10,

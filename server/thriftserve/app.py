@@ -117,12 +117,15 @@ def predict_processor(source: Source, started_with: ServeSettings, context: Work
         max_image_pixels=settings.max_image_pixels,
         server_version=__version__,
     )
+    if settings.warmup:
+        handler.prepare()
     return Predict.Processor(handler)
 
 
 def _load(settings: ServeSettings, context: WorkerContext) -> Registry:
-    plan = devices.plan(settings.devices, context.workers)
-    device = plan[context.index % len(plan)]
+    # A forking server has one worker, and each of its children a place of its own behind it.
+    places = max(context.workers, context.index + 1)
+    device = devices.plan(settings.devices, places)[context.index]
     devices.claim(device)
     context.set_device(device)
     options = SessionOptions.divided(
