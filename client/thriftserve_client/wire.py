@@ -16,7 +16,8 @@ from thrift.protocol.TBinaryProtocol import TBinaryProtocol
 from thrift.protocol.TCompactProtocol import TCompactProtocol
 from thrift.transport.TTransport import TTransportBase
 
-from thriftserve_client.encoding import BinaryDialect, CompactDialect, plan_of, requirement_of
+from thriftserve_client.encoding import BinaryDialect, CompactDialect, plan_of
+from thriftserve_client.required import requirement_of
 
 PROTOCOLS = ("binary", "compact")
 DEFAULT_MAX_MESSAGE_BYTES = 64 * 1024 * 1024
