@@ -26,7 +26,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     try:
         return _run(options)
     except KeyboardInterrupt:
-        print("\ninterrupted; the server is stopped", file=sys.stderr)
+        print("\ninterrupted; nothing is left running", file=sys.stderr)
         return _INTERRUPTED
 
 

@@ -82,6 +82,7 @@ def _train(directory: Path, told: Told) -> None:
             _follow(process, told)
         except BaseException:
             process.kill()
+            process.wait()  # what it writes must be over before its directory is removed
             raise
         if process.wait() != 0:
             log.seek(0)

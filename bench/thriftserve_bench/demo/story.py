@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import time
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, nullcontext
 from pathlib import Path
 
 from rich.console import Console
@@ -94,7 +94,8 @@ def _server(options: Options, console: Console, served: model.Model) -> Iterator
     _step(console, f"The server, {options.server_type}")
     _said(console, f"thriftserve serve {' '.join(arguments)}")
     process = ServerProcess(arguments, env=clean_environment(TF_CPP_MIN_LOG_LEVEL="2"), show_log=options.serve)
-    with console.status("loading the model"):
+    # Where the server's log shows, a spinner would run through its lines.
+    with nullcontext() if options.serve else console.status("loading the model"):
         process.start()
     with process as server:
         _said(console, f"ready on {server.host}:{server.port}, pid {server.pid}")
