@@ -77,10 +77,9 @@ def test_server_types_are_described() -> None:
 def test_settings_named_in_server_types_exist() -> None:
     """Each setting that docs/server-types.md names is in the table of settings."""
     page = (ROOT / "docs" / "server-types.md").read_text(encoding="utf-8")
-    known = set(
-        re.findall(r"^\| `(\w+)` \|", (ROOT / "docs" / "settings.md").read_text(encoding="utf-8"), re.MULTILINE)
-    )
-    named = set(re.findall(r"`([a-z]+(?:_[a-z]+)*)`", page))
+    table = (ROOT / "docs" / "settings.md").read_text(encoding="utf-8")
+    known = set(re.findall(r"^\| `(\w+)` \|", table, re.MULTILINE))
+    named = set(re.findall(r"`([a-z]+(?:_[a-z]+)+)`", page))
     assert named and named <= known, named - known
 
 
