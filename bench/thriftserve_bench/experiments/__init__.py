@@ -1,0 +1,1 @@
+"""The concurrency experiments: run, told, predicted."""

@@ -1,0 +1,161 @@
+"""What the experiments leave behind: every call, and all that is needed to judge it.
+
+    runner  -->  ExperimentRun  --save-->  FILE.json  --load_experiments-->  tables, plots, page, simulator's check
+
+Times are seconds from the moment at which the first client thread of an outcome was let go.
+"""
+
+from __future__ import annotations
+
+import json
+from dataclasses import asdict, dataclass, field
+from pathlib import Path
+from typing import Any
+
+FORMAT = "thriftserve-bench experiments 1"
+OURS, APACHE = "ours", "apache"
+SIDES = (OURS, APACHE)
+
+
+@dataclass(frozen=True)
+class Pattern:
+    """How clients call: the left half of a row of the published table."""
+
+    name: str
+    threads: int
+    calls_per_thread: int
+    #: All threads share one connection, one call at a time.
+    shared_client: bool = False
+
+    @property
+    def calls(self) -> int:
+        """All calls together."""
+        return self.threads * self.calls_per_thread
+
+
+SERIES = Pattern("series", 1, 100)
+SHARED = Pattern("shared", 10, 10, shared_client=True)
+TEN = Pattern("ten", 10, 10)
+HUNDRED = Pattern("hundred", 100, 1)
+PATTERNS = {each.name: each for each in (SERIES, SHARED, TEN, HUNDRED)}
+
+
+@dataclass(frozen=True)
+class Published:
+    """A row of the published table: 64 cores, about 0.3 s of Python a call, 100 calls."""
+
+    row: str
+    pattern: str
+    #: The server type; None: any.
+    server_type: str | None
+    workers: int
+    text: str
+    #: Seconds, as a range.
+    low_s: float
+    high_s: float
+
+
+PUBLISHED = (
+    Published("1a", "series", None, 1, "just over 33 s", 33.0, 34.0),
+    Published("1b", "shared", None, 1, "just over 33 s", 33.0, 34.0),
+    Published("2", "ten", "TProcessPoolServer", 10, "just over 3 s", 3.0, 3.5),
+    Published("3", "hundred", "TProcessPoolServer", 10, "just over 3 s, a little more than 2", 3.0, 3.7),
+    Published("4", "ten", "TNonblockingServer", 10, "about as long as 1", 31.0, 35.0),
+    Published("5", "ten", "TForkingServer", 0, "just over 4 s", 4.0, 4.5),
+    Published("6", "hundred", "TForkingServer", 0, "just over 11 s", 11.0, 11.5),
+)
+
+
+@dataclass(frozen=True)
+class Call:
+    """One call, as its client saw it."""
+
+    thread: int
+    start_s: float
+    end_s: float
+    #: "ok", or what went wrong.
+    outcome: str
+    #: Process that answered; 0 where unknown.
+    worker_pid: int = 0
+
+
+@dataclass
+class Outcome:
+    """One pattern on one server."""
+
+    pattern: str
+    server_type: str
+    side: str
+    workload: str
+    service_ms: float
+    workers: int
+    threads: int
+    #: From the first thread let go until the last call ended.
+    elapsed_s: float
+    calls: list[Call] = field(default_factory=list)
+    #: Why it could not be measured; empty: it was.
+    failure: str = ""
+
+
+@dataclass(frozen=True)
+class ForkCost:
+    """What one fork costs with so much memory resident in the parent."""
+
+    #: What filled the parent: "ballast" (touched pages) or "tensorflow" (imported).
+    filled_with: str
+    resident_bytes: int
+    #: fork() as the parent sees it, seconds, one entry a repetition.
+    fork_s: list[float]
+    #: fork() and the child's end, reaped: seconds, one entry a repetition.
+    fork_and_exit_s: list[float]
+
+
+@dataclass
+class ExperimentRun:
+    """A run and what it ran on."""
+
+    began: str
+    settings: dict[str, Any]
+    machine: dict[str, Any]
+    versions: dict[str, str]
+    commit: str
+    outcomes: list[Outcome] = field(default_factory=list)
+    fork_costs: list[ForkCost] = field(default_factory=list)
+    #: What the simulator needs of this machine besides: seconds by name ("connect_s", "call_overhead_s", …).
+    calibration: dict[str, float] = field(default_factory=dict)
+    #: True where it was stopped before its end.
+    cut_short: bool = False
+    format: str = FORMAT
+
+    def save(self, path: Path) -> None:
+        """Writes it as JSON, one line an outcome."""
+        data = asdict(self)
+        outcomes = data.pop("outcomes")
+        head = json.dumps(data, indent=1, ensure_ascii=False)
+        body = ",\n".join("  " + json.dumps(one, separators=(",", ":")) for one in outcomes)
+        path.parent.mkdir(parents=True, exist_ok=True)
+        path.write_text(f'{head[:-2]},\n "outcomes": [\n{body}\n]}}\n', encoding="utf-8")
+
+
+class NotAnExperimentRun(Exception):
+    """A file holds no run of this format."""
+
+
+def load_experiments(path: Path) -> ExperimentRun:
+    """Reads what `ExperimentRun.save` wrote.
+
+    Raises:
+        NotAnExperimentRun: it is something else.
+        OSError: it can't be read.
+    """
+    try:
+        data = json.loads(path.read_text(encoding="utf-8"))
+        if data["format"] != FORMAT:
+            raise NotAnExperimentRun(f"{path}: format {data['format']!r}, this command reads {FORMAT!r}")
+        outcomes = [
+            Outcome(**{**one, "calls": [Call(**call) for call in one["calls"]]}) for one in data.pop("outcomes")
+        ]
+        costs = [ForkCost(**one) for one in data.pop("fork_costs")]
+        return ExperimentRun(**data, outcomes=outcomes, fork_costs=costs)
+    except (ValueError, KeyError, TypeError) as error:
+        raise NotAnExperimentRun(f"{path}: no results of the experiments ({type(error).__name__}: {error})") from error

@@ -1,0 +1,1 @@
+"""Throughput and latency against concurrency and against offered rate."""
