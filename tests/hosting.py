@@ -26,6 +26,7 @@ from types import TracebackType
 from typing import Any
 
 import psutil
+import pytest
 from thrift.protocol.TBinaryProtocol import TBinaryProtocolAccelerated
 from thrift.protocol.TCompactProtocol import TCompactProtocolAccelerated
 from thrift.transport.TSocket import TSocket
@@ -77,6 +78,16 @@ class Wire:
 
 
 WIRES = tuple(Wire(transport, protocol) for transport in _TRANSPORTS for protocol in _PROTOCOLS)
+
+
+def places(*wires: Wire) -> list[Any]:
+    """Parameters: every server type with each of the wires that it has."""
+    return [
+        pytest.param(server_type, wire, id=f"{server_type}-{wire}")
+        for server_type in TYPES
+        for wire in wires
+        if server_type != "TNonblockingServer" or wire.transport == "framed"
+    ]
 
 
 def add(left: int, right: int, wire: Wire | None = None) -> bytes:
@@ -156,9 +167,18 @@ class Hosted:
         assert code == 0, f"exit code {code}\n{log}"
         assert kind is not None or not _SURPRISED.search(log), log
 
+    def fails(self) -> tuple[int, str]:
+        """Starts a server that must not get ready; its exit code and its log."""
+        self.process = self.start()
+        out, _ = self.process.communicate(timeout=PATIENCE_S)
+        assert out == ""
+        with self._log:
+            return self.process.returncode, self.log()
+
     def stop(self) -> int:
         """Has it drain; its exit code."""
-        self.process.send_signal(signal.SIGTERM)
+        if self.process.poll() is None:
+            self.process.send_signal(signal.SIGTERM)
         return self.process.wait(PATIENCE_S)
 
     def _end(self) -> None:

@@ -112,7 +112,7 @@ class TForkingServer:
         slot = board.take(os.getpid(), 0, among=self._slots)
         with sock:
             try:
-                pid = child.fork(lambda: self._child(sock, peer, slot))
+                pid = child.fork(lambda: self._child(sock, peer, slot), on_term=self._drain_unborn)
             except OSError as error:
                 log.error("%s: no child process for it: %s", peer, error)
                 board.free(slot)
@@ -141,6 +141,10 @@ class TForkingServer:
         self._host.drain()
 
     # In the child
+
+    def _drain_unborn(self) -> None:
+        """SIGTERM before there is a connection: it is served with the host draining, so what was sent is answered."""
+        self._host.draining = True
 
     def _child(self, sock: socket.socket, peer: str, slot: int) -> int:
         host = self._in_child()

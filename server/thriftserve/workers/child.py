@@ -65,8 +65,12 @@ class Report:
             os.write(self._fd, f"failed {int(code)} {' '.join(message.split())}\n".encode()[:4096])
 
 
-def fork(main: Callable[[], int]) -> int:
+def fork(main: Callable[[], int], on_term: Callable[[], None] | None = None) -> int:
     """Forks a child that runs `main` and ends with the exit code it returns.
+
+    Args:
+        main: runs in the child.
+        on_term: what SIGTERM does in the child from its first moment on; None: it ends it.
 
     Returns:
         The child's pid.
@@ -78,19 +82,23 @@ def fork(main: Callable[[], int]) -> int:
     try:
         pid = os.fork()
         if pid == 0:
-            _run_child(main, parent, held)
+            _run_child(main, on_term, parent, held)
     finally:
         signal.pthread_sigmask(signal.SIG_SETMASK, held)
     return pid
 
 
-def _run_child(main: Callable[[], int], parent: int, held: set[signal.Signals | int]) -> NoReturn:
+def _run_child(
+    main: Callable[[], int], on_term: Callable[[], None] | None, parent: int, held: set[signal.Signals | int]
+) -> NoReturn:
     code: int = ExitCode.INTERNAL
     try:
         signal.set_wakeup_fd(-1)
         faulthandler.unregister(signal.SIGUSR1)  # or what it does here would be the parent's
         for each in FORK_SIGNALS:
             signal.signal(each, signal.SIG_DFL)
+        if on_term is not None:
+            signal.signal(signal.SIGTERM, lambda *_: on_term())
         signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C reaches the whole group: the parent decides
         signal.signal(signal.SIGHUP, signal.SIG_IGN)
         faulthandler.register(signal.SIGUSR1, all_threads=True)
