@@ -22,18 +22,20 @@ SERVER_TYPES = (
 PROGRAM = "python -m thriftserve_bench.demo"
 
 _DESCRIPTION = """\
-Trains a small convolutional network on scikit-learn's handwritten digits, starts `thriftserve serve`
-with it, sends it the digits that were held out as PNG files, and shows what came back. The model
-and the files are kept in .demo, so that the next run starts at once.
+Trains a small convolutional network on scikit-learn's handwritten digits,
+starts `thriftserve serve` with it, sends it the digits that were held out as
+PNG files, and shows what came back. The model and the files are kept in .demo,
+so that the next run starts at once.
 """
 _EXAMPLES = f"""\
 examples:
   {PROGRAM}
   {PROGRAM} --server-type TProcessPoolServer --clients 8
-  {PROGRAM} --serve --port 9090     train if need be, then serve until Ctrl-C
+  {PROGRAM} --serve --port 9090
 
 exit codes:
-  0 done   1 something failed, or accuracy was under 97 %   2 wrong usage   130 interrupted
+  0 done   1 something failed, or accuracy was under 97 %   2 wrong usage
+  130 interrupted
 """
 
 
