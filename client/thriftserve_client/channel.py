@@ -194,6 +194,10 @@ class FramedChannel(Channel):
             FrameError: the length announced is negative or over the limit.
         """
         data = self._rest or self.read_some(READ_BYTES)
+        size = len(data) - HEADER_BYTES
+        if size >= 0 and _LENGTH.unpack_from(data)[0] == size <= self.max_bytes:  # whole and alone, as most are
+            self._rest = b""
+            return Frame(BytesIO(data[HEADER_BYTES:]), size)
         if len(data) < HEADER_BYTES:
             if not data:
                 return None
@@ -201,10 +205,7 @@ class FramedChannel(Channel):
         size = frame_length(data, self.max_bytes)
         end = HEADER_BYTES + size
         have = len(data)
-        if have == end:
-            self._rest = b""
-            return Frame(BytesIO(data[HEADER_BYTES:]), size)
-        if have > end:
+        if have >= end:
             self._rest = data[end:]
             return Frame(BytesIO(data[HEADER_BYTES:end]), size)
         self._rest = b""

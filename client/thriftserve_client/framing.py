@@ -34,15 +34,13 @@ class FrameError(Exception):
 class Frame(TTransportBase, CReadableTransport):
     """One message, whole, in memory: what a protocol reads from."""
 
-    __slots__ = ("cstringio_buf", "size")  # a slot of that name stands over Apache's property
+    __slots__ = ("cstringio_buf", "read", "size")  # slots of these names stand over Apache's own
 
     def __init__(self, buffer: BytesIO, size: int) -> None:
         self.cstringio_buf = buffer  # the C decoder reads from it, under this name
         self.size = size
-
-    def read(self, size: int) -> bytes:
-        """Up to `size` bytes; none at the end."""
-        return self.cstringio_buf.read(size)
+        #: Up to so many bytes; none at the end.
+        self.read = buffer.read
 
     def readAll(self, size: int) -> bytes:
         """Exactly `size` bytes.
@@ -50,7 +48,7 @@ class Frame(TTransportBase, CReadableTransport):
         Raises:
             EOFError: the message is shorter.
         """
-        data = self.cstringio_buf.read(size)
+        data = self.read(size)
         if len(data) < size:
             raise EOFError(f"the message ends {size - len(data)} bytes early")
         return data
@@ -90,6 +88,21 @@ class FrameDecoder:
         self._large: BytesIO | None = None
         self._view: memoryview | None = None
         self._filled = 0
+
+    def cut(self, data: bytes) -> Frame | None:
+        """`feed` and `next_frame` in one; a message that comes whole and alone, as most do, is kept nowhere.
+
+        Raises:
+            FrameError: the next frame's length is negative or over the limit.
+        """
+        if self._pending:
+            self._pending += data
+        else:
+            size = len(data) - HEADER_BYTES
+            if size >= 0 and _LENGTH.unpack_from(data)[0] == size <= self._max_bytes:
+                return Frame(BytesIO(data[HEADER_BYTES:]), size)
+            self._pending = data
+        return self.next_frame()
 
     @property
     def in_message(self) -> bool:

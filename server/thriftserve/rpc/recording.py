@@ -43,6 +43,9 @@ class Recording:
 class BinaryInput(Recording, BinaryProtocol):
     """The binary protocol's reading side."""
 
+    def readMessageEnd(self) -> None:
+        self.decoded = True  # the protocol itself has nothing to do here
+
 
 class CompactInput(Recording, CompactProtocol):
     """The compact protocol's reading side."""

@@ -42,6 +42,7 @@ class Connection:
         self.host = host
         self._channel: FramedChannel | BufferedChannel | None = None
         self._exchange = make_exchange(host.processor, host.settings.protocol, host.settings.max_message_bytes)
+        self._counters = host.context.counters
         self._idle = False
         self._first = True
         self.last_used = time.monotonic()
@@ -117,21 +118,18 @@ class Connection:
         self._idle = False
         if source is None:
             return False
-        counters = self.host.context.counters
-        counters.begin_request()
+        self._counters.begin_request()
         try:
-            parts = self._exchange.answer(source, self._arrival())
+            parts = self._exchange.answer(source, self._arrival() if self._first else None)
         finally:
-            counters.end_request()
+            self._counters.end_request()
         if parts:
             channel.send(parts)
         self.last_used = time.monotonic()
         return not self._exchange.broken
 
-    def _arrival(self) -> float | None:
-        """When the message came: a connection's first may have waited long before anyone read it."""
-        if not self._first:
-            return None
+    def _arrival(self) -> float:
+        """When the first message came: it may have waited long before anyone took the connection."""
         self._first = False
         return time.monotonic() - arrived_before_s(self.sock)
 

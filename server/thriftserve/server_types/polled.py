@@ -75,10 +75,9 @@ class PolledConnection:
         try:
             if self.handshaking:
                 self._handshake()
-            frame = self._decoder.next_frame()
+            frame = self._decoder.next_frame() if self._decoder.in_message else None
             while frame is None:
-                self._read()
-                frame = self._decoder.next_frame()
+                frame = self._read()
         except _NOT_YET:
             self._expect_more()
             return None
@@ -90,19 +89,18 @@ class PolledConnection:
         self._tls.do_handshake()
         self.handshaking = False
 
-    def _read(self) -> None:
+    def _read(self) -> Frame | None:
         wanted = self._decoder.wanted()
         if wanted is None:
             data = self.sock.recv(READ_BYTES)
-            size = len(data)
-            self._decoder.feed(data)
-        else:
-            size = self.sock.recv_into(wanted)
+            if data:
+                return self._decoder.cut(data)
+        elif size := self.sock.recv_into(wanted):
             self._decoder.filled(size)
-        if size == 0:
-            if self._decoder.in_message:
-                raise ChannelClosed("the peer closed in the middle of a message")
-            raise PeerGone
+            return self._decoder.next_frame()
+        if self._decoder.in_message:
+            raise ChannelClosed("the peer closed in the middle of a message")
+        raise PeerGone
 
     def _expect_more(self) -> None:
         if not self._mid_message and self._decoder.in_message:
@@ -134,10 +132,20 @@ class PolledConnection:
         parts.insert(0, size.to_bytes(HEADER_BYTES, "big"))
         self.deadline = time.monotonic() + self._settings.write_timeout_s
         if size <= JOIN_BYTES or self._tls is not None:
-            self._unsent = [memoryview(b"".join(parts))]
-        else:
-            self._unsent = [memoryview(part) for part in parts]
+            return self._send_whole(b"".join(parts))
+        self._unsent = [memoryview(part) for part in parts]
         return self.send_rest()
+
+    def _send_whole(self, data: bytes) -> bool:
+        try:
+            sent = self.sock.send(data)
+        except _NOT_YET:
+            sent = 0
+        if sent == len(data):
+            self.deadline = time.monotonic() + self._settings.idle_timeout_s
+            return True
+        self._unsent = [memoryview(data)[sent:]]
+        return False
 
     def send_rest(self) -> bool:
         """Sends on; returns and raises as `send` does."""

@@ -36,7 +36,7 @@ class TThreadPoolServer:
 
     def __init__(self, host: Host) -> None:
         self._host = host
-        self._ready: queue.Queue[Connection | None] = queue.Queue()
+        self._ready: queue.SimpleQueue[Connection | None] = queue.SimpleQueue()
         self._parked: dict[int, Connection] = {}
         self._lock = threading.Lock()
         self._epoll: select.epoll
@@ -170,6 +170,6 @@ class TThreadPoolServer:
         self._host.drain()
 
 
-def _when(ready: queue.Queue[Connection | None], turn_ends: float) -> Callable[[], bool]:
+def _when(ready: queue.SimpleQueue[Connection | None], turn_ends: float) -> Callable[[], bool]:
     """Tells whether a connection's turn is over: others wait, and it had its time."""
     return lambda: not ready.empty() and time.monotonic() >= turn_ends

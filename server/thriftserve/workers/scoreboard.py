@@ -47,6 +47,8 @@ class Counters:
     def __init__(self, board: Scoreboard, slot: int) -> None:
         self._cells = board.cells
         self._at = slot * _SLOT_CELLS
+        self._in_flight_at = int(self._at + _Cell.IN_FLIGHT)  # added up beforehand: every request needs them
+        self._requests_at = int(self._at + _Cell.REQUESTS)
         self._lock = Lock()
 
     def _add(self, cell: _Cell, number: int) -> None:
@@ -56,13 +58,13 @@ class Counters:
     def begin_request(self) -> None:
         """A request is being run."""
         with self._lock:
-            self._cells[self._at + 7] += 1
+            self._cells[self._in_flight_at] += 1
 
     def end_request(self) -> None:
         """It was answered."""
         with self._lock:
-            self._cells[self._at + 7] -= 1
-            self._cells[self._at + 5] += 1
+            self._cells[self._in_flight_at] -= 1
+            self._cells[self._requests_at] += 1
 
     def add_error(self) -> None:
         """A request was answered with an error."""
