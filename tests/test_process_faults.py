@@ -336,3 +336,47 @@ def test_forked_children_are_reaped(tmp_path: Path) -> None:
         with server.client() as client:
             status = client.server_status()
         assert status.past_requests == 5
+
+
+def test_stopped_while_it_loads(tmp_path: Path) -> None:
+    """SIGTERM before the models are there ends the server at once, and with 0: nothing was cut off."""
+    gate = tmp_path / "gate"
+    os.mkfifo(gate)
+    process = psutil.Popen(
+        command("serve", "--model", f"m=python:fault_models:OpensGate?path={gate}", "--port", "0"),
+        env=environment(PYTHONPATH=HERE),
+    )
+    with gate.open("w"):  # the model is being loaded, and stays so
+        process.terminate()
+        assert process.wait(30) == ExitCode.OK
+
+
+def test_killed_while_its_successor_loads(tmp_path: Path) -> None:
+    """A worker that dies during a reload leaves its place to its successor: there is one worker in the end."""
+    gate = tmp_path / "gate"
+    os.mkfifo(gate)
+    with ServedThroughGate(gate) as server:
+        before = worker_pids(server)
+        server.process.send_signal(signal.SIGHUP)
+        with gate.open("w"):  # the successor is loading
+            os.kill(before[0], signal.SIGKILL)
+            wait_until(lambda: "started again" in server.log())
+        threading.Thread(target=_open_for_ever, args=(gate,), daemon=True).start()  # for whoever loads next
+        wait_until(lambda: works(server))
+        wait_until(lambda: len(worker_pids(server)) == 1)
+        assert server.stop()[0] == ExitCode.OK
+
+
+class ServedThroughGate(Served):
+    """A server whose model loads when its gate was opened and closed; opened once here, for its first worker."""
+
+    def __init__(self, gate: Path) -> None:
+        super().__init__("--model", f"m=python:fault_models:OpensGate?path={gate}", PYTHONPATH=HERE)
+        with gate.open("w"):
+            pass
+
+
+def _open_for_ever(gate: Path) -> None:
+    while gate.exists():
+        with gate.open("w"):
+            pass

@@ -132,7 +132,12 @@ class TNonblockingServer:
         limit = self._host.settings.max_connections
         full = len(self._connections) >= limit
         refusal = f"{limit} connections are open, the limit; try again later" if full else None
-        connection = _Connection(sock, peer, self._host, refusal)
+        try:
+            connection = _Connection(sock, peer, self._host, refusal)
+        except OSError as error:  # it broke before it began
+            log.info("%s: broken: %s", peer, error)
+            sock.close()
+            return
         self._connections[connection.fd] = connection
         self._counters.connection_opened()
         self._epoll.register(connection.fd, select.EPOLLIN)

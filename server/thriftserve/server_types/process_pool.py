@@ -108,7 +108,9 @@ class TProcessPoolServer:
         if len(self._connections) >= self._limit:
             refuser.refuse(*taken, f"{self._limit} connections are open in this worker, the limit; try again later")
             return
-        self._turn(self._adopt(*taken))
+        connection = self._adopt(*taken)
+        if connection is not None:
+            self._turn(connection)
 
     def _an_idler_has_fewer(self) -> bool:
         mine = len(self._connections)
@@ -120,8 +122,13 @@ class TProcessPoolServer:
             for pid, in_flight, connections in self._host.context.board.peers()
         )
 
-    def _adopt(self, sock: socket.socket, peer: str) -> Turns:
-        connection = self._make(sock, peer, self._host)
+    def _adopt(self, sock: socket.socket, peer: str) -> Turns | None:
+        try:
+            connection = self._make(sock, peer, self._host)
+        except OSError as error:  # it broke before it began
+            log.info("%s: broken: %s", peer, error)
+            sock.close()
+            return None
         self._connections[connection.fd] = connection
         self._epoll.register(connection.fd, select.EPOLLIN)
         self._host.context.counters.connection_opened()

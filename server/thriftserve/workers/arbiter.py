@@ -158,6 +158,7 @@ class Arbiter:
             self._tell_to_drain(worker)
         elif worker is place.successor:
             old, place.worker, place.successor = place.worker, worker, None
+            place.respawn_at = None
             if old is not None:
                 self._tell_to_drain(old)
         if not self._announced and all(place.worker and place.worker.state is State.READY for place in self._places):
@@ -181,7 +182,9 @@ class Arbiter:
         self._forget_pipe(worker)
         self._board.free(worker.slot)
         self._board.free_children_of(worker.pid)
-        expected = worker.state is State.DRAINING and code == ExitCode.OK
+        expected = worker.state is State.DRAINING and (
+            code == ExitCode.OK or (code == -signal.SIGTERM and not worker.was_ready)  # it had nothing to drain yet
+        )
         log.log(logging.DEBUG if expected else logging.ERROR, "%s ended %s", worker.label, _how(code))
         if self._stop_by is not None and not expected:
             self._exit_code = self._exit_code or ExitCode.INTERNAL

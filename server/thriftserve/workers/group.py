@@ -81,7 +81,7 @@ class Worker:
     state: State = State.STARTING
     started: float = field(default_factory=time.monotonic)
     failure: tuple[ExitCode, str] | None = None
-    replaced: bool = False
+    was_ready: bool = False
 
     @property
     def label(self) -> str:
@@ -90,11 +90,15 @@ class Worker:
 
     def read_report(self) -> bool:
         """Takes what the worker reported; False where its end of the pipe is closed."""
-        data = os.read(self.pipe, _REPORT_BYTES)
+        try:
+            data = os.read(self.pipe, _REPORT_BYTES)
+        except BlockingIOError:  # a process that this one had forked holds the other end
+            return True
         for line in data.decode(errors="replace").splitlines():
             word, _, rest = line.partition(" ")
             if word == "ready":
                 self.state = State.READY
+                self.was_ready = True
             elif word == "failed":
                 code, _, message = rest.partition(" ")
                 self.failure = (ExitCode(int(code)), message)
@@ -106,6 +110,7 @@ def spawn(place: Place, board: Scoreboard, selector: selectors.BaseSelector) -> 
     group = place.group
     slot = board.take(os.getpid(), place.index, place.restarts)  # the pid is the child's from its first line on
     reader, writer = os.pipe()
+    os.set_blocking(reader, False)
     inherited = [key.fd for key in selector.get_map().values()]
 
     def main() -> int:
