@@ -7,6 +7,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 
+from rich import box
 from rich.console import Console
 from rich.table import Table
 
@@ -32,7 +33,14 @@ HEADINGS = (
     "failed calls: ours",
     "Apache",
 )
+_KEYS = 3
 _LEFT = 2
+#: What the terminal shows under each other: columns by their place in HEADINGS.
+_PARTS = {
+    "requests/s: ours, Apache's, ratio — server CPU µs/request: ours, Apache's, ratio": (3, 4, 5, 10, 11, 12),
+    "p50 ms: ours, Apache's — p99 ms: ours, Apache's": (6, 7, 8, 9),
+    "RSS MiB: ours, Apache's — failed calls: ours, Apache's": (13, 14, 15, 16),
+}
 _NONE = "–"
 
 
@@ -46,15 +54,17 @@ def markdown(run: Run) -> str:
 
 
 def show(run: Run, console: Console) -> None:
-    """The same on a terminal."""
-    table = Table(header_style="bold")
-    for at, heading in enumerate(HEADINGS):
-        table.add_column(heading, justify="left" if at < _LEFT else "right", overflow="fold", no_wrap=at < _LEFT)
-    for one in _comparisons(run):
-        table.add_row(*_row(one), style="red" if one.misses() else None)
+    """The same on a terminal, in three tables that fit 80 columns; cells that miss a target in red."""
     for line in _preface(run):
         console.print(line, highlight=False)
-    console.print(table)
+    for title, columns in _PARTS.items():
+        table = Table(title=title, box=box.SIMPLE_HEAD, padding=(0, 1, 0, 0), header_style="bold")
+        for at in (*range(_KEYS), *columns):
+            table.add_column(HEADINGS[at].rpartition(": ")[2], justify="left" if at < _LEFT else "right")
+        for one in _comparisons(run):
+            row = _row(one)
+            table.add_row(*(row[at] for at in (*range(_KEYS), *columns)), style="red" if one.misses() else None)
+        console.print(table)
     console.print(verdict(run), highlight=False)
 
 
