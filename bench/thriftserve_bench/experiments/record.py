@@ -121,7 +121,17 @@ class ExperimentRun:
     commit: str
     outcomes: list[Outcome] = field(default_factory=list)
     fork_costs: list[ForkCost] = field(default_factory=list)
-    #: What the simulator needs of this machine besides: seconds by name ("connect_s", "call_overhead_s", …).
+    #: What the simulator needs of this machine besides; see `calibrate`. Seconds by name:
+    #: connect_s: a TCP connection on loopback, connected, accepted, closed.
+    #: thread_start_s: a thread, until it runs.
+    #: client_start_s: from one client thread to the next where many are let go at once.
+    #: fork_s: fork() in a small process, as the parent sees it.
+    #: oversleep_s: what a workload's wait takes beyond its service time.
+    #: Of each server, by its side and type, as in "call_s/ours/TForkingServer":
+    #: call_s: a call without service time on an open connection, its client's part included.
+    #: first_call_s: from before the connection until the first answer; a forking server forks meanwhile.
+    #: call_cpu_s, first_call_cpu_s: CPU of all the server's processes for each of those.
+    #: first_call_parent_cpu_s: the listening process's own part of the latter.
     calibration: dict[str, float] = field(default_factory=dict)
     #: True where it was stopped before its end.
     cut_short: bool = False
