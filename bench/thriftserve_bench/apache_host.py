@@ -1,4 +1,4 @@
-"""The echo service on Apache's own class of a name, as a process of its own.
+"""The echo service, or a workload, on Apache's own class of a name, as a process of its own.
 
     python -m thriftserve_bench.apache_host TThreadPoolServer --workers 4 --threads 10  -->  a ready line
 
@@ -19,8 +19,7 @@ from thrift.server.TProcessPoolServer import TProcessPoolServer
 from thrift.transport.TSocket import TServerSocket
 from thrift.transport.TTransport import TFramedTransportFactory
 
-from thriftserve_bench.echo_service import echo_processor
-from thriftserve_bench.host_flags import parse_host_flags
+from thriftserve_bench.host_flags import parse_host_flags, processor_of
 
 
 class AnnouncedSocket(TServerSocket):
@@ -36,10 +35,11 @@ class AnnouncedSocket(TServerSocket):
 
 def make_server(flags: Namespace) -> Any:
     """Apache's server of that type."""
+    processor = processor_of(flags)
     protocol = TBinaryProtocolAcceleratedFactory(string_length_limit=flags.max_message_bytes, fallback=False)
     if flags.server_type == "TNonblockingServer":
         server = TNonblockingServer(
-            echo_processor(),
+            processor,
             AnnouncedSocket(),
             protocol,
             threads=flags.threads,
@@ -50,7 +50,7 @@ def make_server(flags: Namespace) -> Any:
     transport = TFramedTransportFactory(max_frame_size=flags.max_message_bytes)
     classes = {"TProcessPoolServer": TProcessPoolServer}
     cls = classes.get(flags.server_type) or getattr(TServer, flags.server_type)
-    server = cls(echo_processor(), AnnouncedSocket(), transport, protocol)
+    server = cls(processor, AnnouncedSocket(), transport, protocol)
     if flags.server_type == "TThreadPoolServer":
         server.setNumThreads(flags.threads)
     if flags.server_type == "TProcessPoolServer":

@@ -1,12 +1,15 @@
-"""Flags that both hosts of the echo service take.
+"""Flags that both hosts take, and the service that they ask for.
 
-argv  -->  server type, processes, threads, limit, cores
+argv  -->  server type, processes, threads, limit, workload, cores
 """
 
 from __future__ import annotations
 
 import argparse
 import os
+from typing import Any
+
+from thriftserve_bench.echo_service import echo_processor
 
 #: Room for 32 x 224 x 224 x 3 float32 (19,267,584 bytes) and what is around it.
 MAX_MESSAGE_BYTES = 32 * 1024 * 1024
@@ -27,11 +30,24 @@ def parse_host_flags(description: str | None) -> argparse.Namespace:
     parser.add_argument("--workers", type=int, default=4, help="processes of TProcessPoolServer")
     parser.add_argument("--threads", type=int, default=10, help="threads of TThreadPoolServer and TNonblockingServer")
     parser.add_argument("--max-message-bytes", type=int, default=MAX_MESSAGE_BYTES)
+    parser.add_argument(
+        "--workload", metavar="SOURCE", help="serve package.module:Class?option=value; the echo service by default"
+    )
     parser.add_argument("--cores", type=core_set, help="cores to run on, like 1,2,3; all by default")
     flags = parser.parse_args()
     if flags.cores:
         os.sched_setaffinity(0, flags.cores)
     return flags
+
+
+def processor_of(flags: argparse.Namespace) -> Any:
+    """The processor of the service to host."""
+    if not flags.workload:
+        return echo_processor()
+    # Brings numpy, whose memory the echo service's hosts must not have.
+    from thriftserve_bench.workload_service import workload_processor
+
+    return workload_processor(flags.workload)
 
 
 def core_set(text: str) -> set[int]:

@@ -1,4 +1,4 @@
-"""The echo service on one of our server types, as a process of its own.
+"""The echo service, or a workload, on one of our server types, as a process of its own.
 
     python -m thriftserve_bench.our_host TThreadPoolServer --workers 4 --threads 10  -->  a ready line
 
@@ -11,8 +11,7 @@ import sys
 from functools import partial
 
 from thriftserve.server_types import HostSettings, serve
-from thriftserve_bench.echo_service import echo_processor
-from thriftserve_bench.host_flags import parse_host_flags
+from thriftserve_bench.host_flags import parse_host_flags, processor_of
 
 
 def main() -> int:
@@ -25,7 +24,7 @@ def main() -> int:
         threads=flags.threads,
         max_message_bytes=flags.max_message_bytes,
     )
-    return serve(lambda _: echo_processor(), settings, on_ready=partial(print, flush=True))
+    return serve(lambda _: processor_of(flags), settings, on_ready=partial(print, flush=True))
 
 
 if __name__ == "__main__":
