@@ -7,6 +7,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 from struct import Struct
+from typing import Any
 
 import numpy as np
 from thrift.protocol.TBinaryProtocol import TBinaryProtocolAccelerated
@@ -47,20 +48,39 @@ def payload(name: str) -> Payload:
     return next(one for one in PAYLOADS if one.name == name)
 
 
+def call_frame(request: PredictRequest) -> bytes:
+    """A predict call as it goes over the wire: framed, binary."""
+    buffer = TMemoryBuffer()
+    protocol = TBinaryProtocolAccelerated(buffer, fallback=False)
+    protocol.writeMessageBegin("predict", TMessageType.CALL, _SEQID)
+    Predict.predict_args(request=request).write(protocol)
+    protocol.writeMessageEnd()
+    message = buffer.getvalue()
+    return LENGTH.pack(len(message)) + message
+
+
+def read_reply(message: bytes) -> Any:
+    """The `predict_result` of a reply to such a call: `success` or `error` is set.
+
+    Raises:
+        ValueError: it is no reply to it.
+    """
+    protocol = TBinaryProtocolAccelerated(TMemoryBuffer(message), string_length_limit=len(message), fallback=False)
+    name, kind, seqid = protocol.readMessageBegin()
+    if (name, kind, seqid) != ("predict", TMessageType.REPLY, _SEQID):
+        raise ValueError(f"not a reply to the call: {name!r}, type {kind}, number {seqid}")
+    result = Predict.predict_result()
+    result.read(protocol)
+    return result
+
+
 class Question:
     """A predict call's frame, and what its reply must be."""
 
     def __init__(self, asked: Payload) -> None:
         content = np.random.default_rng(1).random(asked.shape, np.float32).tobytes()
         self._tensor = Tensor(dtype=DataType.FLOAT, shape=list(asked.shape), content=content)
-        request = PredictRequest(model_spec=ModelSpec(name="echo"), inputs={"x": self._tensor})
-        buffer = TMemoryBuffer()
-        protocol = TBinaryProtocolAccelerated(buffer, fallback=False)
-        protocol.writeMessageBegin("predict", TMessageType.CALL, _SEQID)
-        Predict.predict_args(request=request).write(protocol)
-        protocol.writeMessageEnd()
-        message = buffer.getvalue()
-        self.frame = LENGTH.pack(len(message)) + message
+        self.frame = call_frame(PredictRequest(model_spec=ModelSpec(name="echo"), inputs={"x": self._tensor}))
 
     def check(self, message: bytes) -> None:
         """Decodes a reply and compares every byte of its tensor.
@@ -68,12 +88,6 @@ class Question:
         Raises:
             ValueError: it is not the echo.
         """
-        protocol = TBinaryProtocolAccelerated(TMemoryBuffer(message), string_length_limit=len(message), fallback=False)
-        name, kind, seqid = protocol.readMessageBegin()
-        if (name, kind, seqid) != ("predict", TMessageType.REPLY, _SEQID):
-            raise ValueError(f"not a reply to the call: {name!r}, type {kind}, number {seqid}")
-        result = Predict.predict_result()
-        result.read(protocol)
-        found = result.success.outputs["x"]
+        found = read_reply(message).success.outputs["x"]
         if (found.content, found.shape, found.dtype) != (self._tensor.content, self._tensor.shape, DataType.FLOAT):
             raise ValueError("the reply is not what was sent")

@@ -19,10 +19,12 @@ class Memory:
     Attributes:
         rss: resident; what processes share counts in each of them.
         pss: proportional; what n processes share counts 1/n in each.
+        uss: unique; what they share does not count: what would be free if each ended alone.
     """
 
     rss: int
     pss: int
+    uss: int
 
 
 def cpu_s(pid: int) -> float:
@@ -48,7 +50,7 @@ def _own_cpu_s(pid: int) -> float:
 
 def memory(pid: int) -> Memory:
     """Memory of a process tree now."""
-    rss = pss = 0
+    rss = pss = uss = 0
     root = psutil.Process(pid)
     for process in [root, *root.children(recursive=True)]:
         try:
@@ -57,7 +59,8 @@ def memory(pid: int) -> Memory:
             continue
         rss += info.rss
         pss += info.pss
-    return Memory(rss, pss)
+        uss += info.uss
+    return Memory(rss, pss, uss)
 
 
 def stop(pid: int, patience_s: float) -> None:
