@@ -89,16 +89,24 @@ def faulty(answers: list[bytes]) -> Iterator[int]:
 
 
 def _answer_all(listening: socket.socket, answers: list[bytes]) -> None:
+    threads: list[threading.Thread] = []
     with contextlib.suppress(OSError):
         while True:
             sock, _ = listening.accept()
-            with sock, sock.makefile("rb") as questions:
-                for answer in answers:
-                    header = questions.read(LENGTH.size)
-                    if len(header) < LENGTH.size:
-                        break
-                    questions.read(LENGTH.unpack(header)[0])
-                    sock.sendall(answer)
+            threads.append(threading.Thread(target=_answer, args=(sock, answers)))
+            threads[-1].start()
+    for thread in threads:
+        thread.join()
+
+
+def _answer(sock: socket.socket, answers: list[bytes]) -> None:
+    with contextlib.suppress(OSError), sock, sock.makefile("rb") as questions:
+        for answer in answers:
+            header = questions.read(LENGTH.size)
+            if len(header) < LENGTH.size:
+                return
+            questions.read(LENGTH.unpack(header)[0])
+            sock.sendall(answer)
 
 
 def an_echo() -> bytes:
@@ -119,7 +127,7 @@ def test_connections_that_close_are_counted_and_replaced(connections: int) -> No
         found = measure(order(port, psutil.Process().pid, connections=connections))
     assert found.failures > 0
     assert found.calls >= QUICK.min_calls
-    assert "closed" in found.reason
+    assert found.reason.startswith("Connection")
 
 
 def test_a_reply_of_another_length_is_a_failure() -> None:

@@ -62,7 +62,10 @@ class Caller:
             message = replies.read(LENGTH.unpack(header)[0])
         if len(message) < LENGTH.unpack(header)[0]:
             raise ConnectionError("closed within the first reply")
-        question.check(message)
+        try:
+            question.check(message)
+        except Exception as error:  # a reply that can't even be decoded fails in many ways
+            raise WrongReply(f"{type(error).__name__}: {error}") from error
         self._expected = header + message
         self._reply = bytearray(len(self._expected))
         self._view = memoryview(self._reply)

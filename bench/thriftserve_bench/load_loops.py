@@ -16,7 +16,7 @@ from thriftserve_bench.results import Order
 CALL_TIMEOUT_S = 20.0
 #: A server that fails this often in a row is given up for this window.
 MAX_FAILURES_IN_ROW = 20
-_FAILURES = (OSError, WrongReply, ValueError)
+_FAILURES = (OSError, WrongReply)
 
 Callers = dict[int, Caller]
 
