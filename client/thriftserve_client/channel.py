@@ -138,7 +138,7 @@ class Channel:
     def send_bytes(self, parts: list[bytes], size: int) -> None:
         """Sends segments of `size` bytes in all."""
         try:
-            if size <= JOIN_BYTES:
+            if size <= JOIN_BYTES and not self._tls:
                 data = b"".join(parts)
                 sent = self.sock.send(data)
                 if sent < size:
@@ -152,8 +152,7 @@ class Channel:
         deadline = time.monotonic() + self._write_timeout_s
         if self._tls:
             self.sock.settimeout(self._write_timeout_s)
-            for view in views:
-                self.sock.sendall(view)
+            self.sock.sendall(b"".join(views))  # a part by itself would be a record by itself
             self.sock.settimeout(self._idle_timeout_s)
             return
         while views:

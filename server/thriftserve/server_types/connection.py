@@ -52,9 +52,17 @@ class Connection:
         self._exchange.processor = processor
 
     @property
-    def idle_for_s(self) -> float:
-        """Seconds since the last message."""
-        return time.monotonic() - self.last_used
+    def deadline(self) -> float:
+        """When it is closed if nothing happens, monotonic seconds."""
+        settings = self.host.settings
+        return self.last_used + (settings.handshake_timeout_s if self.handshaking else settings.idle_timeout_s)
+
+    @property
+    def why_late(self) -> str:
+        """What `deadline` was set for."""
+        if self.handshaking:
+            return f"no TLS handshake within {self.host.settings.handshake_timeout_s:g} s"
+        return f"idle for {self.host.settings.idle_timeout_s:g} s"
 
     def serve(self) -> None:
         """Serves the client to its end, and closes the connection."""
@@ -72,13 +80,16 @@ class Connection:
         """Serves message after message.
 
         Args:
-            linger_s: how long to wait for the next one; None: the idle time-out.
+            linger_s: how long to wait for the next one, and not at all for a TLS handshake; None: as long as
+                the settings allow.
             pause: asked between two messages; true gives the thread back.
 
         Returns:
             True where it is idle and open, false where it has ended.
         """
         try:
+            if linger_s is not None and not self._shake_on():
+                return True
             channel = self._channel or self._open()
             if linger_s is not None:
                 channel.set_idle_timeout(linger_s)
@@ -95,11 +106,33 @@ class Connection:
             log.info("%s: broken: %s", self.peer, error)
         return False
 
+    @property
+    def handshaking(self) -> bool:
+        """True where the client has yet to finish its TLS handshake."""
+        return self._channel is None and self.host.tls is not None
+
+    def _shake_on(self) -> bool:
+        """Does what can be done of a TLS handshake without waiting; true where it is over."""
+        if self._channel is not None or self.host.tls is None:
+            return True
+        self.sock.setblocking(False)
+        try:
+            self._wrap(self.host.tls).do_handshake()
+        except (ssl.SSLWantReadError, ssl.SSLWantWriteError):
+            return False
+        return True
+
+    def _wrap(self, context: ssl.SSLContext) -> ssl.SSLSocket:
+        if not isinstance(self.sock, ssl.SSLSocket):
+            self.sock = context.wrap_socket(self.sock, server_side=True, do_handshake_on_connect=False)
+        return self.sock
+
     def _open(self) -> FramedChannel | BufferedChannel:
         settings = self.host.settings
         if self.host.tls is not None:
-            self.sock.settimeout(settings.handshake_timeout_s)
-            self.sock = self.host.tls.wrap_socket(self.sock, server_side=True)
+            tls = self._wrap(self.host.tls)
+            tls.settimeout(settings.handshake_timeout_s)
+            tls.do_handshake()  # from where `_shake_on` got to
         self._channel = make_channel(
             settings.framing,
             self.sock,

@@ -9,6 +9,7 @@ watched, for the client most likely waits, and is unwatched only when something 
 
 from __future__ import annotations
 
+import contextlib
 import logging
 import queue
 import select
@@ -243,7 +244,8 @@ class TNonblockingServer:
                 return
             del self._connections[connection.fd]
             if connection.watched:
-                self._epoll.unregister(connection.fd)
+                with contextlib.suppress(OSError):  # a TLS layer that can't be begun closes its socket by itself
+                    self._epoll.unregister(connection.fd)
             connection.close()
         self._counters.connection_closed()
 

@@ -39,10 +39,9 @@ class PolledConnection:
         self._mid_message = False
         self._tls: ssl.SSLSocket | None = None
         sock.setblocking(False)
-        if host.tls is not None:
-            sock = self._tls = host.tls.wrap_socket(sock, server_side=True, do_handshake_on_connect=False)
         self.sock = sock
-        self.handshaking = self._tls is not None
+        self._context = host.tls
+        self.handshaking = host.tls is not None
         #: When it is closed if nothing happens, monotonic seconds.
         self.deadline = time.monotonic() + (
             settings.handshake_timeout_s if self.handshaking else settings.idle_timeout_s
@@ -85,7 +84,11 @@ class PolledConnection:
         return frame
 
     def _handshake(self) -> None:
-        assert self._tls is not None
+        if self._tls is None:
+            assert self._context is not None
+            self.sock = self._tls = self._context.wrap_socket(
+                self.sock, server_side=True, do_handshake_on_connect=False
+            )
         self._tls.do_handshake()
         self.handshaking = False
 

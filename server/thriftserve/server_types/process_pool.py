@@ -10,6 +10,7 @@ request is there (TCP_DEFER_ACCEPT), so taking one and working on it are one ste
 
 from __future__ import annotations
 
+import contextlib
 import logging
 import os
 import select
@@ -156,7 +157,8 @@ class TProcessPoolServer:
         fd = next((fd for fd, each in self._connections.items() if each is connection), None)
         if fd is not None:
             del self._connections[fd]
-            self._epoll.unregister(fd)
+            with contextlib.suppress(OSError):  # a TLS layer that can't be begun closes its socket by itself
+                self._epoll.unregister(fd)
         connection.close()
         self._host.context.counters.connection_closed()
 

@@ -26,6 +26,7 @@ log = logging.getLogger(__name__)
 #: A large message whose bytes keep coming is read on for this long, before others get their turn.
 _READ_ON_S = 0.02
 _NEXT_BYTES_MS = 1.0
+_NEXT_RECORD_S = 0.001
 
 
 class FramedTurns(PolledConnection):
@@ -90,23 +91,14 @@ class BufferedTurns(Connection):
         return self.sock.fileno()
 
     @property
-    def deadline(self) -> float:
-        """When it is closed if nothing happens, monotonic seconds."""
-        return self.last_used + self.host.settings.idle_timeout_s
-
-    @property
-    def why_late(self) -> str:
-        """What `deadline` was set for."""
-        return f"idle for {self.host.settings.idle_timeout_s:g} s"
-
-    @property
     def in_message(self) -> bool:
-        """A turn reads a message to its end."""
-        return False
+        """True in a TLS handshake; a turn reads a message to its end."""
+        return self.handshaking
 
     def turn(self) -> bool:
         """Answers one message that has begun to come; false where the connection has ended."""
-        return self.serve_while_busy(None, lambda: True)
+        # What comes over TLS may be less than a record, which must not hold everyone up.
+        return self.serve_while_busy(_NEXT_RECORD_S if self.host.tls else None, lambda: True)
 
 
 Turns = FramedTurns | BufferedTurns

@@ -1,0 +1,220 @@
+"""TLS and mutual TLS on every server type: who is served, who is refused, and whom a silent client delays: nobody."""
+
+from __future__ import annotations
+
+import contextlib
+import re
+import socket
+import ssl
+import struct
+import threading
+from collections.abc import Iterator
+from dataclasses import dataclass
+from typing import Any
+
+import pytest
+
+from certificates import Authority, Certificate
+from hosting import SEVERAL_AT_ONCE, TYPES, Hosted, Wire, add, client_on, eventually, places, read_to_end
+from thriftserve.errors import ExitCode
+
+LARGE = bytes(range(256)) * 12_000  # 3 MB: many TLS records, and more than a socket's buffers
+HANDSHAKE_TIMEOUT_S = 0.7
+
+
+@dataclass(frozen=True)
+class Trust:
+    """Two authorities, a server's certificate, and a client's of each authority."""
+
+    authority: Authority
+    server: Certificate
+    client: Certificate
+    stranger: Certificate
+
+
+@pytest.fixture(scope="module")
+def trust(tmp_path_factory: pytest.TempPathFactory) -> Trust:
+    folder = tmp_path_factory.mktemp("tls")
+    authority, other = Authority(folder, "ours"), Authority(folder, "theirs")
+    return Trust(authority, authority.issue("server"), authority.issue("client"), other.issue("stranger"))
+
+
+@pytest.fixture(
+    scope="module",
+    params=[_each.values for _each in places(Wire("framed"), Wire("buffered"))],
+    ids="{0[0]}-{0[1]}".format,
+)
+def server(request: pytest.FixtureRequest, trust: Trust) -> Iterator[Hosted]:
+    """A TLS server of each type and transport."""
+    server_type, wire = request.param
+    settings: dict[str, Any] = {"tls_cert": trust.server.cert, "tls_key": trust.server.key}
+    settings |= {"handshake_timeout_s": HANDSHAKE_TIMEOUT_S, "read_timeout_s": HANDSHAKE_TIMEOUT_S}
+    with Hosted(server_type, wire=wire, **settings) as hosted:
+        yield hosted
+
+
+def serves(server: Hosted, tls: ssl.SSLContext) -> None:
+    """Asserts that a good client is served, small and large messages, and that the server was not surprised."""
+    with server.client(tls=tls) as client:
+        assert client.add(20, 22) == 42
+        assert client.echo(LARGE) == LARGE
+        assert client.add(20, 22) == 42
+    assert not server.surprised, server.log()
+
+
+def test_clients_at_once(server: Hosted, trust: Trust) -> None:
+    """Clients at the same time get each its own answers."""
+    failures = []
+
+    def work(number: int) -> None:
+        with server.client(tls=trust.authority.trusting()) as client:
+            for n in range(10):
+                content = bytes([number, n]) * (1 + n % 3 * 20_000)
+                if client.echo(content) != content:
+                    failures.append((number, n))
+
+    threads = [threading.Thread(target=work, args=(number,)) for number in range(6)]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+    assert failures == []
+    serves(server, trust.authority.trusting())
+
+
+def test_pipelined(server: Hosted, trust: Trust) -> None:
+    """Calls that come in one record are answered all, though the socket itself shows nothing more to read."""
+    with server.connect(trust.authority.trusting()) as sock:
+        sock.sendall(add(1, 2, server.wire) * 20)
+        client = client_on(sock, server.wire)
+        assert [client.recv_add() for _ in range(20)] == [3] * 20
+
+
+def test_one_byte_a_record(server: Hosted, trust: Trust) -> None:
+    """How a message is cut into records makes no difference."""
+    with server.connect(trust.authority.trusting()) as sock:
+        for byte in add(1, 2, server.wire) * 2:
+            sock.send(bytes([byte]))
+        client = client_on(sock, server.wire)
+        assert (client.recv_add(), client.recv_add()) == (3, 3)
+
+
+def test_plain_client(server: Hosted, trust: Trust) -> None:
+    """A client without TLS gets no answer, and its connection ends."""
+    with server.connect() as sock:
+        sock.sendall(add(1, 2, server.wire))
+        assert b"\x80\x01\x00\x02" not in read_to_end(sock)
+    serves(server, trust.authority.trusting())
+
+
+def test_client_that_does_not_trust_the_server(server: Hosted, trust: Trust) -> None:
+    """A client of another authority goes in mid-handshake; others are served."""
+    with pytest.raises(ssl.SSLCertVerificationError):
+        server.connect(ssl.create_default_context())
+    serves(server, trust.authority.trusting())
+
+
+def test_silent_in_the_handshake(server: Hosted, trust: Trust) -> None:
+    """Clients that connect and don't shake hands, or stop half-way, delay no other, and are closed at the deadline."""
+    hello = _hello()
+    with contextlib.ExitStack() as stack:
+        many = server.server_type in SEVERAL_AT_ONCE
+        silent = [stack.enter_context(server.connect()) for _ in range(6 if many else 2)]
+        for sock in silent:
+            sock.sendall(hello[:100])
+        before = len(server.log())
+        serves(server, trust.authority.trusting())
+        if many:
+            assert not re.search("closed|broken", server.log()[before:]), (
+                "the good client waited for a deadline of the silent ones"
+            )
+        for sock in silent:
+            assert read_to_end(sock) == b""
+
+
+def test_silent_in_a_record(server: Hosted, trust: Trust) -> None:
+    """A client that sends a part of a TLS record and no more delays no other where the type serves several."""
+    if server.server_type == "TSimpleServer":
+        return
+    with contextlib.ExitStack() as stack:
+        for _ in range(6):
+            tls = stack.enter_context(server.connect(trust.authority.trusting()))
+            raw = stack.enter_context(socket.socket(fileno=tls.detach()))
+            raw.sendall(b"\x17\x03\x03")
+        serves(server, trust.authority.trusting())
+
+
+def test_reset_before_the_handshake(server: Hosted, trust: Trust) -> None:
+    """Clients that are gone before they are looked at leave no trace."""
+    for n in range(40):
+        sock = server.connect()
+        sock.sendall(_hello()[: n * 10])
+        sock.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, struct.pack("ii", 1, 0))
+        sock.close()
+    serves(server, trust.authority.trusting())
+
+
+def _hello() -> bytes:
+    outgoing = ssl.MemoryBIO()
+    tls = ssl.create_default_context().wrap_bio(ssl.MemoryBIO(), outgoing, server_hostname="localhost")
+    with contextlib.suppress(ssl.SSLWantReadError):
+        tls.do_handshake()
+    return outgoing.read()
+
+
+def test_drain(trust: Trust) -> None:
+    """On SIGTERM what was sent over TLS is answered, and idle connections are closed."""
+    settings = {"tls_cert": trust.server.cert, "tls_key": trust.server.key}
+    tls = trust.authority.trusting()
+    for server_type in SEVERAL_AT_ONCE:
+        with Hosted(server_type, **settings) as server, server.connect(tls) as idle, server.connect(tls) as busy:
+            assert client_on(idle, server.wire).add(1, 2) == 3
+            client = client_on(busy, server.wire)
+            client.send_wait(300)
+            client.send_add(3, 4)
+            assert server.stop() == ExitCode.OK
+            assert (client.recv_wait(), client.recv_add()) == (300, 7)
+            assert _ended(idle)
+            assert _ended(busy)
+
+
+def _ended(sock: socket.socket) -> bool:
+    try:
+        return sock.recv(1) == b""
+    except (ssl.SSLEOFError, ConnectionError):
+        return True
+
+
+@pytest.mark.parametrize("server_type", TYPES)
+def test_mutual(server_type: str, trust: Trust) -> None:
+    """With --tls-client-ca only clients of that authority are served; the others are refused, and the log says so."""
+    settings = {"tls_cert": trust.server.cert, "tls_key": trust.server.key, "tls_client_ca": trust.authority.cert}
+    ours = trust.authority.trusting(trust.client)
+    with Hosted(server_type, **settings) as server:
+        serves(server, ours)
+        for refused in (trust.authority.trusting(), trust.authority.trusting(trust.stranger)):
+            before = len(server.log())
+            # In TLS 1.3 a client learns of the refusal when it reads.
+            with pytest.raises((ssl.SSLError, ConnectionError)), server.connect(refused) as sock:  # noqa: PT012
+                sock.sendall(add(1, 2))
+                assert sock.recv(1) == b"", "an answer"
+                raise ConnectionError("closed without an alert")
+            eventually(lambda: bool(_REFUSED.search(server.log()[before:])), "the refusal in the log")  # noqa: B023
+            serves(server, ours)
+
+
+_REFUSED = re.compile(r"PEER_DID_NOT_RETURN_A_CERTIFICATE|CERTIFICATE_VERIFY_FAILED")
+
+
+@pytest.mark.parametrize("wrong", ["tls_cert", "tls_key", "tls_client_ca"])
+@pytest.mark.parametrize("how", ["missing", "no PEM"])
+def test_files_of_no_use(trust: Trust, tmp_path: Any, wrong: str, how: str) -> None:
+    """A file that is missing or no PEM ends the server at its start; the message names the setting and the file."""
+    path = tmp_path / "wrong.pem"
+    if how == "no PEM":
+        path.write_text("nothing", encoding="utf-8")
+    settings = {"tls_cert": trust.server.cert, "tls_key": trust.server.key, "tls_client_ca": trust.authority.cert}
+    code, log = Hosted("TThreadedServer", **(settings | {wrong: str(path)})).fails()
+    assert code == ExitCode.CONFIG
+    assert wrong in log
+    assert str(path) in log
