@@ -55,7 +55,7 @@ def call_frame(request: PredictRequest) -> bytes:
     protocol.writeMessageBegin("predict", TMessageType.CALL, _SEQID)
     Predict.predict_args(request=request).write(protocol)
     protocol.writeMessageEnd()
-    message = buffer.getvalue()
+    message: bytes = buffer.getvalue()
     return LENGTH.pack(len(message)) + message
 
 
