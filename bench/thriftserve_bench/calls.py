@@ -7,17 +7,15 @@ Both run side by side and are measured in turns, so that whatever else the machi
 
 from __future__ import annotations
 
-import json
 import os
-import subprocess
 import sys
 from collections.abc import Callable, Iterator
 from contextlib import ExitStack, contextmanager
 from dataclasses import asdict, dataclass
 from datetime import UTC, datetime
-from typing import IO
 
 from thriftserve_bench import machine, process_tree
+from thriftserve_bench.asked_process import AskedProcess, ProcessEnded
 from thriftserve_bench.host_flags import SERVER_TYPES
 from thriftserve_bench.payloads import PAYLOADS
 from thriftserve_bench.results import APACHE, OURS, SIDES, Cell, Measured, Order, Run, Window
@@ -72,13 +70,7 @@ class Load:
     """The load generator's process."""
 
     def __init__(self, on_cores: str) -> None:
-        self._process = subprocess.Popen(
-            [sys.executable, "-m", "thriftserve_bench.load", *([on_cores] if on_cores else [])],
-            stdin=subprocess.PIPE,
-            stdout=subprocess.PIPE,
-            text=True,
-            start_new_session=True,
-        )
+        self._process = AskedProcess("thriftserve_bench.load", [on_cores] if on_cores else [])
 
     def measure(self, order: Order) -> Window:
         """Has it measure one window.
@@ -86,21 +78,14 @@ class Load:
         Raises:
             CallsFailed: it has ended.
         """
-        print(json.dumps(asdict(order)), file=self._pipe(self._process.stdin), flush=True)
-        line = self._pipe(self._process.stdout).readline()
-        if not line:
-            raise CallsFailed(f"the load generator ended with {self._process.wait()}")
-        return Window(**json.loads(line))
-
-    @staticmethod
-    def _pipe(pipe: IO[str] | None) -> IO[str]:
-        assert pipe is not None
-        return pipe
+        try:
+            return Window(**self._process.ask(asdict(order)))
+        except ProcessEnded as error:
+            raise CallsFailed(f"the load generator is gone: {error}") from error
 
     def close(self) -> None:
         """Ends it."""
-        self._process.kill()
-        self._process.communicate()
+        self._process.close()
 
 
 def measure_calls(

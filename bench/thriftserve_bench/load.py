@@ -11,15 +11,15 @@ the server's.
 from __future__ import annotations
 
 import gc
-import json
 import os
 import sys
 import time
-from collections.abc import Callable
 from dataclasses import asdict, replace
 from functools import cache
+from typing import Any
 
 from thriftserve_bench import process_tree
+from thriftserve_bench.asked_process import answer_orders
 from thriftserve_bench.host_flags import core_set
 from thriftserve_bench.load_loops import Callers, GivenUp, InTurns, Tally, in_line, open_all
 from thriftserve_bench.payloads import Question, payload
@@ -73,16 +73,14 @@ def _run(callers: Callers, order: Order, question: Question, tally: Tally) -> fl
     return InTurns(callers, order, question, tally).run()
 
 
-def serve_orders(next_line: Callable[[], str]) -> None:
-    """Carries out orders until there are no more."""
-    while line := next_line():
-        window = measure(Order(**json.loads(line)))
-        gc.collect()
-        print(json.dumps(asdict(window)), flush=True)
+def _answer(order: dict[str, Any]) -> dict[str, Any]:
+    window = measure(Order(**order))
+    gc.collect()
+    return asdict(window)
 
 
 if __name__ == "__main__":
     if len(sys.argv) > 1:
         os.sched_setaffinity(0, core_set(sys.argv[1]))
     gc.disable()  # nothing here makes cycles while it measures
-    serve_orders(sys.stdin.readline)
+    answer_orders(_answer)
