@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import contextlib
 import logging
+import select
 import socket
 import ssl
 import time
@@ -75,6 +76,14 @@ class Connection:
         if isinstance(self.sock, ssl.SSLSocket) and self.sock.pending():
             return True
         return self._channel is not None and self._channel.has_pending
+
+    def readable_within(self, ms: int) -> bool:
+        """Waits that long for something to read; true where there is."""
+        if self.has_pending:
+            return True
+        poll = select.poll()
+        poll.register(self.sock, select.POLLIN)
+        return bool(poll.poll(ms))
 
     def serve_while_busy(self, linger_s: float | None, pause: Callable[[], bool] = lambda: False) -> bool:
         """Serves message after message.

@@ -14,7 +14,6 @@ import queue
 import select
 import threading
 import time
-from collections.abc import Callable
 
 from thriftserve.server_types.accepting import Acceptor, OutOfDescriptors
 from thriftserve.server_types.connection import Connection
@@ -26,8 +25,9 @@ log = logging.getLogger(__name__)
 #: How long a thread waits for a connection's next request before it parks it. Longer than a client
 #: takes between two calls in a row, and short against anything a person would notice.
 LINGER_S = 0.02
-#: The same while others wait: or 1,500 clients with a call each a second would need 30 s of threads for it.
-CROWDED_LINGER_S = 0.001
+#: The same while others wait: 1,500 clients with a call each must not need 30 s of threads. Waited by poll,
+#: for the kernel rounds a socket's own time-out up to its ticks, 8 ms for one.
+_CROWDED_LINGER_MS = 1
 #: How long a connection may keep its thread while others wait.
 TURN_S = 0.01
 _SWEEP_S = 1.0
@@ -107,10 +107,8 @@ class TThreadPoolServer:
 
     def _work(self) -> None:
         while (connection := self._ready.get()) is not None:
-            turn_ends = time.monotonic() + TURN_S
             try:
-                linger_s = LINGER_S if self._ready.empty() else CROWDED_LINGER_S
-                open_still = connection.serve_while_busy(linger_s, _when(self._ready, turn_ends))
+                open_still = self._serve_turn(connection)
                 if open_still and not self._park(connection):
                     connection.serve()  # the host drains: answers what had arrived, then ends
                     open_still = False
@@ -119,6 +117,17 @@ class TThreadPoolServer:
                 open_still = False
             if not open_still:
                 self._end(connection)
+
+    def _serve_turn(self, connection: Connection) -> bool:
+        """Serves it while it is busy, and while nobody waits or it has not had its time; false where it ended."""
+        turn_ends = time.monotonic() + TURN_S
+
+        def over() -> bool:
+            if self._ready.empty():
+                return False
+            return time.monotonic() >= turn_ends or not connection.readable_within(_CROWDED_LINGER_MS)
+
+        return over() or connection.serve_while_busy(LINGER_S, over)
 
     def _park(self, connection: Connection) -> bool:
         """Has the connection watched, or queued where more of it was read already; false once the host drains."""
@@ -170,8 +179,3 @@ class TThreadPoolServer:
     def drain(self) -> None:
         """Finishes what is in hand, then ends."""
         self._host.drain()
-
-
-def _when(ready: queue.SimpleQueue[Connection | None], turn_ends: float) -> Callable[[], bool]:
-    """Tells whether a connection's turn is over: others wait, and it had its time."""
-    return lambda: not ready.empty() and time.monotonic() >= turn_ends
