@@ -123,8 +123,11 @@ class InTurns:
         began = last = time.perf_counter_ns()
         self._until = began + int(self._order.seconds * 1e9)
         with select.epoll() as self._epoll:
-            for caller in self._callers.values():
-                self._watch(caller)
+            for fd, caller in list(self._callers.items()):
+                try:
+                    self._watch(caller)
+                except _FAILURES as error:  # closed since its last reply
+                    self._replace(fd, error)
             waiting = len(self._callers)
             while waiting:
                 events = self._epoll.poll(CALL_TIMEOUT_S)
@@ -167,12 +170,19 @@ class InTurns:
         return False
 
     def _replace(self, fd: int, error: Exception) -> None:
-        self._sending.discard(fd)
-        self._callers.pop(fd).close()
-        self._tally.failed(error)
-        caller = _open(self._order, self._question, self._tally)
-        self._callers[caller.sock.fileno()] = caller
-        self._watch(caller)
+        failure: Exception | None = error
+        while failure is not None:
+            self._sending.discard(fd)
+            self._callers.pop(fd).close()
+            self._tally.failed(failure)
+            caller = _open(self._order, self._question, self._tally)
+            fd = caller.sock.fileno()
+            self._callers[fd] = caller
+            try:
+                self._watch(caller)
+                failure = None
+            except _FAILURES as again:
+                failure = again
 
     def _drop_all(self) -> None:
         for caller in self._callers.values():
