@@ -34,13 +34,13 @@ def cpu_s(pid: int) -> float:
     for process in [root, *root.children(recursive=True)]:
         try:
             times = process.cpu_times()
-            total += times.children_user + times.children_system + _own_cpu_s(process.pid)
+            total += times.children_user + times.children_system + own_cpu_s(process.pid)
         except (psutil.NoSuchProcess, OSError):
             continue  # it ended between the two looks: its parent has its time now
     return total
 
 
-def _own_cpu_s(pid: int) -> float:
+def own_cpu_s(pid: int) -> float:
     """CPU seconds of one process in nanoseconds' steps; what /proc tells has steps of 10 ms.
 
     The number of the clock is that of Linux's clock_getcpuclockid(3), which Python does not offer.
