@@ -149,7 +149,7 @@ class Checked(NamedTuple):
 
 
 def check(run: ExperimentRun) -> list[Checked]:
-    """Predicts each cell of a run for the machine that it ran on; those that failed or can't be simulated are left out."""
+    """Predicts each cell of a run for the machine that it ran on, but those that failed or can't be simulated."""
     checked = []
     for outcome in run.outcomes:
         prediction = predict_outcome(run, outcome)

@@ -15,8 +15,9 @@ from thriftserve_bench.experiments.simulator_cores import Interpreter, Steps
 from thriftserve_bench.experiments.simulator_wires import Connection, Line
 from thriftserve_bench.experiments.simulator_world import SimulatedServer, World
 
-#: How long one of our pool's threads waits for a connection's next request; how long it keeps one while others wait.
-LINGER_S, TURN_S = 0.02, 0.01
+#: How long one of our pool's threads waits for a connection's next request, and while others wait; how long it
+#: keeps a busy connection while others wait.
+LINGER_S, CROWDED_LINGER_S, TURN_S = 0.02, 0.001, 0.01
 
 
 class ApacheThreadPool(SimulatedServer):
@@ -79,24 +80,27 @@ class ThreadPool(SimulatedServer):
             yield from self._turn(process, connection)
 
     def _turn(self, process: Interpreter, connection: Connection) -> Steps:
+        """Serves a connection while it is busy, and while nobody waits or it has not had its time."""
         env = self.world.env
         ends_at = env.now + TURN_S
-        while True:
+        while not len(self._ready) or env.now < ends_at:
             receiving = connection.receive()
-            yield receiving if receiving.triggered else receiving | env.timeout(LINGER_S)
+            if not receiving.triggered:
+                yield receiving | env.timeout(CROWDED_LINGER_S if len(self._ready) else LINGER_S)
             if not receiving.triggered:
                 connection.leave(receiving)
-                self._park(connection)
-                return
+                break
             if receiving.value is None:
                 return
             yield from self.world.answer(process, receiving.value)
-            if len(self._ready) and env.now >= ends_at:
-                self._ready.put(connection)
-                return
+        self._park(connection)
 
     def _park(self, connection: Connection) -> None:
-        connection.watcher = self._unpark
+        """Has it watched until something comes; what has come already puts it at the back of the queue."""
+        if connection.has_pending:
+            self._ready.put(connection)
+        else:
+            connection.watcher = self._unpark
 
     def _unpark(self, connection: Connection) -> None:
         connection.watcher = None
