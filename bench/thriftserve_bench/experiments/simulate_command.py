@@ -16,10 +16,10 @@ from thriftserve_bench.experiments.simulator_setup import SERVER_TYPES, WORKLOAD
 from thriftserve_bench.experiments.what_if import Question, answer
 
 _EPILOG = """\
-all types, the published patterns:   thriftserve-bench simulate --cores 64 --workers 10 --service-ms 330
-one question of one type:            thriftserve-bench simulate --server-type TForkingServer --pattern hundred --fork-ms 100
-many clients:                        thriftserve-bench simulate --clients 10000 --calls 5 --workers 64
-with this machine's costs:           thriftserve-bench simulate --results bench/results/experiments.json
+the published patterns:     thriftserve-bench simulate --cores 64 --workers 10 --service-ms 330
+one type, one pattern:      thriftserve-bench simulate --server-type TForkingServer --pattern hundred --fork-ms 100
+many clients:               thriftserve-bench simulate --clients 10000 --calls 5 --workers 64
+with this machine's costs:  thriftserve-bench simulate --results bench/results/experiments.json
 """
 
 

@@ -144,10 +144,7 @@ def answer(question: Question, run: ExperimentRun | None = None) -> str:
     """
     setups = [question.setup(server_type, run) for server_type in question.server_types]
     patterns = question.patterns
-    if len(patterns) > 1:
-        rows = _by_pattern(setups, patterns)
-    else:
-        rows = _in_detail(setups, patterns[0])
+    rows = _by_pattern(setups, patterns) if len(patterns) > 1 else _in_detail(setups, patterns[0])
     return "\n".join([_asked(question), "", *_columns(rows), "", _ASSUMED]) + "\n"
 
 
