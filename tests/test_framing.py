@@ -89,15 +89,12 @@ def test_limit_is_a_size_that_passes() -> None:
 def test_mid_message() -> None:
     """A decoder knows whether the stream may end here."""
     decoder = FrameDecoder(LIMIT)
-    assert not decoder.in_message
-    decoder.feed(b"\0")
-    assert decoder.in_message
-    decoder.feed(b"\0\0\2ab")
-    assert decoder.next_frame() is not None
-    assert not decoder.in_message
-    decoder.feed(frame(bytes(500_000))[:10])
-    assert decoder.next_frame() is None
-    assert decoder.in_message
+    middle = [decoder.in_message]
+    for data in (b"\0", b"\0\0\2a", b"b", frame(bytes(500_000))[:10]):
+        decoder.feed(data)
+        decoder.next_frame()
+        middle.append(decoder.in_message)
+    assert middle == [False, True, True, False, True]
 
 
 SMALL, LARGE = b"small", bytes(range(256)) * (LARGE_BYTES // 128)
@@ -152,10 +149,12 @@ def test_encoding_is_apaches(protocol: str, name: str) -> None:
 def test_large_content_is_not_copied(protocol: str) -> None:
     """Large fields go out as the caller's own bytes, wherever they are; small messages in one segment."""
     out = Outgoing()
-    for value in (Parcel("label", LARGE), Parcel(pieces=[SMALL, LARGE]), Parcel(named={"a": LARGE}), _deep(4, LARGE)):
+    values: list[Any] = [Parcel("label", LARGE), Parcel(pieces=[SMALL, LARGE]), Parcel(named={"a": LARGE})]
+    for value in [*values, _deep(4, LARGE)]:
         value.write(make_protocol(protocol, out, LIMIT))
         assert any(part is LARGE for part in out.take())
-    STRUCTS["small"].write(make_protocol(protocol, out, LIMIT))
+    small = STRUCTS["small"]
+    small.write(make_protocol(protocol, out, LIMIT))
     assert len(out.take()) == 1
 
 

@@ -164,7 +164,7 @@ def _hello() -> bytes:
 
 def test_drain(trust: Trust) -> None:
     """On SIGTERM what was sent over TLS is answered, and idle connections are closed."""
-    settings = {"tls_cert": trust.server.cert, "tls_key": trust.server.key}
+    settings: dict[str, Any] = {"tls_cert": trust.server.cert, "tls_key": trust.server.key}
     tls = trust.authority.trusting()
     for server_type in SEVERAL_AT_ONCE:
         with Hosted(server_type, **settings) as server, server.connect(tls) as idle, server.connect(tls) as busy:
@@ -188,7 +188,11 @@ def _ended(sock: socket.socket) -> bool:
 @pytest.mark.parametrize("server_type", TYPES)
 def test_mutual(server_type: str, trust: Trust) -> None:
     """With --tls-client-ca only clients of that authority are served; the others are refused, and the log says so."""
-    settings = {"tls_cert": trust.server.cert, "tls_key": trust.server.key, "tls_client_ca": trust.authority.cert}
+    settings: dict[str, Any] = {
+        "tls_cert": trust.server.cert,
+        "tls_key": trust.server.key,
+        "tls_client_ca": trust.authority.cert,
+    }
     ours = trust.authority.trusting(trust.client)
     with Hosted(server_type, **settings) as server:
         serves(server, ours)
@@ -213,7 +217,11 @@ def test_files_of_no_use(trust: Trust, tmp_path: Any, wrong: str, how: str) -> N
     path = tmp_path / "wrong.pem"
     if how == "no PEM":
         path.write_text("nothing", encoding="utf-8")
-    settings = {"tls_cert": trust.server.cert, "tls_key": trust.server.key, "tls_client_ca": trust.authority.cert}
+    settings: dict[str, Any] = {
+        "tls_cert": trust.server.cert,
+        "tls_key": trust.server.key,
+        "tls_client_ca": trust.authority.cert,
+    }
     code, log = Hosted("TThreadedServer", **(settings | {wrong: str(path)})).fails()
     assert code == ExitCode.CONFIG
     assert wrong in log
