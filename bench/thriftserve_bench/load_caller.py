@@ -7,14 +7,30 @@ from __future__ import annotations
 
 import socket
 from struct import Struct
+from typing import Protocol
 
-from thriftserve_bench.payloads import LENGTH, Question
+from thriftserve_bench.payloads import LENGTH
 
 #: Every so many replies a piece of the content is compared; the length always is.
 SAMPLE_EVERY = 16
 _SAMPLE_BYTES = 64
 _SAMPLE_STEP = 7919
 _TIMEVAL = Struct("@ll")
+
+
+class Asked(Protocol):
+    """What a connection sends again and again."""
+
+    @property
+    def frame(self) -> bytes:
+        """The call, framed."""
+
+    def check(self, message: bytes) -> None:
+        """Looks at a whole reply.
+
+        Raises:
+            ValueError: it is not the right one.
+        """
 
 
 class WrongReply(Exception):
@@ -30,7 +46,7 @@ class Caller:
         timeout_s: how long a blocking call waits.
     """
 
-    def __init__(self, port: int, question: Question, *, blocking: bool, timeout_s: float) -> None:
+    def __init__(self, port: int, question: Asked, *, blocking: bool, timeout_s: float) -> None:
         self.began_ns = 0
         self._frame = memoryview(question.frame)
         self._left = self._frame[:0]
@@ -51,7 +67,7 @@ class Caller:
             self.sock.close()
             raise
 
-    def _first_call(self, question: Question) -> None:
+    def _first_call(self, question: Asked) -> None:
         """One call outside the measurement: its reply is checked whole, and is what later ones are compared with."""
         self.sock.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
         self.sock.sendall(self._frame)

@@ -1,0 +1,61 @@
+"""The servers of a sweep, each a process of its own.
+
+Variant  -->  our_host (the echo service) | thriftserve serve --model …  -->  ServerProcess, on its cores
+"""
+
+from __future__ import annotations
+
+import os
+import sys
+from collections.abc import Iterator
+from contextlib import contextmanager
+
+from thriftserve_bench.server_process import ServerProcess, clean_environment
+from thriftserve_bench.sweep.plan import SweepSettings
+from thriftserve_bench.sweep.question import echo_frame, model_frame
+from thriftserve_bench.sweep.record import ECHO, Setting, Variant
+
+
+@contextmanager
+def running_on(cores: set[int]) -> Iterator[None]:
+    """Has what is started meanwhile by this thread run on `cores`."""
+    before = os.sched_getaffinity(0)
+    os.sched_setaffinity(0, cores)
+    try:
+        yield
+    finally:
+        os.sched_setaffinity(0, before)
+
+
+def start(variant: Variant, settings: SweepSettings, cores: set[int]) -> ServerProcess:
+    """Starts a server and returns once it is ready; the caller ends it, best by a `with` block.
+
+    Raises:
+        ServerFailed: it did not become ready.
+    """
+    numbers = []
+    if variant.workers:
+        numbers += ["--workers", str(variant.workers)]
+    if variant.threads:
+        numbers += ["--threads", str(variant.threads)]
+    numbers += ["--max-message-bytes", str(settings.max_message_bytes)]
+    if variant.model == ECHO:
+        command = [sys.executable, "-m", "thriftserve_bench.our_host", variant.server_type]
+        server = ServerProcess(numbers, command=command)
+    else:
+        flags = ["--model", variant.model, "--port", "0", "--server-type", variant.server_type]
+        environment = clean_environment(**settings.environment)
+        server = ServerProcess([*flags, *numbers, *settings.serve_flags], env=environment)
+    with running_on(cores):
+        return server.start()
+
+
+def frame_for(setting: Setting, server: ServerProcess) -> bytes:
+    """The call that a point consists of.
+
+    Raises:
+        ThriftServeClientError: the model can't be asked what it takes, or does not take it.
+    """
+    if setting.variant.model == ECHO:
+        return echo_frame(setting.payload)
+    return model_frame(server.host, server.port, setting.variant.model.partition("=")[0], setting.payload)
