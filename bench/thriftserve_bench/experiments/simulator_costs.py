@@ -46,9 +46,9 @@ def costs_from(run: ExperimentRun, server_type: str = FORKING, side: str = OURS)
     """The costs of a server on the machine of a run.
 
     `calibrate` tells a server's calls and first calls apart, by the clock and by CPU. A first call is a
-    connection, a call and a set-up. A forking server's set-up is the fork, which the parent's own CPU shows, and
-    the child's beginning; CPU beyond what the client waited for was spent when the child ended. What was not
-    measured has `Costs`' defaults.
+    connection, a call and a set-up: what both clocks agree on, for the wall's alone counts what else the machine
+    did. A forking server's set-up is the fork, which the parent's own CPU shows, and the child's beginning; CPU
+    beyond what the client waited for was spent when the child ended. What was not measured has `Costs`' defaults.
     """
     found, default = run.calibration, Costs()
     of_server = {name.split("/")[0]: value for name, value in found.items() if name.endswith(f"/{side}/{server_type}")}
@@ -72,21 +72,16 @@ def _set_up(
     run: ExperimentRun, of_server: dict[str, float], without_s: float, call_cpu_s: float, *, forks: bool
 ) -> dict[str, float]:
     """A first call's cost beyond a connection and a call, by who has it."""
-    default = Costs()
-    beyond_s = max(0.0, of_server["first_call_s"] - without_s) if "first_call_s" in of_server else None
+    fork_s = of_server.get("first_call_parent_cpu_s", run.calibration.get("fork_s", Costs().fork_s))
+    if "first_call_s" not in of_server:
+        return {"fork_s": fork_s} if forks else {}
+    waited_s = max(0.0, of_server["first_call_s"] - without_s)
+    cpu_s = max(0.0, of_server.get("first_call_cpu_s", waited_s + call_cpu_s) - call_cpu_s)
+    set_up_s = min(waited_s, cpu_s)
     if not forks:
-        return {} if beyond_s is None else {"accept_s": beyond_s}
-    fork_s = of_server.get("first_call_parent_cpu_s", run.calibration.get("fork_s", default.fork_s))
-    if beyond_s is None:
-        return {"fork_s": fork_s}
-    fork_s = min(fork_s, beyond_s)
-    cpu_s = of_server.get("first_call_cpu_s", beyond_s + call_cpu_s) - call_cpu_s
-    return {
-        "accept_s": 0.0,
-        "fork_s": fork_s,
-        "fork_child_s": beyond_s - fork_s,
-        "fork_exit_s": max(0.0, cpu_s - beyond_s),
-    }
+        return {"accept_s": set_up_s}
+    fork_s = min(fork_s, set_up_s)
+    return {"accept_s": 0.0, "fork_s": fork_s, "fork_child_s": set_up_s - fork_s, "fork_exit_s": cpu_s - set_up_s}
 
 
 @dataclass(frozen=True)
