@@ -1,6 +1,6 @@
 """thriftserve-bench: measures, and shows what was measured.
 
-argv  -->  calls | report | session | simulate  -->  FILE.json and a table
+argv  -->  calls | report | session | experiments | simulate  -->  FILE.json and a table
 """
 
 from __future__ import annotations
@@ -10,13 +10,14 @@ import sys
 from collections.abc import Sequence
 
 from thriftserve_bench import calls_command, report_command, session_command
-from thriftserve_bench.experiments import simulate_command
+from thriftserve_bench.experiments import command, simulate_command
 
 _EPILOG = """\
 a first look (a minute):       thriftserve-bench calls --quick
 one type, more rounds:         thriftserve-bench calls --server-type TThreadPoolServer --rounds 15
 the table of an earlier run:   thriftserve-bench report bench/results/calls.json --markdown
 one session call:              thriftserve-bench session
+the published experiments:     thriftserve-bench experiments --quick
 a machine that is not at hand: thriftserve-bench simulate --cores 64 --workers 20
 """
 
@@ -30,7 +31,7 @@ def make_parser() -> argparse.ArgumentParser:
         formatter_class=argparse.RawDescriptionHelpFormatter,
     )
     commands = parser.add_subparsers(metavar="COMMAND", required=True)
-    for module in (calls_command, report_command, session_command, simulate_command):
+    for module in (calls_command, report_command, session_command, command, simulate_command):
         module.add_to(commands)
     return parser
 

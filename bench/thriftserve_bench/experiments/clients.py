@@ -58,7 +58,8 @@ class Crowd:
         with ExitStack() as stack:
             shared = stack.enter_context(self._client()) if order.shared_client else None
             threads = [
-                threading.Thread(target=self._one, args=(number, shared), daemon=True) for number in range(order.threads)
+                threading.Thread(target=self._one, args=(number, shared), daemon=True)
+                for number in range(order.threads)
             ]
             for thread in threads:
                 thread.start()

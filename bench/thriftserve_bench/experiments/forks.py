@@ -45,9 +45,7 @@ def measure(filled_with: str, megabytes: int, repeats: int) -> ForkCost:
     command = [sys.executable, "-m", "thriftserve_bench.experiments.forks", filled_with, str(megabytes), str(repeats)]
     environment = {"TF_CPP_MIN_LOG_LEVEL": "2"} | os.environ
     try:
-        done = subprocess.run(
-            command, capture_output=True, text=True, timeout=_TIMEOUT_S, check=True, env=environment
-        )
+        done = subprocess.run(command, capture_output=True, text=True, timeout=_TIMEOUT_S, check=True, env=environment)
     except subprocess.CalledProcessError as error:
         said = error.stderr.strip().splitlines()
         raise ForkCostFailed(f"{' '.join(command[2:])}: {said[-1] if said else error}") from error

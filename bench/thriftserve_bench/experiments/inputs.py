@@ -1,6 +1,6 @@
 """What the calls of the experiments send.
 
-"empty" | "no-service" | "image"  -->  arrays by input name
+"empty" | "no-service" | "images"  -->  arrays by input name
 """
 
 from __future__ import annotations
@@ -13,14 +13,15 @@ import numpy as np
 EMPTY = "empty"
 #: The same, asked to spend no time at all.
 NO_SERVICE = "no-service"
-#: One image of `image_classifier`, the model that stands for real ones.
-IMAGE = "image"
+#: Images for `image_classifier`, the model that stands for real ones: enough for some milliseconds.
+IMAGES = "images"
+_BATCH = 64
 
 
 def make_inputs(kind: str) -> dict[str, np.ndarray[Any, np.dtype[Any]]]:
-    """The arrays of that kind; IMAGE is float32 [1, 28, 28, 1]."""
+    """The arrays of that kind; IMAGES is float32 [64, 28, 28, 1]."""
     if kind == NO_SERVICE:
         return {"ms": np.asarray(0.0)}
-    if kind == IMAGE:
-        return {"image": np.random.default_rng(1).random((1, 28, 28, 1), np.float32)}
+    if kind == IMAGES:
+        return {"image": np.random.default_rng(1).random((_BATCH, 28, 28, 1), np.float32)}
     return {}

@@ -9,6 +9,7 @@ calls of a cell run at the same time, or a workload needs cores, it has the mach
 from __future__ import annotations
 
 import os
+import time
 from collections.abc import Iterable
 from dataclasses import dataclass
 from pathlib import Path
@@ -81,9 +82,7 @@ class Cell:
 def plans(settings: ExperimentSettings, model_path: Path | None = None) -> list[HostPlan]:
     """One server of each type and side."""
     return [
-        HostPlan(
-            side, name, settings.workload, settings.service_ms, settings.workers, settings.threads, model_path
-        )
+        HostPlan(side, name, settings.workload, settings.service_ms, settings.workers, settings.threads, model_path)
         for name in settings.server_types
         for side in settings.sides
         if name in TYPES[side]
@@ -95,30 +94,38 @@ class Schedule:
 
     def __init__(self, settings: ExperimentSettings, of: Iterable[HostPlan]) -> None:
         patterns = [PATTERNS[name] for name in settings.patterns]
-        every = [[Cell(pattern, plan) for pattern in patterns] for plan in of]
+        self.plans = list(of)
+        every = [[Cell(pattern, plan) for pattern in patterns] for plan in self.plans]
         self._lanes = settings.side_by_side
         #: For each server the cells that may run beside those of other servers.
         self.groups = [group for cells in every if (group := [cell for cell in cells if not cell.alone])]
         self.alone = [cell for cells in every for cell in cells if cell.alone]
-        self._left = {cell for cells in every for cell in cells}
-
-    @property
-    def cells(self) -> int:
-        """How many there are in all."""
-        return sum(map(len, self.groups)) + len(self.alone)
+        self._left = {cell: cell.expected_s for cells in every for cell in cells}
+        self._began: dict[Cell, float] = {}
+        self.cells = len(self._left)
+        self.total_s = self.left_s
 
     @property
     def cells_left(self) -> int:
         """How many have not ended."""
         return len(self._left)
 
+    def begins(self, cell: Cell) -> None:
+        """A cell is being measured from now on."""
+        self._began[cell] = time.monotonic()
+
     def ended(self, cell: Cell) -> None:
         """A cell is done with."""
-        self._left.discard(cell)
+        del self._left[cell]
 
     @property
     def left_s(self) -> float:
-        """Seconds that the cells which have not ended should take, those in progress counted whole."""
-        groups = [sum(cell.expected_s for cell in group if cell in self._left) for group in self.groups]
+        """Seconds that what is left should take."""
+        groups = [sum(map(self._cell_left_s, group)) for group in self.groups]
         side_by_side = max(sum(groups) / self._lanes, max(groups, default=0.0))
-        return side_by_side + sum(cell.expected_s for cell in self.alone if cell in self._left)
+        return side_by_side + sum(map(self._cell_left_s, self.alone))
+
+    def _cell_left_s(self, cell: Cell) -> float:
+        expected_s = self._left.get(cell, 0.0)
+        began = self._began.get(cell)
+        return expected_s if began is None else max(0.0, expected_s - (time.monotonic() - began))
