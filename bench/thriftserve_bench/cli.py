@@ -11,6 +11,7 @@ from collections.abc import Sequence
 
 from thriftserve_bench import calls_command, report_command, session_command
 from thriftserve_bench.experiments import command, simulate_command
+from thriftserve_bench.sweep import command as sweep_command
 
 _EPILOG = """\
 a first look (a minute):       thriftserve-bench calls --quick
@@ -31,7 +32,7 @@ def make_parser() -> argparse.ArgumentParser:
         formatter_class=argparse.RawDescriptionHelpFormatter,
     )
     commands = parser.add_subparsers(metavar="COMMAND", required=True)
-    for module in (calls_command, report_command, session_command, command, simulate_command):
+    for module in (calls_command, report_command, session_command, command, simulate_command, sweep_command):
         module.add_to(commands)
     return parser
 

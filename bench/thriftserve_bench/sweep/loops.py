@@ -71,9 +71,11 @@ def open_loop(lines: Lines, times_ns: Sequence[int], seconds: float, drain_s: fl
         tally: what comes of it; calls that were never sent count as unanswered.
 
     Returns:
-        Seconds until the last answer, at least `seconds`.
+        Seconds from the first answer to the last, at least `seconds`: of a server that keeps up it is the time in
+        which calls arrived, however long each of them takes.
     """
-    began = last = time.perf_counter_ns() + _LEAD_NS
+    began = time.perf_counter_ns() + _LEAD_NS
+    first = last = 0
     limit = began + int((seconds + drain_s) * 1e9)
     due = deque(began + one for one in times_ns)
     while (due or lines.busy) and (now := time.perf_counter_ns()) < limit:
@@ -81,10 +83,11 @@ def open_loop(lines: Lines, times_ns: Sequence[int], seconds: float, drain_s: fl
         wait_s = (min(due[0], limit) if due and lines.idle else limit) - time.perf_counter_ns()
         free = lines.answered(lines.events_at(wait_s / 1e9), tally)
         if free:
-            last = max(line.free_ns for line in free)
+            last = free[-1].free_ns
+            first = first or last
             lines.idle.extend(free)
     _give_up(lines, due, limit, tally)
-    return max(seconds, (last - began) / 1e9)
+    return max(seconds, (last - first) / 1e9)
 
 
 def _send_due(lines: Lines, due: deque[int], now: int, tally: Tally) -> None:

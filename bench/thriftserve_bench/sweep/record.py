@@ -35,7 +35,12 @@ class Variant:
         """The server in a few characters."""
         workers = f" {self.workers}w" if self.workers else ""
         threads = f" {self.threads}t" if self.threads else ""
-        return f"{self.server_type}{workers}{threads}" + ("" if self.model == ECHO else f" {self.model}")
+        return f"{self.server_type}{workers}{threads}" + ("" if self.model == ECHO else f" {self.model_name}")
+
+    @property
+    def model_name(self) -> str:
+        """The name that the model is served under."""
+        return self.model.partition("=")[0]
 
 
 @dataclass(frozen=True)
@@ -70,7 +75,8 @@ class SweepWindow:
     reason: str
     #: Calls without an answer when the window was given up; they are in `latency` with the time they had waited.
     unanswered: int
-    #: From the start to the last answer; of an open loop at least the time in which calls arrived.
+    #: Of a closed loop from the start to the last answer; of an open one from the first answer to the last, and at
+    #: least the time in which calls arrived.
     elapsed_s: float
     #: From the intended send time in an open loop, from the send in a closed one.
     latency: str

@@ -58,4 +58,4 @@ def frame_for(setting: Setting, server: ServerProcess) -> bytes:
     """
     if setting.variant.model == ECHO:
         return echo_frame(setting.payload)
-    return model_frame(server.host, server.port, setting.variant.model.partition("=")[0], setting.payload)
+    return model_frame(server.host, server.port, setting.variant.model_name, setting.payload)
