@@ -33,7 +33,7 @@ from thriftserve_bench.experiments.record import (
 )
 from thriftserve_bench.experiments.simulator_clients import Clients
 from thriftserve_bench.experiments.simulator_cores import SWITCH_INTERVAL_S
-from thriftserve_bench.experiments.simulator_costs import FORKING, Costs, costs_from
+from thriftserve_bench.experiments.simulator_costs import FORKING, Costs, costs_from, fork_line
 from thriftserve_bench.experiments.simulator_pools import (
     ApacheProcessPool,
     ApacheThreadPool,
@@ -63,6 +63,7 @@ __all__ = [
     "predict_outcome",
     "predict_published",
     "published_fork_s",
+    "published_parent_bytes",
 ]
 
 _SAME = {"TSimpleServer": Simple, "TThreadedServer": Threaded, "TNonblockingServer": Nonblocking, FORKING: Forking}
@@ -137,6 +138,18 @@ def published_fork_s() -> tuple[float, float]:
             forks = PATTERNS[row.pattern].threads
             bounds.append(((row.low_s - free_s) / forks, (row.high_s - free_s) / forks))
     return max(low for low, _ in bounds), min(high for _, high in bounds)
+
+
+def published_parent_bytes(run: ExperimentRun) -> tuple[float, float] | None:
+    """How much a parent would hold, from and to, whose forks are as slow on the machine of a run.
+
+    None where the run did not measure how forks grow with the parent's memory.
+    """
+    line = fork_line(run)
+    if line is None:
+        return None
+    low_s, high_s = published_fork_s()
+    return line.resident_bytes(low_s), line.resident_bytes(high_s)
 
 
 class Checked(NamedTuple):

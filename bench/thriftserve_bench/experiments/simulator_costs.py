@@ -32,6 +32,8 @@ class Costs:
     #: A connection's first call beyond another call, in the process that takes it; without fork.
     accept_s: float = 0.0002
     thread_start_s: float = 0.0001
+    #: What TNonblockingServer's I/O thread does with a message, which it does not decode: little, under the lock.
+    io_turn_s: float = 0.00001
     #: fork() in the parent, which does nothing else meanwhile.
     fork_s: float = 0.0015
     #: A child's beginning, until it can take the request: page faults, its own signals, its model.

@@ -13,9 +13,6 @@ from thriftserve_bench.experiments.simulator_cores import Interpreter, Steps
 from thriftserve_bench.experiments.simulator_wires import Connection, Line, Request
 from thriftserve_bench.experiments.simulator_world import SimulatedServer
 
-#: What the I/O thread has to do with a message, which it does not decode: little, but it needs the lock for it.
-_IO_TURN_S = 0.00001
-
 
 class Simple(SimulatedServer):
     """One thread, one connection at a time, to its end."""
@@ -97,7 +94,7 @@ class Nonblocking(SimulatedServer):
             connection = yield self._readable.get()
             request = yield connection.receive()
             if request is not None:
-                yield from process.compute(_IO_TURN_S)
+                yield from process.compute(self.world.costs.io_turn_s)
                 self._tasks.put(request)
 
     def _handle(self, process: Interpreter) -> Steps:
@@ -114,5 +111,5 @@ class Nonblocking(SimulatedServer):
     def _send(self, process: Interpreter) -> Steps:
         while True:
             request = yield self._answers.get()
-            yield from process.compute(_IO_TURN_S)
+            yield from process.compute(self.world.costs.io_turn_s)
             request.answered.succeed()
