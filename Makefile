@@ -65,8 +65,8 @@ docs: $(STAMP) ## regenerate docs/settings.md from the code
 	$(BIN)/python -m thriftserve.settings.docs > docs/settings.md.new
 	mv docs/settings.md.new docs/settings.md
 
-bench: $(STAMP) ## measure the server types against Apache's classes
-	$(BIN)/thriftserve-bench calls
+bench: $(STAMP) ## the concurrency experiments, scaled down, and their page in bench-results
+	$(BIN)/thriftserve-bench experiments --quick --output bench-results/experiments.json
 
 clean: ## remove the environment and everything generated that is not committed
 	rm -rf $(VENV) build dist .mypy_cache .ruff_cache .pytest_cache .import_linter_cache .demo

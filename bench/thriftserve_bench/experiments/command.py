@@ -49,7 +49,6 @@ _QUICK = replace(
     probes=20,
     fork_mb=(10, 100, 400),
     fork_repeats=10,
-    fork_tensorflow=False,
 )
 _INTERRUPTED = 130
 
