@@ -43,7 +43,10 @@ from thriftserve_bench.experiments.simulator import (
 )
 from thriftserve_bench.experiments.simulator_cores import Cores, Interpreter, Steps
 from thriftserve_bench.experiments.simulator_costs import fork_line
+from thriftserve_bench.experiments.simulator_pools import ProcessPool
 from thriftserve_bench.experiments.simulator_setup import HOLD_GIL, SERVER_TYPES, SLEEP, SPIN, WORKLOADS
+from thriftserve_bench.experiments.simulator_wires import Connection
+from thriftserve_bench.experiments.simulator_world import World
 from thriftserve_bench.experiments.what_if import parse_spec, simulate_text
 
 SERVICE_S = 0.3
@@ -109,18 +112,31 @@ def test_a_connection_stays_with_its_worker() -> None:
     assert elapsed_s(TEN, "TProcessPoolServer", workers=4) == pytest.approx(30 * SERVICE_S)
 
 
-def test_apaches_pool_lets_the_others_wait_for_the_end_of_a_connection() -> None:
+@pytest.mark.parametrize("server_type", ["TProcessPoolServer", "TThreadPoolServer"])
+def test_apaches_pools_let_the_others_wait_for_the_end_of_a_connection(server_type: str) -> None:
     """Ensures that the first answer of a late client comes after an early one's last at Apache's, and not at ours."""
-    first_answers = {
-        side: max(
-            min(call.end_s for call in calls if call.thread == thread)
-            for thread in range(4)
-            for calls in [predict(Pattern("few", 4, 10), setup("TProcessPoolServer", side, workers=2)).calls]
-        )
-        for side in SIDES
-    }
-    assert first_answers[APACHE] == pytest.approx(11 * SERVICE_S)
-    assert first_answers[OURS] < 4 * SERVICE_S
+    last_to_begin_s = {}
+    for side in SIDES:
+        few = Pattern("few", 4, 10)
+        calls = predict(few, setup(server_type, side, workers=2, threads=2, workload=SLEEP)).calls
+        last_to_begin_s[side] = max(min(call.end_s for call in calls if call.thread == thread) for thread in range(4))
+    assert last_to_begin_s[APACHE] == pytest.approx(11 * SERVICE_S)
+    assert last_to_begin_s[OURS] < 4 * SERVICE_S
+
+
+def test_a_connection_goes_to_the_idle_worker_with_the_fewest() -> None:
+    """Ensures that clients that come one after the other spread over our pool, so that later they don't meet."""
+    world = World(setup("TProcessPoolServer", workers=3))
+    server = ProcessPool(world)
+    server.start()
+    connections = [Connection(world.env) for _ in range(3)]
+    for connection in connections:
+        server.connect(connection)
+        world.env.run(until=connection.send().answered)
+    began = world.env.now
+    for request in [connection.send() for connection in connections]:
+        world.env.run(until=request.answered)
+    assert world.env.now - began == pytest.approx(SERVICE_S)
 
 
 @pytest.mark.parametrize("side", SIDES)
