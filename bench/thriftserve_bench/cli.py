@@ -1,6 +1,6 @@
 """thriftserve-bench: measures, and shows what was measured.
 
-argv  -->  calls | report | session | experiments | simulate  -->  FILE.json and a table
+argv  -->  calls | report | session | experiments | simulate | sweep | capacity | compare  -->  FILE.json and a table
 """
 
 from __future__ import annotations
@@ -9,7 +9,7 @@ import argparse
 import sys
 from collections.abc import Sequence
 
-from thriftserve_bench import calls_command, report_command, session_command
+from thriftserve_bench import calls_command, capacity_command, compare_command, report_command, session_command
 from thriftserve_bench.experiments import command, simulate_command
 from thriftserve_bench.sweep import command as sweep_command
 
@@ -20,7 +20,20 @@ the table of an earlier run:   thriftserve-bench report bench/results/calls.json
 one session call:              thriftserve-bench session
 the published experiments:     thriftserve-bench experiments --quick
 a machine that is not at hand: thriftserve-bench simulate --cores 64 --workers 20
+throughput and latency:        thriftserve-bench sweep --quick
+how many nodes:                thriftserve-bench capacity --page-views-per-day 5000000 --sweep sweep.json
+what a change changed:         thriftserve-bench compare before.json after.json
 """
+_COMMANDS = (
+    calls_command,
+    report_command,
+    session_command,
+    command,
+    simulate_command,
+    sweep_command,
+    capacity_command,
+    compare_command,
+)
 
 
 def make_parser() -> argparse.ArgumentParser:
@@ -32,7 +45,7 @@ def make_parser() -> argparse.ArgumentParser:
         formatter_class=argparse.RawDescriptionHelpFormatter,
     )
     commands = parser.add_subparsers(metavar="COMMAND", required=True)
-    for module in (calls_command, report_command, session_command, command, simulate_command, sweep_command):
+    for module in _COMMANDS:
         module.add_to(commands)
     return parser
 

@@ -26,9 +26,7 @@ def plots(run: SweepRun, directory: Path) -> list[Path]:
     written = []
     for (model, payload), points in groups.items():
         if any(figures(one) for one in points):
-            name = "sweep-" + "".join(
-                sign if sign.isalnum() else "_" for sign in f"{model}-{payload}"
-            )
+            name = "sweep-" + "".join(sign if sign.isalnum() else "_" for sign in f"{model}-{payload}")
             written += _draw(points, f"{model}, {payload}", directory / name)
     return written
 

@@ -31,6 +31,8 @@ HEADINGS = (
     "remarks",
 )
 _LEFT = (0, 1, 2, len(HEADINGS) - 1)
+#: What a terminal has room for.
+_SHOWN = (0, 1, 2, 3, 4, 5, 7, 10, len(HEADINGS) - 1)
 _NONE = "–"
 
 
@@ -43,12 +45,13 @@ def table(run: SweepRun) -> str:
 
 
 def show(run: SweepRun, console: Console) -> None:
-    """The same on a terminal."""
+    """The most of it on a terminal; the Markdown has every column."""
     drawn = Table(header_style="bold")
-    for at, heading in enumerate(HEADINGS):
-        drawn.add_column(heading, justify="left" if at in _LEFT else "right", overflow="fold", no_wrap=at in _LEFT[:3])
+    for at in _SHOWN:
+        drawn.add_column(HEADINGS[at], justify="left" if at in _LEFT else "right", overflow="fold")
     for point in run.points:
-        drawn.add_row(*_row(point), style="red" if point.failure else None)
+        row = _row(point)
+        drawn.add_row(*(row[at] for at in _SHOWN), style="red" if point.failure else None)
     for line in preface(run):
         console.print(line, highlight=False)
     console.print(drawn)
