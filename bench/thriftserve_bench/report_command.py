@@ -1,42 +1,94 @@
-"""`thriftserve-bench report`: the table of an earlier run, without measuring again.
+"""`thriftserve-bench report`: tables, and for the experiments plots and a page, of an earlier run; nothing is measured.
 
-FILE.json  -->  table on the terminal | Markdown on stdout
+FILE.json  --its "format"-->  table on the terminal | Markdown on stdout | DIR/index.html with plots
 """
 
 from __future__ import annotations
 
 import argparse
+import json
 import sys
+from collections.abc import Callable
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 from rich.console import Console
 
-from thriftserve_bench.report import markdown, show
-from thriftserve_bench.results import NotARun, load_run
+from thriftserve_bench import report, results
+from thriftserve_bench.experiments import digest, record
+
+
+@dataclass(frozen=True)
+class Format:
+    """What can be made of one kind of file."""
+
+    load: Callable[[Path], Any]
+    markdown: Callable[[Any], str]
+    show: Callable[[Any, Console], None]
+    #: Writes a page into a directory and returns its path; None: there is none of this kind.
+    write_page: Callable[[Any, Path], Path] | None = None
+
+
+def _experiments_page(run: Any, directory: Path) -> Path:
+    # Draws with matplotlib: only who asks for a page pays for its import.
+    from thriftserve_bench.experiments.page import write_page
+
+    return write_page(run, directory)
+
+
+FORMATS = {
+    results.FORMAT: Format(results.load_run, report.markdown, report.show),
+    record.FORMAT: Format(record.load_experiments, digest.markdown, digest.show, _experiments_page),
+}
 
 
 def add_to(commands: Any) -> None:
     """Adds the command to the parser's sub-commands."""
     parser = commands.add_parser(
         "report",
-        help="the table of an earlier run of calls",
-        description="Shows the table of a file that `calls` wrote. Nothing is measured.",
+        help="the tables, plots and page of an earlier run",
+        description="Shows what a file of results says. Nothing is measured.",
     )
-    parser.add_argument("file", type=Path, help="what calls wrote")
+    parser.add_argument("file", type=Path, help="what calls or experiments wrote")
     parser.add_argument("--markdown", action="store_true", help="as Markdown")
+    parser.add_argument("--page", type=Path, metavar="DIR", help="experiments: write index.html and plots there")
     parser.set_defaults(run=run)
 
 
 def run(flags: argparse.Namespace) -> int:
     """Shows it; 1 where the file is of no use."""
     try:
-        found = load_run(flags.file)
-    except (NotARun, OSError) as error:
+        made = FORMATS[_format_of(flags.file)]
+        found = made.load(flags.file)
+    except (results.NotARun, record.NotAnExperimentRun, OSError) as error:
         print(f"thriftserve-bench: {error}", file=sys.stderr)
         return 1
-    if flags.markdown:
-        print(markdown(found), end="")
+    if flags.page is None or flags.markdown:
+        _tell(made, found, flags.markdown)
+    return _page(made, found, flags.page) if flags.page is not None else 0
+
+
+def _tell(made: Format, found: Any, as_markdown: bool) -> None:
+    if as_markdown:
+        print(made.markdown(found), end="")
     else:
-        show(found, Console())
+        made.show(found, Console())
+
+
+def _page(made: Format, found: Any, directory: Path) -> int:
+    if made.write_page is None:
+        print("thriftserve-bench: --page is for results of the experiments", file=sys.stderr)
+        return 1
+    print(f"page: {made.write_page(found, directory)}", file=sys.stderr)
     return 0
+
+
+def _format_of(path: Path) -> str:
+    try:
+        name = str(json.loads(path.read_text(encoding="utf-8"))["format"])
+    except (ValueError, KeyError, TypeError) as error:
+        raise results.NotARun(f"{path}: no results of thriftserve-bench ({type(error).__name__}: {error})") from error
+    if name not in FORMATS:
+        raise results.NotARun(f"{path}: format {name!r}, this command reads {', '.join(map(repr, FORMATS))}")
+    return name
