@@ -16,6 +16,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from thriftserve_bench.experiments.clients import MODEL
+from thriftserve_bench.experiments.inputs import IMAGES, make_inputs
 from thriftserve_bench.experiments.record import APACHE, OURS
 from thriftserve_bench.host_flags import SERVER_TYPES
 from thriftserve_bench.server_process import ServerFailed, ServerProcess
@@ -100,6 +101,8 @@ class Host:
             for _ in range(connections):
                 client = Client(self.process.host, self.process.port, timeout_s=_PING_TIMEOUT_S)
                 stack.enter_context(client).ping()
+                if self.plan.workload == REAL_MODEL:  # Apache's have no warm-up: a process loads it when first asked
+                    client.predict(MODEL, make_inputs(IMAGES))
 
     @property
     def failed(self) -> str:
