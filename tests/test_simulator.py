@@ -1,4 +1,4 @@
-"""The model of the server types: cases that a formula answers, the published column, what-ifs.
+"""The model of the server types: cases that a formula answers, the published column, a run.
 
 Nothing here waits and nothing is measured: simulated seconds are exact.
 """
@@ -7,12 +7,10 @@ from __future__ import annotations
 
 from dataclasses import replace
 from itertools import pairwise, product
-from pathlib import Path
 
 import pytest
 from simpy import Environment
 
-from thriftserve_bench import cli
 from thriftserve_bench.experiments.record import (
     APACHE,
     HUNDRED,
@@ -32,7 +30,6 @@ from thriftserve_bench.experiments.record import (
 )
 from thriftserve_bench.experiments.simulator import (
     Costs,
-    NotToBeSimulated,
     Setup,
     check,
     costs_from,
@@ -47,7 +44,6 @@ from thriftserve_bench.experiments.simulator_pools import ProcessPool
 from thriftserve_bench.experiments.simulator_setup import HOLD_GIL, SERVER_TYPES, SLEEP, SPIN, WORKLOADS
 from thriftserve_bench.experiments.simulator_wires import Connection
 from thriftserve_bench.experiments.simulator_world import World
-from thriftserve_bench.experiments.what_if import parse_spec, simulate_text
 
 SERVICE_S = 0.3
 #: Everything but the service is for nothing: what remains can be computed by hand.
@@ -298,70 +294,3 @@ def test_the_fork_costs_tell_how_large_the_published_parent_would_be() -> None:
     parent = published_parent_bytes(run)
     assert parent == pytest.approx([(cost_s - 0.001) * 1e11 for cost_s in published_fork_s()])
     assert published_parent_bytes(run_of()) is None
-
-
-# What-ifs
-
-
-def test_a_specification_is_answered_for_all_types_side_by_side() -> None:
-    """Ensures that the spelling of the command line is read, and each type stands beside the patterns."""
-    lines = simulate_text("cores=64, workers=20, service_ms=300").splitlines()
-    rows = {line.split()[0]: line.split()[1:] for line in lines if line.startswith("T")}
-    assert tuple(rows) == SERVER_TYPES
-    assert [round(float(cell), 1) for cell in rows["TProcessPoolServer"]] == [30.0, 30.0, 3.0, 1.5]
-
-
-def test_one_type_is_answered_in_detail() -> None:
-    """Ensures that clients, calls and one type are taken from the specification."""
-    text = simulate_text("workers=4,service_ms=100,clients=8,calls=2,server_type=TProcessPoolServer")
-    assert "8 clients x 2 calls" in text
-    (row,) = [line.split() for line in text.splitlines() if line.startswith("T")]
-    assert float(row[1]) == pytest.approx(0.4, abs=0.02)
-
-
-@pytest.mark.parametrize(
-    ("spec", "told"),
-    [
-        ("cores", "cores: expected name=value"),
-        ("cores=two", "cores=two: expected a number"),
-        ("cores=1,cores=2", "each name once"),
-        ("colour=red", "expected name=value"),
-        ("cores=0", "cores=0: expected 1 or more"),
-        ("service_ms=nan", "service_s=nan: expected 0 or more"),
-        ("service_ms=-1", "service_s=-0.001: expected 0 or more"),
-        ("clients=10001", "expected 1 to 10,000"),
-        ("clients=10000,calls=21", "200,000"),
-        ("calls=5", "expected clients"),
-        ("pattern=eleven", "expected one of series"),
-        ("pattern=ten,clients=3", "expected one of the two"),
-        ("server_type=TBestServer", "expected one of TSimpleServer"),
-        ("workload=dream", "expected one of hold-gil"),
-        ("fork_ms=-2", "fork_ms=-2: expected 0 or more"),
-    ],
-)
-def test_a_bad_specification_is_told(spec: str, told: str) -> None:
-    """Ensures that what can't be simulated is named, with what was expected."""
-    with pytest.raises(NotToBeSimulated) as raised:
-        simulate_text(spec)
-    assert told in str(raised.value)
-
-
-def test_what_is_left_out_has_defaults() -> None:
-    """Ensures that an empty specification asks for the published machine, and pools have a thread a worker."""
-    question = parse_spec("")
-    assert (question.cores, question.workers) == (64, 10)
-    assert parse_spec("workers=7").setup("TThreadPoolServer", None).threads == 7
-
-
-def test_the_command_answers(capsys: pytest.CaptureFixture[str], tmp_path: Path) -> None:
-    """Ensures the command line: an answer with a run's costs and a fork's own, exit codes for what makes no sense."""
-    file = tmp_path / "run.json"
-    run_of().save(file)
-    asked = ["simulate", "--pattern", "hundred", "--server-type", "TForkingServer", "--results", str(file)]
-    assert cli.main([*asked, "--fork-ms", "100", "--service-ms", "330"]) == 0
-    (row,) = [line.split() for line in capsys.readouterr().out.splitlines() if line.startswith("T")]
-    assert float(row[1]) == pytest.approx(100 * 0.1 + 0.33, rel=0.02)
-    assert cli.main(["simulate", "--cores", "0"]) == 2
-    assert "cores=0" in capsys.readouterr().err
-    file.write_text("{}")
-    assert cli.main(asked) == 1
