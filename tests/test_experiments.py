@@ -33,12 +33,13 @@ def family(pid: int) -> list[psutil.Process]:
     return psutil.Process(pid).children(recursive=True)
 
 
-def test_every_call_is_kept(tmp_path: Path) -> None:
-    """A run writes each call of each cell on both sides; afterwards no server and no client is left."""
+def test_every_call_is_kept(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    """A run writes and shows each cell of both sides, every call of it; then no server and no client is left."""
     file, before = tmp_path / "run.json", set(family(os.getpid()))
     flags = ("--service-ms", "2", "--pattern", "ten", "--pattern", "shared", "--output", str(file))
     assert main([*SMALL, *flags, "--server-type", "TForkingServer", "--threads", "3"]) == 0
     run = load_experiments(file)
+    shown = next(line for line in capsys.readouterr().out.splitlines() if line.startswith("TForkingServer"))
     assert not run.cut_short
     cells = {(one.pattern, one.side): one for one in run.outcomes}
     assert set(cells) == {(pattern, side) for pattern in ("ten", "shared") for side in (OURS, APACHE)}
@@ -50,6 +51,7 @@ def test_every_call_is_kept(tmp_path: Path) -> None:
         assert {call.thread for call in one.calls} == set(range(10))
         # Each of ten connections had a child of its own; the shared one had the same child throughout.
         assert len({call.worker_pid for call in one.calls}) == (10 if one.pattern == "ten" else 1)
+        assert f"{one.elapsed_s:.2f}" in shown
         assert (one.server_type, one.workload, one.service_ms, one.threads) == ("TForkingServer", "hold-gil", 2.0, 3)
     assert run.settings["patterns"] == ["ten", "shared"]
     assert run.calibration["first_call_s/ours/TForkingServer"] > run.calibration["connect_s"] > 0
@@ -75,7 +77,7 @@ def test_ctrl_c_keeps_what_was_measured(tmp_path: Path) -> None:
     told = command.communicate(timeout=_PATIENCE_S)[1]
     assert command.returncode == 130, told
     assert "Traceback" not in told
-    assert f"kept in {file}" in told.replace("\n", "")
+    assert f"kept in {file}" in told
     run = load_experiments(file)
     assert run.cut_short
     assert 0 < len(run.outcomes) < 8

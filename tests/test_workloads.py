@@ -6,12 +6,14 @@ import signal
 import threading
 import time
 from collections.abc import Callable, Iterator
+from pathlib import Path
 
 import numpy as np
 import pytest
 
+from thriftserve_bench.builders import build
 from thriftserve_bench.experiments.hosts import TIMED
-from thriftserve_bench.workloads import HoldGil, Sleep, Spin
+from thriftserve_bench.workloads import HoldGil, SavedModel, Sleep, Spin
 
 MS = 60.0
 
@@ -94,3 +96,17 @@ def test_times_of_no_use_are_refused(ms: str) -> None:
     """A service time must be a number, 0 or more."""
     with pytest.raises(ValueError, match=ms if ms != "soon" else "could not convert"):
         Sleep(ms)
+
+
+def test_a_saved_model_answers(tmp_path: Path) -> None:
+    """The newest version of a real model runs, in a server without model code of its own."""
+    workload = SavedModel(str(build("half_plus_two", tmp_path, version=3)))
+    workload.load()
+    found = workload.predict({"x": np.asarray([1.0, 4.0], np.float32)})
+    np.testing.assert_allclose(found["y"], [2.5, 4.0])
+
+
+def test_a_directory_without_versions_is_refused(tmp_path: Path) -> None:
+    """A base path needs a version directory."""
+    with pytest.raises(ValueError, match="no version directory"):
+        SavedModel(str(tmp_path))

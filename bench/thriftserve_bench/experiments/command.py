@@ -17,6 +17,7 @@ from rich.console import Console
 
 from thriftserve_bench.asked_process import ProcessEnded
 from thriftserve_bench.experiments.hosts import REAL_MODEL, TIMED
+from thriftserve_bench.experiments.matrix import show_matrix
 from thriftserve_bench.experiments.progress import Telling
 from thriftserve_bench.experiments.record import PATTERNS, SIDES
 from thriftserve_bench.experiments.runner import Experiments, ModelNotMade
@@ -147,11 +148,14 @@ def _finish(experiments: Experiments, flags: argparse.Namespace, console: Consol
         return code or 1
     run.cut_short = code != 0
     experiments.save()
-    console.print(f"{len(run.outcomes)} cells kept in {flags.output}", highlight=False)
+    show_matrix(run, Console())
+    told = f"{len(run.outcomes)} cells kept in {flags.output}   every figure: thriftserve-bench report {flags.output}"
+    console.print(told, highlight=False, soft_wrap=True)
     if code == 0 and not flags.no_page:
         from thriftserve_bench.experiments.page import write_page  # brings matplotlib
 
-        console.print(f"page: {write_page(run, flags.page or flags.output.parent / 'page')}", highlight=False)
+        page = write_page(run, flags.page or flags.output.parent / "page")
+        console.print(f"page: {page}", highlight=False, soft_wrap=True)
     if any(one.failure for one in run.outcomes):
         return code or 1
     return code

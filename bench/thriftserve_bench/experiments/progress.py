@@ -35,7 +35,7 @@ class Telling:
 
     def say(self, text: str) -> None:
         """One line."""
-        self._console.print(text, highlight=False)
+        self._console.print(text, highlight=False, soft_wrap=True)
 
     def plan(self, schedule: Schedule) -> None:
         """What there is to do, before any of it is done."""

@@ -30,7 +30,7 @@ from thriftserve_bench.experiments.record import OURS, ExperimentRun
 from thriftserve_bench.experiments.schedule import ExperimentSettings, Schedule, plans
 from thriftserve_client import Client
 
-_PACKAGES = ("thriftserve", "thrift", "numpy")
+_PACKAGES = ("thriftserve", "thrift", "numpy", "tensorflow", "tensorflow-cpu", "simpy")
 _MODEL_KIND = "image_classifier"
 _MODEL_PROBES = 30
 
