@@ -38,7 +38,9 @@ class PolledConnection:
         self._first = True
         self._mid_message = False
         self._tls: ssl.SSLSocket | None = None
-        sock.setblocking(False)
+        # Plain sockets stay blocking, for whoever chooses to wait; nothing here does.
+        sock.setblocking(host.tls is None)
+        self._flags = socket.MSG_DONTWAIT if host.tls is None else 0
         self.sock = sock
         self._context = host.tls
         self.handshaking = host.tls is not None
@@ -95,10 +97,10 @@ class PolledConnection:
     def _read(self) -> Frame | None:
         wanted = self._decoder.wanted()
         if wanted is None:
-            data = self.sock.recv(READ_BYTES)
+            data = self.sock.recv(READ_BYTES, self._flags)
             if data:
                 return self._decoder.cut(data)
-        elif size := self.sock.recv_into(wanted):
+        elif size := self.sock.recv_into(wanted, 0, self._flags):
             self._decoder.filled(size)
             return self._decoder.next_frame()
         if self._decoder.in_message:
@@ -141,7 +143,7 @@ class PolledConnection:
 
     def _send_whole(self, data: bytes) -> bool:
         try:
-            sent = self.sock.send(data)
+            sent = self.sock.send(data, self._flags)
         except _NOT_YET:
             sent = 0
         if sent == len(data):
@@ -155,14 +157,18 @@ class PolledConnection:
         views = self._unsent
         try:
             while views:
-                sent = self.sock.send(views[0]) if len(views) == 1 else self.sock.sendmsg(views[:MAX_SEGMENTS])
-                views = drop_sent(views, sent)
+                views = drop_sent(views, self._send_some(views))
         except _NOT_YET:
             self._unsent = views
             return False
         self._unsent = []
         self.deadline = time.monotonic() + self._settings.idle_timeout_s
         return True
+
+    def _send_some(self, views: list[memoryview]) -> int:
+        if len(views) == 1:
+            return self.sock.send(views[0], self._flags)
+        return self.sock.sendmsg(views[:MAX_SEGMENTS], [], self._flags)
 
     @property
     def wants_write(self) -> bool:

@@ -76,6 +76,7 @@ class TProcessPoolServer:
                     self._accept_one(acceptor, refuser)
                 elif fd != waking:
                     self._turn(self._connections[fd])
+                    self._stay_with_only()
                 if self._host.draining:
                     return
             self._turn_pending()
@@ -146,6 +147,14 @@ class TProcessPoolServer:
         elif connection.has_pending and not connection.in_message:
             self._pending.append(connection)
         return open_still
+
+    def _stay_with_only(self) -> None:
+        if len(self._connections) == 1 and not self._pending:
+            (only,) = self._connections.values()
+            if not only.stay():
+                self._end(only)
+            elif only.has_pending and not only.in_message:
+                self._pending.append(only)
 
     def _turn_pending(self) -> None:
         for _ in range(len(self._pending)):
