@@ -16,12 +16,13 @@ def show_matrix(run: ExperimentRun, console: Console) -> None:
     """Prints it."""
     found = {(row.server_type, row.pattern.name): row for row in rows(run)}
     patterns = [name for name in PATTERNS if any(pattern == name for _, pattern in found)]
-    table = Table(title="seconds for 100 calls: ours | Apache's", title_justify="left", box=None, padding=(0, 2, 0, 0))
+    table = Table(box=None, padding=(0, 2, 0, 0))
     table.add_column("server type", no_wrap=True)
     for name in patterns:
         table.add_column(name, justify="right", no_wrap=True)
     for server_type in dict.fromkeys(each for each, _ in found):
         table.add_row(server_type, *(_text(found.get((server_type, name))) for name in patterns))
+    console.print("\nseconds for 100 calls: ours | Apache's", highlight=False)
     console.print(table, highlight=False)
 
 

@@ -130,6 +130,7 @@ class Experiments:
                     self.run.outcomes.append(outcome)
                     self.save()
                     self._telling.ended(cell, outcome)
+                    tick()
 
     def _stop(self, hosts: list[Host]) -> None:
         self._telling.say("stopping the servers")
