@@ -101,17 +101,22 @@ class Generator:
 
     def window(self, order: WindowOrder, ended: Callable[[], None]) -> Part:
         """Measures one window; `ended` is called when its last answer is there."""
-        assert self._lines is not None, "open comes before window"
         tally = Tally()
+        lines = self._lines
+        if lines is None:
+            tally.reason = "the connections were lost in an earlier window"
+            ended()
+            return _part(order, tally, 0.0, 0.0, 0.0)
         times_ns = poisson_ns(order.rate, order.seconds, order.seed) if order.mode == OPEN else []
         cpu_s, starved_s, elapsed_s = -time.process_time(), -_starved_s(), 0.0
         began = time.perf_counter()
         try:
             if order.mode == OPEN:
-                elapsed_s = open_loop(self._lines, times_ns, order.seconds, order.drain_s, tally)
+                elapsed_s = open_loop(lines, times_ns, order.seconds, order.drain_s, tally)
             else:
-                elapsed_s = closed_loop(self._lines, order.seconds, order.drain_s, tally)
+                elapsed_s = closed_loop(lines, order.seconds, order.drain_s, tally)
         except (OSError, GivenUp) as error:
+            self.close()
             tally.reason = f"{type(error).__name__}: {error}"
             elapsed_s = time.perf_counter() - began
         cpu_s, starved_s = cpu_s + time.process_time(), starved_s + _starved_s()

@@ -82,9 +82,13 @@ class Generators:
         return self
 
     def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, at: TracebackType | None) -> None:
+        self.end()
+        self._frame.close()
+
+    def end(self) -> None:
+        """Ends the processes at once, whatever they are doing."""
         for one in self._processes:
             one.close()
-        self._frame.close()
 
     def open(self, port: int, frame: bytes, connections: int) -> None:
         """Opens connections, shared out over the generators, and calls once on each.
@@ -111,21 +115,25 @@ class Generators:
             GeneratorFailed: a generator, or the server, has ended.
         """
         load_before = os.getloadavg()[0]
-        rate = 0.0 if setting.mode == CLOSED else setting.load / len(self._used)
-        drain_s = self._timeout_s if setting.mode == CLOSED else min(self._timeout_s, max(1.0, seconds))
+        cpu_before, _ = _spent(server_pid)
+        for at, order in enumerate(self._orders(setting, seconds, seed)):
+            self._used[at].order("window", asdict(order))
+        for one in self._used:
+            one.answer()  # it has ended
         try:
-            cpu_s = -process_tree.cpu_s(server_pid)
-            for at, one in enumerate(self._used):
-                # Seeds of different generators and windows must not meet.
-                order = WindowOrder(setting.mode, seconds, drain_s, rate, seed * 1000 + at)
-                one.order("window", asdict(order))
-            for one in self._used:
-                one.answer()  # it has ended
-            cpu_s += process_tree.cpu_s(server_pid)
-            memory = process_tree.memory(server_pid)
-        except psutil.NoSuchProcess:
-            raise GeneratorFailed("the server ended while it was measured") from None
-        return _joined([Part(**one.answer()) for one in self._used], cpu_s, memory, load_before, seed)
+            cpu_s, memory = _spent(server_pid)
+        finally:
+            # Read in any case: what is left in the pipe would be taken for the next answer.
+            parts = [Part(**one.answer()) for one in self._used]
+        return _joined(parts, cpu_s - cpu_before, memory, load_before, seed)
+
+    def _orders(self, setting: Setting, seconds: float, seed: int) -> list[WindowOrder]:
+        closed = setting.mode == CLOSED
+        rate = 0.0 if closed else setting.load / len(self._used)
+        drain_s = self._timeout_s if closed else min(self._timeout_s, max(1.0, seconds))
+        # Seeds of different generators and windows must not meet.
+        seeds = (seed * 1000 + at for at in range(len(self._used)))
+        return [WindowOrder(setting.mode, seconds, drain_s, rate, one) for one in seeds]
 
     def close_connections(self) -> None:
         """Closes them; the generators stay."""
@@ -133,6 +141,14 @@ class Generators:
             one.order("close", {})
             one.answer()
         self._used = []
+
+
+def _spent(pid: int) -> tuple[float, process_tree.Memory]:
+    """CPU seconds and memory of a server."""
+    try:
+        return process_tree.cpu_s(pid), process_tree.memory(pid)
+    except psutil.NoSuchProcess:
+        raise GeneratorFailed("the server ended while it was measured") from None
 
 
 def shared_out(count: int, among: int) -> list[int]:

@@ -123,7 +123,7 @@ def _filled(shape: tuple[int | None, ...] | None, elements: int) -> tuple[int, .
     if shape is None:
         shape = (None,)
     free = [at for at, one in enumerate(shape) if one is None]
-    grown = free[1:] if len(free) > 1 else free
+    grown = [at for at in free if at > 0] if len(free) > 1 else free
     known = int(np.prod([one for one in shape if one is not None]))
     each = max(1, round((elements / max(known, 1)) ** (1 / len(grown)))) if grown else 1
     return tuple(one if one is not None else each if at in grown else 1 for at, one in enumerate(shape))

@@ -6,7 +6,6 @@ SweepSettings  -->  server up  -->  connections, warm-up  -->  windows until thr
 from __future__ import annotations
 
 from collections.abc import Callable
-from contextlib import suppress
 from dataclasses import asdict
 from datetime import UTC, datetime
 
@@ -22,8 +21,8 @@ from thriftserve_client.errors import ThriftServeClientError
 
 _PACKAGES = ("thriftserve", "thrift", "numpy", "tensorflow-cpu", "tensorflow", "hdrhistogram")
 _LIMIT_S = 0.5
-#: Warm-up before a point's first window, as a part of a window.
-_WARM_UP = 0.3
+#: Warm-up before a point's first window, as a part of a window, and at most in seconds.
+_WARM_UP, _WARM_UP_S = 0.3, 1.0
 
 #: Called with a point after each of its windows, and once more, with True, when it is over.
 Tick = Callable[[Point, bool], None]
@@ -100,13 +99,18 @@ def measure_point(
     point.request_bytes = len(frame)
     generators.open(server.port, frame, setting.connections)
     try:
-        generators.window(setting, settings.seconds * _WARM_UP, settings.seed, server.pid)
+        generators.window(setting, min(_WARM_UP * settings.seconds, _WARM_UP_S), settings.seed, server.pid)
         for number in range(1, settings.max_windows + 1):
-            point.windows.append(generators.window(setting, settings.seconds, settings.seed + number, server.pid))
+            window = generators.window(setting, settings.seconds, settings.seed + number, server.pid)
+            if not window.calls:
+                raise GeneratorFailed(window.reason or "no call was answered")
+            point.windows.append(window)
             point.settled = settled(point.windows, setting.mode, settings.agree)
             tick(point, False)
             if point.settled:
                 break
-    finally:
-        with suppress(GeneratorFailed):
-            generators.close_connections()
+    except KeyboardInterrupt:
+        # They would finish their window first, and the server, told to end, would wait for their calls.
+        generators.end()
+        raise
+    generators.close_connections()

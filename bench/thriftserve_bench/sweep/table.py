@@ -7,6 +7,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
+from rich.box import SIMPLE
 from rich.console import Console
 from rich.table import Table
 
@@ -24,7 +25,7 @@ HEADINGS = (
     "max ms",
     "queue p50/p99 ms",
     "compute p50/p99 ms",
-    "server CPU µs/call",
+    "CPU µs",
     "client core",
     "RSS MiB",
     "USS MiB",
@@ -32,7 +33,7 @@ HEADINGS = (
 )
 _LEFT = (0, 1, 2, len(HEADINGS) - 1)
 #: What a terminal has room for.
-_SHOWN = (0, 1, 2, 3, 4, 5, 7, 10, len(HEADINGS) - 1)
+_SHOWN = (0, 1, 2, 3, 4, 5, 7, 10)
 _NONE = "–"
 
 
@@ -45,16 +46,20 @@ def table(run: SweepRun) -> str:
 
 
 def show(run: SweepRun, console: Console) -> None:
-    """The most of it on a terminal; the Markdown has every column."""
-    drawn = Table(header_style="bold")
+    """The most of it on a terminal, remarks below the table; the Markdown has every column."""
+    drawn = Table(header_style="bold", box=SIMPLE, padding=(0, 1, 0, 0))
     for at in _SHOWN:
-        drawn.add_column(HEADINGS[at], justify="left" if at in _LEFT else "right", overflow="fold")
+        # Only the server's name may wrap.
+        drawn.add_column(HEADINGS[at], justify="left" if at in _LEFT else "right", no_wrap=at > 0)
     for point in run.points:
         row = _row(point)
         drawn.add_row(*(row[at] for at in _SHOWN), style="red" if point.failure else None)
     for line in preface(run):
         console.print(line, highlight=False)
     console.print(drawn)
+    for point in run.points:
+        if remarks(point):
+            console.print(f"{point.setting.title}: {'; '.join(remarks(point))}", highlight=False)
 
 
 def preface(run: SweepRun) -> list[str]:
@@ -66,6 +71,7 @@ def preface(run: SweepRun) -> list[str]:
         + f"; commit {run.commit}; began {run.began}",
         f"windows of {settings['seconds']:g} s until three agree within {settings['agree']:.0%}, "
         f"at most {settings['max_windows']}; figures from the last three",
+        "CPU: user and system of all the server's processes, for each call",
         "closed loop (xN): N callers, each asks again once it is answered; open loop (N/s): Poisson arrivals, "
         "latency from the intended send time",
     ]
