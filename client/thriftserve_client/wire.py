@@ -17,6 +17,7 @@ from thrift.protocol.TCompactProtocol import TCompactProtocol
 from thrift.transport.TTransport import TTransportBase
 
 from thriftserve_client.encoding import BinaryDialect, CompactDialect, plan_of
+from thriftserve_client.framing import Frame
 from thriftserve_client.required import requirement_of
 
 PROTOCOLS = ("binary", "compact")
@@ -87,11 +88,18 @@ class BinaryProtocol(_Checked, TBinaryProtocol):
         self.trans.write(_MESSAGE(_VERSION_1 | type, len(encoded)) + encoded + _SEQID.pack(seqid))
 
     def readMessageBegin(self) -> tuple[str, int, int]:
-        head = self.trans.readAll(8)
+        trans = self.trans
+        # A frame is whole: its buffer is read directly, and what is too short is found out below.
+        read = trans.cstringio_buf.read if type(trans) is Frame else trans.readAll
+        head = read(8)
+        if len(head) < 8:
+            raise EOFError("the message ends within its header")
         version, length = _TWO(head)
         if version & _VERSION_MASK != _VERSION_1 or length > MAX_NAME_BYTES:
             raise TProtocol.TProtocolException(TProtocol.TProtocolException.BAD_VERSION, _foreign(head))
-        rest = self.trans.readAll(length + 4)
+        rest = read(length + 4)
+        if len(rest) < length + 4:
+            raise EOFError("the message ends within its header")
         return rest[:length].decode(), version & 0xFF, _SEQID.unpack_from(rest, length)[0]
 
 

@@ -14,6 +14,8 @@ from thrift.Thrift import TMessageType
 
 from thriftserve_client.wire import BinaryProtocol, CompactProtocol
 
+_CALLS = (TMessageType.CALL, TMessageType.ONEWAY)
+
 
 class Recording:
     """What the reading side of every protocol does besides reading."""
@@ -30,7 +32,7 @@ class Recording:
 
     def readMessageBegin(self) -> tuple[str, int, int]:
         header: tuple[str, int, int] = super().readMessageBegin()  # type: ignore[misc]  # the protocol's
-        if header[1] not in (TMessageType.CALL, TMessageType.ONEWAY):
+        if header[1] not in _CALLS:
             raise TProtocolException(TProtocolException.INVALID_DATA, f"message type {header[1]} is no call")
         self.header = header
         return header
@@ -41,7 +43,14 @@ class Recording:
 
 
 class BinaryInput(Recording, BinaryProtocol):
-    """The binary protocol's reading side."""
+    """The binary protocol's reading side, which every usual request goes through: no call too many."""
+
+    def readMessageBegin(self) -> tuple[str, int, int]:
+        header = BinaryProtocol.readMessageBegin(self)
+        if header[1] not in _CALLS:
+            raise TProtocolException(TProtocolException.INVALID_DATA, f"message type {header[1]} is no call")
+        self.header = header
+        return header
 
     def readMessageEnd(self) -> None:
         self.decoded = True  # the protocol itself has nothing to do here

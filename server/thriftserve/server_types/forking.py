@@ -167,6 +167,7 @@ class TForkingServer:
             return error.exit_code
         connection.use(host.processor)
         host.begin()
+        host.context.counters.for_one_thread()
         host.context.counters.connection_opened()
         connection.serve()
         return ExitCode.OK

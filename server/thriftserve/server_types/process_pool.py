@@ -47,6 +47,7 @@ class TProcessPoolServer:
         """Loads what is served."""
         self._host.load()
         self._host.begin()
+        self._host.context.counters.for_one_thread()
         if self._host.listener.sock.family in (socket.AF_INET, socket.AF_INET6):
             self._host.listener.sock.setsockopt(socket.IPPROTO_TCP, socket.TCP_DEFER_ACCEPT, _DEFER_S)
 

@@ -24,6 +24,7 @@ class TSimpleServer:
         """Loads what is served."""
         self._host.load()
         self._host.begin()
+        self._host.context.counters.for_one_thread()
 
     def run(self) -> None:
         """Serves until drained."""

@@ -10,6 +10,7 @@ from __future__ import annotations
 import math
 from collections.abc import Callable
 from dataclasses import dataclass, field, fields
+from functools import cache
 from typing import Any, get_args, get_type_hints
 
 from thriftserve.errors import ConfigError
@@ -126,6 +127,7 @@ def _is_a(kind: type, value: Any) -> bool:
     return type(value) is kind
 
 
+@cache
 def settings_of(cls: type) -> tuple[Setting, ...]:
     """Every setting of a settings class, in the order in which they are written."""
     hints = get_type_hints(cls)
