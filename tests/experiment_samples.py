@@ -46,7 +46,14 @@ def sample_run(service_ms: float = 300, workloads: Sequence[str] = ("hold-gil",)
 
 
 def _fork_costs(chance: Random) -> list[ForkCost]:
-    sizes = [("ballast", 30), ("ballast", 130), ("ballast", 270), ("ballast", 530), ("ballast", 1030), ("tensorflow", 480)]
+    sizes = [
+        ("ballast", 30),
+        ("ballast", 130),
+        ("ballast", 270),
+        ("ballast", 530),
+        ("ballast", 1030),
+        ("tensorflow", 480),
+    ]
     found = []
     for kind, size in sizes:
         fork_s = [0.0006 + size * 9e-6 * chance.uniform(0.9, 1.25) for _ in range(9)]

@@ -35,14 +35,14 @@ def wheel(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 def test_everything_is_in_the_wheel(wheel: Path) -> None:
-    """Each source file of each package is in the wheel, the markers for type checkers too, and nothing else."""
+    """Each source file of each package is in the wheel, the page's files and the markers for type checkers too, and nothing else."""
     with zipfile.ZipFile(wheel) as archive:
         inside = {name for name in archive.namelist() if ".dist-info/" not in name}
     expected = {
         f"{Path(root).name}/{file.relative_to(ROOT / root).as_posix()}"
         for root in ROOTS
         for file in (ROOT / root).rglob("*")
-        if file.suffix == ".py" or file.name == "py.typed"
+        if file.suffix in (".py", ".html", ".css", ".js") or file.name == "py.typed"
     }
     assert inside == expected
 

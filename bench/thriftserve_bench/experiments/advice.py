@@ -32,6 +32,7 @@ WORKS = {
 CLIENTS = {"ten": "10 that stay connected", "hundred": "100 that come for one call and go"}
 SERVICES_MS = (10, 300)
 CORES = (2, 4, 8, 64)
+_ENOUGH_CORES = 4
 PROCESSES = (1, 2, 4, 10, 100)
 PARENTS = {"light": "small", "tensorflow": "has TensorFlow loaded"}
 
@@ -100,7 +101,9 @@ class _Simulated:
     def of(self, case: Case, server_type: str, size: int) -> float:
         """Seconds of a case on a type with so many workers."""
         parent = case.parent if server_type == FORKING else "light"
-        return self.seconds(server_type, case.work, case.service_ms, case.clients, case.cores, size, parent)
+        # Calls of one process, a core or less together, gain nothing by many.
+        cores = case.cores if server_type in (POOL, FORKING) else min(case.cores, _ENOUGH_CORES)
+        return self.seconds(server_type, case.work, case.service_ms, case.clients, cores, size, parent)
 
     def _seconds(
         self, server_type: str, work: str, service_ms: int, clients: str, cores: int, size: int, parent: str

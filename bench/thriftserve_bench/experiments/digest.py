@@ -108,8 +108,8 @@ def seconds(value: float | None) -> str:
 
 
 def times(ratio: float | None) -> str:
-    """A ratio to two decimals, or a dash."""
-    return _NONE if ratio is None else f"{ratio:.2f} ×"
+    """A ratio to three digits, or a dash."""
+    return _NONE if ratio is None else f"{ratio:.{2 if ratio < 10 else 1 if ratio < 100 else 0}f} ×"
 
 
 def cell_text(cell: Cell | None) -> str:
@@ -126,10 +126,10 @@ def verdict_text(one: Verdict) -> str:
     """A target in one line: row, time, ratio, what was wanted, met or missed."""
     result = "met" if one.met else "missed"
     if not one.binding:
-        result += f", were it 300 ms a call (here {one.row.service_s * 1000:g} ms)"
+        result = f"does not bind at {one.row.service_s * 1000:g} ms"
     return (
         f"Row {one.target.row}, {one.target.server_type}: {seconds(one.elapsed_s)}, {times(one.ratio)} ideal; "
-        f"wanted: {one.target.text}: {result}"
+        f"wanted at 300 ms: {one.target.text}: {result}"
     )
 
 

@@ -124,18 +124,22 @@ def _fork_text(run: ExperimentRun) -> str:
     measured = fork_line(run)
     return (
         f"<p>{escape(measured)}</p>"
-        "<p>fork() copies the parent's page tables: the more memory it has, the longer every child takes to be born, and "
-        "the parent accepts nobody meanwhile. Ten connections pay for ten forks, a hundred for a hundred, one after the "
-        "other.</p>"
+        "<p>fork() copies the parent's page tables: the more memory it has, the longer every child takes to be born, "
+        "and the parent accepts nobody meanwhile. Ten connections pay for ten forks, a hundred for a hundred, one after "
+        "the other.</p>"
         f"<p>That is what separates the published experiment 5 from 6: both follow from {low * 1000:.0f} to "
-        f"{high * 1000:.0f} ms a fork, {10 * low:.1f} s for 10 connections and {100 * low:.1f} s for 100, on top of the "
-        "calls themselves.</p>"
+        f"{high * 1000:.0f} ms a fork, {10 * low:.1f} s for 10 connections and {100 * low:.1f} s for 100, on top of "
+        "the calls themselves.</p>"
     )
 
 
 def _model_text(found: Sequence[Row]) -> str:
     good, every = digest.agreement(found)
-    told = f"<p><b>{good} of {every}</b> cells take as long as the simulator says, within {WITHIN:.0%}.</p>" if every else ""
+    told = (
+        f"<p><b>{good} of {every}</b> cells take as long as the simulator says, within {WITHIN:.0%}.</p>"
+        if every
+        else ""
+    )
     return (
         told + "<p>The simulator knows who accepts connections and in which order, the interpreter's lock, the forks, "
         "cores, workers and threads, and the costs measured on this machine beforehand: of a connection, a call, a "

@@ -28,7 +28,6 @@ _HEADINGS = (
     ("ours : ideal", ""),
     ("simulated", "The simulator's answer for this machine: ours / Apache"),
     ("on 64 cores", "The simulator's answer for the published machine"),
-    ("why", ""),
 )
 _NONE = '<span class="none">–</span>'
 _WORKLOADS = {
@@ -43,24 +42,27 @@ def table(found: Sequence[Row], name: str) -> str:
     """Rows as a table."""
     head = "".join(f'<th title="{escape(title)}">{escape(text)}</th>' for text, title in _HEADINGS)
     body = "\n".join(_row(row) for row in found)
-    return f'<div class="wide"><table class="{name}"><thead><tr>{head}</tr></thead><tbody>\n{body}\n</tbody></table></div>'
+    return (
+        f'<div class="wide"><table class="{name}"><thead><tr>{head}</tr></thead><tbody>\n{body}\n</tbody></table></div>'
+    )
 
 
 def _row(row: Row) -> str:
     shown = (
         f"<td>{escape(row.name)}</td>",
-        f"<td>{escape(digest.clients(row))}</td>",
+        f'<td class="clients">{escape(digest.clients(row))}</td>',
         f'<td class="type">{escape(row.server_type)}</td>',
-        f"<td>{escape(row.published.text) if row.published else _NONE}</td>",
+        f'<td class="published">{escape(row.published.text) if row.published else _NONE}</td>',
         _figure(row.ours or row.apache, "ideal", row.ideal_s, digest.seconds(row.ideal_s)),
         _measured(row.ours),
         _measured(row.apache),
         _figure(row.ours, "ratio", row.ratio(OURS), digest.times(row.ratio(OURS))),
         _simulated(row),
         f"<td>{digest.seconds(row.predicted_published_s) if row.published else _NONE}</td>",
-        f'<td class="why">{escape(row.explanation)}</td>',
     )
-    return f'<tr data-row="{escape(row.id)}" data-workload="{escape(row.workload)}">{"".join(shown)}</tr>'
+    name = f'data-row="{escape(row.id)}" data-workload="{escape(row.workload)}"'
+    why = f'<td></td><td colspan="{len(_HEADINGS) - 1}">{escape(row.explanation)}</td>'
+    return f'<tr {name}>{"".join(shown)}</tr>\n<tr class="why" {name}>{why}</tr>'
 
 
 def _measured(cell: Cell | None) -> str:
@@ -97,16 +99,22 @@ def _simulated(row: Row) -> str:
 
 def verdicts(found: Sequence[Verdict]) -> str:
     """The targets as a list of marks."""
-    items = "".join(
-        f'<li class="{"met" if one.met else "missed"}{"" if one.binding else " loose"}">'
-        f"<b>{escape(one.target.row)}</b> {escape(one.target.server_type)}: "
-        f"{figure(one.row.ours, 'elapsed', one.elapsed_s, digest.seconds(one.elapsed_s))}, "
+    items = "".join(map(_verdict, found))
+    return f'<ul class="verdicts">{items}</ul>' if items else ""
+
+
+def _verdict(one: Verdict) -> str:
+    """A target is no verdict on a run with another service time: there the overheads weigh more."""
+    result = "met" if one.met else "missed"
+    if not one.binding:
+        result = f"does not bind at {one.row.service_s * 1000:g} ms"
+    elapsed = figure(one.row.ours, "elapsed", one.elapsed_s, digest.seconds(one.elapsed_s))
+    return (
+        f'<li class="{("met" if one.met else "missed") if one.binding else "loose"}"><b>{escape(one.target.row)}</b> '
+        f"{escape(one.target.server_type)}: {elapsed}, "
         f"{figure(one.row.ours, 'ratio', one.ratio, digest.times(one.ratio))} ideal "
-        f"<span>wanted: {escape(one.target.text)}: {'met' if one.met else 'missed'}</span></li>"
-        for one in found
+        f"<span>wanted at 300 ms: {escape(one.target.text)}: {escape(result)}</span></li>"
     )
-    loose = "" if all(one.binding for one in found) else "<p>The targets are stated for 300 ms a call; this run used less.</p>"
-    return f'<ul class="verdicts">{items}</ul>{loose}' if items else ""
 
 
 def warnings(lines: Sequence[str]) -> str:
@@ -124,7 +132,9 @@ def workloads(run: ExperimentRun) -> str:
 def workload_notes(run: ExperimentRun) -> str:
     """What each workload stands for."""
     names = dict.fromkeys((one.workload, one.service_ms) for one in run.outcomes)
-    return "; ".join(f"<b>{escape(name)}</b> ({ms:g} ms): {escape(_WORKLOADS.get(name, ''))}" for name, ms in names) + "."
+    return (
+        "; ".join(f"<b>{escape(name)}</b> ({ms:g} ms): {escape(_WORKLOADS.get(name, ''))}" for name, ms in names) + "."
+    )
 
 
 def questions(run: ExperimentRun) -> str:

@@ -8,6 +8,7 @@ from __future__ import annotations
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from pathlib import Path
 from statistics import median
+from typing import Any
 
 import matplotlib as mpl
 from matplotlib.axes import Axes
@@ -24,7 +25,7 @@ NAMES = {OURS: "ours", APACHE: "Apache"}
 _TYPE_COLOURS = ("#0f6fb8", "#d5660a", "#1b8a5a", "#b0307f", "#8a6d00", "#5b50c8", "#444c58")
 _DPI = 130
 #: The same picture has the same bytes: no date, no random names.
-_STYLE = {
+_STYLE: dict[Any, Any] = {
     "svg.hashsalt": "thriftserve",
     "font.size": 10,
     "axes.spines.top": False,
@@ -87,7 +88,9 @@ def _experiment(axes: Axes, own: Sequence[Row]) -> None:
     axes.set_axisbelow(True)
     axes.plot([row.ideal_s for row in own], places, "|", color="black", markersize=15, label="ideal")
     for side, shift in ((OURS, 0.13), (APACHE, -0.13)):
-        measured = [(cell.elapsed_s, at + shift) for at, row in enumerate(own) if (cell := row.cell(side)) and cell.usable]
+        measured = [
+            (cell.elapsed_s, at + shift) for at, row in enumerate(own) if (cell := row.cell(side)) and cell.usable
+        ]
         axes.plot(*_columns(measured), "o", color=COLOURS[side], markersize=6, label=NAMES[side])
     simulated = [(row.predicted_ours_s, at) for at, row in enumerate(own) if row.predicted_ours_s]
     axes.plot(*_columns(simulated), "D", mfc="none", color="#8541a8", markersize=7, label="simulated, ours")
@@ -108,7 +111,9 @@ def latencies(found: Sequence[Row]) -> Figure | None:
     handles, labels = panels[0].get_legend_handles_labels()
     if not handles:
         return None
-    figure.legend(handles, labels, loc="outside lower center", ncols=4, frameon=False, title="solid: ours, dashed: Apache")
+    figure.legend(
+        handles, labels, loc="outside lower center", ncols=4, frameon=False, title="solid: ours, dashed: Apache"
+    )
     return figure
 
 
@@ -168,8 +173,9 @@ def predicted(found: Sequence[Row]) -> Figure | None:
     return figure
 
 
-def _columns(pairs: Sequence[tuple[float | None, float | None]]) -> tuple[list[float | None], list[float | None]]:
-    return [first for first, _ in pairs], [second for _, second in pairs]
+def _columns(pairs: Sequence[tuple[float | None, float | None]]) -> tuple[list[float], list[float]]:
+    known = [(first, second) for first, second in pairs if first is not None and second is not None]
+    return [first for first, _ in known], [second for _, second in known]
 
 
 def _type_place(row: Row) -> int:

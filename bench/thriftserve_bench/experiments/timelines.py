@@ -7,6 +7,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from itertools import groupby
+from typing import NamedTuple
 
 from matplotlib import colormaps
 from matplotlib.axes import Axes
@@ -17,6 +18,14 @@ from thriftserve_bench.experiments.table import Row
 
 #: Beyond so many lanes their processes' numbers would be too small to read.
 _NAMED_LANES = 12
+
+
+class Bar(NamedTuple):
+    """A call while it ran, in seconds."""
+
+    call: Call
+    begin_s: float
+    end_s: float
 
 
 def timelines(found: Sequence[Row]) -> Figure | None:
@@ -41,9 +50,9 @@ def _draw(axes: Axes, outcome: Outcome) -> None:
     placed = lanes(outcome)
     clients = max(call.thread for call in outcome.calls) + 1
     hues = colormaps["hsv"]
-    for at, (_, calls) in enumerate(placed):
-        spans = [(begin_s(call, outcome), call.end_s - begin_s(call, outcome)) for call in calls]
-        colours = [hues(0.9 * call.thread / clients) for call in calls]
+    for at, (_, bars) in enumerate(placed):
+        spans = [(bar.begin_s, bar.end_s - bar.begin_s) for bar in bars]
+        colours = [hues(0.9 * bar.call.thread / clients) for bar in bars]
         axes.broken_barh(spans, (at - 0.42, 0.84), facecolors=colours, edgecolor="white", linewidth=0.4)
     if len(placed) <= _NAMED_LANES:
         axes.set_yticks(range(len(placed)), [f"process {pid}" if pid else "process unknown" for pid, _ in placed])
@@ -53,28 +62,35 @@ def _draw(axes: Axes, outcome: Outcome) -> None:
     axes.set(xlabel="seconds", xlim=(0, None), ylim=(len(placed) - 0.4, -0.6))
 
 
-def lanes(outcome: Outcome) -> list[tuple[int, list[Call]]]:
-    """Calls by the process that answered, split where they overlap; in the order in which the lanes began."""
-    found: list[tuple[int, list[Call]]] = []
+def lanes(outcome: Outcome) -> list[tuple[int, list[Bar]]]:
+    """Bars by the process that answered, split where they overlap; in the order in which the lanes began."""
+    found: list[tuple[int, list[Bar]]] = []
     by_pid = sorted(outcome.calls, key=lambda call: (call.worker_pid, call.end_s))
     for pid, calls in groupby(by_pid, key=lambda call: call.worker_pid):
-        own: list[list[Call]] = []
-        for call in calls:
-            _place(call, own, outcome)
+        own: list[list[Bar]] = []
+        for bar in _bars(list(calls), outcome):
+            _place(bar, own, outcome)
         found += [(pid, lane) for lane in own]
-    return sorted(found, key=lambda lane: begin_s(lane[1][0], outcome))
+    return sorted(found, key=lambda lane: lane[1][0].begin_s)
 
 
-def begin_s(call: Call, outcome: Outcome) -> float:
-    """When a call began to run, as far as a client can know: its service time before its end."""
-    return max(call.start_s, call.end_s - outcome.service_ms / 1000)
+def _bars(calls: Sequence[Call], outcome: Outcome) -> list[Bar]:
+    """When calls of one process ran, as far as their clients can know: for their service time, until their ends.
+
+    With one lock only one runs at a time: an answer that left later than it was ready waited for the lock again.
+    """
+    found: list[Bar] = []
+    for call in reversed(calls):
+        end_s = min(call.end_s, found[-1].begin_s) if found and outcome.workload == "hold-gil" else call.end_s
+        found.append(Bar(call, max(call.start_s, end_s - outcome.service_ms / 1000), end_s))
+    return found[::-1]
 
 
-def _place(call: Call, own: list[list[Call]], outcome: Outcome) -> None:
+def _place(bar: Bar, own: list[list[Bar]], outcome: Outcome) -> None:
     # Bars are drawn from their ends backwards: neighbours may seem to overlap by what a clock is off.
     slack = max(0.003, outcome.service_ms / 1000 * 0.1)
     for lane in own:
-        if lane[-1].end_s <= begin_s(call, outcome) + slack:
-            lane.append(call)
+        if lane[-1].end_s <= bar.begin_s + slack:
+            lane.append(bar)
             return
-    own.append([call])
+    own.append([bar])

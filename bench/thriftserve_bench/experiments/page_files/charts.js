@@ -24,6 +24,11 @@ function seconds(value) {
   return value >= 0.01 ? `${Math.round(value * 1000)} ms` : `${(value * 1000).toFixed(2)} ms`;
 }
 
+// On an axis: no zeros that say nothing.
+function tickText(value) {
+  return value === 0 ? "0" : seconds(value).replace(/(\.\d*?)0+ /, "$1 ").replace(". ", " ");
+}
+
 function linear(from, to, start, end) {
   return (value) => start + ((value - from) / (to - from || 1)) * (end - start);
 }
@@ -97,7 +102,7 @@ function diamond(x, y, size, attributes) {
 
 // Lanes with marks on one logarithmic axis. lane: {label, sub, marks: [{kind, value | range, tip, cell}]}
 function lanes(target, rows, options) {
-  const narrow = widthOf(target) < 560;
+  const narrow = widthOf(target) < options.left + 230;
   const height = options.laneHeight || 34;
   const left = narrow ? 8 : options.left;
   const top = 6;
@@ -109,7 +114,7 @@ function lanes(target, rows, options) {
   made.append(svg("text", { x: (left + width) / 2, y: bottom + 37, "text-anchor": "middle", class: "soft" }, options.axis));
   rows.forEach((row, at) => {
     const y = top + at * step + (narrow ? step - height / 2 : step / 2);
-    if (at) made.append(svg("line", { x1: narrow ? 0 : 0, x2: width, y1: top + at * step, y2: top + at * step, class: "grid" }));
+    if (at) made.append(svg("line", { x1: 0, x2: width, y1: top + at * step, y2: top + at * step, class: "grid" }));
     const label = svg("text", narrow ? { x: 0, y: y - height / 2 + 2 } : { x: 0, y: y + 4 });
     label.append(svg("tspan", { "font-weight": 600 }, row.label));
     if (row.sub) label.append(svg("tspan", { class: "soft", dx: 7 }, row.sub));
@@ -126,9 +131,9 @@ function laneMark(mark, scale, y) {
     return marked(shape, mark.tip);
   }
   const x = scale(mark.value);
-  if (mark.shape === "tick") return marked(svg("rect", { x: x - 1.5, width: 3, y: y - 12, height: 24, fill: "var(--ink)" }), mark.tip);
+  if (mark.shape === "tick") return marked(svg("rect", { x: x - 1.5, width: 3, y: y - 15, height: 30, fill: "var(--ink)" }), mark.tip);
   if (mark.shape === "diamond") {
-    return marked(diamond(x, y, 6.5, { fill: "none", stroke: colour, "stroke-width": 2 }), mark.tip, mark.cell);
+    return marked(diamond(x, y + (mark.shift || 0), 8, { fill: "none", stroke: colour, "stroke-width": 2 }), mark.tip, mark.cell);
   }
   return marked(svg("circle", { cx: x, cy: y + (mark.shift || 0), r: 6, fill: colour, stroke: "var(--card)", "stroke-width": 1.5 }), mark.tip, mark.cell);
 }
@@ -137,14 +142,18 @@ function laneMark(mark, scale, y) {
 function timeline(target, cell, options = {}) {
   const calls = cell.calls.map((call, index) => ({ ...call, index }));
   const serving = cell.service_ms / 1000;
-  for (const call of calls) call.from = Math.max(call.start_s, call.end_s - serving);
+  for (const call of calls) {
+    call.to = call.end_s;
+    call.from = Math.max(call.start_s, call.to - serving);
+  }
   const byPid = Map.groupBy ? Map.groupBy(calls, (call) => call.worker_pid) : grouped(calls, (call) => call.worker_pid);
   const packed = [];
   for (const [pid, own] of [...byPid].sort((a, b) => Math.min(...a[1].map((c) => c.from)) - Math.min(...b[1].map((c) => c.from)))) {
     const rows = [];
+    if (cell.workload === "hold-gil") oneByOne(own, serving);
     for (const call of own.sort((a, b) => a.from - b.from)) {
       // A bar is drawn from its end backwards: rounding lets neighbours overlap by a hair.
-      const free = rows.find((row) => row.at(-1).end_s <= call.from + Math.max(0.003, serving * 0.1));
+      const free = rows.find((row) => row.at(-1).to <= call.from + Math.max(0.003, serving * 0.1));
       if (free) free.push(call);
       else rows.push([call]);
     }
@@ -159,8 +168,9 @@ function timeline(target, cell, options = {}) {
   const [made, width] = canvas(target, plot + 42, `timeline of ${cell.cell}`);
   const end = Math.max(...calls.map((call) => call.end_s));
   const scale = linear(0, end, left, width - 10);
-  vertical(made, ticks(0, end, width > 600 ? 8 : 5), scale, 0, plot + 4, (value) => seconds(value || 0).replace(/^0.00 ms$/, "0"));
-  made.append(svg("text", { x: 0, y: 11, class: "soft" }, packed.length === 1 ? "1 process" : packed.length > 16 ? `${packed.length} proc.` : ""));
+  vertical(made, ticks(0, end, width > 600 ? 8 : 5), scale, 0, plot + 4, tickText);
+  made.append(svg("text", { x: 0, y: 11, class: "soft" }, packed.length === 1 ? "1 process" : packed.length > 16 ? String(packed.length) : ""));
+  if (packed.length > 16) made.append(svg("text", { x: 0, y: 26, class: "soft" }, "processes"));
   let y = 0;
   for (const { pid, rows } of packed) {
     if (packed.length > 1 && packed.length <= 16) {
@@ -174,6 +184,16 @@ function timeline(target, cell, options = {}) {
   }
 }
 
+// With one lock only one call runs at a time: an answer that left later than it was ready waited for the lock again.
+function oneByOne(calls, serving) {
+  let next = Infinity;
+  for (const call of calls.sort((a, b) => b.end_s - a.end_s)) {
+    call.to = Math.min(call.end_s, next);
+    call.from = Math.max(call.start_s, call.to - serving);
+    next = call.from;
+  }
+}
+
 function grouped(list, key) {
   const found = new Map();
   for (const one of list) found.set(key(one), [...(found.get(key(one)) || []), one]);
@@ -182,7 +202,7 @@ function grouped(list, key) {
 
 function bar(call, scale, y, height, threads, cell) {
   const x = scale(call.from);
-  const wide = Math.max(0.8, scale(call.end_s) - x - 0.6);
+  const wide = Math.max(2, scale(call.to) - x - 0.6);
   const hue = Math.round((call.thread / threads) * 330 + 205) % 360;
   const shade = call.outcome === "ok" ? `hsl(${hue} 58% ${call.index % 2 ? 50 : 57}%)` : "var(--bad)";
   const shape = svg("rect", { x, y: y + 0.3, width: wide, height: Math.max(1, height - 0.6), fill: shade });
@@ -200,9 +220,9 @@ function distribution(target, drawn, options) {
   const x = log(from, to, 44, width - 14);
   const y = linear(0, 1, height - 44, 10);
   const marks = logTicks(from, to, true);
-  vertical(made, marks.length > 2 ? marks : ticks(from, to, 6), x, 10, height - 44, seconds);
+  vertical(made, marks.length > 2 ? marks : ticks(from, to, 6), x, 10, height - 44, tickText);
   horizontal(made, [0, 0.25, 0.5, 0.75, 1], y, 44, width - 14, (value) => `${value * 100} %`);
-  made.append(svg("text", { x: width / 2, y: height - 6, "text-anchor": "middle", class: "soft" }, "until the answer, from the caller's first byte"));
+  made.append(svg("text", { x: width / 2, y: height - 6, "text-anchor": "middle", class: "soft" }, "from call to answer"));
   for (const line of drawn) {
     const sorted = [...line.values].sort((a, b) => a - b);
     let path = `M${x(sorted[0])} ${y(0)}`;
@@ -220,7 +240,7 @@ function scatter(target, points, options) {
   const kind = options.log ? log : linear;
   const x = kind(options.x[0], options.x[1], 58, width - 16);
   const y = kind(options.y[0], options.y[1], height - 46, 12);
-  const marks = (range, about) => (options.log ? logTicks(range[0], range[1], false) : ticks(range[0], range[1], about));
+  const marks = (range, about) => (options.log ? logTicks(range[0], range[1], true) : ticks(range[0], range[1], about));
   vertical(made, marks(options.x, 6), x, 12, height - 46, options.xText);
   horizontal(made, marks(options.y, 6), y, 58, width - 16, options.yText);
   made.append(svg("text", { x: (58 + width) / 2, y: height - 8, "text-anchor": "middle", class: "soft" }, options.xAxis));

@@ -29,7 +29,7 @@ function measuredMarks(row, unit) {
     const cell = cells.get(row.cells[side]);
     const value = cell && elapsed(cell);
     if (!value) continue;
-    const shift = side === "ours" ? -4 : 4;
+    const shift = side === "ours" ? -7 : 7;
     marks.push({ kind: side, value: value / unit, shift, cell: cell.cell, tip: `${row.server_type}, ${SIDE_NAMES[side]}: ${seconds(value)} measured\npress for its ${cell.calls.length} calls` });
   }
   return marks;
@@ -52,8 +52,9 @@ function drawHeadline(target) {
     };
   });
   if (!drawn.length) return;
+  const most = Math.max(...drawn.flatMap((row) => row.marks.map((mark) => mark.value || mark.range[1])));
   target.append(legend([["published", "published", "bar"], ["model", "simulated for the published machine", "dia"], ["ink", "ideal", "tick"], ["ours", "measured here: ours"], ["apache", "measured here: Apache"]]));
-  lanes(target, drawn, { left: 430, from: 0.8, to: 140, dense: true, text: (value) => `${value} ×`, axis: "time of 100 calls, in times of one call", label: "published and measured", laneHeight: 38 });
+  lanes(target, drawn, { left: 390, from: 0.8, to: most * 1.2, dense: true, text: (value) => `${value} ×`, axis: "time of 100 calls, in times of one call", label: "published and measured", laneHeight: 38 });
 }
 
 function drawPanels(target) {
@@ -61,6 +62,8 @@ function drawPanels(target) {
   const own = told.rows.filter((row) => row.workload === work);
   const values = own.flatMap((row) => [row.ideal_s, ...Object.values(row.cells).map((id) => elapsed(cells.get(id)))]).filter((value) => value > 0);
   if (!values.length) return;
+  // All panels take their places first: their width is known only then.
+  const later = [];
   for (const pattern of Object.keys(told.patterns)) {
     const list = own.filter((row) => row.pattern === pattern).sort(byType);
     if (!list.length) continue;
@@ -68,11 +71,12 @@ function drawPanels(target) {
     target.append(panel);
     const drawn = list.map((row) => ({ label: row.server_type, marks: [
       { shape: "tick", value: row.ideal_s, tip: `ideal: ${seconds(row.ideal_s)}` },
-      ...Object.entries(row.predicted_s).filter(([side, value]) => value && row.cells[side]).map(([side, value]) => ({ kind: "model", shape: "diamond", value, tip: `simulated, ${SIDE_NAMES[side]}: ${seconds(value)}`, cell: row.cells[side] })),
+      ...Object.entries(row.predicted_s).filter(([side, value]) => value && row.cells[side]).map(([side, value]) => ({ kind: "model", shape: "diamond", value, shift: side === "ours" ? -7 : 7, tip: `simulated, ${SIDE_NAMES[side]}: ${seconds(value)}`, cell: row.cells[side] })),
       ...measuredMarks(row, 1),
     ] }));
-    lanes(panel, drawn, { left: 165, from: Math.min(...values) * 0.8, to: Math.max(...values) * 1.3, text: seconds, axis: "", label: pattern, laneHeight: 26, dense: false });
+    later.push(() => lanes(panel, drawn, { left: 150, from: Math.min(...values) * 0.8, to: Math.max(...values) * 1.3, text: tickText, axis: "", label: pattern, laneHeight: 34, dense: false }));
   }
+  for (const make of later) make();
   target.prepend(legend([["ours", "ours"], ["apache", "Apache"], ["ink", "ideal", "tick"], ["model", "simulated", "dia"]]));
   target.firstChild.style.gridColumn = "1 / -1";
 }
@@ -87,14 +91,16 @@ function drawTimelines(target) {
   const side = chosen("side");
   const wanted = told.rows.filter((row) => row.workload === work && row.published && (row.name > "1b" || told.headline.includes(row.id)));
   const list = wanted.length ? wanted : told.rows.filter((row) => row.workload === work && row.pattern === "ten");
+  const later = [];
   for (const row of list) {
     const cell = cells.get(row.cells[side]);
     if (!cell || !cell.calls.length || cell.failure) continue;
     const head = row.published && row.name < "2" ? patternText(row.pattern) : `${row.server_type}, ${patternText(row.pattern)}`;
     const panel = html("div", { class: "panel link", tabindex: 0, role: "button", "data-cell": cell.cell }, html("h3", {}, `${row.name} · ${head}`), html("p", {}, `${seconds(elapsed(cell))}, ideal ${seconds(row.ideal_s)}. ${row.why}`));
     target.append(panel);
-    timeline(panel, cell);
+    later.push(() => timeline(panel, cell));
   }
+  for (const make of later) make();
   if (!target.children.length) target.append(html("p", { class: "note" }, "Nothing of this side was measured."));
 }
 
@@ -111,7 +117,8 @@ function drawLatencies(target) {
     }
   }
   if (!drawn.length) return;
-  target.append(legend([...list.map((row) => [null, row.server_type, "", typeColour(row.server_type)]), [null, "solid: ours, dashed: Apache", "tick", "transparent"]]));
+  target.append(legend([...list.map((row) => [null, row.server_type, "", typeColour(row.server_type)])]));
+  target.firstChild.append(html("span", {}, "solid: ours, dashed: Apache"));
   distribution(target, drawn, { label: "distribution of latencies" });
 }
 
@@ -154,7 +161,7 @@ function drawPredicted(target) {
   const every = points.flatMap((point) => [point.x, point.y]);
   const range = [Math.min(...every) / 1.4, Math.max(...every) * 1.4];
   target.append(legend([["ours", "ours"], ["apache", "Apache"], ["bad", "further off than 15 %"]]));
-  scatter(target, points, { log: true, x: range, y: range, xText: seconds, yText: seconds, xAxis: "measured", yAxis: "simulated", label: "simulated against measured",
+  scatter(target, points, { log: true, x: range, y: range, xText: tickText, yText: tickText, xAxis: "measured", yAxis: "simulated", label: "simulated against measured",
     under: (made, x, y) => {
       const [a, b] = range;
       const clip = (value) => Math.min(b, Math.max(a, value));
