@@ -10,7 +10,6 @@ from __future__ import annotations
 import math
 from collections.abc import Callable
 from dataclasses import dataclass, field, fields
-from functools import cache
 from typing import Any, get_args, get_type_hints
 
 from thriftserve.errors import ConfigError
@@ -127,11 +126,18 @@ def _is_a(kind: type, value: Any) -> bool:
     return type(value) is kind
 
 
-@cache
+#: A class is looked through once: each child of a forking server reads its settings anew.
+_known: dict[type, tuple[Setting, ...]] = {}
+
+
 def settings_of(cls: type) -> tuple[Setting, ...]:
     """Every setting of a settings class, in the order in which they are written."""
-    hints = get_type_hints(cls)
-    return tuple(_setting(one.name, hints[one.name], one.default, one.metadata["setting"]) for one in fields(cls))
+    if cls not in _known:
+        hints = get_type_hints(cls)
+        _known[cls] = tuple(
+            _setting(one.name, hints[one.name], one.default, one.metadata["setting"]) for one in fields(cls)
+        )
+    return _known[cls]
 
 
 def _setting(name: str, hint: Any, default: Any, info: SettingInfo) -> Setting:
