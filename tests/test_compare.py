@@ -9,11 +9,11 @@ from typing import Any
 
 import pytest
 
+from sweep_windows import window
 from thriftserve_bench import cli, results
 from thriftserve_bench.compare import beyond_noise
 from thriftserve_bench.experiments import record as experiments
-from thriftserve_bench.sweep import latency
-from thriftserve_bench.sweep.record import CLOSED, Point, Setting, SweepRun, SweepWindow, Variant
+from thriftserve_bench.sweep.record import CLOSED, Point, Setting, SweepRun, Variant
 
 MACHINE = {"cpu": "Abacus", "cores": 2}
 SETTINGS: dict[str, Any] = {"workers": 4, "threads": 10, "pin": True, "cores": {"load": "0", "servers": "1"}}
@@ -36,31 +36,9 @@ def calls_run(rates: Sequence[float], apache: Sequence[float] = USUAL, **changed
 
 def sweep_run(p99_ms: Sequence[float], load: float = 4.0) -> SweepRun:
     """Results of `sweep`: one point; of the 100 calls of a window the slowest two took `p99_ms`."""
-    plain = SweepWindow(
-        calls=100,
-        failures={},
-        reason="",
-        unanswered=0,
-        elapsed_s=1.0,
-        latency="",
-        from_send="",
-        lag="",
-        waited=0,
-        queue="",
-        compute="",
-        mean_batch_rows=0.0,
-        server_cpu_s=0.1,
-        client_cpu_s=[0.1],
-        client_starved_s=[0.0],
-        rss_bytes=0,
-        pss_bytes=0,
-        uss_bytes=2**20,
-        load_1m=0.0,
-        seed=0,
-    )
-    texts = [latency.encoded(latency.counted_us([1000] * 98 + [int(one * 1000)] * 2)) for one in p99_ms]
+    windows = [window([1000] * 98 + [int(one * 1000)] * 2) for one in p99_ms]
     setting = Setting(Variant("TForkingServer", 0, 0), "tiny", CLOSED, load, int(load))
-    point = Point(setting, windows=[replace(plain, latency=one) for one in texts], settled=True)
+    point = Point(setting, windows=windows, settled=True)
     return SweepRun("now", {"connections": 32, "cores": {}}, MACHINE, {}, "unknown", [point])
 
 

@@ -7,7 +7,7 @@ import subprocess
 import sys
 import tempfile
 import time
-from dataclasses import replace
+from contextlib import suppress
 from itertools import pairwise
 from pathlib import Path
 from statistics import mean, pvariance
@@ -15,6 +15,7 @@ from statistics import mean, pvariance
 import psutil
 import pytest
 
+import sweep_windows
 from thriftserve_bench import cli
 from thriftserve_bench.server_process import ServerProcess
 from thriftserve_bench.sweep import latency
@@ -34,31 +35,9 @@ QUICK = ["--seconds", "0.2", "--max-windows", "3", "--no-pin"]
 ECHO = Variant("TThreadPoolServer", 0, 10)
 
 
-def window(calls: int = 100, p50_us: int = 1000, elapsed_s: float = 1.0, **changed: object) -> SweepWindow:
+def window(calls: int = 100, p50_us: int = 1000, **changed: object) -> SweepWindow:
     """A window in which each call took `p50_us`."""
-    plain = SweepWindow(
-        calls=calls,
-        failures={},
-        reason="",
-        unanswered=0,
-        elapsed_s=elapsed_s,
-        latency=latency.encoded(latency.counted_us([p50_us] * calls)),
-        from_send="",
-        lag="",
-        waited=0,
-        queue="",
-        compute="",
-        mean_batch_rows=0.0,
-        server_cpu_s=0.1,
-        client_cpu_s=[0.1],
-        client_starved_s=[0.0],
-        rss_bytes=0,
-        pss_bytes=0,
-        uss_bytes=0,
-        load_1m=0.0,
-        seed=0,
-    )
-    return replace(plain, **changed)  # type: ignore[arg-type]  # fields by name
+    return sweep_windows.window([p50_us] * calls, **changed)
 
 
 def point(mode: str, load: float, *windows: SweepWindow) -> Point:
@@ -202,6 +181,8 @@ def test_sweep_of_a_real_server(tmp_path: Path, capsys: pytest.CaptureFixture[st
     assert not run.cut_short
     shown = capsys.readouterr().out
     assert "300/s" in shown
+    assert cli.main(["report", str(out)]) == 0
+    assert capsys.readouterr().out == shown
     text = (page / "README.md").read_text(encoding="utf-8")
     assert text.count("TThreadPoolServer 10t") == 2
     assert {one.name for one in page.iterdir()} == {"README.md", "sweep-echo_tiny.png", "sweep-echo_tiny.svg"}
@@ -268,31 +249,43 @@ def test_interrupt_keeps_what_was_measured(tmp_path: Path) -> None:
     out = tmp_path / "sweep.json"
     command = [sys.executable, "-m", "thriftserve_bench.cli", "sweep", "--seconds", "60", "--out", str(out)]
     running = subprocess.Popen(command, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
+    family: list[psutil.Process] = []
     try:
         family = wait_for_calls(running.pid)
         running.send_signal(signal.SIGINT)
-        assert running.wait(60) == 130
+        assert running.wait(40) == 130
+        _, alive = psutil.wait_procs(family, 20)
+        assert not alive
     finally:
         running.kill()
+        running.wait()
+        for one in family:
+            with suppress(psutil.NoSuchProcess):
+                one.kill()
     run = load_sweep(out)
     assert run.cut_short
     assert run.points
-    _, alive = psutil.wait_procs(family, 20)
-    assert not alive
 
 
 def wait_for_calls(pid: int) -> list[psutil.Process]:
-    """Waits until a sweep has a client on its server; its processes then."""
+    """Waits until a sweep is in the middle of its first window; its processes then."""
     until = time.monotonic() + 60
+    began_s: float | None = None
     while time.monotonic() < until:
         family = psutil.Process(pid).children(recursive=True)
         for one in family:
             try:
-                is_server = any("our_host" in part for part in one.cmdline())
-                if is_server and any(each.status == psutil.CONN_ESTABLISHED for each in one.net_connections()):
-                    return family
+                if not any("our_host" in part for part in one.cmdline()):
+                    continue
+                called = any(each.status == psutil.CONN_ESTABLISHED for each in one.net_connections())
+                spent_s = one.cpu_times().user + one.cpu_times().system
             except psutil.NoSuchProcess:
                 continue
+            if called and began_s is None:
+                began_s = spent_s
+            # The warm-up takes half a second: the server can't have worked that long in it.
+            if began_s is not None and spent_s > began_s + 0.6:
+                return family
         time.sleep(0.02)
     raise AssertionError("no call was made")
 

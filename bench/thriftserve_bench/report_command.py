@@ -17,6 +17,8 @@ from rich.console import Console
 
 from thriftserve_bench import report, results
 from thriftserve_bench.experiments import digest, record
+from thriftserve_bench.sweep import record as sweeps
+from thriftserve_bench.sweep import table as sweep_table
 
 
 @dataclass(frozen=True)
@@ -37,9 +39,16 @@ def _experiments_page(run: Any, directory: Path) -> Path:
     return write_page(run, directory)
 
 
+def _sweep_page(run: Any, directory: Path) -> Path:
+    from thriftserve_bench.sweep.report import write_page
+
+    return write_page(run, directory)
+
+
 FORMATS = {
     results.FORMAT: Format(results.load_run, report.markdown, report.show),
     record.FORMAT: Format(record.load_experiments, digest.markdown, digest.show, _experiments_page),
+    sweeps.FORMAT: Format(sweeps.load_sweep, sweep_table.table, sweep_table.show, _sweep_page),
 }
 
 
@@ -50,9 +59,11 @@ def add_to(commands: Any) -> None:
         help="the tables, plots and page of an earlier run",
         description="Shows what a file of results says. Nothing is measured.",
     )
-    parser.add_argument("file", type=Path, help="what calls or experiments wrote")
+    parser.add_argument("file", type=Path, help="what calls, experiments or sweep wrote")
     parser.add_argument("--markdown", action="store_true", help="as Markdown")
-    parser.add_argument("--page", type=Path, metavar="DIR", help="experiments: write index.html and plots there")
+    parser.add_argument(
+        "--page", type=Path, metavar="DIR", help="write the page and its plots there: of experiments or a sweep"
+    )
     parser.set_defaults(run=run)
 
 
@@ -61,7 +72,7 @@ def run(flags: argparse.Namespace) -> int:
     try:
         made = FORMATS[_format_of(flags.file)]
         found = made.load(flags.file)
-    except (results.NotARun, record.NotAnExperimentRun, OSError) as error:
+    except (results.NotARun, record.NotAnExperimentRun, sweeps.NotASweep, OSError) as error:
         print(f"thriftserve-bench: {error}", file=sys.stderr)
         return 1
     if flags.page is None or flags.markdown:
@@ -78,7 +89,7 @@ def _tell(made: Format, found: Any, as_markdown: bool) -> None:
 
 def _page(made: Format, found: Any, directory: Path) -> int:
     if made.write_page is None:
-        print("thriftserve-bench: --page is for results of the experiments", file=sys.stderr)
+        print("thriftserve-bench: --page is for results of experiments and sweep", file=sys.stderr)
         return 1
     print(f"page: {made.write_page(found, directory)}", file=sys.stderr)
     return 0

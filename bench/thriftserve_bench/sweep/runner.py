@@ -22,7 +22,7 @@ from thriftserve_client.errors import ThriftServeClientError
 _PACKAGES = ("thriftserve", "thrift", "numpy", "tensorflow-cpu", "tensorflow", "hdrhistogram")
 _LIMIT_S = 0.5
 #: Warm-up before a point's first window, as a part of a window, and at most in seconds.
-_WARM_UP, _WARM_UP_S = 0.3, 1.0
+_WARM_UP, _WARM_UP_S = 0.3, 0.5
 
 #: Called with a point after each of its windows, and once more, with True, when it is over.
 Tick = Callable[[Point, bool], None]
