@@ -77,10 +77,10 @@ class TProcessPoolServer:
                     self._accept_one(acceptor, refuser)
                 elif fd != waking:
                     self._turn(self._connections[fd])
-                    self._stay_with_only()
                 if self._host.draining:
                     return
             self._turn_pending()
+            self._stay_with_only()
             now = time.monotonic()
             if not self._listening and now >= self._rearm_at:
                 self._listen(acceptor, True)
