@@ -14,11 +14,13 @@ import pytest
 from PIL import Image
 
 from experiment_samples import sample_run
-from thriftserve_bench.cli import main
+from thriftserve_bench.cli import main, make_parser
 from thriftserve_bench.experiments import digest
 from thriftserve_bench.experiments.advice import FORKING, POOL, Advice, advise
+from thriftserve_bench.experiments.command import settings_of
 from thriftserve_bench.experiments.consistency import findings
 from thriftserve_bench.experiments.ideal import ideal_s
+from thriftserve_bench.experiments.joined import commands
 from thriftserve_bench.experiments.page import write_page
 from thriftserve_bench.experiments.record import PATTERNS, Call, ExperimentRun, Outcome, load_experiments
 from thriftserve_bench.experiments.table import headline, rows
@@ -353,7 +355,30 @@ def test_the_terminal_shows_the_same_times(stored: Path, capsys: pytest.CaptureF
     assert main(["report", str(stored)]) == 0
     told = capsys.readouterr().out
     assert "wanted at 300 ms: under 3 s: met" in told
-    assert "work: hold-gil" in told
+    assert "hold-gil 300 ms: 100 threads × 1 call, a client each" in told
+    assert max(map(len, told.split("Row 2")[0].splitlines())) <= 80
+
+
+def test_runs_of_one_machine_are_joined(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    """Two workloads' files make one table; where the machines differ it is refused."""
+    files = [tmp_path / f"{name}.json" for name in ("hold-gil", "sleep", "elsewhere")]
+    for path, cores in zip(files, (2, 2, 64), strict=True):
+        name = "sleep" if path.stem == "elsewhere" else path.stem
+        sample_run(workloads=(name,), cores=cores).save(path)
+    assert main(["report", "--markdown", *map(str, files[:2])]) == 0
+    told = capsys.readouterr().out
+    assert "hold-gil 300 ms" in told
+    assert "sleep 300 ms" in told
+    assert main(["report", "--markdown", str(files[0]), str(files[2])]) == 1
+    assert "cores is 2 in one and 64 in another" in capsys.readouterr().err
+
+
+def test_the_command_to_measure_again(run: ExperimentRun) -> None:
+    """The page's command line is one that the experiments understand, with the run's own settings."""
+    run.settings = {"workload": "spin", "service_ms": 15.0, "workers": 3, "threads": 4, "side_by_side": 2}
+    (line,) = commands(run)
+    told = settings_of(make_parser().parse_args(line.split()[1:]))
+    assert (told.workload, told.service_ms, told.workers, told.threads, told.side_by_side) == ("spin", 15.0, 3, 4, 2)
 
 
 @pytest.mark.parametrize(

@@ -8,7 +8,7 @@ from __future__ import annotations
 import argparse
 import json
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -17,6 +17,7 @@ from rich.console import Console
 
 from thriftserve_bench import report, results
 from thriftserve_bench.experiments import digest, record
+from thriftserve_bench.experiments.joined import joined
 from thriftserve_bench.sweep import record as sweeps
 from thriftserve_bench.sweep import table as sweep_table
 
@@ -30,6 +31,8 @@ class Format:
     show: Callable[[Any, Console], None]
     #: Writes a page into a directory and returns its path; None: there is none of this kind.
     write_page: Callable[[Any, Path], Path] | None = None
+    #: Several files as one; None: only one of this kind at a time.
+    join: Callable[[Sequence[Any]], Any] | None = None
 
 
 def _experiments_page(run: Any, directory: Path) -> Path:
@@ -47,7 +50,7 @@ def _sweep_page(run: Any, directory: Path) -> Path:
 
 FORMATS = {
     results.FORMAT: Format(results.load_run, report.markdown, report.show),
-    record.FORMAT: Format(record.load_experiments, digest.markdown, digest.show, _experiments_page),
+    record.FORMAT: Format(record.load_experiments, digest.markdown, digest.show, _experiments_page, joined),
     sweeps.FORMAT: Format(sweeps.load_sweep, sweep_table.table, sweep_table.show, _sweep_page),
 }
 
@@ -59,7 +62,13 @@ def add_to(commands: Any) -> None:
         help="the tables, plots and page of an earlier run",
         description="Shows what a file of results says. Nothing is measured.",
     )
-    parser.add_argument("file", type=Path, help="what calls, experiments or sweep wrote")
+    parser.add_argument(
+        "files",
+        nargs="+",
+        type=Path,
+        metavar="FILE",
+        help="what calls, experiments or sweep wrote; several experiments of one machine are shown as one",
+    )
     parser.add_argument("--markdown", action="store_true", help="as Markdown")
     parser.add_argument(
         "--page", type=Path, metavar="DIR", help="write the page and its plots there: of experiments or a sweep"
@@ -70,14 +79,24 @@ def add_to(commands: Any) -> None:
 def run(flags: argparse.Namespace) -> int:
     """Shows it; 1 where the file is of no use."""
     try:
-        made = FORMATS[_format_of(flags.file)]
-        found = made.load(flags.file)
+        made, found = _loaded(flags.files)
     except (results.NotARun, record.NotAnExperimentRun, sweeps.NotASweep, OSError) as error:
         print(f"thriftserve-bench: {error}", file=sys.stderr)
         return 1
     if flags.page is None or flags.markdown:
         _tell(made, found, flags.markdown)
     return _page(made, found, flags.page) if flags.page is not None else 0
+
+
+def _loaded(paths: Sequence[Path]) -> tuple[Format, Any]:
+    formats = [FORMATS[_format_of(path)] for path in paths]
+    found = [made.load(path) for made, path in zip(formats, paths, strict=True)]
+    if len(found) == 1:
+        return formats[0], found[0]
+    join = formats[0].join
+    if join is None or any(made is not formats[0] for made in formats):
+        raise results.NotARun("several files: all must be results of the experiments")
+    return formats[0], join(found)
 
 
 def _tell(made: Format, found: Any, as_markdown: bool) -> None:

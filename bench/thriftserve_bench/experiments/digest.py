@@ -6,13 +6,15 @@ FILE.json  -->  ExperimentRun  -->  rows, verdicts, findings  -->  Markdown | te
 from __future__ import annotations
 
 from collections.abc import Iterable, Sequence
+from itertools import groupby
 
+from rich.box import SIMPLE
 from rich.console import Console
 from rich.table import Table
 
 from thriftserve_bench.experiments.consistency import findings
 from thriftserve_bench.experiments.prediction import WITHIN
-from thriftserve_bench.experiments.record import APACHE, OURS, SIDES, ExperimentRun
+from thriftserve_bench.experiments.record import APACHE, OURS, PATTERNS, SIDES, ExperimentRun
 from thriftserve_bench.experiments.table import Cell, Row, cells, headline, rows
 from thriftserve_bench.experiments.targets import Verdict, verdicts
 
@@ -30,6 +32,8 @@ HEADINGS = (
     "on 64 cores",
     "why",
 )
+#: The columns that a terminal has room for.
+_SHOWN = (0, 2, 5, 6, 7, 8, 9)
 _NONE = "–"
 #: What the run's workload stands for, wherever it is shown.
 STAND_IN = (
@@ -56,19 +60,26 @@ def markdown(run: ExperimentRun) -> str:
 
 
 def show(run: ExperimentRun, console: Console) -> None:
-    """The same on a terminal, without the reasons."""
-    shown = (0, 1, 2, 4, 5, 6, 7, 8, 9)
+    """The same on a terminal of 80 columns, without the reasons: a table for each pattern of clients."""
     found = rows(run)
-    for workload in dict.fromkeys(one.workload for one in run.outcomes):
-        table = Table(header_style="bold", title=f"work: {workload}", title_justify="left")
-        for at in shown:
-            table.add_column(HEADINGS[at], justify="left" if at < 5 else "right", overflow="fold")
-        for row in found:
-            if row.workload == workload:
-                table.add_row(*(texts(row)[at] for at in shown))
+    for _, group in groupby(sorted(found, key=_table_of), key=_table_of):
+        own = list(group)
+        title = f"{own[0].workload} {own[0].service_s * 1000:g} ms: {clients(own[0])}"
+        table = Table(header_style="bold", title=title, title_justify="left", title_style="bold", box=SIMPLE)
+        for at in _SHOWN:
+            table.add_column(HEADINGS[at], justify="left" if at < 5 else "right", no_wrap=at < 5)
+        for row in own:
+            shown = list(texts(row))
+            # Narrow: no number where nobody published one, and no second prediction.
+            shown[0], shown[9] = row.name if row.published else "", seconds(row.predicted_ours_s)
+            table.add_row(*(shown[at] for at in _SHOWN))
         console.print(table)
     for line in (*_marks(run), *map(verdict_text, verdicts(found)), *preface(run)):
         console.print(line, highlight=False)
+
+
+def _table_of(row: Row) -> tuple[str, int]:
+    return row.workload, list(PATTERNS).index(row.pattern.name)
 
 
 def texts(row: Row) -> tuple[str, ...]:

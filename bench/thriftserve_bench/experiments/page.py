@@ -14,6 +14,7 @@ from string import Template
 from thriftserve_bench.experiments import digest, page_data, page_html
 from thriftserve_bench.experiments.consistency import findings
 from thriftserve_bench.experiments.explanations import fork_line
+from thriftserve_bench.experiments.joined import commands
 from thriftserve_bench.experiments.plots import write_plots
 from thriftserve_bench.experiments.prediction import WITHIN
 from thriftserve_bench.experiments.record import ExperimentRun
@@ -69,7 +70,7 @@ def page(run: ExperimentRun, found: Sequence[Row], plots: Sequence[str] = ()) ->
         model_text=_model_text(found),
         full_table=page_html.table(found, "full"),
         workload_notes=page_html.workload_notes(run),
-        command=escape(str(run.settings.get("command", "thriftserve-bench experiments"))),
+        command="</code>, <code>".join(map(escape, commands(run))),
         plots=", ".join(f'<a href="{PLOTS}/{escape(name)}">{escape(name)}</a>' for name in plots),
         facts=page_html.facts(run),
         raw=page_data.as_script(page_data.raw(run)),
@@ -125,8 +126,8 @@ def _fork_text(run: ExperimentRun) -> str:
     return (
         f"<p>{escape(measured)}</p>"
         "<p>fork() copies the parent's page tables: the more memory it has, the longer every child takes to be born, "
-        "and the parent accepts nobody meanwhile. Ten connections pay for ten forks, a hundred for a hundred, one after "
-        "the other.</p>"
+        "and the parent accepts nobody meanwhile. Ten connections pay for ten forks, a hundred for a hundred, one "
+        "after the other.</p>"
         f"<p>That is what separates the published experiment 5 from 6: both follow from {low * 1000:.0f} to "
         f"{high * 1000:.0f} ms a fork, {10 * low:.1f} s for 10 connections and {100 * low:.1f} s for 100, on top of "
         "the calls themselves.</p>"

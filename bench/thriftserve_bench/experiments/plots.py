@@ -13,6 +13,7 @@ from typing import Any
 import matplotlib as mpl
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
+from matplotlib.ticker import LogLocator, NullFormatter
 
 from thriftserve_bench.experiments import digest
 from thriftserve_bench.experiments.prediction import WITHIN
@@ -82,7 +83,7 @@ def experiments(found: Sequence[Row]) -> Figure:
 
 def _experiment(axes: Axes, own: Sequence[Row]) -> None:
     places = range(len(own))
-    axes.set_xscale("log")
+    _log_seconds(axes, "x")
     axes.set_yticks(list(places), [row.server_type for row in own])
     axes.grid(axis="x", color="#dddddd", linewidth=0.7)
     axes.set_axisbelow(True)
@@ -104,7 +105,8 @@ def latencies(found: Sequence[Row]) -> Figure | None:
         own = sorted((row for row in found if row.pattern == pattern), key=_type_place)
         for row in own:
             _distribution(axes, row)
-        axes.set(xscale="log", xlabel="seconds until the answer", ylim=(0, 1))
+        axes.set(xlabel="seconds until the answer", ylim=(0, 1))
+        _log_seconds(axes, "x")
         axes.grid(color="#dddddd", linewidth=0.7)
         axes.set_title(f"{pattern.threads} clients × {pattern.calls_per_thread}")
     panels[0].set_ylabel("part of the calls")
@@ -139,7 +141,14 @@ def forks(run: ExperimentRun) -> Figure:
         axes.plot([mib] * len(times), times, ".", color=colour, alpha=0.25)
         axes.plot([mib], [median(times)], "*" if special else "o", color=colour, markersize=13 if special else 6)
         if special:
-            axes.annotate("TensorFlow loaded", (mib, median(times)), (8, 8), textcoords="offset points", color=colour)
+            axes.annotate(
+                "TensorFlow loaded",
+                (mib, median(times)),
+                (-10, 4),
+                textcoords="offset points",
+                color=colour,
+                ha="right",
+            )
     axes.set(xlabel="MiB resident in the parent", ylabel="ms for one fork()", xlim=(0, None), ylim=(0, None))
     axes.grid(color="#dddddd", linewidth=0.7)
     axes.margins(x=0.2)
@@ -167,10 +176,21 @@ def predicted(found: Sequence[Row]) -> Figure | None:
     axes.fill_between(ends, low, high, color="#8541a8", alpha=0.15, label=f"within {WITHIN:.0%}", linewidth=0)
     for side in SIDES:
         axes.plot(*_columns(pairs[side]), "o", color=COLOURS[side], alpha=0.75, label=NAMES[side])
-    axes.set(xscale="log", yscale="log", xlabel="measured, seconds", ylabel="simulated, seconds", xlim=ends, ylim=ends)
+    axes.set(xlabel="measured, seconds", ylabel="simulated, seconds", xlim=ends, ylim=ends)
+    _log_seconds(axes, "x")
+    _log_seconds(axes, "y")
     axes.legend(frameon=False)
     axes.set_title("Does the explanation hold?")
     return figure
+
+
+def _log_seconds(axes: Axes, name: str) -> None:
+    """A logarithmic axis with plain numbers on it."""
+    axis = axes.xaxis if name == "x" else axes.yaxis
+    axes.set(**{f"{name}scale": "log"})
+    axis.set_major_locator(LogLocator(subs=(1, 2, 5)))
+    axis.set_major_formatter("{x:g}")
+    axis.set_minor_formatter(NullFormatter())
 
 
 def _columns(pairs: Sequence[tuple[float | None, float | None]]) -> tuple[list[float], list[float]]:

@@ -51,9 +51,9 @@ def _draw(axes: Axes, outcome: Outcome) -> None:
     clients = max(call.thread for call in outcome.calls) + 1
     hues = colormaps["hsv"]
     for at, (_, bars) in enumerate(placed):
-        spans = [(bar.begin_s, bar.end_s - bar.begin_s) for bar in bars]
+        spans = [(bar.begin_s, 0.96 * (bar.end_s - bar.begin_s)) for bar in bars]
         colours = [hues(0.9 * bar.call.thread / clients) for bar in bars]
-        axes.broken_barh(spans, (at - 0.42, 0.84), facecolors=colours, edgecolor="white", linewidth=0.4)
+        axes.broken_barh(spans, (at - 0.42, 0.84), facecolors=colours, alpha=0.75, linewidth=0)
     if len(placed) <= _NAMED_LANES:
         axes.set_yticks(range(len(placed)), [f"process {pid}" if pid else "process unknown" for pid, _ in placed])
     else:
