@@ -183,6 +183,10 @@ def end_early(calls: list[Call]) -> list[Call]:
     return [replace(calls[0], end_s=calls[0].end_s - 0.2), *calls[1:]]
 
 
+def start_late(calls: list[Call]) -> list[Call]:
+    return [replace(calls[0], start_s=calls[0].end_s - 0.2), *calls[1:]]
+
+
 def end_before_the_start(calls: list[Call]) -> list[Call]:
     return [replace(calls[0], end_s=calls[0].start_s - 0.1), *calls[1:]]
 
@@ -203,6 +207,7 @@ def all_in_one_process(calls: list[Call]) -> list[Call]:
         swap_for_another,
         end_late,
         end_early,
+        start_late,
         end_before_the_start,
         start_again_too_soon,
         all_in_one_process,
