@@ -184,7 +184,7 @@ def end_early(calls: list[Call]) -> list[Call]:
 
 
 def start_late(calls: list[Call]) -> list[Call]:
-    return [replace(calls[0], start_s=calls[0].end_s - 0.2), *calls[1:]]
+    return [*calls[:5], replace(calls[5], start_s=calls[5].end_s - 0.2), *calls[6:]]
 
 
 def end_before_the_start(calls: list[Call]) -> list[Call]:
