@@ -126,7 +126,8 @@ def test_queue_is_full(server_type: str) -> None:
             assert all(each == 3 for each in crowd.answers if not isinstance(each, Exception))
             assert 1 <= len(refused) < len(crowd.answers) == 8
             assert re.search("full|limit", str(refused[0]))
-            server.serves()
+            # Connections of clients that have gone count until somebody has closed them.
+            eventually(lambda: _is_served(server), "room for the next client")
 
 
 @pytest.mark.parametrize("server_type", MANY_IDLE)

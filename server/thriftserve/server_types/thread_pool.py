@@ -2,9 +2,10 @@
 
     accept --> queue --> thread: serve it while it is busy --> idle --> parked --> readable --> queue
 
-A thread belongs to a connection while requests come, and for a moment after. Then the connection is
-parked with the thread that accepts, so that idle clients, however many, hold no thread. Where others
-wait, it goes to the back of the queue after each turn, so that busy clients do not starve them.
+While there are no more connections than threads, each keeps its thread for a moment between two requests,
+which spares both the way through the queue. With more of them, a connection whose next request is not
+there yet is parked with the thread that accepts, so that quiet clients, however many, hold no thread;
+one that is busy goes to the back of the queue after each turn, so that it does not starve the others.
 """
 
 from __future__ import annotations
@@ -22,12 +23,13 @@ from thriftserve.server_types.refuser import Refuser
 
 log = logging.getLogger(__name__)
 
-#: How long a thread waits for a connection's next request before it parks it. Longer than a client
+#: How long a thread waits for its connection's next request before it parks it. Longer than a client
 #: takes between two calls in a row, and short against anything a person would notice.
 LINGER_S = 0.02
-#: The same while others wait: 1,500 clients with a call each must not need 30 s of threads. Waited by poll,
-#: for the kernel rounds a socket's own time-out up to its ticks, 8 ms for one.
+#: The same while there are more connections than threads, for as many threads as may wait at once then: few, or
+#: the quiet clients of an even load hold them all. Waited by poll: the kernel rounds a socket's own time-out up.
 _CROWDED_LINGER_MS = 1
+_CROWDED_LINGERERS = 0.25
 #: How long a connection may keep its thread while others wait.
 TURN_S = 0.01
 _SWEEP_S = 1.0
@@ -44,6 +46,7 @@ class TThreadPoolServer:
         self._epoll: select.epoll
         self._refuser = Refuser(host)
         self._open = 0
+        self._lingering = 0
         self._closing = False
 
     def prepare(self) -> None:
@@ -123,11 +126,26 @@ class TThreadPoolServer:
         turn_ends = time.monotonic() + TURN_S
 
         def over() -> bool:
-            if self._ready.empty():
+            if self._open <= self._host.settings.threads:
                 return False
-            return time.monotonic() >= turn_ends or not connection.readable_within(_CROWDED_LINGER_MS)
+            if time.monotonic() >= turn_ends and not self._ready.empty():
+                return True
+            return not self._more_comes(connection)
 
         return over() or connection.serve_while_busy(LINGER_S, over)
+
+    def _more_comes(self, connection: Connection) -> bool:
+        """Whether its next request is there; waited for a moment where nobody else waits and few threads do."""
+        allowed = self._lingering < _CROWDED_LINGERERS * self._host.settings.threads
+        if not (allowed and self._ready.empty()):
+            return connection.readable_within(0)
+        with self._lock:
+            self._lingering += 1
+        try:
+            return connection.readable_within(_CROWDED_LINGER_MS)
+        finally:
+            with self._lock:
+                self._lingering -= 1
 
     def _park(self, connection: Connection) -> bool:
         """Has the connection watched, or queued where more of it was read already; false once the host drains."""
