@@ -42,6 +42,7 @@ def sample_run(service_ms: float = 300, workloads: Sequence[str] = ("hold-gil",)
         commit="0" * 12,
         outcomes=outcomes,
         fork_costs=_fork_costs(chance),
+        calibration={"call_s/ours/TForkingServer": 0.0005, "first_call_s/ours/TForkingServer": 0.0125},
     )
 
 

@@ -353,6 +353,7 @@ def test_markdown_by_the_command(stored: Path, capsys: pytest.CaptureFixture[str
     assert re.search(r"^\| 2 \| 10 threads × 10 calls, a client each \| TProcessPoolServer \|", told, re.MULTILINE)
     assert "stand-in for a machine with a core for every worker" in told
     assert "A process for each call: 100 forks one after another" in told
+    assert "A child takes 12.0 ms with ours to be born and ready" in told
 
 
 def test_the_terminal_shows_the_same_times(stored: Path, capsys: pytest.CaptureFixture[str]) -> None:

@@ -35,7 +35,7 @@ def wheel(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 def test_everything_is_in_the_wheel(wheel: Path) -> None:
-    """Each source file of each package is in the wheel, the page's files and the markers for type checkers too, and nothing else."""
+    """Each source file of each package is in the wheel, the page's files and the type markers too, and nothing else."""
     with zipfile.ZipFile(wheel) as archive:
         inside = {name for name in archive.namelist() if ".dist-info/" not in name}
     expected = {

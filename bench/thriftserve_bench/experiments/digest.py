@@ -51,7 +51,7 @@ def markdown(run: ExperimentRun) -> str:
         *_marks(run),
         _markdown_table(HEADINGS, [texts(row) for row in first]),
         _list(verdict_text(one) for one in verdicts(found)),
-        "### Rows nobody published\n",
+        "### Every other type\n",
         _markdown_table(HEADINGS[:-1], [texts(row)[:-1] for row in rest]),
         "### How it was measured\n",
         _list(preface(run)),

@@ -8,9 +8,21 @@ from __future__ import annotations
 from statistics import median
 
 from thriftserve_bench.experiments.ideal import HOLDS_LOCK, USES_CORE
-from thriftserve_bench.experiments.record import HUNDRED, PATTERNS, SERIES, SHARED, ExperimentRun, ForkCost, Outcome
+from thriftserve_bench.experiments.record import (
+    APACHE,
+    HUNDRED,
+    OURS,
+    PATTERNS,
+    SERIES,
+    SHARED,
+    SIDES,
+    ExperimentRun,
+    ForkCost,
+    Outcome,
+)
 from thriftserve_bench.experiments.simulator import published_fork_s
 
+_WHOSE = {OURS: "ours", APACHE: "Apache's"}
 _IN_ONE_PROCESS = ("TThreadedServer", "TThreadPoolServer", "TNonblockingServer")
 
 
@@ -47,6 +59,16 @@ def fork_line(run: ExperimentRun) -> str:
     return f"A fork costs {_fork(least)}, {_fork(most)}."
 
 
+def child_line(run: ExperimentRun) -> str:
+    """What a connection's child costs beyond a call, until its first answer; empty where it was not measured."""
+    told = []
+    for side in SIDES:
+        first, call = (run.calibration.get(f"{name}/{side}/TForkingServer") for name in ("first_call_s", "call_s"))
+        if first is not None and call is not None:
+            told.append(f"{(first - call) * 1000:.1f} ms with {_WHOSE[side]}")
+    return f"A child takes {', '.join(told)} to be born and ready, alone on the machine." if told else ""
+
+
 def fork_ms(cost: ForkCost) -> float:
     """Milliseconds of one fork() as the parent sees it: the median of the repetitions."""
     return median(cost.fork_s) * 1000
@@ -79,12 +101,13 @@ def _in_processes(outcome: Outcome, ideal: float, run: ExperimentRun) -> str:
 
 def _published_fork() -> str:
     low, high = published_fork_s()
-    return f" The published 4 s and 11 s both follow from {low * 1000:.0f} to {high * 1000:.0f} ms a fork."
+    return f"The published 4 s and 11 s both follow from {low * 1000:.0f} to {high * 1000:.0f} ms a fork."
 
 
 def _forking(outcome: Outcome, run: ExperimentRun) -> str:
     clients = PATTERNS[outcome.pattern].threads
     if outcome.pattern != HUNDRED.name:
-        return f"A process for each connection: {clients} forks, then {clients} calls at once, a lock each."
-    told = f"A process for each call: {clients} forks one after another, then all calls run at once. {fork_line(run)}"
-    return told.strip() + _published_fork()
+        told = f"A process for each connection: {clients} forks, then {clients} calls at once, a lock each."
+        return f"{told} {child_line(run)}".strip()
+    told = f"A process for each call: {clients} forks one after another, then all calls run at once. {child_line(run)}"
+    return " ".join(filter(None, (told.strip(), fork_line(run), _published_fork())))

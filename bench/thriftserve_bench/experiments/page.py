@@ -13,7 +13,7 @@ from string import Template
 
 from thriftserve_bench.experiments import digest, page_data, page_html
 from thriftserve_bench.experiments.consistency import findings
-from thriftserve_bench.experiments.explanations import fork_line
+from thriftserve_bench.experiments.explanations import child_line, fork_line
 from thriftserve_bench.experiments.joined import commands
 from thriftserve_bench.experiments.plots import write_plots
 from thriftserve_bench.experiments.prediction import WITHIN
@@ -122,7 +122,7 @@ def _check(run: ExperimentRun) -> str:
 
 def _fork_text(run: ExperimentRun) -> str:
     low, high = published_fork_s()
-    measured = fork_line(run)
+    measured = " ".join(filter(None, (fork_line(run), child_line(run))))
     return (
         f"<p>{escape(measured)}</p>"
         "<p>fork() copies the parent's page tables: the more memory it has, the longer every child takes to be born, "
