@@ -71,14 +71,24 @@ class TForkingServer:
             self._wait(acceptor.sock)
             self._reap()
             self._accept(acceptor)
-        for taken in acceptor.last():
+        waiting = acceptor.last()
+        self._drain_children()  # they make room for those that wait
+        for taken in waiting:
+            while self._full():
+                self._await_child()
             self._fork_for(*taken)
+        self._drain_children()
+        while self._children:
+            self._await_child()
+
+    def _drain_children(self) -> None:
         for pid in self._children:
             os.kill(pid, signal.SIGTERM)
-        while self._children:
-            host.wakeup.wait(_TICK_S)
-            host.wakeup.clear()
-            self._reap()
+
+    def _await_child(self) -> None:
+        self._host.wakeup.wait(_TICK_S)
+        self._host.wakeup.clear()
+        self._reap()
 
     def _full(self) -> bool:
         return len(self._children) >= self._host.settings.max_children
