@@ -126,14 +126,18 @@ class Channel:
         finally:
             self._wait_up_to(self._idle_timeout_s)
 
-    def send(self, parts: list[bytes]) -> None:
+    def send(self, parts: list[bytes], size: int | None = None) -> None:
         """Sends one message.
+
+        Args:
+            parts: its segments; the list is the channel's from now on.
+            size: bytes in all of them, where that is known.
 
         Raises:
             ChannelTimeout: the peer did not take it in time.
             OSError: the connection broke.
         """
-        self.send_bytes(parts, sum(map(len, parts)))
+        self.send_bytes(parts, sum(map(len, parts)) if size is None else size)
 
     def send_bytes(self, parts: list[bytes], size: int) -> None:
         """Sends segments of `size` bytes in all."""
@@ -224,8 +228,9 @@ class FramedChannel(Channel):
             self.read_into(view[have:], time.monotonic() + self._message_timeout_s)
         return Frame(buffer, size)
 
-    def send(self, parts: list[bytes]) -> None:
-        size = sum(map(len, parts))
+    def send(self, parts: list[bytes], size: int | None = None) -> None:
+        if size is None:
+            size = sum(map(len, parts))
         parts.insert(0, _LENGTH.pack(size))
         self.send_bytes(parts, size + HEADER_BYTES)
 

@@ -90,7 +90,7 @@ class BinaryProtocol(_Checked, TBinaryProtocol):
     def readMessageBegin(self) -> tuple[str, int, int]:
         trans = self.trans
         # A frame is whole: its buffer is read directly, and what is too short is found out below.
-        read = trans.cstringio_buf.read if type(trans) is Frame else trans.readAll
+        read = trans.read if type(trans) is Frame else trans.readAll
         head = read(8)
         if len(head) < 8:
             raise EOFError("the message ends within its header")

@@ -33,6 +33,10 @@ Refusal = Callable[[str, str], Any]
 _PEER_FAILED = (ChannelTimeout, ChannelClosed, FrameError, OSError)
 
 
+#: A message of this size or less arrived when its handler asks, as far as anybody can tell.
+_SLOW_TO_DECODE_BYTES = 64 * 1024
+
+
 class BadMessage(Exception):
     """What came is no message of this protocol; the connection can't go on."""
 
@@ -55,6 +59,8 @@ class Exchange:
         self._max_bytes = max_bytes
         #: True when the connection has to be closed after the answer just given.
         self.broken = False
+        #: Bytes of the answer just given.
+        self.size = 0
         self._open()
 
     def _open(self) -> None:
@@ -77,13 +83,15 @@ class Exchange:
             ChannelTimeout, ChannelClosed, FrameError, OSError: reading from a `Stream` failed.
         """
         self._iprot.begin(source)
-        arrival.mark(time.monotonic() if arrived is None else arrived)
+        if arrived is None and source.size > _SLOW_TO_DECODE_BYTES:
+            arrived = time.monotonic()
+        arrival.mark(arrived)
         try:
             self.processor.process(self._iprot, self._oprot)
         except BaseException as error:  # a handler may raise anything, SystemExit included
             return self._failed(error)
         parts: list[bytes] = self._out.take()
-        size = sum(map(len, parts))
+        self.size = size = len(parts[0]) + len(parts[1]) if len(parts) == 2 else sum(map(len, parts))
         return parts if size <= self._max_bytes else self._too_large(size)
 
     def refuse(self, source: Frame | Stream, reason: str, refusal: Refusal | None) -> list[bytes]:
@@ -117,7 +125,10 @@ class Exchange:
             self.broken = isinstance(stopped.trans, Stream)  # where the next message begins is unknown
             log.warning("%s: broken arguments: %s", name, _reason(error))
             code, text = TApplicationException.PROTOCOL_ERROR, f"{name}: {_reason(error)}"
-        return [] if kind == TMessageType.ONEWAY else self._exception(name, seqid, code, text)
+        if kind == TMessageType.ONEWAY:
+            self.size = 0
+            return []
+        return self._exception(name, seqid, code, text)
 
     def _too_large(self, size: int) -> list[bytes]:
         name, _, seqid = self._iprot.header
@@ -134,6 +145,7 @@ class Exchange:
         self._oprot.writeMessageEnd()
         self._oprot.trans.flush()
         parts: list[bytes] = self._out.take()
+        self.size = sum(map(len, parts))
         return parts
 
 

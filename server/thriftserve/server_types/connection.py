@@ -104,8 +104,10 @@ class Connection:
                 channel.set_idle_timeout(linger_s)
             while self._serve_one(channel):
                 if pause():
+                    self.last_used = time.monotonic()
                     return True
         except IdleTimeout:
+            self.last_used = time.monotonic()
             return linger_s is not None
         except (BadMessage, FrameError) as error:
             log.warning("%s: closed: %s", self.peer, error)
@@ -166,8 +168,7 @@ class Connection:
         finally:
             self._counters.end_request()
         if parts:
-            channel.send(parts)
-        self.last_used = time.monotonic()
+            channel.send(parts, self._exchange.size)
         return not self._exchange.broken
 
     def _arrival(self) -> float:

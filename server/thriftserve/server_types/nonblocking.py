@@ -209,7 +209,7 @@ class TNonblockingServer:
     # Either thread, whichever has the connection
 
     def _reply(self, connection: _Connection, parts: list[bytes]) -> None:
-        if not parts or connection.send(parts):
+        if not parts or connection.send(parts, connection.exchange.size):
             self._answered(connection)
             return
         with connection.lock:

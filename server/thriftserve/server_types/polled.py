@@ -124,8 +124,8 @@ class PolledConnection:
         self._first = False
         return time.monotonic() - arrived_before_s(self.sock)
 
-    def send(self, parts: list[bytes]) -> bool:
-        """Sends one message as far as the socket takes it.
+    def send(self, parts: list[bytes], size: int) -> bool:
+        """Sends one message of `size` bytes as far as the socket takes it.
 
         Returns:
             True where it is all out; false where `send_rest` has to be called when the socket is writable.
@@ -133,24 +133,22 @@ class PolledConnection:
         Raises:
             OSError: the connection broke.
         """
-        size = sum(map(len, parts))
         parts.insert(0, size.to_bytes(HEADER_BYTES, "big"))
-        self.deadline = time.monotonic() + self._settings.write_timeout_s
+        now = time.monotonic()
         if size <= JOIN_BYTES or self._tls is not None:
-            return self._send_whole(b"".join(parts))
-        self._unsent = [memoryview(part) for part in parts]
+            data = b"".join(parts)
+            try:
+                sent = self.sock.send(data, self._flags)
+            except _NOT_YET:
+                sent = 0
+            if sent == len(data):
+                self.deadline = now + self._settings.idle_timeout_s
+                return True
+            self._unsent = [memoryview(data)[sent:]]
+        else:
+            self._unsent = [memoryview(part) for part in parts]
+        self.deadline = now + self._settings.write_timeout_s
         return self.send_rest()
-
-    def _send_whole(self, data: bytes) -> bool:
-        try:
-            sent = self.sock.send(data, self._flags)
-        except _NOT_YET:
-            sent = 0
-        if sent == len(data):
-            self.deadline = time.monotonic() + self._settings.idle_timeout_s
-            return True
-        self._unsent = [memoryview(data)[sent:]]
-        return False
 
     def send_rest(self) -> bool:
         """Sends on; returns and raises as `send` does."""

@@ -96,10 +96,10 @@ class FramedTurns(PolledConnection):
     def _answer(self, frame: Frame) -> bool:
         self._counters.begin_request()
         try:
-            parts = self.exchange.answer(frame, self.arrival())
+            parts = self.exchange.answer(frame, self.arrival() if self._first else None)
         finally:
             self._counters.end_request()
-        if parts and not self.send(parts):
+        if parts and not self.send(parts, self.exchange.size):
             self._send_on()
         return not self.exchange.broken
 
