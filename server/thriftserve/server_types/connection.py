@@ -165,10 +165,10 @@ class Connection:
         self._counters.begin_request()
         try:
             parts = self._exchange.answer(source, self._arrival() if self._first else None)
+            if parts:
+                channel.send(parts, self._exchange.size)
         finally:
-            self._counters.end_request()
-        if parts:
-            channel.send(parts, self._exchange.size)
+            self._counters.end_request()  # the client need not wait for that
         return not self._exchange.broken
 
     def _arrival(self) -> float:

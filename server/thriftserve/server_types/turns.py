@@ -97,10 +97,10 @@ class FramedTurns(PolledConnection):
         self._counters.begin_request()
         try:
             parts = self.exchange.answer(frame, self.arrival() if self._first else None)
+            if parts and not self.send(parts, self.exchange.size):
+                self._send_on()
         finally:
-            self._counters.end_request()
-        if parts and not self.send(parts, self.exchange.size):
-            self._send_on()
+            self._counters.end_request()  # the client need not wait for that
         return not self.exchange.broken
 
     def _read_on(self) -> Frame | None:
