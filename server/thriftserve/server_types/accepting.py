@@ -70,10 +70,13 @@ class Acceptor:
         yield from self.last()
 
     def last(self) -> list[tuple[socket.socket, str]]:
-        """The connections that wait, all taken before any is served; then nobody can connect any more."""
+        """The connections that wait, all taken before any is served; then nobody can connect any more.
+
+        None where this worker is only replaced: its successor listens on the same socket and takes them.
+        """
         waiting = []
         with contextlib.suppress(OutOfDescriptors):
-            while (taken := self.take()) is not None:
+            while self._host.context.board.stopping and (taken := self.take()) is not None:
                 waiting.append(taken)
         self.sock.close()
         return waiting

@@ -242,6 +242,7 @@ class Arbiter:
 
     def _drain(self) -> None:
         self._stop_by = time.monotonic() + self._drain_timeout_s
+        self._board.set_phase(ServerPhase.DRAINING)  # before the workers hear of it: see Acceptor.last
         for group in self._groups:
             group.listener.close()
         for worker in self._workers.values():

@@ -198,6 +198,11 @@ class Scoreboard:
         """The server's own state."""
         self.cells[self._own + _Cell.PHASE] = phase
 
+    @property
+    def stopping(self) -> bool:
+        """True where the whole server drains, not one worker of it."""
+        return self.cells[self._own + _Cell.PHASE] == ServerPhase.DRAINING
+
     def peers(self) -> list[tuple[int, int, int]]:
         """(pid, requests in flight, connections) of every process that serves."""
         cells = self.cells
