@@ -33,6 +33,10 @@ from thriftserve_client.framing import FrameError
 
 log = logging.getLogger(__name__)
 
+#: A connection this young has not had the time to send its first request; a drain waits for it so long.
+_NEWCOMER_S = 0.1
+_NEWCOMER_MS = 50
+
 
 class Connection:
     """A client's connection, served by the thread that calls `serve`."""
@@ -157,6 +161,8 @@ class Connection:
     def _serve_one(self, channel: FramedChannel | BufferedChannel) -> bool:
         self._idle = True  # before the look at `draining`: a drain looks the other way round
         if self.host.draining:
+            if self._first and time.monotonic() - self.last_used < _NEWCOMER_S:
+                self.readable_within(_NEWCOMER_MS)  # its first request is on its way most likely
             self._shut_reading()
         source = channel.receive()
         self._idle = False
