@@ -33,6 +33,17 @@ _USED_BY = {
     "TNonblockingServer": frozenset({"threads", "max_connections", "max_queued"}),
     "TForkingServer": frozenset({"max_children", "max_queued"}),
     "TProcessPoolServer": frozenset({"workers", "max_connections", "max_queued"}),
+    "TBatchingServer": frozenset(
+        {
+            "workers",
+            "max_connections",
+            "max_queued",
+            "max_queued_bytes",
+            "fronts",
+            "runs_per_worker",
+            "worker_timeout_s",
+        }
+    ),
 }
 _OF_SOME_TYPES = frozenset().union(*_USED_BY.values())
 #: The largest frame that Thrift's frame header can announce.
@@ -86,6 +97,26 @@ class HostSettings:
     threads: int = setting(
         10, "handler threads of TThreadPoolServer and TNonblockingServer", group=PROCESSES, check=at_least(1)
     )
+    runs_per_worker: int | None = setting(
+        None,
+        "batches that a worker process of TBatchingServer runs at once, each in a thread of its own; "
+        "unset: 2 on cpu, 1 on a GPU and for Python models",
+        group=PROCESSES,
+        check=at_least(1),
+    )
+    fronts: int = setting(
+        1,
+        "front processes of TBatchingServer that share the port, for where one core of Python is not enough",
+        group=PROCESSES,
+        check=at_least(1),
+    )
+    worker_timeout_s: float = setting(
+        300.0,
+        "a worker of TBatchingServer that has a batch in hand for this long is killed and replaced",
+        group=LIMITS,
+        unit="seconds",
+        check=above(0),
+    )
     max_message_bytes: int = setting(
         64 * 1024 * 1024,
         "largest message read or written",
@@ -105,6 +136,14 @@ class HostSettings:
         "a further one is refused with RESOURCE_EXHAUSTED",
         group=LIMITS,
         check=at_least(1),
+    )
+    max_queued_bytes: int = setting(
+        256 * 1024 * 1024,
+        "bytes of all requests that each front of TBatchingServer holds; a further one is refused with "
+        "RESOURCE_EXHAUSTED",
+        group=LIMITS,
+        unit="bytes",
+        check=at_least(1024),
     )
     max_children: int = setting(
         256,
@@ -206,6 +245,26 @@ class ServeSettings(HostSettings):
         "threads that run operations side by side; unset: each call runs its own in the thread that calls",
         group=MODELS,
         check=at_least(1),
+    )
+    max_batch_size: int | None = setting(
+        None,
+        "rows that one run of a model takes at most, requests of different clients together; a model's own "
+        "model.toml goes before; unset: 64 on TBatchingServer, 1 (nothing is put together) elsewhere",
+        group=MODELS,
+        check=at_least(1),
+    )
+    batch_timeout_ms: float | None = setting(
+        None,
+        "how long a request may wait for others to share its run; 0: not at all; unset: as long as the measured "
+        "run times say that it is worth, and never where no other request can come",
+        group=MODELS,
+        unit="milliseconds",
+        check=at_least(0),
+    )
+    freeze: bool = setting(
+        True,
+        "turn a TensorFlow model's variables into constants when it is loaded, where that is possible",
+        group=MODELS,
     )
     warmup: bool = setting(True, "run each signature once with zeros before the server is ready", group=MODELS)
     max_image_pixels: int = setting(
