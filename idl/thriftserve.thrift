@@ -327,6 +327,8 @@ struct ModelVersionStatus {
   4: required string error_message = "",
   /** Labels that point at it. */
   5: required list<string> labels = [],
+  /** How it is served, for people: "frozen", "as loaded: …". Unset: there is nothing to say. */
+  6: optional string note,
 }
 
 /** The state of every version of one model. */
@@ -387,6 +389,28 @@ struct WorkerStatus {
   11: required i32 connections,
   /** Times that a worker in this place had to be replaced. */
   12: required i32 restarts,
+  /** What it does: "worker" runs requests; "front" takes connections and queues requests. Unset: "worker". */
+  13: optional string role,
+  /** What else there is to say of it, for people. Unset: nothing. */
+  14: optional string note,
+}
+
+/**
+ * How one figure of the requests answered is distributed: how many of them had a value in which bucket.
+ *
+ * Bucket k counts the values above bounds[k - 1] up to and with bounds[k]; the last one counts those above every bound.
+ */
+struct Histogram {
+  /** What is counted, in the terms of Timing: "queue_time", "compute_time", "batch_size". */
+  1: required string name,
+  /** Unit of the bounds and of the sum: "us" or "rows". */
+  2: required string unit,
+  /** Upper bounds of the buckets, inclusive, ascending. */
+  3: required list<i64> bounds,
+  /** Requests in each bucket since the server started: one number more than there are bounds. */
+  4: required list<i64> counts,
+  /** All values added up; divided by the sum of the counts it is their mean. */
+  5: required i64 sum,
 }
 
 /** A server and its workers. */
@@ -411,6 +435,12 @@ struct ServerStatus {
   9: required i64 past_errors,
   /** Connections and requests refused because a limit was reached. */
   10: required i64 refused,
+  /** Figures of the requests answered by the whole server, those of workers that have ended included. */
+  11: optional list<Histogram> histograms,
+  /** Requests that wait for a worker now. Unset: the server type has no queue of requests. */
+  12: optional i64 queued,
+  /** Bytes of those requests. */
+  13: optional i64 queued_bytes,
 }
 
 /** What applications call. */

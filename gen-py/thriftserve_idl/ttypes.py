@@ -2238,6 +2238,7 @@ class ModelVersionStatus(object):
      - error_code: Why it ended, where it failed. Unset: no failure.
      - error_message: The failure in words; empty where there was none.
      - labels: Labels that point at it.
+     - note: How it is served, for people: "frozen", "as loaded: …". Unset: there is nothing to say.
 
     """
 
@@ -2247,11 +2248,12 @@ class ModelVersionStatus(object):
         'error_code',
         'error_message',
         'labels',
+        'note',
     )
 
 
     def __init__(self, version=None, state=None, error_code=None, error_message="", labels=[
-    ],):
+    ], note=None,):
         self.version = version
         self.state = state
         self.error_code = error_code
@@ -2260,6 +2262,7 @@ class ModelVersionStatus(object):
             labels = [
             ]
         self.labels = labels
+        self.note = note
 
     def read(self, iprot):
         if iprot._fast_decode is not None and isinstance(iprot.trans, TTransport.CReadableTransport) and self.thrift_spec is not None:
@@ -2300,6 +2303,11 @@ class ModelVersionStatus(object):
                     iprot.readListEnd()
                 else:
                     iprot.skip(ftype)
+            elif fid == 6:
+                if ftype == TType.STRING:
+                    self.note = iprot.readString().decode('utf-8', errors='replace') if sys.version_info[0] == 2 else iprot.readString()
+                else:
+                    iprot.skip(ftype)
             else:
                 iprot.skip(ftype)
             iprot.readFieldEnd()
@@ -2332,6 +2340,10 @@ class ModelVersionStatus(object):
             for iter128 in self.labels:
                 oprot.writeString(iter128.encode('utf-8') if sys.version_info[0] == 2 else iter128)
             oprot.writeListEnd()
+            oprot.writeFieldEnd()
+        if self.note is not None:
+            oprot.writeFieldBegin('note', TType.STRING, 6)
+            oprot.writeString(self.note.encode('utf-8') if sys.version_info[0] == 2 else self.note)
             oprot.writeFieldEnd()
         oprot.writeFieldStop()
         oprot.writeStructEnd()
@@ -2478,6 +2490,8 @@ class WorkerStatus(object):
      - in_flight: Requests that it is running now.
      - connections: Connections that it holds open now.
      - restarts: Times that a worker in this place had to be replaced.
+     - role: What it does: "worker" runs requests; "front" takes connections and queues requests. Unset: "worker".
+     - note: What else there is to say of it, for people. Unset: nothing.
 
     """
 
@@ -2494,10 +2508,12 @@ class WorkerStatus(object):
         'in_flight',
         'connections',
         'restarts',
+        'role',
+        'note',
     )
 
 
-    def __init__(self, index=None, pid=None, state=None, device=None, rss_bytes=None, cpu_s=None, uptime_s=None, requests=None, errors=None, in_flight=None, connections=None, restarts=None,):
+    def __init__(self, index=None, pid=None, state=None, device=None, rss_bytes=None, cpu_s=None, uptime_s=None, requests=None, errors=None, in_flight=None, connections=None, restarts=None, role=None, note=None,):
         self.index = index
         self.pid = pid
         self.state = state
@@ -2510,6 +2526,8 @@ class WorkerStatus(object):
         self.in_flight = in_flight
         self.connections = connections
         self.restarts = restarts
+        self.role = role
+        self.note = note
 
     def read(self, iprot):
         if iprot._fast_decode is not None and isinstance(iprot.trans, TTransport.CReadableTransport) and self.thrift_spec is not None:
@@ -2580,6 +2598,16 @@ class WorkerStatus(object):
                     self.restarts = iprot.readI32()
                 else:
                     iprot.skip(ftype)
+            elif fid == 13:
+                if ftype == TType.STRING:
+                    self.role = iprot.readString().decode('utf-8', errors='replace') if sys.version_info[0] == 2 else iprot.readString()
+                else:
+                    iprot.skip(ftype)
+            elif fid == 14:
+                if ftype == TType.STRING:
+                    self.note = iprot.readString().decode('utf-8', errors='replace') if sys.version_info[0] == 2 else iprot.readString()
+                else:
+                    iprot.skip(ftype)
             else:
                 iprot.skip(ftype)
             iprot.readFieldEnd()
@@ -2638,6 +2666,14 @@ class WorkerStatus(object):
             oprot.writeFieldBegin('restarts', TType.I32, 12)
             oprot.writeI32(self.restarts)
             oprot.writeFieldEnd()
+        if self.role is not None:
+            oprot.writeFieldBegin('role', TType.STRING, 13)
+            oprot.writeString(self.role.encode('utf-8') if sys.version_info[0] == 2 else self.role)
+            oprot.writeFieldEnd()
+        if self.note is not None:
+            oprot.writeFieldBegin('note', TType.STRING, 14)
+            oprot.writeString(self.note.encode('utf-8') if sys.version_info[0] == 2 else self.note)
+            oprot.writeFieldEnd()
         oprot.writeFieldStop()
         oprot.writeStructEnd()
 
@@ -2687,6 +2723,152 @@ class WorkerStatus(object):
         return not (self == other)
 
 
+class Histogram(object):
+    """
+    How one figure of the requests answered is distributed: how many of them had a value in which bucket.
+
+    Bucket k counts the values above bounds[k - 1] up to and with bounds[k]; the last one counts those above every bound.
+
+    Attributes:
+     - name: What is counted, in the terms of Timing: "queue_time", "compute_time", "batch_size".
+     - unit: Unit of the bounds and of the sum: "us" or "rows".
+     - bounds: Upper bounds of the buckets, inclusive, ascending.
+     - counts: Requests in each bucket since the server started: one number more than there are bounds.
+     - sum: All values added up; divided by the sum of the counts it is their mean.
+
+    """
+
+    __slots__ = (
+        'name',
+        'unit',
+        'bounds',
+        'counts',
+        'sum',
+    )
+
+
+    def __init__(self, name=None, unit=None, bounds=None, counts=None, sum=None,):
+        self.name = name
+        self.unit = unit
+        self.bounds = bounds
+        self.counts = counts
+        self.sum = sum
+
+    def read(self, iprot):
+        if iprot._fast_decode is not None and isinstance(iprot.trans, TTransport.CReadableTransport) and self.thrift_spec is not None:
+            iprot._fast_decode(self, iprot, [self.__class__, self.thrift_spec])
+            return
+        iprot.readStructBegin()
+        while True:
+            (fname, ftype, fid) = iprot.readFieldBegin()
+            if ftype == TType.STOP:
+                break
+            if fid == 1:
+                if ftype == TType.STRING:
+                    self.name = iprot.readString().decode('utf-8', errors='replace') if sys.version_info[0] == 2 else iprot.readString()
+                else:
+                    iprot.skip(ftype)
+            elif fid == 2:
+                if ftype == TType.STRING:
+                    self.unit = iprot.readString().decode('utf-8', errors='replace') if sys.version_info[0] == 2 else iprot.readString()
+                else:
+                    iprot.skip(ftype)
+            elif fid == 3:
+                if ftype == TType.LIST:
+                    self.bounds = []
+                    (_etype139, _size136) = iprot.readListBegin()
+                    for _i140 in range(_size136):
+                        _elem141 = iprot.readI64()
+                        self.bounds.append(_elem141)
+                    iprot.readListEnd()
+                else:
+                    iprot.skip(ftype)
+            elif fid == 4:
+                if ftype == TType.LIST:
+                    self.counts = []
+                    (_etype145, _size142) = iprot.readListBegin()
+                    for _i146 in range(_size142):
+                        _elem147 = iprot.readI64()
+                        self.counts.append(_elem147)
+                    iprot.readListEnd()
+                else:
+                    iprot.skip(ftype)
+            elif fid == 5:
+                if ftype == TType.I64:
+                    self.sum = iprot.readI64()
+                else:
+                    iprot.skip(ftype)
+            else:
+                iprot.skip(ftype)
+            iprot.readFieldEnd()
+        iprot.readStructEnd()
+
+    def write(self, oprot):
+        if oprot._fast_encode is not None and self.thrift_spec is not None:
+            oprot.trans.write(oprot._fast_encode(self, [self.__class__, self.thrift_spec]))
+            return
+        oprot.writeStructBegin('Histogram')
+        if self.name is not None:
+            oprot.writeFieldBegin('name', TType.STRING, 1)
+            oprot.writeString(self.name.encode('utf-8') if sys.version_info[0] == 2 else self.name)
+            oprot.writeFieldEnd()
+        if self.unit is not None:
+            oprot.writeFieldBegin('unit', TType.STRING, 2)
+            oprot.writeString(self.unit.encode('utf-8') if sys.version_info[0] == 2 else self.unit)
+            oprot.writeFieldEnd()
+        if self.bounds is not None:
+            oprot.writeFieldBegin('bounds', TType.LIST, 3)
+            oprot.writeListBegin(TType.I64, len(self.bounds))
+            for iter148 in self.bounds:
+                oprot.writeI64(iter148)
+            oprot.writeListEnd()
+            oprot.writeFieldEnd()
+        if self.counts is not None:
+            oprot.writeFieldBegin('counts', TType.LIST, 4)
+            oprot.writeListBegin(TType.I64, len(self.counts))
+            for iter149 in self.counts:
+                oprot.writeI64(iter149)
+            oprot.writeListEnd()
+            oprot.writeFieldEnd()
+        if self.sum is not None:
+            oprot.writeFieldBegin('sum', TType.I64, 5)
+            oprot.writeI64(self.sum)
+            oprot.writeFieldEnd()
+        oprot.writeFieldStop()
+        oprot.writeStructEnd()
+
+    def validate(self):
+        if self.name is None:
+            raise TProtocolException(message='Required field name is unset!')
+        if self.unit is None:
+            raise TProtocolException(message='Required field unit is unset!')
+        if self.bounds is None:
+            raise TProtocolException(message='Required field bounds is unset!')
+        if self.counts is None:
+            raise TProtocolException(message='Required field counts is unset!')
+        if self.sum is None:
+            raise TProtocolException(message='Required field sum is unset!')
+        return
+
+    def __repr__(self):
+        L = ['%s=%r' % (key, getattr(self, key))
+             for key in self.__slots__]
+        return '%s(%s)' % (self.__class__.__name__, ', '.join(L))
+
+    def __eq__(self, other):
+        if not isinstance(other, self.__class__):
+            return False
+        for attr in self.__slots__:
+            my_val = getattr(self, attr)
+            other_val = getattr(other, attr)
+            if my_val != other_val:
+                return False
+        return True
+
+    def __ne__(self, other):
+        return not (self == other)
+
+
 class ServerStatus(object):
     """
     A server and its workers.
@@ -2702,6 +2884,9 @@ class ServerStatus(object):
      - past_requests: Requests answered by workers that have ended.
      - past_errors: Requests answered with an error by workers that have ended.
      - refused: Connections and requests refused because a limit was reached.
+     - histograms: Figures of the requests answered by the whole server, those of workers that have ended included.
+     - queued: Requests that wait for a worker now. Unset: the server type has no queue of requests.
+     - queued_bytes: Bytes of those requests.
 
     """
 
@@ -2716,10 +2901,13 @@ class ServerStatus(object):
         'past_requests',
         'past_errors',
         'refused',
+        'histograms',
+        'queued',
+        'queued_bytes',
     )
 
 
-    def __init__(self, state=None, server_type=None, uptime_s=None, version=None, pid=None, workers=None, models=None, past_requests=None, past_errors=None, refused=None,):
+    def __init__(self, state=None, server_type=None, uptime_s=None, version=None, pid=None, workers=None, models=None, past_requests=None, past_errors=None, refused=None, histograms=None, queued=None, queued_bytes=None,):
         self.state = state
         self.server_type = server_type
         self.uptime_s = uptime_s
@@ -2730,6 +2918,9 @@ class ServerStatus(object):
         self.past_requests = past_requests
         self.past_errors = past_errors
         self.refused = refused
+        self.histograms = histograms
+        self.queued = queued
+        self.queued_bytes = queued_bytes
 
     def read(self, iprot):
         if iprot._fast_decode is not None and isinstance(iprot.trans, TTransport.CReadableTransport) and self.thrift_spec is not None:
@@ -2768,21 +2959,21 @@ class ServerStatus(object):
             elif fid == 6:
                 if ftype == TType.LIST:
                     self.workers = []
-                    (_etype139, _size136) = iprot.readListBegin()
-                    for _i140 in range(_size136):
-                        _elem141 = WorkerStatus()
-                        _elem141.read(iprot)
-                        self.workers.append(_elem141)
+                    (_etype153, _size150) = iprot.readListBegin()
+                    for _i154 in range(_size150):
+                        _elem155 = WorkerStatus()
+                        _elem155.read(iprot)
+                        self.workers.append(_elem155)
                     iprot.readListEnd()
                 else:
                     iprot.skip(ftype)
             elif fid == 7:
                 if ftype == TType.LIST:
                     self.models = []
-                    (_etype145, _size142) = iprot.readListBegin()
-                    for _i146 in range(_size142):
-                        _elem147 = iprot.readString().decode('utf-8', errors='replace') if sys.version_info[0] == 2 else iprot.readString()
-                        self.models.append(_elem147)
+                    (_etype159, _size156) = iprot.readListBegin()
+                    for _i160 in range(_size156):
+                        _elem161 = iprot.readString().decode('utf-8', errors='replace') if sys.version_info[0] == 2 else iprot.readString()
+                        self.models.append(_elem161)
                     iprot.readListEnd()
                 else:
                     iprot.skip(ftype)
@@ -2799,6 +2990,27 @@ class ServerStatus(object):
             elif fid == 10:
                 if ftype == TType.I64:
                     self.refused = iprot.readI64()
+                else:
+                    iprot.skip(ftype)
+            elif fid == 11:
+                if ftype == TType.LIST:
+                    self.histograms = []
+                    (_etype165, _size162) = iprot.readListBegin()
+                    for _i166 in range(_size162):
+                        _elem167 = Histogram()
+                        _elem167.read(iprot)
+                        self.histograms.append(_elem167)
+                    iprot.readListEnd()
+                else:
+                    iprot.skip(ftype)
+            elif fid == 12:
+                if ftype == TType.I64:
+                    self.queued = iprot.readI64()
+                else:
+                    iprot.skip(ftype)
+            elif fid == 13:
+                if ftype == TType.I64:
+                    self.queued_bytes = iprot.readI64()
                 else:
                     iprot.skip(ftype)
             else:
@@ -2834,15 +3046,15 @@ class ServerStatus(object):
         if self.workers is not None:
             oprot.writeFieldBegin('workers', TType.LIST, 6)
             oprot.writeListBegin(TType.STRUCT, len(self.workers))
-            for iter148 in self.workers:
-                iter148.write(oprot)
+            for iter168 in self.workers:
+                iter168.write(oprot)
             oprot.writeListEnd()
             oprot.writeFieldEnd()
         if self.models is not None:
             oprot.writeFieldBegin('models', TType.LIST, 7)
             oprot.writeListBegin(TType.STRING, len(self.models))
-            for iter149 in self.models:
-                oprot.writeString(iter149.encode('utf-8') if sys.version_info[0] == 2 else iter149)
+            for iter169 in self.models:
+                oprot.writeString(iter169.encode('utf-8') if sys.version_info[0] == 2 else iter169)
             oprot.writeListEnd()
             oprot.writeFieldEnd()
         if self.past_requests is not None:
@@ -2856,6 +3068,21 @@ class ServerStatus(object):
         if self.refused is not None:
             oprot.writeFieldBegin('refused', TType.I64, 10)
             oprot.writeI64(self.refused)
+            oprot.writeFieldEnd()
+        if self.histograms is not None:
+            oprot.writeFieldBegin('histograms', TType.LIST, 11)
+            oprot.writeListBegin(TType.STRUCT, len(self.histograms))
+            for iter170 in self.histograms:
+                iter170.write(oprot)
+            oprot.writeListEnd()
+            oprot.writeFieldEnd()
+        if self.queued is not None:
+            oprot.writeFieldBegin('queued', TType.I64, 12)
+            oprot.writeI64(self.queued)
+            oprot.writeFieldEnd()
+        if self.queued_bytes is not None:
+            oprot.writeFieldBegin('queued_bytes', TType.I64, 13)
+            oprot.writeI64(self.queued_bytes)
             oprot.writeFieldEnd()
         oprot.writeFieldStop()
         oprot.writeStructEnd()
@@ -3270,6 +3497,7 @@ ModelVersionStatus.thrift_spec = (
     (4, TType.STRING, 'error_message', 'UTF8', "", ),  # 4
     (5, TType.LIST, 'labels', (TType.STRING, 'UTF8', False), [
     ], ),  # 5
+    (6, TType.STRING, 'note', 'UTF8', None, ),  # 6
 )
 all_structs.append(ModelStatus)
 ModelStatus.thrift_spec = (
@@ -3292,6 +3520,17 @@ WorkerStatus.thrift_spec = (
     (10, TType.I32, 'in_flight', None, None, ),  # 10
     (11, TType.I32, 'connections', None, None, ),  # 11
     (12, TType.I32, 'restarts', None, None, ),  # 12
+    (13, TType.STRING, 'role', 'UTF8', None, ),  # 13
+    (14, TType.STRING, 'note', 'UTF8', None, ),  # 14
+)
+all_structs.append(Histogram)
+Histogram.thrift_spec = (
+    None,  # 0
+    (1, TType.STRING, 'name', 'UTF8', None, ),  # 1
+    (2, TType.STRING, 'unit', 'UTF8', None, ),  # 2
+    (3, TType.LIST, 'bounds', (TType.I64, None, False), None, ),  # 3
+    (4, TType.LIST, 'counts', (TType.I64, None, False), None, ),  # 4
+    (5, TType.I64, 'sum', None, None, ),  # 5
 )
 all_structs.append(ServerStatus)
 ServerStatus.thrift_spec = (
@@ -3306,6 +3545,9 @@ ServerStatus.thrift_spec = (
     (8, TType.I64, 'past_requests', None, None, ),  # 8
     (9, TType.I64, 'past_errors', None, None, ),  # 9
     (10, TType.I64, 'refused', None, None, ),  # 10
+    (11, TType.LIST, 'histograms', (TType.STRUCT, [Histogram, None], False), None, ),  # 11
+    (12, TType.I64, 'queued', None, None, ),  # 12
+    (13, TType.I64, 'queued_bytes', None, None, ),  # 13
 )
 all_structs.append(LoadModelRequest)
 LoadModelRequest.thrift_spec = (
