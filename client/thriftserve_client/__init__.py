@@ -20,6 +20,7 @@ from thriftserve_client.errors import (
     UnavailableError,
     UnimplementedError,
 )
+from thriftserve_client.histogram import Histogram
 from thriftserve_client.results import (
     Classification,
     Detection,
@@ -47,6 +48,7 @@ __all__ = [
     "Detection",
     "ErrorCode",
     "FailedPreconditionError",
+    "Histogram",
     "ImageDetections",
     "InternalError",
     "InvalidArgumentError",

@@ -14,6 +14,7 @@ from typing import Any
 from thriftserve_client import results
 from thriftserve_client.codec import from_tensor
 from thriftserve_client.errors import ProtocolMismatch, TensorError
+from thriftserve_client.histogram import Histogram
 from thriftserve_idl.ttypes import DataType, ErrorCode, ModelState, ServerState, WorkerState
 
 
@@ -93,7 +94,8 @@ def _version_status(one: Any) -> results.VersionStatus:
     # END is a reserved word of Thrift, so the contract calls this state ENDED; operators know it as END.
     state = "END" if one.state == ModelState.ENDED else _name(ModelState, one.state)
     error = None if one.error_code is None else _name(ErrorCode, one.error_code)
-    return results.VersionStatus(one.version, state, error, one.error_message or "", tuple(one.labels or ()))
+    labels = tuple(one.labels or ())
+    return results.VersionStatus(one.version, state, error, one.error_message or "", labels, one.note or "")
 
 
 def server_status(answer: Any) -> results.ServerStatus:
@@ -109,7 +111,14 @@ def server_status(answer: Any) -> results.ServerStatus:
         past_errors=answer.past_errors,
         refused=answer.refused,
         workers=tuple(map(_worker_status, answer.workers)),
+        histograms=tuple(map(_histogram, answer.histograms or ())),
+        queued=answer.queued,
+        queued_bytes=answer.queued_bytes,
     )
+
+
+def _histogram(one: Any) -> Histogram:
+    return Histogram(one.name, one.unit, tuple(one.bounds), tuple(one.counts), one.sum)
 
 
 def _worker_status(one: Any) -> results.WorkerStatus:
@@ -126,6 +135,8 @@ def _worker_status(one: Any) -> results.WorkerStatus:
         in_flight=one.in_flight,
         connections=one.connections,
         restarts=one.restarts,
+        role=one.role or "worker",
+        note=one.note or "",
     )
 
 

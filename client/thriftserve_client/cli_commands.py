@@ -13,8 +13,9 @@ from typing import Any
 
 from thriftserve_client import results
 from thriftserve_client.cli_runs import classify, detect, predict
-from thriftserve_client.cli_tables import Report, duration, mebibytes, pairs, table
+from thriftserve_client.cli_tables import Report, amount, duration, mebibytes, pairs, table
 from thriftserve_client.client import Client
+from thriftserve_client.histogram import Histogram
 
 
 def _ping(client: Client, _: Namespace) -> Report:
@@ -28,21 +29,46 @@ def _status(client: Client, _: Namespace) -> Report:
     status = client.server_status()
     answered = status.past_requests + sum(worker.requests for worker in status.workers)
     failed = status.past_errors + sum(worker.errors for worker in status.workers)
-    facts = pairs(
-        [
-            ("state", status.state),
-            ("server type", status.server_type),
-            ("version", status.version),
-            ("pid", str(status.pid)),
-            ("up", duration(status.uptime_s)),
-            ("models", ", ".join(status.models) or "none"),
-            ("requests", f"{answered} answered, {failed} of them with an error, {status.refused} refused"),
-        ]
-    )
-    return Report(asdict(status), f"{facts}\n\n{_workers(status.workers)}")
+    facts = [
+        ("state", status.state),
+        ("server type", status.server_type),
+        ("version", status.version),
+        ("pid", str(status.pid)),
+        ("up", duration(status.uptime_s)),
+        ("models", ", ".join(status.models) or "none"),
+        ("requests", f"{answered} answered, {failed} of them with an error, {status.refused} refused"),
+    ]
+    if status.queued is not None:
+        facts.append(("queued", f"{status.queued} requests, {status.queued_bytes or 0} bytes"))
+    blocks = [pairs(facts), _figures(status.histograms), _workers(status.workers)]
+    return Report(asdict(status), "\n\n".join(filter(None, blocks)))
+
+
+def _figures(histograms: tuple[Histogram, ...]) -> str:
+    headings = ("of requests run", "count", "p50", "p99", "mean")
+    rows = [
+        (each.name.replace("_", " "), str(each.count), _within(each, 0.5), _within(each, 0.99), _mean(each))
+        for each in histograms
+    ]
+    return table(headings, rows, right=headings[1:]) if rows else ""
+
+
+def _within(one: Histogram, share: float) -> str:
+    """A percentile as the bound of its bucket."""
+    if not one.count:
+        return "-"
+    bound = one.bound_of(share)
+    return f"> {amount(one.bounds[-1], one.unit)}" if bound is None else f"<= {amount(bound, one.unit)}"
+
+
+def _mean(one: Histogram) -> str:
+    return amount(one.mean, one.unit) if one.count else "-"
 
 
 def _workers(workers: tuple[results.WorkerStatus, ...]) -> str:
+    """A row for each process; what it does and the notes only where there is something to tell."""
+    roles = any(one.role != "worker" for one in workers)
+    notes = any(one.note for one in workers)
     headings = ("worker", "pid", "state", "device", "memory", "cpu", "up", "requests", "errors", "in flight", "conns")
     rows = [
         (
@@ -57,21 +83,24 @@ def _workers(workers: tuple[results.WorkerStatus, ...]) -> str:
             str(one.errors),
             str(one.in_flight),
             str(one.connections),
+            *([one.role] if roles else ()),
+            *([one.note] if notes else ()),
         )
         for one in workers
     ]
-    texts = {"state", "device"}
-    return table(headings, rows, right=set(headings) - texts) if rows else "no workers"
+    more = (*(("role",) if roles else ()), *(("note",) if notes else ()))
+    right = set(headings) - {"state", "device"}
+    return table((*headings, *more), rows, right=right) if rows else "no workers"
 
 
 def _models(client: Client, _: Namespace) -> Report:
     models = client.models()
     rows = [
-        (model.name, str(one.version), one.state, ", ".join(one.labels), _failure(one))
+        (model.name, str(one.version), one.state, ", ".join(one.labels), _failure(one) or one.note)
         for model in models
         for one in model.versions
     ]
-    text = table(("model", "version", "state", "labels", "error"), rows, right={"version"})
+    text = table(("model", "version", "state", "labels", "error or note"), rows, right={"version"})
     return Report([asdict(model) for model in models], text if rows else "no models")
 
 

@@ -54,3 +54,13 @@ def duration(seconds: float) -> str:
 def mebibytes(size: int) -> str:
     """Bytes as MiB; a dash where they are not known."""
     return f"{size / 2**20:.0f} MiB" if size else "-"
+
+
+def amount(value: float, unit: str) -> str:
+    """A number to four figures; microseconds ("us") with the unit that suits it, anything else without."""
+    if unit != "us":
+        return f"{value:.4g}"
+    for size, name in ((1e6, "s"), (1e3, "ms")):
+        if value >= size:
+            return f"{value / size:.4g} {name}"
+    return f"{value:.4g} us"

@@ -11,6 +11,7 @@ from typing import Any, Generic, TypeVar, overload
 
 import numpy as np
 
+from thriftserve_client.histogram import Histogram
 from thriftserve_idl.ttypes import DataType
 
 Array = np.ndarray[Any, np.dtype[Any]]
@@ -156,7 +157,7 @@ class ModelMetadata:
 class VersionStatus:
     """The state of one version: START, LOADING, AVAILABLE, UNLOADING or END.
 
-    `error` is the name of the ErrorCode where it failed, `error_message` the failure in words.
+    `error` is the name of the ErrorCode where it failed, `error_message` the failure in words, `note` how it is served.
     """
 
     version: int
@@ -164,6 +165,7 @@ class VersionStatus:
     error: str | None = None
     error_message: str = ""
     labels: tuple[str, ...] = ()
+    note: str = ""
 
 
 @dataclass(frozen=True)
@@ -190,11 +192,17 @@ class WorkerStatus:
     in_flight: int
     connections: int
     restarts: int
+    role: str = "worker"
+    note: str = ""
 
 
 @dataclass(frozen=True)
 class ServerStatus:
-    """A server (STARTING, SERVING, DRAINING or DEGRADED) and its workers (see the IDL for each field)."""
+    """A server (STARTING, SERVING, DRAINING or DEGRADED) and its workers (see the IDL for each field).
+
+    `histograms` is empty where the server is too old to keep any; `queued` and `queued_bytes` are None where it
+    has no queue of requests.
+    """
 
     state: str
     server_type: str
@@ -206,3 +214,6 @@ class ServerStatus:
     past_errors: int
     refused: int
     workers: tuple[WorkerStatus, ...] = field(default=())
+    histograms: tuple[Histogram, ...] = ()
+    queued: int | None = None
+    queued_bytes: int | None = None

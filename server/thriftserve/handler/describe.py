@@ -20,6 +20,7 @@ from thriftserve.status import ServerSnapshot, WorkerSnapshot
 from thriftserve_client.codec import to_tensor
 from thriftserve_idl.ttypes import (
     ErrorCode,
+    Histogram,
     ModelMetadata,
     ModelSpec,
     ModelState,
@@ -104,6 +105,12 @@ def server_status(snapshot: ServerSnapshot, models: Iterable[str], version: str)
         past_requests=snapshot.past_requests,
         past_errors=snapshot.past_errors,
         refused=snapshot.refused,
+        histograms=[
+            Histogram(each.name, each.unit, list(each.bounds), list(each.counts), each.sum)
+            for each in snapshot.histograms
+        ],
+        queued=snapshot.queued,
+        queued_bytes=snapshot.queued_bytes,
     )
 
 
@@ -121,4 +128,6 @@ def _worker_status(worker: WorkerSnapshot) -> WorkerStatus:
         in_flight=worker.in_flight,
         connections=worker.connections,
         restarts=worker.restarts,
+        role=worker.role.name.lower(),
+        note=worker.note or None,
     )

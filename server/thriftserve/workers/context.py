@@ -5,8 +5,13 @@ Arbiter --WorkerContext--> processor factory (in the process that serves) --> TP
 
 from __future__ import annotations
 
-from thriftserve.status import ServerSnapshot, WorkerPhase
+import logging
+
+from thriftserve.status import ServerSnapshot, WorkerPhase, WorkerRole, in_words
 from thriftserve.workers.scoreboard import Counters, Scoreboard
+from thriftserve.workers.slot import histograms
+
+log = logging.getLogger(__name__)
 
 
 class WorkerContext:
@@ -37,6 +42,20 @@ class WorkerContext:
         """Says what this worker is doing."""
         self.counters.set_phase(phase)
 
+    def set_role(self, role: WorkerRole) -> None:
+        """Says what this process does, where it is no worker."""
+        self.counters.set_role(role)
+
+    def set_note(self, note: str) -> None:
+        """Says what else people should know of this process; at most 64 bytes."""
+        self.counters.set_note(note)
+
     def server_snapshot(self) -> ServerSnapshot:
         """The whole server, as it stands."""
         return self.board.snapshot()
+
+    def log_figures(self) -> None:
+        """Logs one line about the requests that ran here, those of children that have ended included, if any did."""
+        figures = histograms([self.board.slot(self.slot)])
+        if count := figures[0].count:
+            log.info("ran %d requests: %s", count, in_words(figures))

@@ -118,7 +118,9 @@ def spawn(place: Place, board: Scoreboard, selector: selectors.BaseSelector) -> 
             os.close(fd)
         board.enter(slot, os.getpid(), place.index, place.restarts, parent=board.pid)
         context = WorkerContext(board, slot, place.index, group.count)
-        return child.serve(group.make_loop(context), child.Report(writer), group.listener.listen)
+        code = child.serve(group.make_loop(context), child.Report(writer), group.listener.listen)
+        context.log_figures()
+        return code
 
     pid = child.fork(main)
     os.close(writer)

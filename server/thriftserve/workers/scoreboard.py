@@ -4,7 +4,8 @@
 
 The parent makes the board before it forks, so all its children share the pages. Each cell has one
 writer, an aligned 8-byte store is whole, and a reader may be a request behind: that is all the
-synchronisation there is. A slot's numbers outlive its process: whoever reaps it adds them to the past.
+synchronisation there is. A slot's numbers outlive its process: whoever reaps it adds them to the past, and
+a reader that finds somebody at it looks again, so that sums over all of it never go back.
 """
 
 from __future__ import annotations
@@ -12,33 +13,26 @@ from __future__ import annotations
 import mmap
 import os
 import time
-from enum import IntEnum
 from threading import Lock
 
-from thriftserve.status import ServerPhase, ServerSnapshot, WorkerPhase, WorkerSnapshot
+from thriftserve.status import ServerPhase, ServerSnapshot, WorkerPhase, WorkerRole, WorkerSnapshot
+from thriftserve.workers.slot import (
+    DEVICE_CELLS,
+    HISTOGRAM_CELLS,
+    NOTE_CELLS,
+    SLOT_CELLS,
+    Cell,
+    Cells,
+    histograms,
+    observer,
+    read_text,
+    write_text,
+)
 
-
-class _Cell(IntEnum):
-    """Cells of a slot, 8 bytes each."""
-
-    PID = 0
-    PARENT = 1
-    INDEX = 2
-    PHASE = 3
-    STARTED_NS = 4
-    REQUESTS = 5
-    ERRORS = 6
-    IN_FLIGHT = 7
-    CONNECTIONS = 8
-    REFUSED = 9
-    RESTARTS = 10
-    DEVICE = 11  # and 12: ASCII, 16 bytes
-    PAST_REQUESTS = 13
-    PAST_ERRORS = 14
-
-
-_SLOT_CELLS = 16
-_DEVICE_BYTES = 16
+#: How often, and how long apart, a reader tries to see no slot half added to the past.
+_TRIES = 100
+_PAUSE_S = 0.0001
+_ZEROS = memoryview(bytes(8 * SLOT_CELLS)).cast("q")
 
 
 class Counters:
@@ -46,9 +40,11 @@ class Counters:
 
     def __init__(self, board: Scoreboard, slot: int) -> None:
         self._cells = board.cells
-        self._at = slot * _SLOT_CELLS
-        self._in_flight_at = int(self._at + _Cell.IN_FLIGHT)  # added up beforehand: every request needs them
-        self._requests_at = int(self._at + _Cell.REQUESTS)
+        self._at = slot * SLOT_CELLS
+        self._slot = board.slot(slot)
+        self._in_flight_at = int(self._at + Cell.IN_FLIGHT)  # added up beforehand: every request needs them
+        self._requests_at = int(self._at + Cell.REQUESTS)
+        self._observe = observer(board.cells, self._at)
         self._lock = Lock()
 
     def for_one_thread(self) -> None:
@@ -67,8 +63,9 @@ class Counters:
 
         self.begin_request = begin  # type: ignore[method-assign]  # chosen once, before the first request
         self.end_request = end  # type: ignore[method-assign]  # likewise
+        self.observe = self._observe  # type: ignore[method-assign, assignment]  # likewise; its arguments have the names
 
-    def _add(self, cell: _Cell, number: int) -> None:
+    def _add(self, cell: Cell, number: int) -> None:
         with self._lock:
             self._cells[self._at + cell] += number
 
@@ -83,42 +80,57 @@ class Counters:
             self._cells[self._in_flight_at] -= 1
             self._cells[self._requests_at] += 1
 
+    def observe(self, queue_us: int, compute_us: int, batch_size: int) -> None:
+        """A request was run: how long it had waited and how long its run took, microseconds, and the run's rows."""
+        with self._lock:
+            self._observe(queue_us, compute_us, batch_size)
+
     def add_error(self) -> None:
         """A request was answered with an error."""
-        self._add(_Cell.ERRORS, 1)
+        self._add(Cell.ERRORS, 1)
 
     def add_refused(self) -> None:
         """A connection or request was turned away for a limit."""
-        self._add(_Cell.REFUSED, 1)
+        self._add(Cell.REFUSED, 1)
 
     def connection_opened(self) -> None:
         """A connection was taken."""
-        self._add(_Cell.CONNECTIONS, 1)
+        self._add(Cell.CONNECTIONS, 1)
 
     def connection_closed(self) -> None:
         """A connection ended."""
-        self._add(_Cell.CONNECTIONS, -1)
+        self._add(Cell.CONNECTIONS, -1)
 
     def set_phase(self, phase: WorkerPhase) -> None:
         """STARTING, IDLE or DRAINING; BUSY follows from the requests in flight."""
-        self._cells[self._at + _Cell.PHASE] = phase
+        self._cells[self._at + Cell.PHASE] = phase
 
     def set_device(self, device: str) -> None:
-        """The device that the sessions run on."""
-        raw = device.encode("ascii", "replace")[:_DEVICE_BYTES].ljust(_DEVICE_BYTES, b"\0")
-        for place in (0, 1):
-            number = int.from_bytes(raw[8 * place : 8 * place + 8], "little", signed=True)
-            self._cells[self._at + _Cell.DEVICE + place] = number
+        """The device that the sessions run on; at most 16 bytes are kept."""
+        write_text(self._slot[DEVICE_CELLS], device)
+
+    def set_note(self, note: str) -> None:
+        """What else there is to say of this process; at most 64 bytes are kept."""
+        write_text(self._slot[NOTE_CELLS], note)
+
+    def set_role(self, role: WorkerRole) -> None:
+        """What this process does."""
+        self._cells[self._at + Cell.ROLE] = role
+
+    def set_queued(self, requests: int, size: int) -> None:
+        """What waits in this process for a worker now: requests, and their bytes. One thread calls it."""
+        self._cells[self._at + Cell.QUEUED] = requests
+        self._cells[self._at + Cell.QUEUED_BYTES] = size
 
     @property
     def connections(self) -> int:
         """Connections open now."""
-        return self._cells[self._at + _Cell.CONNECTIONS]
+        return self._cells[self._at + Cell.CONNECTIONS]
 
     @property
     def in_flight(self) -> int:
         """Requests being run now."""
-        return self._cells[self._at + _Cell.IN_FLIGHT]
+        return self._cells[self._at + Cell.IN_FLIGHT]
 
 
 class Scoreboard:
@@ -138,9 +150,9 @@ class Scoreboard:
         self._slots = slots = parent_slots * (1 + children)
         self._started = time.time()
         # One slot more, the last: the server's own phase and past.
-        self._map = mmap.mmap(-1, (slots + 1) * _SLOT_CELLS * 8)
+        self._map = mmap.mmap(-1, (slots + 1) * SLOT_CELLS * 8)
         self.cells = memoryview(self._map).cast("q")
-        self._own = slots * _SLOT_CELLS
+        self._own = slots * SLOT_CELLS
 
     def take(self, pid: int, index: int, restarts: int = 0, among: range | None = None) -> int:
         """Gives a process a slot.
@@ -155,7 +167,7 @@ class Scoreboard:
             RuntimeError: none is free.
         """
         for slot in among if among is not None else range(self.parent_slots):
-            if self.cells[slot * _SLOT_CELLS] == 0:
+            if self.cells[slot * SLOT_CELLS] == 0:
                 self.enter(slot, pid, index, restarts)
                 return slot
         raise RuntimeError("all slots of the scoreboard are taken")
@@ -165,90 +177,125 @@ class Scoreboard:
         first = self.parent_slots + slot * self._children
         return range(first, first + self._children)
 
-    def enter(self, slot: int, pid: int, index: int, restarts: int = 0, parent: int | None = None) -> None:
+    def enter(
+        self,
+        slot: int,
+        pid: int,
+        index: int,
+        restarts: int = 0,
+        parent: int | None = None,
+        role: WorkerRole = WorkerRole.WORKER,
+    ) -> None:
         """Begins a slot anew for process `pid`, a child of `parent` (None: of this process)."""
-        at = slot * _SLOT_CELLS
-        for cell in range(1, _SLOT_CELLS):
-            self.cells[at + cell] = 0
-        self.cells[at + _Cell.PARENT] = os.getpid() if parent is None else parent
-        self.cells[at + _Cell.INDEX] = index
-        self.cells[at + _Cell.PHASE] = WorkerPhase.STARTING
-        self.cells[at + _Cell.STARTED_NS] = time.time_ns()
-        self.cells[at + _Cell.RESTARTS] = restarts
+        at = slot * SLOT_CELLS
+        self.cells[at + 1 : at + SLOT_CELLS] = _ZEROS[1:]
+        self.cells[at + Cell.PARENT] = os.getpid() if parent is None else parent
+        self.cells[at + Cell.INDEX] = index
+        self.cells[at + Cell.PHASE] = WorkerPhase.STARTING
+        self.cells[at + Cell.STARTED_NS] = time.time_ns()
+        self.cells[at + Cell.RESTARTS] = restarts
+        self.cells[at + Cell.ROLE] = role
         self.cells[at] = pid
 
     def free(self, slot: int, into: int | None = None) -> None:
         """A process has ended: adds its numbers to the past (of slot `into`; None: the server's)."""
-        at = slot * _SLOT_CELLS
-        past = self._own if into is None else into * _SLOT_CELLS
+        at = slot * SLOT_CELLS
+        past = self._own if into is None else into * SLOT_CELLS
         cells = self.cells
-        cells[past + _Cell.PAST_REQUESTS] += cells[at + _Cell.REQUESTS] + cells[at + _Cell.PAST_REQUESTS]
-        cells[past + _Cell.PAST_ERRORS] += cells[at + _Cell.ERRORS] + cells[at + _Cell.PAST_ERRORS]
-        cells[past + _Cell.REFUSED] += cells[at + _Cell.REFUSED]
+        cells[past + Cell.MOVES] += 1
+        cells[past + Cell.PAST_REQUESTS] += cells[at + Cell.REQUESTS] + cells[at + Cell.PAST_REQUESTS]
+        cells[past + Cell.PAST_ERRORS] += cells[at + Cell.ERRORS] + cells[at + Cell.PAST_ERRORS]
+        cells[past + Cell.REFUSED] += cells[at + Cell.REFUSED]
+        for cell in HISTOGRAM_CELLS:
+            cells[past + cell] += cells[at + cell]
         cells[at] = 0
+        cells[at + Cell.MOVES] = 0  # it may have been killed while it moved numbers of its own children
+        cells[past + Cell.MOVES] += 1
 
     def free_children_of(self, pid: int) -> None:
         """The process that would have reaped them has ended, and they with it."""
         for slot in range(self._slots):
-            at = slot * _SLOT_CELLS
-            if self.cells[at] and self.cells[at + _Cell.PARENT] == pid:
+            at = slot * SLOT_CELLS
+            if self.cells[at] and self.cells[at + Cell.PARENT] == pid:
                 self.free(slot)
 
     def set_phase(self, phase: ServerPhase) -> None:
         """The server's own state."""
-        self.cells[self._own + _Cell.PHASE] = phase
+        self.cells[self._own + Cell.PHASE] = phase
 
     @property
     def stopping(self) -> bool:
         """True where the whole server drains, not one worker of it."""
-        return self.cells[self._own + _Cell.PHASE] == ServerPhase.DRAINING
+        return self.cells[self._own + Cell.PHASE] == ServerPhase.DRAINING
 
     def peers(self) -> list[tuple[int, int, int]]:
-        """(pid, requests in flight, connections) of every process that serves."""
+        """(pid, requests in flight, connections) of every worker that serves."""
         cells = self.cells
         return [
-            (cells[at], cells[at + _Cell.IN_FLIGHT], cells[at + _Cell.CONNECTIONS])
-            for at in range(0, self._slots * _SLOT_CELLS, _SLOT_CELLS)
-            if cells[at] and cells[at + _Cell.PHASE] == WorkerPhase.IDLE
+            (cells[at], cells[at + Cell.IN_FLIGHT], cells[at + Cell.CONNECTIONS])
+            for at in range(0, self._slots * SLOT_CELLS, SLOT_CELLS)
+            if cells[at] and cells[at + Cell.PHASE] == WorkerPhase.IDLE and cells[at + Cell.ROLE] == WorkerRole.WORKER
         ]
+
+    def slot(self, slot: int) -> Cells:
+        """The cells of one slot."""
+        return self.cells[slot * SLOT_CELLS : (slot + 1) * SLOT_CELLS]
 
     def snapshot(self) -> ServerSnapshot:
         """Everything, as it stands; memory and CPU times are asked of the operating system."""
-        used = [at for at in range(0, self._slots * _SLOT_CELLS, _SLOT_CELLS) if self.cells[at]]
-        workers = sorted((self._worker(at) for at in used), key=lambda worker: (worker.index, worker.pid))
-        every = [*used, self._own]
+        *used, own = every = self._copied()
+        fronts = [slot for slot in used if slot[Cell.ROLE] == WorkerRole.FRONT]
         return ServerSnapshot(
-            phase=ServerPhase(self.cells[self._own + _Cell.PHASE] or ServerPhase.STARTING),
+            phase=ServerPhase(own[Cell.PHASE] or ServerPhase.STARTING),
             server_type=self.server_type,
             pid=self.pid,
             uptime_s=time.time() - self._started,
-            workers=tuple(workers),
-            past_requests=sum(self.cells[at + _Cell.PAST_REQUESTS] for at in every),
-            past_errors=sum(self.cells[at + _Cell.PAST_ERRORS] for at in every),
-            refused=sum(self.cells[at + _Cell.REFUSED] for at in every),
+            workers=tuple(sorted(map(_worker, used), key=lambda worker: (worker.role, worker.index, worker.pid))),
+            past_requests=sum(slot[Cell.PAST_REQUESTS] for slot in every),
+            past_errors=sum(slot[Cell.PAST_ERRORS] for slot in every),
+            refused=sum(slot[Cell.REFUSED] for slot in every),
+            histograms=histograms(every),
+            queued=sum(slot[Cell.QUEUED] for slot in fronts) if fronts else None,
+            queued_bytes=sum(slot[Cell.QUEUED_BYTES] for slot in fronts) if fronts else None,
         )
 
-    def _worker(self, at: int) -> WorkerSnapshot:
-        cell = self.cells[at : at + _SLOT_CELLS]
-        phase = WorkerPhase(cell[_Cell.PHASE])
-        if phase is WorkerPhase.IDLE and cell[_Cell.IN_FLIGHT]:
-            phase = WorkerPhase.BUSY
-        rss_bytes, cpu_s = _usage(cell[_Cell.PID])
-        device = b"".join(cell[_Cell.DEVICE + k].to_bytes(8, "little", signed=True) for k in (0, 1))
-        return WorkerSnapshot(
-            index=cell[_Cell.INDEX],
-            pid=cell[_Cell.PID],
-            phase=phase,
-            device=device.rstrip(b"\0").decode("ascii"),
-            rss_bytes=rss_bytes,
-            cpu_s=cpu_s,
-            uptime_s=max(0.0, time.time() - cell[_Cell.STARTED_NS] / 1e9),
-            requests=cell[_Cell.REQUESTS],
-            errors=cell[_Cell.ERRORS],
-            in_flight=max(0, cell[_Cell.IN_FLIGHT]),
-            connections=max(0, cell[_Cell.CONNECTIONS]),
-            restarts=cell[_Cell.RESTARTS],
-        )
+    def _copied(self) -> list[Cells]:
+        """Every slot in use, and the server's own, the last; none of them half added to the past."""
+        found: list[Cells] = []
+        for _ in range(_TRIES):
+            moves = self._moves()
+            used = [slot for slot, pid in enumerate(self.cells[: self._own : SLOT_CELLS].tolist()) if pid]
+            found = [memoryview(self.slot(slot).tobytes()).cast("q") for slot in (*used, self._slots)]
+            if moves == self._moves() and not any(count % 2 for count in moves):
+                break
+            time.sleep(_PAUSE_S)
+        return found
+
+    def _moves(self) -> list[int]:
+        return self.cells[Cell.MOVES :: SLOT_CELLS].tolist()
+
+
+def _worker(slot: Cells) -> WorkerSnapshot:
+    phase = WorkerPhase(slot[Cell.PHASE])
+    if phase is WorkerPhase.IDLE and slot[Cell.IN_FLIGHT]:
+        phase = WorkerPhase.BUSY
+    rss_bytes, cpu_s = _usage(slot[Cell.PID])
+    return WorkerSnapshot(
+        index=slot[Cell.INDEX],
+        pid=slot[Cell.PID],
+        phase=phase,
+        device=read_text(slot[DEVICE_CELLS]),
+        rss_bytes=rss_bytes,
+        cpu_s=cpu_s,
+        uptime_s=max(0.0, time.time() - slot[Cell.STARTED_NS] / 1e9),
+        requests=slot[Cell.REQUESTS],
+        errors=slot[Cell.ERRORS],
+        in_flight=max(0, slot[Cell.IN_FLIGHT]),
+        connections=max(0, slot[Cell.CONNECTIONS]),
+        restarts=slot[Cell.RESTARTS],
+        role=WorkerRole(slot[Cell.ROLE]),
+        note=read_text(slot[NOTE_CELLS]),
+    )
 
 
 def _usage(pid: int) -> tuple[int, float]:
