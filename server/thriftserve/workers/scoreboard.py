@@ -80,6 +80,17 @@ class Counters:
             self._cells[self._in_flight_at] -= 1
             self._cells[self._requests_at] += 1
 
+    def begin_requests(self, number: int) -> None:
+        """So many requests are being run together."""
+        with self._lock:
+            self._cells[self._in_flight_at] += number
+
+    def end_requests(self, number: int) -> None:
+        """They were answered."""
+        with self._lock:
+            self._cells[self._in_flight_at] -= number
+            self._cells[self._requests_at] += number
+
     def observe(self, queue_us: int, compute_us: int, batch_size: int) -> None:
         """A request was run: how long it had waited and how long its run took, microseconds, and the run's rows."""
         with self._lock:
