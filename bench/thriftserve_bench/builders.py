@@ -9,6 +9,7 @@ Each kind is a complete model with real behaviour, small enough to be made where
     saliency            img_in FLOAT [1,320,320,3] -> img_out FLOAT [1,320,320,1]: what stands out
     detector            input_tensor UINT8 [1,h,w,3] -> the object-detection API's outputs: coloured rectangles
     image_classifier    image FLOAT [n,28,28,1] -> scores: horizontal or vertical stripes, or blank
+    mobilenet_v2        image FLOAT [n,224,224,3] -> scores FLOAT [n,1000]: untrained, but of full size, 14 MB
 """
 
 from __future__ import annotations
@@ -31,6 +32,7 @@ KINDS: Mapping[str, str] = {
     "saliency": "thriftserve_bench.image_models:saliency",
     "detector": "thriftserve_bench.image_models:detector",
     "image_classifier": "thriftserve_bench.image_models:image_classifier",
+    "mobilenet_v2": "thriftserve_bench.mobilenet:mobilenet_v2",
 }
 
 

@@ -134,6 +134,7 @@ def _load(settings: ServeSettings, context: WorkerContext) -> Registry:
         intra_op_threads=settings.intra_op_threads,
         inter_op_threads=settings.inter_op_threads,
         gpu_memory_limit_mb=settings.gpu_memory_limit_mb,
+        freeze=settings.freeze,
     )
     registry = loader.load_models(models_of(settings), options)
     if settings.warmup:

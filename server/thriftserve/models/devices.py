@@ -43,6 +43,8 @@ class SessionOptions:
     inter_op_threads: int | None = None
     #: GPU memory of this process in MiB; None: it grows as needed.
     gpu_memory_limit_mb: int | None = None
+    #: Turn variables into constants at load, where that changes no answer.
+    freeze: bool = True
 
     @classmethod
     def divided(
@@ -53,11 +55,12 @@ class SessionOptions:
         intra_op_threads: int | None = None,
         inter_op_threads: int | None = None,
         gpu_memory_limit_mb: int | None = None,
+        freeze: bool = True,
         cores: int | None = None,
     ) -> SessionOptions:
         """Options of one of `workers` processes that share the machine's cores (`cores`: all that we may use)."""
         share = max(1, (cores or usable_cores()) // max(1, workers))
-        return cls(device, intra_op_threads or share, inter_op_threads, gpu_memory_limit_mb)
+        return cls(device, intra_op_threads or share, inter_op_threads, gpu_memory_limit_mb, freeze)
 
 
 def usable_cores() -> int:
