@@ -119,7 +119,13 @@ def _unknown(argument: str) -> str:
     if not argument.startswith("-"):
         example = argument if "=" in argument else f"NAME={argument}"
         return f"unexpected argument {argument!r}: a model is given as --model {example}"
-    flags = ["--config", "--print-settings", "--no-warmup", "--no-freeze", *(one.flag for one in settings_of(ServeSettings))]
+    flags = [
+        "--config",
+        "--print-settings",
+        "--no-warmup",
+        "--no-freeze",
+        *(one.flag for one in settings_of(ServeSettings)),
+    ]
     return f"unknown option {argument}{did_you_mean(argument.partition('=')[0], flags)}"
 
 
