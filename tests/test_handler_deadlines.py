@@ -12,8 +12,8 @@ import pytest
 from encoded_images import plain
 from numpy_models import NumpySession, Server, half_plus_two, one_function, serve, signature
 from thriftserve import arrival
+from thriftserve.deadline import Deadline
 from thriftserve.errors import DeadlineExceeded
-from thriftserve.handler.deadline import Deadline
 from thriftserve_client.codec import to_tensor
 from thriftserve_idl.ttypes import (
     ClassifyRequest,

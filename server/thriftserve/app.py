@@ -21,8 +21,9 @@ from typing import Any
 from thrift.Thrift import TProcessor
 
 from thriftserve import __version__, server_types
+from thriftserve.batching import MAX_BATCH_SIZE, Batcher
 from thriftserve.errors import ConfigError, ExitCode, ModelLoadError
-from thriftserve.handler import ControlHandler, PredictHandler
+from thriftserve.handler import ControlHandler, PredictHandler, PredictProcessor
 from thriftserve.models import devices, loader, warmup
 from thriftserve.models.devices import SessionOptions
 from thriftserve.models.registry import Registry
@@ -116,10 +117,21 @@ def predict_processor(source: Source, started_with: ServeSettings, context: Work
         counters=context.counters,
         max_image_pixels=settings.max_image_pixels,
         server_version=__version__,
+        batcher=_batcher(settings),
     )
     if settings.warmup:
         handler.prepare()
-    return Predict.Processor(handler)
+    return PredictProcessor(handler)
+
+
+def _batcher(settings: ServeSettings) -> Batcher:
+    """What puts requests together: in the batching server by itself, in the others where they are told to."""
+    batching = settings.server_type == "TBatchingServer"
+    return Batcher(
+        settings.runs_per_worker if batching else None,
+        max_batch_size=settings.max_batch_size or (MAX_BATCH_SIZE if batching else 1),
+        batch_timeout_ms=settings.batch_timeout_ms,
+    )
 
 
 def _load(settings: ServeSettings, context: WorkerContext) -> Registry:

@@ -9,14 +9,16 @@ from __future__ import annotations
 
 import numpy as np
 
+from thriftserve.batching import Done
+from thriftserve.deadline import Deadline
 from thriftserve.errors import FailedPrecondition, Internal, InvalidArgument
-from thriftserve.handler.deadline import Deadline
 from thriftserve.handler.image_runs import image_rows, only_image_input
 from thriftserve.handler.plan import Plan
+from thriftserve.handler.run import Steps
 from thriftserve.handler.wording import listed, quoted, shaped
 from thriftserve.models.servable import Servable
 from thriftserve.models.session import Array
-from thriftserve_idl.ttypes import Classification, ClassifyRequest, DataType, ImageClassification, Timing
+from thriftserve_idl.ttypes import Classification, ClassifyRequest, DataType, ImageClassification
 
 DEFAULT_TOP_K = 5
 #: Names that mean class scores where a signature has several outputs of their shape.
@@ -26,7 +28,7 @@ FLOATS = (DataType.FLOAT, DataType.DOUBLE, DataType.HALF, DataType.BFLOAT16)
 
 def classify(
     servable: Servable, plan: Plan, request: ClassifyRequest, deadline: Deadline
-) -> tuple[list[ImageClassification], Timing]:
+) -> Steps[tuple[list[ImageClassification], Done]]:
     """The best classes of each image, in the request's order.
 
     Raises:
@@ -38,8 +40,8 @@ def classify(
         raise InvalidArgument(f"top_k is {top_k}: expected 1 or more")
     image = only_image_input(servable, plan)
     name = scores_output(servable, plan, 2 if image.batched else 1)
-    rows, _, timing = image_rows(servable, plan, image, request.images, [name], deadline)
-    return [ImageClassification(best(_scores(row[name], name), servable.labels, top_k)) for row in rows], timing
+    rows, _, done = yield from image_rows(servable, plan, image, request.images, (name,), deadline)
+    return [ImageClassification(best(_scores(row[name], name), servable.labels, top_k)) for row in rows], done
 
 
 def scores_output(servable: Servable, plan: Plan, rank: int) -> str:

@@ -12,14 +12,16 @@ import math
 
 import numpy as np
 
+from thriftserve.batching import Done
+from thriftserve.deadline import Deadline
 from thriftserve.errors import FailedPrecondition, InvalidArgument
 from thriftserve.handler.classify import class_label
-from thriftserve.handler.deadline import Deadline
 from thriftserve.handler.image_runs import Row, image_rows, only_image_input
 from thriftserve.handler.plan import Plan
+from thriftserve.handler.run import Steps
 from thriftserve.handler.wording import listed, quoted
 from thriftserve.models.servable import Servable
-from thriftserve_idl.ttypes import BoundingBox, Detection, DetectRequest, ImageDetections, Timing
+from thriftserve_idl.ttypes import BoundingBox, Detection, DetectRequest, ImageDetections
 
 DEFAULT_MIN_SCORE = 0.5
 DEFAULT_MAX_DETECTIONS = 100
@@ -30,7 +32,7 @@ BACKGROUND = ("", "background", "__background__", "_background_", "bg", "???", "
 
 def detect(
     servable: Servable, plan: Plan, request: DetectRequest, deadline: Deadline
-) -> tuple[list[ImageDetections], Timing]:
+) -> Steps[tuple[list[ImageDetections], Done]]:
     """The objects in each image, in the request's order.
 
     Raises:
@@ -46,13 +48,13 @@ def detect(
         raise InvalidArgument(f"max_detections is {most}: expected 1 or more")
     _check_outputs(servable, plan)
     image = only_image_input(servable, plan)
-    rows, decoded, timing = image_rows(servable, plan, image, request.images, OUTPUTS, deadline)
+    rows, decoded, done = yield from image_rows(servable, plan, image, request.images, OUTPUTS, deadline)
     labels = labels_by_class(servable.labels)
     results = [
         ImageDetections(_detections(row, labels, min_score, most), one.width, one.height)
         for row, one in zip(rows, decoded, strict=True)
     ]
-    return results, timing
+    return results, done
 
 
 def labels_by_class(labels: tuple[str, ...]) -> tuple[str, ...]:

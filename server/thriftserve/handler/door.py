@@ -48,13 +48,19 @@ def door(method: Callable[Concatenate[S, P], R]) -> Callable[Concatenate[S, P], 
         try:
             return method(service, *args, **kwargs)
         except Exception as error:
-            fault = neutral(error)
-            service.counters.add_error()
-            _log(method.__name__, args, fault, error)
+            told = told_of(service, method.__name__, args[0] if args else None, error)
         # Outside the except branch, so that what was raised inside does not travel along.
-        raise PredictError(ErrorCode(fault.code), fault.message, fault.retryable)
+        raise told
 
     return answer
+
+
+def told_of(service: HasCounters, method: str, request: Any, error: Exception) -> PredictError:
+    """What the client is told of an error: it is counted and logged, and becomes the contract's exception."""
+    fault = neutral(error)
+    service.counters.add_error()
+    _log(method, request, fault, error)
+    return PredictError(ErrorCode(fault.code), fault.message, fault.retryable)
 
 
 def neutral(error: Exception) -> ThriftServeError:
@@ -66,8 +72,8 @@ def neutral(error: Exception) -> ThriftServeError:
     return Internal(f"the request failed with {type(error).__name__}; the server's log has the cause")
 
 
-def _log(method: str, args: tuple[Any, ...], fault: ThriftServeError, cause: Exception) -> None:
-    request_id = quoted(str(getattr(args[0], "request_id", None) or "")) if args else "''"
+def _log(method: str, request: Any, fault: ThriftServeError, cause: Exception) -> None:
+    request_id = quoted(str(getattr(request, "request_id", None) or ""))
     if fault.code == Code.INTERNAL or isinstance(cause, MemoryError):
         logger.error("%s failed, request_id=%s: %s", method, request_id, fault.message, exc_info=cause)
     else:

@@ -13,8 +13,8 @@ from dataclasses import dataclass
 
 import numpy as np
 
+from thriftserve.deadline import Deadline
 from thriftserve.errors import InvalidArgument
-from thriftserve.handler.deadline import Deadline
 from thriftserve.handler.wording import quoted, shaped
 from thriftserve.models import images
 from thriftserve.models.image_settings import ImageSettings

@@ -7,20 +7,20 @@ classify and detect share it.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 
+from thriftserve.batching import Done
+from thriftserve.deadline import Deadline
 from thriftserve.errors import FailedPrecondition, Internal, InvalidArgument
-from thriftserve.handler.deadline import Deadline
 from thriftserve.handler.image_input import ImageInput
 from thriftserve.handler.plan import Plan
-from thriftserve.handler.run import run
+from thriftserve.handler.run import Steps, asked_for, job_for
 from thriftserve.handler.wording import listed, quoted, shaped
 from thriftserve.models.images import DecodedImage
 from thriftserve.models.servable import Servable
 from thriftserve.models.session import Array
-from thriftserve_idl.ttypes import Timing
 
-Row = dict[str, Array]
+Row = Mapping[str, Array]
 
 
 def only_image_input(servable: Servable, plan: Plan) -> ImageInput:
@@ -51,10 +51,10 @@ def image_rows(
     plan: Plan,
     image: ImageInput,
     encoded: Sequence[bytes] | None,
-    wanted: Sequence[str],
+    wanted: tuple[str, ...],
     deadline: Deadline,
-) -> tuple[list[Row], list[DecodedImage], Timing]:
-    """The outputs of each image, without their batch dimension, with the images and the time taken.
+) -> Steps[tuple[list[Row], list[DecodedImage], Done]]:
+    """The outputs of each image, without their batch dimension, with the images and what the run took.
 
     One run takes them all where the model's batch dimension is free and they have one size; else
     each image has a run of its own.
@@ -69,12 +69,12 @@ def image_rows(
     decoded = image.decode(encoded, deadline)
     pixels = [one.pixels for one in decoded]
     if image.batched and (image.batch == len(pixels) or (image.batch is None and _one_size(pixels))):
-        outputs, timing = run(servable, plan, {image.name: image.stacked(pixels)}, wanted, deadline)
-        return _split(outputs, len(pixels)), decoded, timing
+        done = yield job_for(servable, plan, {image.name: image.stacked(pixels)}, wanted, deadline)
+        return _split(asked_for(plan, done.outputs, wanted), len(pixels)), decoded, done
     if image.batch not in (None, 1):
         image.check_count(len(pixels))
-    rows, timing = _one_by_one(servable, plan, image, pixels, wanted, deadline)
-    return rows, decoded, timing
+    rows, done = yield from _one_by_one(servable, plan, image, pixels, wanted, deadline)
+    return rows, decoded, done
 
 
 def _one_size(pixels: Sequence[Array]) -> bool:
@@ -86,20 +86,17 @@ def _one_by_one(
     plan: Plan,
     image: ImageInput,
     pixels: Sequence[Array],
-    wanted: Sequence[str],
+    wanted: tuple[str, ...],
     deadline: Deadline,
-) -> tuple[list[Row], Timing]:
+) -> Steps[tuple[list[Row], Done]]:
     rows: list[Row] = []
-    first: Timing | None = None
+    runs: list[Done] = []
     for one in pixels:
-        outputs, timing = run(servable, plan, {image.name: image.stacked([one])}, wanted, deadline)
+        done = yield job_for(servable, plan, {image.name: image.stacked([one])}, wanted, deadline)
+        outputs = asked_for(plan, done.outputs, wanted)
         rows.extend(_split(outputs, 1) if image.batched else [outputs])
-        if first is None:
-            first = timing
-        else:
-            first.compute_us += timing.compute_us
-    assert first is not None  # there is an image at least
-    return rows, first
+        runs.append(done)
+    return rows, runs[0]._replace(compute_us=sum(done.compute_us for done in runs))
 
 
 def _split(outputs: Row, count: int) -> list[Row]:

@@ -10,8 +10,8 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from typing import Any
 
+from thriftserve.deadline import Deadline
 from thriftserve.errors import InvalidArgument
-from thriftserve.handler.deadline import Deadline
 from thriftserve.handler.image_input import ImageInput, image_inputs
 from thriftserve.handler.wording import listed, quoted, shaped, typed
 from thriftserve.models.servable import Servable

@@ -1,6 +1,6 @@
 """The Predict service, on any registry of servables.
 
-    PredictRequest --> Deadline --> Servable, Plan --> arrays --> Session.run --> PredictResponse
+    PredictRequest --> Deadline --> Servable, Plan --> arrays --> Job --> Batcher --> Done --> PredictResponse
 
 Everything that a request can have wrong is found before the session sees it.
 """
@@ -8,16 +8,19 @@ Everything that a request can have wrong is found before the session sees it.
 from __future__ import annotations
 
 import contextlib
+import os
 from collections.abc import Callable
+from typing import TypeVar
 
+from thriftserve.batching import Batcher, Done
+from thriftserve.deadline import Deadline
 from thriftserve.errors import InvalidArgument, Unimplemented
 from thriftserve.handler import describe
 from thriftserve.handler.classify import classify
-from thriftserve.handler.deadline import Deadline
 from thriftserve.handler.detect import detect
 from thriftserve.handler.door import ErrorCounter, door
 from thriftserve.handler.plans import Plans, named
-from thriftserve.handler.run import run
+from thriftserve.handler.run import Steps, asked_for, job_for, run_through
 from thriftserve.models import images
 from thriftserve.models.registry import Registry
 from thriftserve.status import ServerSnapshot
@@ -33,7 +36,10 @@ from thriftserve_idl.ttypes import (
     PredictRequest,
     PredictResponse,
     ServerStatus,
+    Timing,
 )
+
+R = TypeVar("R", PredictRequest, ClassifyRequest, DetectRequest)
 
 
 class PredictHandler(Predict.Iface):
@@ -50,6 +56,7 @@ class PredictHandler(Predict.Iface):
         counters: ErrorCounter,
         max_image_pixels: int,
         server_version: str,
+        batcher: Batcher | None = None,
     ) -> None:
         """Keeps what it is given; loads nothing.
 
@@ -59,8 +66,10 @@ class PredictHandler(Predict.Iface):
             counters: told of every request that is answered with an error.
             max_image_pixels: the most pixels of an encoded image, and of a request's images once resized.
             server_version: what getServerStatus gives as the version.
+            batcher: runs the requests' jobs; None: one that puts nothing together.
         """
         self.counters = counters
+        self.batcher = batcher or Batcher(max_batch_size=1)
         self._registry = registry
         self._plans = Plans(registry, max_image_pixels)
         self._status = status
@@ -80,28 +89,46 @@ class PredictHandler(Predict.Iface):
     @door
     def predict(self, request: PredictRequest) -> PredictResponse:
         """Runs one signature of one model on the tensors sent."""
-        deadline = _deadline(request)
-        servable, plan = self._plans.find(request.model_spec)
-        wanted = plan.wanted(request.output_filter)
-        arrays = plan.arrays(request.inputs, deadline)
-        outputs, timing = run(servable, plan, arrays, wanted, deadline)
-        return PredictResponse(describe.resolved(servable, plan), describe.tensors(outputs), timing)
+        return run_through(self.predict_steps(request), self.batcher)
 
     @door
     def classify(self, request: ClassifyRequest) -> ClassifyResponse:
         """Names the best classes of each encoded image."""
-        deadline = _deadline(request)
-        servable, plan = self._plans.find(request.model_spec)
-        results, timing = classify(servable, plan, request, deadline)
-        return ClassifyResponse(describe.resolved(servable, plan), results, timing)
+        return run_through(self.classify_steps(request), self.batcher)
 
     @door
     def detect(self, request: DetectRequest) -> DetectResponse:
         """Finds the objects in each encoded image."""
-        deadline = _deadline(request)
+        return run_through(self.detect_steps(request), self.batcher)
+
+    def predict_steps(self, request: PredictRequest | None) -> Steps[PredictResponse]:
+        """What `predict` does, its runs left to who takes the steps."""
+        request, deadline = _checked(request)
         servable, plan = self._plans.find(request.model_spec)
-        results, timing = detect(servable, plan, request, deadline)
-        return DetectResponse(describe.resolved(servable, plan), results, timing)
+        wanted = plan.wanted(request.output_filter)
+        arrays = plan.arrays(request.inputs, deadline)
+        done = yield job_for(servable, plan, arrays, wanted, deadline)
+        outputs = describe.tensors(asked_for(plan, done.outputs, wanted))
+        return PredictResponse(describe.resolved(servable, plan), outputs, self._timing(deadline, done))
+
+    def classify_steps(self, request: ClassifyRequest | None) -> Steps[ClassifyResponse]:
+        """What `classify` does, its runs left to who takes the steps."""
+        request, deadline = _checked(request)
+        servable, plan = self._plans.find(request.model_spec)
+        results, done = yield from classify(servable, plan, request, deadline)
+        return ClassifyResponse(describe.resolved(servable, plan), results, self._timing(deadline, done))
+
+    def detect_steps(self, request: DetectRequest | None) -> Steps[DetectResponse]:
+        """What `detect` does, its runs left to who takes the steps."""
+        request, deadline = _checked(request)
+        servable, plan = self._plans.find(request.model_spec)
+        results, done = yield from detect(servable, plan, request, deadline)
+        return DetectResponse(describe.resolved(servable, plan), results, self._timing(deadline, done))
+
+    def _timing(self, deadline: Deadline, done: Done) -> Timing:
+        """Where a request's time went: the one place where it is known, for every method that runs a model."""
+        queue_us = int((done.began - deadline.arrived) * 1e6)
+        return Timing(queue_us, done.compute_us, done.batch_size, os.getpid())
 
     @door
     def getModelMetadata(self, model_spec: ModelSpec) -> ModelMetadata:
@@ -130,10 +157,10 @@ class PredictHandler(Predict.Iface):
         return describe.server_status(self._status(), self._registry.names(), self._server_version)
 
 
-def _deadline(request: PredictRequest | ClassifyRequest | DetectRequest | None) -> Deadline:
-    """The deadline of a request, which is not over yet; Thrift lets a caller leave the request itself out."""
+def _checked(request: R | None) -> tuple[R, Deadline]:
+    """The request and its deadline, which is not over yet; Thrift lets a caller leave the request itself out."""
     if request is None:
         raise InvalidArgument("the call carries no request: expected one")
     deadline = Deadline.after(request.timeout_ms)
     deadline.check()
-    return deadline
+    return request, deadline

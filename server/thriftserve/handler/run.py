@@ -1,51 +1,77 @@
-"""One run of a session for one request, timed.
+"""From a request's checked arrays to its outputs, by way of a job that somebody else runs.
 
-arrays --> Deadline.check --> Session.run --> outputs, Timing
+arrays --> Job, yielded --> Done, sent back --> the outputs asked for
 
-predict, classify and detect all go through here.
+What a request does is written as steps: a generator that yields each Job it needs run, is sent its Done, and
+returns the answer. So one request waits for its own run, and many are begun together and run as batches.
 """
 
 from __future__ import annotations
 
-import os
-import time
-from collections.abc import Mapping, Sequence
+from collections.abc import Generator, Mapping
+from typing import TypeVar
 
+from thriftserve.batching import Batcher, Done, Job
+from thriftserve.deadline import Deadline
 from thriftserve.errors import Internal, InvalidArgument
-from thriftserve.handler.deadline import Deadline
 from thriftserve.handler.plan import Plan
 from thriftserve.handler.wording import listed
 from thriftserve.models.servable import Servable
 from thriftserve.models.session import Array
-from thriftserve_idl.ttypes import Timing
+
+T = TypeVar("T")
+Steps = Generator[Job, Done, T]
 
 
-def run(
-    servable: Servable, plan: Plan, arrays: Mapping[str, Array], wanted: Sequence[str], deadline: Deadline
-) -> tuple[dict[str, Array], Timing]:
-    """Runs the outputs wanted, where there is time left.
+def run_through(steps: Steps[T], batcher: Batcher) -> T:
+    """Runs each job of a request's steps as it comes, and gives what they return."""
+    if batcher.merging:
+        return _announced(steps, batcher)
+    try:
+        job = next(steps)
+        while True:
+            job = steps.send(batcher.run(job))
+    except StopIteration as stop:
+        answer: T = stop.value
+        return answer
 
-    Raises:
-        DeadlineExceeded: there is none; the session was not called.
-        InvalidArgument: the model refused the inputs, or has no output that was asked for.
-        Internal: the model failed.
-    """
-    began = deadline.check()
+
+def _announced(steps: Steps[T], batcher: Batcher) -> T:
+    """As `run_through`; those who wait for others to share their run know that this one comes."""
+    batcher.on_the_way.coming()
+    try:
+        job = next(steps)
+    finally:
+        batcher.on_the_way.arrived()
+    try:
+        while True:
+            job = steps.send(batcher.run(job))
+    except StopIteration as stop:
+        answer: T = stop.value
+        return answer
+
+
+def job_for(
+    servable: Servable, plan: Plan, arrays: dict[str, Array], wanted: tuple[str, ...], deadline: Deadline
+) -> Job:
+    """The job that runs the outputs wanted."""
     # What a signature without declared outputs gives is only known afterwards.
     asked = wanted if plan.signature.validated else ()
-    outputs = servable.session.run(plan.signature.name, arrays, asked)
-    compute_us = int((time.monotonic() - began) * 1e6)
-    queue_us = int((began - deadline.arrived) * 1e6)
-    if len(outputs) != len(wanted) or any(name not in outputs for name in wanted):
-        outputs = _asked_for(plan, outputs, wanted)
-    return outputs, Timing(queue_us, compute_us, plan.batch_size(arrays), os.getpid())
+    return Job(servable, plan.signature, arrays, asked, deadline, plan.batch_size(arrays))
 
 
-def _asked_for(plan: Plan, outputs: Mapping[str, Array], wanted: Sequence[str]) -> dict[str, Array]:
-    """The outputs that were asked for, where a session gave more or fewer."""
+def asked_for(plan: Plan, outputs: dict[str, Array], wanted: tuple[str, ...]) -> Mapping[str, Array]:
+    """The outputs that were asked for, where a session gave more or fewer.
+
+    Raises:
+        InvalidArgument: the model has no output that was asked for.
+        Internal: it did not give one that it declares.
+    """
+    if tuple(outputs) == wanted:
+        return outputs
     missing = [name for name in wanted if name not in outputs]
     if missing and plan.signature.validated:
         raise Internal(f"the model did not give the outputs {listed(missing)}: it gave {listed(outputs)}")
     if missing:
         raise InvalidArgument(f"output_filter names {listed(missing)}: the model gave {listed(outputs)}")
-    return {name: outputs[name] for name in wanted} if wanted else dict(outputs)
+    return {name: outputs[name] for name in wanted} if wanted else outputs

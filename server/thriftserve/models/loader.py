@@ -15,7 +15,7 @@ from collections.abc import Iterable
 from pathlib import Path
 
 from thriftserve.errors import ModelLoadError, StartError
-from thriftserve.models import image_settings
+from thriftserve.models import image_settings, model_settings
 from thriftserve.models.devices import SessionOptions
 from thriftserve.models.python_model import PythonSession
 from thriftserve.models.registry import Registry
@@ -73,11 +73,12 @@ def _saved_model(config: ModelConfig, options: SessionOptions) -> Servable:
     found = newest_version(Path(config.source))
     # The small files first: a mistake in them is told without the seconds that a large model takes.
     labels, image = read_labels(found.path), image_settings.load(found.path)
+    settings = model_settings.load(found.path)
     session = SavedModelSession.open(found.path, options)
     if options.freeze:
         session.optimize(image)
     _give_memory_back()
-    return Servable(config.name, found.version, session, labels, image)
+    return Servable(config.name, found.version, session, labels, image, settings.batching)
 
 
 def _give_memory_back() -> None:

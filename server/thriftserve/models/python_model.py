@@ -15,10 +15,14 @@ The class may have:
     close()                        called when it is no longer served
     signatures                     what it takes and gives (see `read_signatures`); without it, nothing is checked
     labels                         class names by class number
-    predict_batch(...)             reserved: batching will call it
+    predict_batch(list of inputs)  gives a list of outputs: what each of several requests sent, and its answer,
+                                   as `predict` would take and give them; shapes may differ
+    batching = False               requests are never put together
 
-A signature named other than "serving_default" is answered by the method of its own name. `predict` may
-be called from several threads at once. It raises `thriftserve.errors.InvalidArgument` to refuse
+A signature named other than "serving_default" is answered by the method of its own name, and several of its
+requests by that name with "_batch". Where there is no such method, requests are put together into one
+`predict` if every input and output is declared with a free leading size. `predict` and `predict_batch` may be
+called from several threads at once. It raises `thriftserve.errors.InvalidArgument` to refuse
 inputs; any other exception is the model's failure. Modules are looked for where Python looks: what is
 not installed needs its directory in PYTHONPATH.
 """
@@ -53,6 +57,9 @@ class PythonSession:
             else read_signatures(declared)
         )
         self._methods = {name: _method(model, name) for name in self.signatures}
+        #: False: its requests are never put together.
+        self.batching = bool(getattr(model, "batching", True))
+        self._batch_methods = {name: method for name in self.signatures if (method := _batch_method(model, name))}
         self.labels: tuple[str, ...] = tuple(map(str, getattr(model, "labels", None) or ()))
         self.device = device
 
@@ -80,21 +87,43 @@ class PythonSession:
 
     def run(self, signature: str, inputs: Arrays, outputs: Sequence[str]) -> dict[str, Array]:
         """Calls the signature's method and keeps the outputs wanted; all of them where `outputs` is empty."""
-        try:
-            answer = self._methods[signature](dict(inputs))
-        except ThriftServeError:
-            raise
-        except Exception as error:
-            raise Internal(f"{self._source} failed in {signature!r}: {type(error).__name__}: {error}") from error
-        if not isinstance(answer, Mapping):
-            kind = type(answer).__name__
-            raise Internal(f"{self._source} answered {signature!r} with a {kind}, not a dict of arrays")
-        return {name: self._take(answer, name) for name in outputs or answer}
+        return self._kept(signature, self._call(self._methods[signature], signature, dict(inputs)), outputs)
+
+    def runs_each(self, signature: str) -> bool:
+        """Whether the model takes what several requests sent at once, each by itself."""
+        return self.batching and signature in self._batch_methods
+
+    def run_each(self, signature: str, inputs: Sequence[Arrays], outputs: Sequence[str]) -> list[dict[str, Array]]:
+        """Calls the signature's batch method: one dict of inputs a request in, one of the outputs wanted a request out.
+
+        Raises:
+            InvalidArgument: the model refused the inputs of one of them.
+            Internal: the model failed, or did not answer each.
+        """
+        answers = self._call(self._batch_methods[signature], signature, [dict(one) for one in inputs])
+        if not isinstance(answers, Sequence) or len(answers) != len(inputs):
+            given = f"{len(answers)} answers" if isinstance(answers, Sequence) else f"a {type(answers).__name__}"
+            raise Internal(f"{self._source} gave {given} for {len(inputs)} requests to {signature!r}")
+        return [self._kept(signature, answer, outputs) for answer in answers]
 
     def close(self) -> None:
         """Calls the model's own close, where it has one."""
         if hasattr(self._model, "close"):
             self._model.close()
+
+    def _call(self, method: Callable[[Any], Any], signature: str, inputs: Any) -> Any:
+        try:
+            return method(inputs)
+        except ThriftServeError:
+            raise
+        except Exception as error:
+            raise Internal(f"{self._source} failed in {signature!r}: {type(error).__name__}: {error}") from error
+
+    def _kept(self, signature: str, answer: Any, outputs: Sequence[str]) -> dict[str, Array]:
+        if not isinstance(answer, Mapping):
+            kind = type(answer).__name__
+            raise Internal(f"{self._source} answered {signature!r} with a {kind}, not a dict of arrays")
+        return {name: self._take(answer, name) for name in outputs or answer}
 
     def _take(self, answer: Mapping[str, Any], name: str) -> Array:
         if name not in answer:
@@ -126,8 +155,17 @@ def _import(source: str, target: str) -> Callable[..., Any]:
     return made
 
 
+def _method_name(signature: str) -> str:
+    return "predict" if signature == DEFAULT_SIGNATURE else signature
+
+
+def _batch_method(model: Any, signature: str) -> Callable[[list[dict[str, Array]]], Any] | None:
+    method = getattr(model, f"{_method_name(signature)}_batch", None)
+    return method if callable(method) else None
+
+
 def _method(model: Any, signature: str) -> Callable[[dict[str, Array]], Any]:
-    name = "predict" if signature == DEFAULT_SIGNATURE else signature
+    name = _method_name(signature)
     method = getattr(model, name, None)
     if not callable(method):
         raise TypeError(f"it has no method {name}(inputs) for the signature {signature!r}")

@@ -11,6 +11,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 
 from thriftserve.models.image_settings import ImageSettings
+from thriftserve.models.model_settings import UNSET, BatchingSettings
 from thriftserve.models.session import Session
 from thriftserve.models.signature import Signature
 
@@ -26,6 +27,8 @@ class Servable:
     labels: tuple[str, ...] = ()
     #: How encoded images become the image input; None where the model takes none.
     image: ImageSettings | None = None
+    #: How its requests are put together.
+    batching: BatchingSettings = UNSET.batching
     #: Labels ("stable", …) that point at this version. Nothing sets them yet.
     version_labels: tuple[str, ...] = field(default=())
 

@@ -16,15 +16,15 @@ from thriftserve.errors import DeadlineExceeded, InvalidArgument
 class Deadline:
     """The moment of a request's arrival and, where it set `timeout_ms`, the last moment to begin its run.
 
-    Times are `time.monotonic()` seconds.
+    Times are `time.monotonic()` seconds; `expires` is None where there is no limit.
     """
 
-    __slots__ = ("_expires", "_timeout_ms", "arrived")
+    __slots__ = ("_timeout_ms", "arrived", "expires")
 
     def __init__(self, arrived: float, timeout_ms: int | None) -> None:
         self.arrived = arrived
         self._timeout_ms = timeout_ms
-        self._expires = arrived + timeout_ms / 1000 if timeout_ms else None
+        self.expires = arrived + timeout_ms / 1000 if timeout_ms else None
 
     @classmethod
     def after(cls, timeout_ms: int | None) -> Deadline:
@@ -44,10 +44,14 @@ class Deadline:
             DeadlineExceeded: the time is over; the message says by how much.
         """
         now = time.monotonic()
-        if self._expires is not None and now > self._expires:
-            raise DeadlineExceeded(
-                f"the request came to its turn {(now - self.arrived) * 1000:.1f} ms after its arrival, "
-                f"{(now - self._expires) * 1000:.1f} ms later than its timeout_ms {self._timeout_ms} allows; "
-                "it was not run"
-            )
+        if self.expires is not None and now > self.expires:
+            raise self.exceeded(now)
         return now
+
+    def exceeded(self, now: float) -> DeadlineExceeded:
+        """The error of a request that came to its turn at `now`, which is after `expires`."""
+        over = now - (self.expires or now)
+        return DeadlineExceeded(
+            f"the request came to its turn {(now - self.arrived) * 1000:.1f} ms after its arrival, "
+            f"{over * 1000:.1f} ms later than its timeout_ms {self._timeout_ms} allows; it was not run"
+        )

@@ -1,0 +1,57 @@
+"""What one request wants of a session, and what it gets.
+
+handler: arrays of a request --> Job --> a run of its own, or one shared with others --> Done
+"""
+
+from __future__ import annotations
+
+from typing import NamedTuple
+
+from thriftserve.deadline import Deadline
+from thriftserve.models.servable import Servable
+from thriftserve.models.session import Array
+from thriftserve.models.signature import Signature
+
+
+class Job:
+    """One request's part in a run.
+
+    `arrays` has one array for each input of the signature, checked; `wanted` names the outputs, none of them
+    twice, and is empty for "whatever the model gives". `rows` is the size of the arrays' leading dimension,
+    1 where they have no such thing.
+    """
+
+    __slots__ = ("arrays", "deadline", "rows", "servable", "signature", "wanted")
+
+    def __init__(
+        self,
+        servable: Servable,
+        signature: Signature,
+        arrays: dict[str, Array],
+        wanted: tuple[str, ...],
+        deadline: Deadline,
+        rows: int,
+    ) -> None:
+        self.servable = servable
+        self.signature = signature
+        self.arrays = arrays
+        self.wanted = wanted
+        self.deadline = deadline
+        self.rows = rows
+
+
+class Done(NamedTuple):
+    """A job's answer."""
+
+    #: By name; views of the run's outputs where others had part in it.
+    outputs: dict[str, Array]
+    #: When its run began, monotonic seconds.
+    began: float
+    #: Microseconds in the session.
+    compute_us: int
+    #: Rows of the whole run, those of others included, padding not.
+    batch_size: int
+
+
+#: What becomes of a job: an answer, or the error that its request is to be answered with.
+Answer = Done | Exception

@@ -1,0 +1,177 @@
+"""What may share a run: jobs of one signature, one set of outputs, one shape but for their rows.
+
+    Job --> Sharing (servable, signature, outputs) --> Lane (dtypes, inner shapes) --> its runs
+
+Nothing is merged unless every input and every output wanted has a leading dimension of any size: the batch.
+"""
+
+from __future__ import annotations
+
+import logging
+import threading
+import weakref
+from typing import TYPE_CHECKING, Any
+
+from thriftserve.batching.job import Job
+from thriftserve.batching.run_times import RunTimes, efficient_rows
+from thriftserve.models.python_model import PythonSession
+from thriftserve.models.servable import Servable
+from thriftserve.models.signature import Signature, TensorSpec
+
+if TYPE_CHECKING:
+    from thriftserve.batching.turns import Turns
+
+#: Callers choose the inner shapes where they are free, so there must be a limit; past it, all are forgotten.
+MOST_LANES = 256
+
+log = logging.getLogger(__name__)
+
+
+class Sharing:
+    """How the runs of one signature of one servable, for one set of outputs, may be shared.
+
+    `most` is the number of rows that jobs are merged up to, 1 for not at all; `part` that of the largest run
+    that a single job gets before it is split, None for any.
+    """
+
+    def __init__(self, servable: Servable, signature: Signature, wanted: tuple[str, ...], default_most: int) -> None:
+        self.servable = weakref.ref(servable)
+        self.title = f"{servable.name} version {servable.version} {signature.name!r}"
+        self.settings = servable.batching
+        session = servable.session
+        allowed = self.settings.allowed_batch_sizes
+        most = self.settings.max_batch_size or default_most
+        self.each = isinstance(session, PythonSession) and session.runs_each(signature.name)
+        opted_out = isinstance(session, PythonSession) and not session.batching
+        self.stacks = not opted_out and not self.each and _has_batch(signature, wanted)
+        if not self.stacks:
+            allowed = ()
+        self.most = min(most, allowed[-1]) if allowed else most
+        self.part = (self.most if self.most > 1 else None) if self.stacks else None
+        if allowed and self.part is None:
+            self.part = allowed[-1]
+        self.allowed = allowed
+        self.merges = self.most > 1 and not opted_out and (self.stacks or self.each)
+        #: Axes of each input, the batch not counted, that requests may differ in and still share a run.
+        self.padded = _free_axes(signature) if self.settings.pad_variable_length_inputs and self.stacks else {}
+        self._name = next(iter(signature.inputs)) if len(signature.inputs) == 1 and not self.padded else None
+        self._lanes: dict[Any, Lane] = {}
+        self._alone = Lane(self, merges=False)
+        self._together = Lane(self, merges=True)
+
+    def lane(self, job: Job) -> Lane:
+        """The lane that a job's run belongs to."""
+        if not self.merges:
+            return self._alone
+        if self.each:
+            return self._together
+        key: Any
+        if self._name is not None:
+            array = job.arrays[self._name]
+            size, *inner = array.shape
+            if size != job.rows:
+                return self._alone
+            key = (array.dtype, *inner)
+        else:
+            key = self._key(job)
+        if job.rows == 0 or key is None:
+            return self._alone
+        return self._lanes.get(key) or self._new(key)
+
+    def not_rowwise(self, fault: str) -> None:
+        """Merges nothing any more: the model gave what can't be split by rows."""
+        if self.merges:
+            log.warning("%s: requests are not put together any more: %s", self.title, fault)
+        self.merges = False
+        self.part = None
+
+    def counted(self, job: Job) -> int:
+        """What a job counts with against `most`."""
+        return job.rows if self.stacks else 1
+
+    def padded_rows(self, rows: int) -> int:
+        """The allowed size that a run of `rows` rows is padded to; `rows` itself where there is none."""
+        return next((size for size in self.allowed if size >= rows), rows)
+
+    def _key(self, job: Job) -> Any:
+        """Dtypes and inner shapes; None where the inputs have different leading sizes."""
+        parts: list[Any] = []
+        for name, array in job.arrays.items():
+            if array.ndim == 0 or array.shape[0] != job.rows:
+                return None
+            free = self.padded.get(name, ())
+            inner = tuple(-1 if axis in free else size for axis, size in enumerate(array.shape) if axis)
+            parts.append((name, array.dtype, inner))
+        parts.sort(key=lambda part: str(part[0]))
+        return tuple(parts)
+
+    def _new(self, key: Any) -> Lane:
+        if len(self._lanes) >= MOST_LANES:
+            self._lanes = {}  # whoever waits in one of them has hold of it
+        return self._lanes.setdefault(key, Lane(self, merges=True))
+
+
+class Lane:
+    """Jobs that fit together, and what their runs take."""
+
+    __slots__ = ("_lock", "_merges", "_seen", "busy_us", "jobs", "rows", "sharing", "times", "turns")
+
+    def __init__(self, sharing: Sharing, *, merges: bool) -> None:
+        self.sharing = sharing
+        self.times = RunTimes()
+        #: The threads that wait with jobs of this lane; made for the first one.
+        self.turns: Turns | None = None
+        self._merges = merges
+        self._lock = threading.Lock()
+        self._seen: set[int] = set()
+        #: Of its runs; recent ones count most.
+        self.busy_us = self.jobs = self.rows = 0
+
+    @property
+    def merges(self) -> bool:
+        """Whether its jobs may share runs."""
+        return self._merges and self.sharing.merges
+
+    def add(self, jobs: int, rows: int, size: int, us: int) -> None:
+        """Counts a run of `jobs` jobs and `rows` rows, `size` with padding, that took `us` microseconds."""
+        with self._lock:
+            self.busy_us += us
+            self.jobs += jobs
+            self.rows += rows
+            # The first run of a size pays for what later ones find ready, in TensorFlow's kernels as in caches.
+            if size in self._seen:
+                self.times.add(size, us)
+            else:
+                self._seen.add(size)
+
+    def first_turns(self, turns: Turns) -> Turns:
+        """The turns that this lane has from now on: those given, where another thread was not first."""
+        with self._lock:
+            self.turns = self.turns or turns
+            return self.turns
+
+    def fade(self) -> bool:
+        """Halves the weight of the runs until now; tells whether any is left."""
+        with self._lock:
+            self.busy_us, self.jobs, self.rows = self.busy_us // 2, self.jobs // 2, self.rows // 2
+            return self.busy_us > 0
+
+    def efficient_rows(self) -> int:
+        """The rows that are worth running together."""
+        return efficient_rows(self.times.fit(), self.sharing.most) if self.merges else 1
+
+
+def _has_batch(signature: Signature, wanted: tuple[str, ...]) -> bool:
+    """Whether every input and every output wanted may have any leading size."""
+    if not signature.validated or not signature.inputs:
+        return False
+    outputs = [signature.outputs[name] for name in wanted or signature.outputs]
+    return all(spec.shape and spec.shape[0] is None for spec in [*signature.inputs.values(), *outputs])
+
+
+def _free_axes(signature: Signature) -> dict[str, tuple[int, ...]]:
+    return {name: _free(spec) for name, spec in signature.inputs.items()}
+
+
+def _free(spec: TensorSpec) -> tuple[int, ...]:
+    return tuple(axis for axis, size in enumerate(spec.shape or ()) if axis and size is None)

@@ -1,0 +1,193 @@
+"""The runs of one lane's jobs: alone, together, in parts; every job gets an answer of its own.
+
+    jobs of a lane --> expired ones answered --> one session call --> rows of the outputs, a job each
+                                                        `--> failed: each job by itself, so that each gets its own error
+
+Most runs at once in the process are bounded here, and here every run is timed.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import threading
+import time
+from collections.abc import Sequence
+from contextlib import AbstractContextManager
+from typing import Any
+
+import numpy as np
+
+from thriftserve.batching.advice import Usage
+from thriftserve.batching.job import Answer, Done, Job
+from thriftserve.batching.lane import Lane
+from thriftserve.batching.stacking import misfit, part, stacked
+from thriftserve.models.python_model import PythonSession
+from thriftserve.models.session import Array, Arrays
+
+
+class Runs:
+    """Runs jobs; any thread may.
+
+    Args:
+        slots: session runs at once; None: any number.
+        usage: told of each lane that had a run.
+    """
+
+    def __init__(self, slots: int | None, usage: Usage) -> None:
+        self._slot: AbstractContextManager[Any] = threading.Semaphore(slots) if slots else contextlib.nullcontext()
+        self._bounded = slots is not None
+        self._usage = usage
+
+    def straight(self, job: Job) -> Done:
+        """A job on its own arrays, whatever its lane may be.
+
+        Raises:
+            DeadlineExceeded: its time is over; the session was not called.
+            InvalidArgument: the model refused the inputs.
+            Internal: the model failed.
+        """
+        if not self._bounded:
+            return _run(job)
+        with self._slot:
+            return _run(job)
+
+    def together(self, lane: Lane, jobs: Sequence[Job]) -> list[Answer]:
+        """Jobs that fit into one run of their lane, in their order; a single one may be larger than a run."""
+        if len(jobs) == 1:
+            return [self._answer(lane, jobs[0])]
+        if lane.sharing.each:
+            return self._each(lane, jobs)
+        return self._merged(lane, jobs)
+
+    def alone(self, lane: Lane, job: Job) -> Done:
+        """A job in a run of its own, or in several where it has more rows than a run takes; raises as `straight`."""
+        sharing = lane.sharing
+        if sharing.part is not None and job.rows and (job.rows > sharing.part or sharing.allowed):
+            done = self._in_parts(lane, job, sharing.part)
+            if done is not None:
+                return done
+        done = self.straight(job)
+        self._count(lane, 1, done.batch_size, done.batch_size, done.compute_us)
+        return done
+
+    def _answer(self, lane: Lane, job: Job) -> Answer:
+        try:
+            return self.alone(lane, job)
+        except Exception as error:
+            return error
+
+    def _merged(self, lane: Lane, jobs: Sequence[Job]) -> list[Answer]:
+        now = time.monotonic()
+        if _any_late(jobs, now):
+            return self._in_time(lane, jobs, now)
+        rows = sum([job.rows for job in jobs])
+        size = lane.sharing.padded_rows(rows)
+        inputs = stacked(jobs, size, lane.sharing.padded)
+        first = jobs[0]
+        try:
+            with self._slot:
+                began = time.monotonic()
+                if self._bounded and _any_late(jobs, began):  # while they waited for a slot
+                    raise _Late(began)
+                outputs = first.servable.session.run(first.signature.name, inputs, first.wanted)
+                us = int((time.monotonic() - began) * 1e6)
+        except _Late as late:
+            return self._in_time(lane, jobs, late.now)
+        except Exception:
+            # Whose fault it is the run doesn't tell; by itself, each job gets its own error or its answer.
+            return [self._answer(lane, job) for job in jobs]
+        if fault := misfit(outputs, size):
+            lane.sharing.not_rowwise(fault)
+            return [self._answer(lane, job) for job in jobs]
+        self._count(lane, len(jobs), rows, size, us)
+        return _split(outputs, jobs, began, us, rows)
+
+    def _each(self, lane: Lane, jobs: Sequence[Job]) -> list[Answer]:
+        """A Python model's `predict_batch` on what each job sent."""
+        first = jobs[0]
+        session = first.servable.session
+        assert isinstance(session, PythonSession)  # no other has Sharing.each
+        try:
+            with self._slot:
+                began = time.monotonic()
+                if _any_late(jobs, began):
+                    raise _Late(began)
+                outputs = session.run_each(first.signature.name, [job.arrays for job in jobs], first.wanted)
+                us = int((time.monotonic() - began) * 1e6)
+        except _Late as late:
+            return self._in_time(lane, jobs, late.now)
+        except Exception:
+            return [self._answer(lane, job) for job in jobs]
+        rows = sum(lane.sharing.counted(job) for job in jobs)
+        self._count(lane, len(jobs), rows, rows, us)
+        return [Done(one, began, us, rows) for one in outputs]
+
+    def _in_time(self, lane: Lane, jobs: Sequence[Job], now: float) -> list[Answer]:
+        """The answers where some jobs are late: those are not run, the others are."""
+        late = [_late(job, now) for job in jobs]
+        live = [job for job, is_late in zip(jobs, late, strict=True) if not is_late]
+        answers = iter(self.together(lane, live) if live else [])
+        return [
+            job.deadline.exceeded(now) if is_late else next(answers) for job, is_late in zip(jobs, late, strict=True)
+        ]
+
+    def _in_parts(self, lane: Lane, job: Job, most: int) -> Done | None:
+        """A job in runs of at most `most` rows, each padded; None where its outputs turn out not to go by rows."""
+        parts: list[dict[str, Array]] = []
+        first, us = 0.0, 0
+        for start in range(0, job.rows, most):
+            rows = min(most, job.rows - start)
+            size = lane.sharing.padded_rows(rows)
+            inputs = part(job.arrays, start, start + rows, size)
+            done = self.straight(Job(job.servable, job.signature, inputs, job.wanted, job.deadline, rows))
+            if fault := misfit(done.outputs, size):
+                lane.sharing.not_rowwise(fault)
+                return None
+            self._count(lane, 0 if start else 1, rows, size, done.compute_us)
+            parts.append({name: array[:rows] for name, array in done.outputs.items()})
+            first, us = first or done.began, us + done.compute_us
+        if len(parts) == 1:
+            return Done(parts[0], first, us, job.rows)
+        outputs = {name: np.concatenate([one[name] for one in parts]) for name in parts[0]}
+        return Done(outputs, first, us, min(most, job.rows))
+
+    def _count(self, lane: Lane, jobs: int, rows: int, size: int, us: int) -> None:
+        lane.add(jobs, rows, size, us)
+        self._usage.add(lane)
+
+
+class _Late(Exception):
+    """A job's time was over when its run would have begun, at `now`."""
+
+    def __init__(self, now: float) -> None:
+        self.now = now
+
+
+def _run(job: Job) -> Done:
+    began = job.deadline.check()
+    outputs = job.servable.session.run(job.signature.name, job.arrays, job.wanted)
+    return Done(outputs, began, int((time.monotonic() - began) * 1e6), job.rows)
+
+
+def _late(job: Job, now: float) -> bool:
+    expires = job.deadline.expires
+    return expires is not None and now > expires
+
+
+def _any_late(jobs: Sequence[Job], now: float) -> bool:
+    for job in jobs:
+        expires = job.deadline.expires
+        if expires is not None and now > expires:
+            return True
+    return False
+
+
+def _split(outputs: Arrays, jobs: Sequence[Job], began: float, us: int, rows: int) -> list[Answer]:
+    """Each job's own rows of the outputs, as views."""
+    answers: list[Answer] = []
+    start = 0
+    for job in jobs:
+        end = start + job.rows
+        answers.append(Done({name: array[start:end] for name, array in outputs.items()}, began, us, rows))
+        start = end
+    return answers

@@ -1,0 +1,63 @@
+"""The Predict service for who begins many requests together.
+
+    args --begin--> steps: Job, yielded --run--> Done | error, sent or thrown in --> result struct
+
+The generated processor is in it unchanged: one message in, one message out.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Generator, Mapping, Sequence
+from typing import Any
+
+from thriftserve.batching import Advice, Done, Job
+from thriftserve.handler.door import told_of
+from thriftserve.handler.predict import PredictHandler
+from thriftserve.handler.run import Steps
+from thriftserve_idl import Predict
+
+
+class PredictProcessor(Predict.Processor):
+    """The generated processor, whose requests can also be begun together and run as batches."""
+
+    #: By method: the structs of its arguments and of its result.
+    together: Mapping[str, tuple[type[Any], type[Any]]] = {
+        "predict": (Predict.predict_args, Predict.predict_result),
+        "classify": (Predict.classify_args, Predict.classify_result),
+        "detect": (Predict.detect_args, Predict.detect_result),
+    }
+
+    def __init__(self, handler: PredictHandler) -> None:
+        super().__init__(handler)  # type: ignore[no-untyped-call]  # generated
+        self._service = handler
+        self._steps: dict[str, Callable[[Any], Steps[Any]]] = {
+            "predict": handler.predict_steps,
+            "classify": handler.classify_steps,
+            "detect": handler.detect_steps,
+        }
+
+    def begin(self, method: str, args: Any) -> Generator[Job, Done, Any]:
+        """The steps of one request, which end with its result struct.
+
+        Take the first one (`next`) right after `arrival.mark`: the moment of arrival is read there, and not
+        again. Each step yields a job; send its `Done` in, or throw the exception that `run` gave for it. No
+        `Exception` comes out: every one is the result's error, counted and logged as for a single call.
+
+        Args:
+            method: a key of `together`.
+            args: its decoded arguments.
+        """
+        result = self.together[method][1]()
+        try:
+            result.success = yield from self._steps[method](args.request)
+        except Exception as error:
+            result.error = told_of(self._service, method, args.request, error)
+        return result
+
+    def run(self, jobs: Sequence[Job]) -> list[Done | Exception]:
+        """Runs the jobs of requests that were begun together: an answer or an error for each, in their order."""
+        return self._service.batcher.run_all(jobs)
+
+    def advice(self) -> Advice:
+        """How many requests are worth beginning together, by this process's own measurements."""
+        return self._service.batcher.advice()
