@@ -42,6 +42,10 @@ class Frame(TTransportBase, CReadableTransport):
         #: Up to so many bytes; none at the end.
         self.read = buffer.read
 
+    def rewind(self) -> None:
+        """Goes back to the beginning of the message."""
+        self.cstringio_buf.seek(0)
+
     def readAll(self, size: int) -> bytes:
         """Exactly `size` bytes.
 

@@ -1,6 +1,6 @@
 """Bytes <-> messages, for any TProcessor. No sockets."""
 
-from thriftserve.rpc.exchange import BadMessage, Exchange, Refusal
+from thriftserve.rpc.exchange import BadMessage, Begun, Exchange, Refusal, Together
 from thriftserve.rpc.header import make_exchange
 
-__all__ = ["BadMessage", "Exchange", "Refusal", "make_exchange"]
+__all__ = ["BadMessage", "Begun", "Exchange", "Refusal", "Together", "make_exchange"]

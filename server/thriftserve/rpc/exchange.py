@@ -13,8 +13,8 @@ from __future__ import annotations
 
 import logging
 import time
-from collections.abc import Callable
-from typing import Any
+from collections.abc import Callable, Generator, Mapping
+from typing import Any, Protocol
 
 from thrift.Thrift import TApplicationException, TMessageType, TProcessor
 
@@ -39,6 +39,43 @@ _SLOW_TO_DECODE_BYTES = 64 * 1024
 
 class BadMessage(Exception):
     """What came is no message of this protocol; the connection can't go on."""
+
+
+class Together(Protocol):
+    """A processor some of whose calls can be begun together and answered from one run."""
+
+    #: Method -> the generated classes of its arguments and its result.
+    together: Mapping[str, tuple[type, type]]
+
+    def begin(self, method: str, args: Any) -> Generator[Any, Any, Any]:
+        """Begins a call: yields what is to be run, is sent what the run gave, and returns the result struct."""
+
+
+class Begun:
+    """A call that was read and begun, and waits for its run."""
+
+    __slots__ = ("_exchange", "_name", "_seqid", "size", "steps")
+
+    def __init__(self, exchange: Exchange, name: str, seqid: int, steps: Generator[Any, Any, Any]) -> None:
+        self._exchange = exchange
+        self._name = name
+        self._seqid = seqid
+        #: Yields what to run; returns the result struct.
+        self.steps = steps
+        #: Bytes of the answer that was made last.
+        self.size = 0
+
+    def answer(self, result: Any) -> list[bytes]:
+        """The encoded answer, in segments."""
+        parts = self._exchange.write_result(self._name, self._seqid, result)
+        self.size = self._exchange.size
+        return parts
+
+    def fail(self, error: BaseException) -> list[bytes]:
+        """The answer to a call whose steps failed with what no step may raise."""
+        parts = self._exchange.handler_failed(self._name, self._seqid, error)
+        self.size = self._exchange.size
+        return parts
 
 
 _INPUTS: dict[str, Any] = {"binary": BinaryInput, "compact": CompactInput}
@@ -94,15 +131,67 @@ class Exchange:
         self.size = size = len(parts[0]) + len(parts[1]) if len(parts) == 2 else sum(map(len, parts))
         return parts if size <= self._max_bytes else self._too_large(size)
 
-    def refuse(self, source: Frame | Stream, reason: str, refusal: Refusal | None) -> list[bytes]:
-        """The answer that turns a request away without running it; raises as `answer` does."""
+    def begin(self, source: Frame, arrived: float) -> Begun | list[bytes]:
+        """Reads a message and begins its call, where its processor can run that method together with others.
+
+        Args:
+            source: holds the message.
+            arrived: when it arrived, monotonic seconds.
+
+        Returns:
+            The call; or, for any other method and for a broken message, the answer as `answer` gives it.
+
+        Raises:
+            BadMessage: it is no message of this protocol.
+        """
         self._iprot.begin(source)
         try:
             name, kind, seqid = self._iprot.readMessageBegin()
+            classes = self.processor.together.get(name)
+            if classes is None or kind == TMessageType.ONEWAY:
+                source.rewind()
+                return self.answer(source, arrived)
+            args = classes[0]()
+            args.read(self._iprot)
+            self._iprot.readMessageEnd()
+        except BadMessage:
+            raise
+        except BaseException as error:
+            return self._failed(error)
+        arrival.mark(arrived)
+        return Begun(self, name, seqid, self.processor.begin(name, args))
+
+    def write_result(self, name: str, seqid: int, result: Any) -> list[bytes]:
+        """The answer to a call that was begun."""
+        try:
+            parts = self._write(name, TMessageType.REPLY, seqid, result)
+        except Exception as error:  # what a handler gave may be no struct of its method
+            return self.handler_failed(name, seqid, error)
+        if self.size > self._max_bytes:
+            return self._too_large_for(name, seqid, self.size)
+        return parts
+
+    def handler_failed(self, name: str, seqid: int, error: BaseException) -> list[bytes]:
+        """The answer to a call whose handler failed with what no handler may raise."""
+        self._open()
+        log.error("%s: the handler failed with %s", name, type(error).__name__, exc_info=error)
+        text = f"Internal error: {type(error).__name__}"
+        return self._exception(name, seqid, TApplicationException.INTERNAL_ERROR, text)
+
+    def peek(self, source: Frame | Stream) -> tuple[str, int, int]:
+        """The method, the kind and the number of a message that is not read any further; raises as `answer` does."""
+        self._iprot.begin(source)
+        try:
+            header: tuple[str, int, int] = self._iprot.readMessageBegin()
         except _PEER_FAILED:
             raise
         except Exception as error:
             raise BadMessage(_reason(error)) from error
+        return header
+
+    def refuse(self, source: Frame | Stream, reason: str, refusal: Refusal | None) -> list[bytes]:
+        """The answer that turns a request away without running it; raises as `answer` does."""
+        name, kind, seqid = self.peek(source)
         if kind == TMessageType.ONEWAY:
             return []
         result = refusal(name, reason) if refusal else None
@@ -119,19 +208,23 @@ class Exchange:
             raise BadMessage(_reason(error)) from error
         name, kind, seqid = stopped.header
         if stopped.decoded:
-            log.error("%s: the handler failed with %s", name, type(error).__name__, exc_info=error)
-            code, text = TApplicationException.INTERNAL_ERROR, f"Internal error: {type(error).__name__}"
+            parts = self.handler_failed(name, seqid, error)
         else:
             self.broken = isinstance(stopped.trans, Stream)  # where the next message begins is unknown
             log.warning("%s: broken arguments: %s", name, _reason(error))
-            code, text = TApplicationException.PROTOCOL_ERROR, f"{name}: {_reason(error)}"
+            code = TApplicationException.PROTOCOL_ERROR
+            parts = self._exception(name, seqid, code, f"{name}: {_reason(error)}")
         if kind == TMessageType.ONEWAY:
+            self._open()
             self.size = 0
             return []
-        return self._exception(name, seqid, code, text)
+        return parts
 
     def _too_large(self, size: int) -> list[bytes]:
         name, _, seqid = self._iprot.header
+        return self._too_large_for(name, seqid, size)
+
+    def _too_large_for(self, name: str, seqid: int, size: int) -> list[bytes]:
         text = f"{name}: the answer has {size} bytes, max_message_bytes is {self._max_bytes}"
         log.error("%s", text)
         return self._exception(name, seqid, TApplicationException.INTERNAL_ERROR, text)

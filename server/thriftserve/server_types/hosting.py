@@ -24,9 +24,10 @@ from typing import Any
 
 from thrift.Thrift import TProcessor
 
-from thriftserve.errors import ExitCode
+from thriftserve.errors import Code, ExitCode
 from thriftserve.rpc import Refusal
 from thriftserve.server_types.accepting import tune
+from thriftserve.server_types.batched import Desk, Switchboard, TBatchingFront, TBatchingWorker
 from thriftserve.server_types.host import Factory, Host
 from thriftserve.settings import HostSettings
 from thriftserve.workers.arbiter import Arbiter
@@ -77,6 +78,7 @@ def serve(
     *,
     preload: Callable[[], None] | None = None,
     refusal: Refusal | None = None,
+    desk: Desk | None = None,
     control: ControlFactory | None = None,
     control_port: int = 0,
     on_ready: Callable[[str], None] = print,
@@ -90,6 +92,7 @@ def serve(
             a thread or touch TensorFlow beyond its import.
         refusal: makes the answer to a request that is turned away for a full queue: (method, reason) -> a
             result struct; without it the answer is a TApplicationException.
+        desk: what the fronts of TBatchingServer may do by themselves; the other types have no use for it.
         control: makes the processor of a second service, on a loopback port of its own.
         control_port: that port; 0 picks one.
         on_ready: gets the one line that says that every worker is ready.
@@ -103,32 +106,86 @@ def serve(
     server_context(settings)  # files that can't be used are told at once
     if unused := settings.unused():
         log.warning("%s has no use for %s: not used", settings.server_type, ", ".join(unused))
-    listener = Listener.open(settings)
-    tune(listener.sock)
-    forking = settings.server_type == "TForkingServer"
-    board = Scoreboard(
-        settings.server_type,
-        2 * (settings.worker_processes + 1),  # a worker and its successor in each place, and the control service
-        settings.max_children if forking else 0,
-    )
-    groups = [
-        WorkerGroup(
-            "worker",
-            settings.worker_processes,
-            lambda context: _loop(settings.server_type, Host(settings, listener, context, factory, refusal)),
-            listener,
-        )
-    ]
-    ready = f"thriftserve ready {listener.describe()} server_type={settings.server_type}"
+    if settings.server_type == "TBatchingServer":
+        groups = _batching_groups(factory, settings, preload, desk or _plain_desk(refusal))
+    else:
+        groups = [_own_group(factory, settings, refusal)]
+    ready = f"thriftserve ready {_described(groups[0])} server_type={settings.server_type}"
     ready += f" workers={settings.worker_processes} pid={os.getpid()}"
     if control is not None:
         groups.append(_control_group(control, settings, control_port))
-        ready += f" control_port={groups[-1].listener.port}"
-    if preload is not None:
+        ready += f" control_port={_port(groups[-1])}"
+    if preload is not None and settings.server_type != "TBatchingServer":
         preload()
     gc.freeze()  # what is here now is shared with every child, until the collector writes on it
+    forking = settings.server_type == "TForkingServer"
+    board = Scoreboard(
+        settings.server_type,
+        2 * sum(group.count for group in groups),  # a worker and its successor in each place
+        settings.max_children if forking else 0,
+    )
     arbiter = Arbiter(groups, board, drain_timeout_s=settings.drain_timeout_s, on_ready=lambda: on_ready(ready))
     return arbiter.run()
+
+
+def _described(group: WorkerGroup) -> str:
+    assert group.listener is not None
+    return group.listener.describe()
+
+
+def _port(group: WorkerGroup) -> int:
+    assert group.listener is not None
+    return group.listener.port
+
+
+def _own_group(factory: Factory, settings: HostSettings, refusal: Refusal | None) -> WorkerGroup:
+    """Workers that have the listening socket themselves."""
+    listener = Listener.open(settings)
+    tune(listener.sock)
+    return WorkerGroup(
+        "worker",
+        settings.worker_processes,
+        lambda context: _loop(settings.server_type, Host(settings, listener, context, factory, refusal)),
+        listener,
+    )
+
+
+def _batching_groups(
+    factory: Factory, settings: HostSettings, preload: Callable[[], None] | None, desk: Desk
+) -> list[WorkerGroup]:
+    """Fronts, each with a listening socket, and the workers behind them."""
+    listeners = Listener.open_several(settings, settings.fronts)
+    switchboard = Switchboard(settings.fronts)
+    groups = [_front_group(number, listener, settings, switchboard, desk) for number, listener in enumerate(listeners)]
+
+    def make_worker(context: WorkerContext) -> Loop:
+        return TBatchingWorker(Host(settings, listeners[0], context, factory), switchboard)
+
+    workers = WorkerGroup("worker", settings.worker_processes, make_worker, None, preload=preload, drain_order=1)
+    return [*groups, workers]
+
+
+def _front_group(
+    number: int, listener: Listener, settings: HostSettings, switchboard: Switchboard, desk: Desk
+) -> WorkerGroup:
+    tune(listener.sock)
+
+    def make_front(context: WorkerContext) -> Loop:
+        host = Host(settings, listener, context, _nothing_to_serve)
+        return TBatchingFront(host, number, switchboard, desk)
+
+    return WorkerGroup(f"front {number}" if settings.fronts > 1 else "front", 1, make_front, listener, reloads=False)
+
+
+def _nothing_to_serve(context: WorkerContext) -> TProcessor:
+    raise NotImplementedError("a front serves nothing itself")
+
+
+def _plain_desk(refusal: Refusal | None) -> Desk:
+    def fault(method: str, code: Code, message: str) -> Any:
+        return refusal(method, message) if refusal is not None and code is Code.RESOURCE_EXHAUSTED else None
+
+    return Desk(fault=fault)
 
 
 def _loop(server_type: str, host: Host) -> Loop:

@@ -24,6 +24,7 @@ SERVER_TYPES = (
     "TNonblockingServer",
     "TForkingServer",
     "TProcessPoolServer",
+    "TBatchingServer",
 )
 #: What each server type makes use of, of the settings that not every one does.
 _USED_BY = {
@@ -188,15 +189,24 @@ class HostSettings:
 
     @property
     def worker_processes(self) -> int:
-        """Worker processes that the server type runs: one for all but TProcessPoolServer."""
-        if self.server_type != "TProcessPoolServer":
+        """Worker processes that the server type runs: one for all but TProcessPoolServer and TBatchingServer."""
+        if self.server_type not in ("TProcessPoolServer", "TBatchingServer"):
             return 1
         return self.workers or os.cpu_count() or 1
 
     @property
+    def slots(self) -> int:
+        """Batches that each worker of TBatchingServer has in hand at most.
+
+        One that makes one run at a time takes a second batch meanwhile, and prepares it.
+        """
+        runs = self.runs_per_worker or 1
+        return runs if self.runs_per_worker is None else max(2, runs)
+
+    @property
     def framing(self) -> str:
         """The transport on the wire: "framed" where the server type or the protocol brings frames of its own."""
-        if self.server_type == "TNonblockingServer" or self.protocol == "header":
+        if self.server_type in ("TNonblockingServer", "TBatchingServer") or self.protocol == "header":
             return "framed"
         return self.transport
 

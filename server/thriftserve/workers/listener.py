@@ -39,6 +39,26 @@ class Listener:
         sock.setblocking(False)
         return cls(sock, settings.backlog, settings.unix_socket)
 
+    @classmethod
+    def open_several(cls, settings: HostSettings, count: int) -> list[Listener]:
+        """Binds one TCP address `count` times: the kernel spreads the clients over them.
+
+        Raises:
+            BindError: it is taken, not ours, or not allowed; or a Unix socket is asked for, which can't be shared.
+        """
+        if count == 1:
+            return [cls.open(settings)]
+        if settings.unix_socket:
+            raise BindError(f"{count} fronts can't share a Unix socket: use a TCP port, or --fronts 1")
+        cls.open(settings).close()  # sharing would hide that another server of this user listens there
+        listeners: list[Listener] = []
+        for _ in range(count):
+            port = listeners[0].port if listeners else settings.port
+            sock = _bind_tcp(settings.host, port, shared=True)
+            sock.setblocking(False)
+            listeners.append(cls(sock, settings.backlog))
+        return listeners
+
     @property
     def port(self) -> int:
         """The TCP port; 0 for a Unix socket."""
@@ -70,7 +90,7 @@ class Listener:
                 os.unlink(self._unix_socket)
 
 
-def _bind_tcp(host: str, port: int) -> socket.socket:
+def _bind_tcp(host: str, port: int, *, shared: bool = False) -> socket.socket:
     try:
         found = socket.getaddrinfo(host, port, type=socket.SOCK_STREAM, flags=socket.AI_PASSIVE)
     except socket.gaierror as error:
@@ -79,6 +99,8 @@ def _bind_tcp(host: str, port: int) -> socket.socket:
     sock = socket.socket(family, kind, proto)
     try:
         sock.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+        if shared:
+            sock.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEPORT, 1)
         if family == socket.AF_INET6:
             sock.setsockopt(socket.IPPROTO_IPV6, socket.IPV6_V6ONLY, 0)
         sock.bind(address)

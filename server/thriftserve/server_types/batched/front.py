@@ -1,0 +1,258 @@
+"""TBatchingServer's front: every connection, one queue, no model.
+
+    epoll --> clients: frames in, answers out | slots: answers in, batches out | new clients | new slots
+          --> dispatch() once a round, so that what came together runs together
+
+It holds whole messages and never decodes a tensor. It is one thread on the readiness API; a worker's death, a
+slow client or a full queue is an event like any other.
+"""
+
+from __future__ import annotations
+
+import logging
+import select
+import socket
+import ssl
+import time
+from collections.abc import Callable
+from functools import partial
+from typing import Any
+
+from thriftserve.server_types.accepting import PAUSE_S, Acceptor, OutOfDescriptors
+from thriftserve.server_types.batched.answers import DeskAnswers
+from thriftserve.server_types.batched.client import Client, PeerGone
+from thriftserve.server_types.batched.desk import Desk
+from thriftserve.server_types.batched.dispatcher import Dispatcher
+from thriftserve.server_types.batched.slot import Slot
+from thriftserve.server_types.batched.switchboard import Switchboard
+from thriftserve.server_types.host import Host
+from thriftserve.status import WorkerRole
+from thriftserve.workers.tls import server_context
+from thriftserve_client.channel import ChannelClosed
+from thriftserve_client.framing import FrameError
+
+log = logging.getLogger(__name__)
+
+_SWEEP_S = 1.0
+_EXPIRE_S = 0.01
+_DRAIN_STEP_S = 0.02
+#: Connections over the limit that are kept for the moment that it takes to refuse them.
+_REFUSING = 64
+#: Connections taken in a row, before the others get their turn.
+_ACCEPTS = 64
+_SCRAP_BYTES = 1 << 20
+#: A connection this young has not had the time to send its first request; a drain waits for it so long.
+_NEWCOMER_S = 0.1
+
+
+class TBatchingFront:
+    """A front process."""
+
+    def __init__(self, host: Host, number: int, switchboard: Switchboard, desk: Desk) -> None:
+        self._host = host
+        self.settings = host.settings
+        self._switchboard = switchboard
+        self._number = number
+        self._desk = desk
+        self._counters = host.context.counters
+        self._clients: dict[int, Client] = {}
+        self._handlers: dict[int, Callable[[int], None]] = {}
+        self._over: list[Client] = []
+        self._resume_at: float | None = None
+        self._expire_at = 0.0
+        self._about: dict[str, Any] = {}
+        self.tls: ssl.SSLContext | None = None
+        self.scrap = memoryview(bytearray(_SCRAP_BYTES))
+        self.now = time.monotonic()
+        self._epoll: select.epoll
+
+    def prepare(self) -> None:
+        """Waits for the first slot: clients are taken once there is somebody to serve them."""
+        self._host.context.counters.set_role(WorkerRole.FRONT)
+        self.tls = server_context(self.settings)
+        processor = None
+        if self._desk.make_processor is not None:
+            processor = self._desk.make_processor(self._host.context, self._about)
+        answers = DeskAnswers(self._desk, processor, self.settings.protocol, self.settings.max_message_bytes)
+        self._dispatcher = dispatcher = Dispatcher(
+            self.settings,
+            self._desk,
+            answers,
+            self._counters,
+            over=self._over.append,
+            dropped=self._unwatch,
+            stuck=self._host.context.report.stuck,
+        )
+        dispatcher.clients = self._clients.values
+        self.arrived, self.refuse_for_bytes = dispatcher.arrived, dispatcher.refuse_for_bytes
+        self.room_for, self.hold = dispatcher.room_for, dispatcher.waiting.hold
+        self._switchboard.close_but(self._number)
+        self._epoll = select.epoll()
+        self._waiting_slots = self._switchboard.sockets[self._number]
+        self._watch_new(self._waiting_slots.fileno(), self._accept_slots)
+        while not dispatcher.slots:
+            self._epoll.poll()
+            self._accept_slots(select.EPOLLIN)
+        self._host.begin()
+
+    # The loop
+
+    def run(self) -> None:
+        """Serves until drained."""
+        acceptor = Acceptor(self._host)
+        self._watch_new(acceptor.sock.fileno(), partial(self._accept, acceptor))
+        self._watch_new(self._host.wakeup.fd, lambda mask: None)
+        sweep_at = time.monotonic() + _SWEEP_S
+        while not self._host.draining:
+            self._round(sweep_at)
+            if self.now >= sweep_at:
+                sweep_at = self.now + _SWEEP_S
+                self._sweep()
+            if self._resume_at and self.now >= self._resume_at:
+                self._resume_at = None
+                self.watch(acceptor.sock.fileno(), select.EPOLLIN)
+        self._epoll.unregister(acceptor.sock)
+        self._epoll.unregister(self._host.wakeup.fd)
+        for taken in acceptor.last():
+            self._adopt(*taken)
+        self._finish()
+        self._dispatcher.close()
+
+    def _round(self, until: float) -> None:
+        """Waits for events, does what they ask for, hands out what waits then."""
+        dispatcher, handlers = self._dispatcher, self._handlers
+        events = self._epoll.poll(max(0.0, self._wake_at(until) - time.monotonic()))
+        self.now = dispatcher.now = time.monotonic()
+        for fd, mask in events:
+            handler = handlers.get(fd)
+            if handler is not None:
+                handler(mask)
+        if dispatcher.waiting.ready:
+            dispatcher.dispatch()
+            if self.now >= self._expire_at:
+                self._expire_at = self.now + _EXPIRE_S
+                dispatcher.expire()
+        if self._over:
+            self._end_over()
+
+    def _wake_at(self, until: float) -> float:
+        dispatcher = self._dispatcher
+        if dispatcher.hold_until is not None:
+            until = min(until, dispatcher.hold_until)
+        if self._resume_at is not None:
+            until = min(until, self._resume_at)
+        return min(until, self._expire_at) if len(dispatcher.waiting) else until
+
+    def watch(self, fd: int, events: int) -> None:
+        """Changes what is waited for on a descriptor."""
+        self._epoll.modify(fd, events)
+
+    def _watch_new(self, fd: int, handler: Callable[[int], None]) -> None:
+        self._handlers[fd] = handler
+        self._epoll.register(fd, select.EPOLLIN)
+
+    def _unwatch(self, fd: int) -> None:
+        self._handlers.pop(fd, None)
+
+    # Clients
+
+    def _accept(self, acceptor: Acceptor, mask: int) -> None:
+        try:
+            for _ in range(_ACCEPTS):
+                taken = acceptor.take(pause=False)
+                if taken is None:
+                    return
+                self._adopt(*taken)
+        except OutOfDescriptors:
+            self._resume_at = self.now + PAUSE_S  # others are served meanwhile
+            self.watch(acceptor.sock.fileno(), 0)
+
+    def _adopt(self, sock: socket.socket, peer: str) -> None:
+        limit = self.settings.max_connections
+        refusal = None
+        if len(self._clients) >= limit:
+            refusal = f"{limit} connections are open, the limit; try again later"
+            if len(self._clients) >= limit + _REFUSING:
+                self._counters.add_refused()
+                sock.close()
+                return
+        client = Client(sock, peer, self, refusal)
+        self._clients[client.fd] = client
+        self._counters.connection_opened()
+        self._watch_new(client.fd, partial(self._on_client, client))
+
+    def _on_client(self, client: Client, mask: int) -> None:
+        try:
+            client.on_event(mask)
+        except PeerGone:
+            self._over.append(client)
+        except FrameError as error:
+            log.warning("%s: closed: %s", client.peer, error)
+            self._over.append(client)
+        except ChannelClosed as error:
+            log.info("%s: closed: %s", client.peer, error)
+            self._over.append(client)
+        except (ssl.SSLError, OSError) as error:
+            log.info("%s: broken: %s", client.peer, error)
+            self._over.append(client)
+        else:
+            if client.finished:
+                self._over.append(client)
+
+    def _end_over(self) -> None:
+        over, self._over[:] = list(self._over), []
+        for client in over:
+            if self._clients.get(client.fd) is client:
+                self._end(client)
+
+    def _end(self, client: Client) -> None:
+        del self._clients[client.fd]
+        self._unwatch(client.fd)
+        self._dispatcher.forget(client)
+        block = client.close()
+        if block is not None:
+            self._dispatcher.arena.free(block)
+        self._counters.connection_closed()
+
+    def _sweep(self) -> None:
+        for client in list(self._clients.values()):
+            due = client.deadline()
+            if due is not None and self.now >= due[0]:
+                log.info("%s: closed: %s", client.peer, due[1])
+                self._end(client)
+        dispatcher = self._dispatcher
+        dispatcher.watch_slots()
+        if not dispatcher.held_bytes:
+            dispatcher.arena.trim()
+        self._counters.set_queued(len(dispatcher.waiting), dispatcher.held_bytes)
+
+    # Slots
+
+    def _accept_slots(self, mask: int) -> None:
+        while (found := self._switchboard.accept(self._number, self._dispatcher.arena.fd)) is not None:
+            sock, hello = found
+            slot = Slot(sock, hello, self)
+            self._about.update(hello.about)
+            self._dispatcher.add_slot(slot)
+            self._watch_new(slot.fd, partial(self._dispatcher.on_slot, slot))
+            log.debug("%s is there", slot.label)
+
+    # The end
+
+    def _finish(self) -> None:
+        """Answers whatever has arrived, waits for what is arriving, closes the rest."""
+        sweep_at = time.monotonic()
+        while self._clients:
+            self._round(time.monotonic() + _DRAIN_STEP_S)
+            for client in list(self._clients.values()):
+                if client.pending or client.unsent or client.mid_message:
+                    continue
+                if client.served or self.now - client.opened > _NEWCOMER_S:
+                    self._end(client)
+            if self.now >= sweep_at:
+                sweep_at = self.now + _SWEEP_S
+                self._sweep()
+
+    def drain(self) -> None:
+        """Finishes what is in hand, then ends."""
+        self._host.drain()

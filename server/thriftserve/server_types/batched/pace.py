@@ -1,0 +1,40 @@
+"""How much a worker wants at once, for services whose handlers tell nothing of it.
+
+    time of a batch --Pace--> the number of requests that come to about a millisecond
+
+A service of calls that take long gets one at a time, so that idle workers share them; one of tiny calls gets
+many, for each hand-over costs as much as several of them.
+"""
+
+from __future__ import annotations
+
+AIM_S = 0.001
+MOST = 64
+_WEIGHT = 0.2
+
+
+class Pace:
+    """Measures calls. Threads may share it: a measurement that is lost is of no account."""
+
+    def __init__(self) -> None:
+        self._call_s: float | None = None
+
+    def took(self, seconds: float, calls: int) -> None:
+        """So many calls took so long."""
+        each = seconds / calls
+        self._call_s = each if self._call_s is None else self._call_s + _WEIGHT * (each - self._call_s)
+
+    @property
+    def take(self) -> int:
+        """How many calls to take at once.
+
+        >>> pace = Pace()
+        >>> pace.take
+        1
+        >>> pace.took(0.0002, 2)
+        >>> pace.take
+        10
+        """
+        if self._call_s is None:
+            return 1
+        return max(1, min(MOST, int(AIM_S / max(self._call_s, 1e-9))))

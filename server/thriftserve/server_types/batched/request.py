@@ -1,0 +1,142 @@
+"""Requests between their arrival and their answer, and who is next.
+
+client --Request--> Waiting: one of each client in turn --> a slot's batch --> answer --> client, in its own order
+"""
+
+from __future__ import annotations
+
+from collections import deque
+from typing import TYPE_CHECKING
+
+from thriftserve.server_types.batched.wire import INLINE
+
+if TYPE_CHECKING:
+    from thriftserve.server_types.batched.arena import Block
+    from thriftserve.server_types.batched.client import Client
+
+
+class Request:
+    """A message that came whole."""
+
+    __slots__ = ("answer", "arrived", "block", "client", "deaths", "expires", "frame", "size")
+
+    def __init__(self, client: Client, frame: bytes | None, block: Block | None, size: int, arrived: float) -> None:
+        self.client = client
+        #: Its length and message; None where it lies in `block`.
+        self.frame = frame
+        self.block = block
+        #: Bytes of the message.
+        self.size = size
+        #: Monotonic seconds.
+        self.arrived = arrived
+        #: The framed answer; empty for a oneway call, None while there is none.
+        self.answer: bytes | memoryview | None = None
+        #: Workers that died with it in hand.
+        self.deaths = 0
+        #: When it must have begun to run; None: not looked at yet; infinity: no limit.
+        self.expires: float | None = None
+
+    @property
+    def place(self) -> tuple[bytes | None, int, int, float]:
+        """What a slot is told of it."""
+        return self.frame, INLINE if self.block is None else self.block.offset, self.size, self.arrived
+
+
+class Waiting:
+    """Requests that no slot has yet. Clients take turns, so one that sends many delays nobody."""
+
+    def __init__(self) -> None:
+        self._turns: deque[Client] = deque()
+        #: Requests whose worker died; each runs alone, before the others.
+        self.again: deque[Request] = deque()
+        self.count = 0
+
+    def __len__(self) -> int:
+        return self.count + len(self.again)
+
+    @property
+    def ready(self) -> bool:
+        """True where there is one to take."""
+        return bool(self._turns or self.again)
+
+    def hold(self, client: Client, on: bool) -> None:
+        """Leaves a client out of the turns, for it does not read its answers; or takes it in again."""
+        if on == client.held:
+            return
+        client.held = on
+        if client.waiting:
+            if on:
+                self._turns.remove(client)
+            else:
+                self._turns.append(client)
+
+    def add(self, request: Request) -> None:
+        """Puts a request at the end of its client's own queue."""
+        client = request.client
+        client.waiting.append(request)
+        self.count += 1
+        if len(client.waiting) == 1 and not client.held:
+            self._turns.append(client)
+
+    def take(self, most: int, most_bytes: int) -> list[Request]:
+        """Up to `most` requests, of as many clients as there are.
+
+        Args:
+            most: how many at most.
+            most_bytes: of frames that are sent along; the first goes whatever its size.
+        """
+        taken: list[Request] = []
+        turns = self._turns
+        size = 0
+        while turns and len(taken) < most:
+            client = turns[0]
+            request = client.waiting[0]
+            if request.frame is not None:
+                size += request.size
+                if size > most_bytes and taken:
+                    break
+            turns.popleft()
+            client.waiting.popleft()
+            if client.waiting:
+                turns.append(client)
+            taken.append(request)
+        self.count -= len(taken)
+        return taken
+
+    def oldest(self) -> float | None:
+        """When the request that is next arrived; None where none waits."""
+        if self.again:
+            return self.again[0].arrived
+        return self._turns[0].waiting[0].arrived if self._turns else None
+
+    def all(self) -> list[Request]:
+        """Every request that waits."""
+        return [*self.again, *(request for client in self._turns for request in client.waiting)]
+
+    def remove(self, request: Request) -> None:
+        """Takes one out, wherever it stands."""
+        if request in self.again:
+            self.again.remove(request)
+            return
+        client = request.client
+        client.waiting.remove(request)
+        self.count -= 1
+        if not client.waiting and not client.held:
+            self._turns.remove(client)
+
+    def forget(self, client: Client) -> list[Request]:
+        """Takes out all of a client that is gone.
+
+        Returns:
+            What was taken out.
+        """
+        gone = list(client.waiting)
+        if gone:
+            if not client.held:
+                self._turns.remove(client)
+            client.waiting.clear()
+            self.count -= len(gone)
+        for request in [each for each in self.again if each.client is client]:
+            self.again.remove(request)
+            gone.append(request)
+        return gone

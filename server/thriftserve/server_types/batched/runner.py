@@ -1,0 +1,185 @@
+"""One slot of a worker: a thread that takes a batch, answers each of its requests, and takes the next.
+
+    front --Batch--> frames --Exchange.begin--> calls --one run for what fits together--> answers --> front
+
+What a processor can't run together with others is answered call by call.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import logging
+import socket
+import threading
+import time
+from io import BytesIO
+from typing import Any
+
+from thriftserve.rpc import BadMessage, Begun, Exchange, make_exchange
+from thriftserve.server_types.batched.arena import SharedFrames
+from thriftserve.server_types.batched.pace import Pace
+from thriftserve.server_types.batched.wire import CLOSE, READ_BYTES, Advice, BatchReader, Item, Kind, pack_answers
+from thriftserve.server_types.host import Host
+from thriftserve_client.channel import MAX_SEGMENTS, drop_sent
+from thriftserve_client.framing import Frame
+
+log = logging.getLogger(__name__)
+
+_JOIN_BYTES = 64 * 1024
+#: An answer: index in the batch, bytes, segments.
+Answer = tuple[int, int, list[bytes]]
+
+
+class Runner:
+    """Serves one slot's socket to one front.
+
+    Args:
+        sock: connected; the runner owns it.
+        arena: where large frames lie.
+        host: the service.
+        pace: shared by the worker's slots.
+        slot: the slot's number in its worker.
+        parked: True where it takes nothing until `unpark`.
+    """
+
+    def __init__(
+        self, sock: socket.socket, arena: SharedFrames, host: Host, pace: Pace, *, slot: int, parked: bool
+    ) -> None:
+        self._sock = sock
+        self._arena = arena
+        self._host = host
+        self._pace = pace
+        self._processor = host.processor
+        self._counters = host.context.counters
+        self._together = hasattr(host.processor, "together")
+        self._header = host.settings.protocol == "header"
+        self._exchange = self._make_exchange()
+        self._sending = threading.Lock()
+        self.slot = slot
+        self.parked = parked
+
+    def _make_exchange(self) -> Exchange:
+        settings = self._host.settings
+        return make_exchange(self._processor, settings.protocol, settings.max_message_bytes)
+
+    def serve(self, done: Any) -> None:
+        """Answers batch after batch until the front closes the socket.
+
+        Args:
+            done: called after each batch with this runner and the seconds it spent in runs.
+        """
+        reader = BatchReader()
+        while data := self._sock.recv(READ_BYTES):
+            batch = reader.feed(data)
+            if batch is not None:
+                self._answer(batch, done)
+
+    def advice(self) -> Advice:
+        """What it wants next."""
+        if self.parked:
+            return Advice(take=0)
+        if not self._together:
+            return Advice(take=self._pace.take)
+        given = self._processor.advice()
+        return Advice(given.take, int(max(0.0, given.fixed_us)), getattr(given, "wait_us", None))
+
+    def unpark(self) -> None:
+        """Takes batches from now on."""
+        self.parked = False
+        self.send(Kind.LAST, [])
+
+    def leave(self) -> None:
+        """Takes no more batches; the front closes the socket when this one is answered."""
+        self.send(Kind.LEAVE, [])
+
+    def send(self, kind: Kind, answers: list[Answer]) -> None:
+        """Tells the front; a front that is gone is noticed by `serve`."""
+        parts = pack_answers(kind, self.advice(), answers)
+        with self._sending, contextlib.suppress(OSError):
+            if sum(map(len, parts)) <= _JOIN_BYTES:
+                self._sock.sendall(b"".join(parts))
+                return
+            views = [memoryview(part) for part in parts]
+            while views:
+                views = drop_sent(views, self._sock.sendmsg(views[:MAX_SEGMENTS]))
+
+    # A batch
+
+    def _answer(self, batch: list[Item], done: Any) -> None:
+        began = time.monotonic()
+        self._counters.begin_requests(len(batch))
+        try:
+            answers, run_s = self._answers(batch)
+        finally:
+            self._counters.end_requests(len(batch))
+        self._pace.took(time.monotonic() - began, len(batch))
+        done(self, run_s)
+        self.send(Kind.LAST, answers)
+
+    def _answers(self, batch: list[Item]) -> tuple[list[Answer], float]:
+        answers: list[Answer] = []
+        begun: list[tuple[int, Begun]] = []
+        for index, item in enumerate(batch):
+            if not self._together:
+                answers.append(self._answer_one(index, self._frame(item), item.arrived))
+                continue
+            exchange = self._exchange
+            if self._header:  # each message has a dialect of its own, which its answer is written in
+                exchange = self._make_exchange()
+            try:
+                call = exchange.begin(self._frame(item), item.arrived)
+            except BadMessage as error:
+                answers.append(_bad(index, error))
+                continue
+            if isinstance(call, Begun):
+                begun.append((index, call))
+            else:
+                answers.append((index, exchange.size if call else 0, call))
+        return answers, self._run(begun, answers) if begun else 0.0
+
+    def _answer_one(self, index: int, frame: Frame, arrived: float) -> Answer:
+        try:
+            parts = self._exchange.answer(frame, arrived)
+        except BadMessage as error:
+            return _bad(index, error)
+        return index, self._exchange.size if parts else 0, parts
+
+    def _frame(self, item: Item) -> Frame:
+        message = item.message
+        if isinstance(message, tuple):
+            message = self._arena.read(*message)
+        return Frame(BytesIO(message), len(message))
+
+    def _run(self, begun: list[tuple[int, Begun]], answers: list[Answer]) -> float:
+        """Drives calls from run to run until each has its answer; the seconds spent in runs."""
+        run_s = 0.0
+        waiting: list[tuple[int, Begun, Any]] = []
+        for index, call in begun:
+            _step(index, call, None, waiting, answers)
+        while waiting:
+            started = time.monotonic()
+            results = self._processor.run([job for _, _, job in waiting])
+            run_s += time.monotonic() - started
+            on, waiting = waiting, []
+            for (index, call, _), result in zip(on, results, strict=True):
+                _step(index, call, result, waiting, answers)
+        return run_s
+
+
+def _step(index: int, call: Begun, result: Any, waiting: list[tuple[int, Begun, Any]], answers: list[Answer]) -> None:
+    """Takes a call to its next run, or to its answer."""
+    try:
+        job = call.steps.throw(result) if isinstance(result, BaseException) else call.steps.send(result)
+    except StopIteration as end:
+        parts = call.answer(end.value)
+    except BaseException as error:  # a model may raise anything, SystemExit included
+        parts = call.fail(error)
+    else:
+        waiting.append((index, call, job))
+        return
+    answers.append((index, call.size, parts))
+
+
+def _bad(index: int, error: BadMessage) -> Answer:
+    log.warning("closed: %s", error)
+    return index | CLOSE, 0, []

@@ -1,0 +1,109 @@
+"""A worker's slot, as its front sees it: idle, or with one batch in hand.
+
+    give(requests) --> the worker's socket        readable --> Answers, each to its request
+
+A slot whose worker died shows by the end of its stream.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import select
+import socket
+from typing import TYPE_CHECKING
+
+from thriftserve.server_types.batched.request import Request
+from thriftserve.server_types.batched.switchboard import Hello
+from thriftserve.server_types.batched.wire import READ_BYTES, Advice, AnswerReader, Answers, pack_batch
+from thriftserve_client.channel import MAX_SEGMENTS, drop_sent
+
+if TYPE_CHECKING:
+    from thriftserve.server_types.batched.front import TBatchingFront
+
+
+class WorkerGone(Exception):
+    """The worker's end of the socket was closed."""
+
+
+class Slot:
+    """The front's end of one slot."""
+
+    def __init__(self, sock: socket.socket, hello: Hello, front: TBatchingFront) -> None:
+        sock.setblocking(True)
+        self.sock = sock
+        self.fd = sock.fileno()
+        self.pid = hello.pid
+        self.label = f"worker {hello.index} (pid {hello.pid}) slot {hello.slot}"
+        self.advice = Advice(take=hello.take)
+        #: What it has in hand, None for those it has answered; empty: it is idle.
+        self.batch: list[Request | None] = []
+        #: When it got that, monotonic seconds.
+        self.since = 0.0
+        #: True once it takes no more.
+        self.leaving = False
+        self._front = front
+        self._reader = AnswerReader()
+        self._unsent: list[memoryview] = []
+
+    def give(self, requests: list[Request], now: float) -> None:
+        """Hands it a batch.
+
+        Raises:
+            OSError: the worker is gone; the batch counts as in its hand.
+        """
+        self.batch = [*requests]
+        self.since = now
+        parts = pack_batch([request.place for request in requests])
+        data = b"".join(parts)
+        sent = 0
+        with contextlib.suppress(BlockingIOError):
+            sent = self.sock.send(data, socket.MSG_DONTWAIT)
+        if sent < len(data):
+            self._unsent = [memoryview(data)[sent:]]
+            self._front.watch(self.fd, select.EPOLLIN | select.EPOLLOUT)
+
+    def on_event(self, mask: int) -> list[Answers]:
+        """Sends on what is left of a batch, and reads answers.
+
+        Raises:
+            WorkerGone, OSError: the worker ended.
+        """
+        if self._unsent and mask & select.EPOLLOUT:
+            self._send_rest()
+        if mask & ~select.EPOLLOUT:
+            return self._read()
+        return []
+
+    def _send_rest(self) -> None:
+        try:
+            sent = self.sock.sendmsg(self._unsent[:MAX_SEGMENTS], [], socket.MSG_DONTWAIT)
+        except BlockingIOError:
+            return
+        self._unsent = drop_sent(self._unsent, sent)
+        if not self._unsent:
+            self._front.watch(self.fd, select.EPOLLIN)
+
+    def _read(self) -> list[Answers]:
+        try:
+            wanted = self._reader.wanted()
+            if wanted is None:
+                data = self.sock.recv(READ_BYTES, socket.MSG_DONTWAIT)
+                if data:
+                    return self._reader.feed(data)
+            elif size := self.sock.recv_into(wanted, 0, socket.MSG_DONTWAIT):
+                whole = self._reader.filled(size)
+                return [whole] if whole is not None else []
+        except BlockingIOError:
+            return []
+        raise WorkerGone
+
+    def close(self) -> list[Request]:
+        """Closes the socket.
+
+        Returns:
+            The requests in hand that it did not answer.
+        """
+        self.sock.close()
+        left = [request for request in self.batch if request is not None]
+        self.batch = []
+        return left

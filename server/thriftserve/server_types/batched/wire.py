@@ -1,0 +1,200 @@
+"""What a front and a worker's slot say to each other over their socket. No sockets here.
+
+    front:  requests --pack_batch()--> segments        worker: bytes --BatchReader--> Batch
+    worker: answers --pack_answers()--> segments       front:  bytes --AnswerReader--> Answers
+
+A frame travels as it came, its length before it, so neither side moves its bytes to change its form. A
+large one lies in the front's arena (memory that both processes see), and only its place is sent.
+Integers are in the machine's own order: both ends are on one machine.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from enum import IntEnum
+from struct import Struct, pack, unpack_from
+from typing import NamedTuple
+
+from thriftserve_client.framing import HEADER_BYTES
+
+_BATCH = Struct("=II")
+_ENTRY_FIELDS = "qdI"
+_ENTRY_BYTES = Struct("=" + _ENTRY_FIELDS).size
+_ANSWERS = Struct("=BxHIII")
+#: Bits of an answer's index that say what becomes of its connection.
+CLOSE = 1 << 31
+_INDEX = CLOSE - 1
+#: An entry's offset where its frame is sent along, and not in the arena.
+INLINE = -1
+#: What one read asks for.
+READ_BYTES = 256 * 1024
+
+
+class Kind(IntEnum):
+    """What a slot tells its front."""
+
+    #: Answers to some requests of the batch in hand; more are to come.
+    SOME = 1
+    #: The last ones: the slot takes the next batch.
+    LAST = 2
+    #: No more batches for this slot.
+    LEAVE = 3
+
+
+class Item(NamedTuple):
+    """One request of a batch, as the worker sees it."""
+
+    #: The message, without its length; or its place in the arena.
+    message: bytes | tuple[int, int]
+    #: When it arrived, monotonic seconds (one clock for all processes).
+    arrived: float
+
+
+@dataclass(frozen=True)
+class Advice:
+    """What a slot wants next time.
+
+    Attributes:
+        take: the most requests that it wants at once; 0: none until it says otherwise.
+        fixed_us: what a further run costs, whatever its size: waiting less than this to save one is worth it.
+        wait_us: how long the oldest request may wait for others where the operator set it; None: see `fixed_us`.
+    """
+
+    take: int = 1
+    fixed_us: int = 0
+    wait_us: int | None = None
+
+
+class Answers(NamedTuple):
+    """What a slot sent."""
+
+    kind: Kind
+    advice: Advice
+    #: (index in the batch, close the connection, the framed answer or nothing for a oneway call)
+    items: list[tuple[int, bool, bytes | memoryview]]
+
+
+def pack_batch(frames: Sequence[tuple[bytes | None, int, int, float]]) -> list[bytes]:
+    """The segments of a batch.
+
+    Args:
+        frames: for each request its frame (length and message) or None where it is in the arena, its
+            offset there or `INLINE`, the size of its message, and when it arrived.
+    """
+    fields: list[float] = []
+    inline = []
+    for frame, offset, size, arrived in frames:
+        fields += (offset, arrived, size)
+        if frame is not None:
+            inline.append(frame)
+    head = pack("=II" + _ENTRY_FIELDS * len(frames), len(frames), sum(map(len, inline)), *fields)
+    return [head, *inline]
+
+
+class BatchReader:
+    """Batches out of a stream of bytes."""
+
+    def __init__(self) -> None:
+        self._pending = b""
+
+    def feed(self, data: bytes) -> list[Item] | None:
+        """Takes bytes as they came; the batch, where it is whole now."""
+        self._pending = data = self._pending + data if self._pending else data
+        if len(data) < _BATCH.size:
+            return None
+        count, inline = _BATCH.unpack_from(data)
+        at = _BATCH.size + count * _ENTRY_BYTES
+        if len(data) < at + inline:
+            return None
+        self._pending = b""
+        fields = unpack_from("=" + _ENTRY_FIELDS * count, data, _BATCH.size)
+        items = []
+        for offset, arrived, size in zip(fields[::3], fields[1::3], fields[2::3], strict=True):
+            if offset == INLINE:
+                items.append(Item(data[at + HEADER_BYTES : at + HEADER_BYTES + size], arrived))
+                at += HEADER_BYTES + size
+            else:
+                items.append(Item((offset, size), arrived))
+        return items
+
+
+def pack_answers(kind: Kind, advice: Advice, answers: Sequence[tuple[int, int, list[bytes]]]) -> list[bytes]:
+    """The segments that tell answers.
+
+    Args:
+        kind: SOME, LAST or LEAVE.
+        advice: what the slot wants next.
+        answers: for each its index in the batch (with CLOSE where the connection is to be closed), the size
+            of its message, and the message in segments; none for a oneway call.
+    """
+    fields: list[int] = []
+    segments: list[bytes] = []
+    total = 0
+    for index, size, parts in answers:
+        length = HEADER_BYTES + size if parts else 0
+        fields += (index, length)
+        total += length
+        if parts:
+            segments.append(size.to_bytes(HEADER_BYTES, "big"))
+            segments += parts
+    wait_us = _NO_WAIT if advice.wait_us is None else min(advice.wait_us, _NO_WAIT - 1)
+    head = _ANSWERS.pack(kind, advice.take, min(advice.fixed_us, _NO_WAIT), len(answers), total)
+    return [head + pack(f"={1 + len(fields)}I", wait_us, *fields), *segments]
+
+
+_NO_WAIT = 0xFFFFFFFF
+_WAIT_BYTES = 4
+
+
+class AnswerReader:
+    """Answers out of a stream of bytes; a long message is read into a buffer of its size."""
+
+    def __init__(self) -> None:
+        self._pending = b""
+        self._long: bytearray | None = None
+        self._filled = 0
+
+    def wanted(self) -> memoryview | None:
+        """Where the next bytes are to be read to (then call `filled`); None: anywhere (then call `feed`)."""
+        return memoryview(self._long)[self._filled :] if self._long is not None else None
+
+    def filled(self, size: int) -> Answers | None:
+        """`size` bytes were read into `wanted()`; the answers, where they are whole now."""
+        self._filled += size
+        assert self._long is not None
+        if self._filled < len(self._long):
+            return None
+        data, self._long = self._long, None
+        return _answers(memoryview(data))
+
+    def feed(self, data: bytes) -> list[Answers]:
+        """Takes bytes as they came; every message of answers that is whole now."""
+        if self._pending:
+            data = self._pending + data
+        found = []
+        while len(data) >= _ANSWERS.size:
+            _, _, _, count, total = _ANSWERS.unpack_from(data)
+            size = _ANSWERS.size + _WAIT_BYTES + 8 * count + total
+            if len(data) < size:
+                if size > READ_BYTES:
+                    self._long = bytearray(size)
+                    self._long[: len(data)] = data
+                    self._filled = len(data)
+                    data = b""
+                break
+            found.append(_answers(data))
+            data = data[size:]
+        self._pending = data
+        return found
+
+
+def _answers(data: bytes | memoryview) -> Answers:
+    kind, take, fixed_us, count, _ = _ANSWERS.unpack_from(data)
+    (wait_us, *fields) = unpack_from(f"={1 + 2 * count}I", data, _ANSWERS.size)
+    at = _ANSWERS.size + _WAIT_BYTES + 8 * count
+    items = []
+    for index, length in zip(fields[::2], fields[1::2], strict=True):
+        items.append((index & _INDEX, index >= CLOSE, data[at : at + length]))
+        at += length
+    return Answers(Kind(kind), Advice(take, fixed_us, None if wait_us == _NO_WAIT else wait_us), items)
