@@ -17,6 +17,10 @@ from thriftserve.batching.lane import Lane
 WINDOW_S = 2.0
 #: Seconds for which an advice stays as it is: it is asked for after every batch.
 KEPT_S = 0.02
+#: Microseconds that handing requests over costs, however many: waking the other process, a message each way.
+HAND_OVER_US = 50.0
+#: What is handed over should take this many times that: 95 % of the time is then spent on it.
+HAND_OVERS = 19
 
 
 class Advice(NamedTuple):
@@ -41,8 +45,9 @@ class Usage:
         """Keeps what to advise while nothing is known.
 
         Args:
-            unknown: requests to take before any run.
+            unknown: requests to take before any run, and at most where a model doesn't say itself.
         """
+        self._unknown = unknown
         self._advice = Advice(unknown, 0.0, 0.0)
         self._used: set[Lane] = set()
         self._until = 0.0
@@ -60,16 +65,20 @@ class Usage:
         self._until = now + KEPT_S
         used = self._used
         if used:
-            self._advice = of_lane(max(used.copy(), key=lambda lane: lane.busy_us))
+            self._advice = of_lane(max(used.copy(), key=lambda lane: lane.busy_us), self._unknown)
         if now > self._window_ends:
             self._window_ends = now + WINDOW_S
             self._used = {lane for lane in used.copy() if lane.fade()}
         return self._advice
 
 
-def of_lane(lane: Lane) -> Advice:
-    """What is worth it where every request is of one lane."""
-    rows_a_job = max(1.0, lane.rows / lane.jobs) if lane.jobs and lane.sharing.stacks else 1.0
+def of_lane(lane: Lane, most: int) -> Advice:
+    """What is worth it where every request is of one lane; at most `most`, or what the model says itself."""
     fit = lane.times.fit()
-    take = max(1, math.ceil(lane.efficient_rows() / rows_a_job))
-    return Advice(take, fit.fixed_us if fit else 0.0, fit.row_us if fit else 0.0)
+    if not lane.jobs:
+        return Advice(most, *(fit or (0.0, 0.0)))
+    rows_a_job = max(1.0, lane.rows / lane.jobs) if lane.sharing.stacks else 1.0
+    one_run = math.ceil(lane.efficient_rows() / rows_a_job)
+    # Small requests are worth handing over together even where they are run one by one.
+    one_hand = math.ceil(HAND_OVERS * HAND_OVER_US * lane.jobs / max(1, lane.busy_us))
+    return Advice(max(1, one_run, min(one_hand, most)), *(fit or (0.0, 0.0)))

@@ -16,7 +16,7 @@ from thriftserve.batching.enqueued import Enqueued
 from thriftserve.batching.job import Answer, Done, Job
 from thriftserve.batching.lane import Lane, Sharing
 from thriftserve.batching.on_the_way import OnTheWay
-from thriftserve.batching.runs import Runs
+from thriftserve.batching.runs import Runs, run_one
 from thriftserve.batching.turns import Turns
 from thriftserve.errors import ResourceExhausted
 from thriftserve.models.model_settings import UNSET
@@ -27,6 +27,8 @@ MAX_BATCH_SIZE = 64
 LANE_RUNS = 2
 #: Callers choose sets of outputs, so there must be a limit; past it, all are forgotten.
 MOST_SHARINGS = 512
+#: What a model without a model.toml has, by its identity: a request that nobody batches must not pay for looking.
+_UNSET = UNSET.batching
 
 
 class Batcher:
@@ -49,6 +51,7 @@ class Batcher:
         """
         self._usage = Usage(max_batch_size)
         self._runs = Runs(runs, self._usage)
+        self._straight = self._runs.straight if runs else run_one
         self._lane_runs = runs or LANE_RUNS
         self._most = max_batch_size
         self._timeout_ms = batch_timeout_ms
@@ -67,8 +70,8 @@ class Batcher:
             InvalidArgument: the model refused the inputs.
             Internal: the model failed.
         """
-        if self._most == 1 and job.servable.batching is UNSET.batching:
-            return self._runs.straight(job)
+        if self._most == 1 and job.servable.batching is _UNSET:
+            return self._straight(job)
         lane = self._lane(job)
         if not lane.merges:
             return self._runs.alone(lane, job)

@@ -23,6 +23,8 @@ if TYPE_CHECKING:
 
 #: Callers choose the inner shapes where they are free, so there must be a limit; past it, all are forgotten.
 MOST_LANES = 256
+#: Callers choose the sizes too.
+MOST_SIZES = 1024
 
 log = logging.getLogger(__name__)
 
@@ -139,7 +141,7 @@ class Lane:
             self.jobs += jobs
             self.rows += rows
             # The first run of a size pays for what later ones find ready, in TensorFlow's kernels as in caches.
-            if size in self._seen:
+            if size in self._seen or len(self._seen) >= MOST_SIZES:
                 self.times.add(size, us)
             else:
                 self._seen.add(size)

@@ -47,9 +47,9 @@ class Runs:
             Internal: the model failed.
         """
         if not self._bounded:
-            return _run(job)
+            return run_one(job)
         with self._slot:
-            return _run(job)
+            return run_one(job)
 
     def together(self, lane: Lane, jobs: Sequence[Job]) -> list[Answer]:
         """Jobs that fit into one run of their lane, in their order; a single one may be larger than a run."""
@@ -163,7 +163,8 @@ class _Late(Exception):
         self.now = now
 
 
-def _run(job: Job) -> Done:
+def run_one(job: Job) -> Done:
+    """A job on its own arrays; raises as `Runs.straight`."""
     began = job.deadline.check()
     outputs = job.servable.session.run(job.signature.name, job.arrays, job.wanted)
     return Done(outputs, began, int((time.monotonic() - began) * 1e6), job.rows)

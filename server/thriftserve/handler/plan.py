@@ -126,12 +126,13 @@ class Plan:
 
     def batch_size(self, arrays: Mapping[str, Array]) -> int:
         """Rows of a run: the leading dimension of its inputs; 1 where they have none."""
+        images = self.images
         for name, array in arrays.items():
-            image = self.images.get(name)
-            if image is not None and not image.batched:
+            if images and name in images and not images[name].batched:
                 return 1
             if array.ndim:
-                return int(array.shape[0])
+                size: int = array.shape[0]
+                return size
         return 1
 
     def _wrong_names(self, inputs: Mapping[str, Any]) -> InvalidArgument:

@@ -37,7 +37,9 @@ class Plans:
             InvalidArgument: no name, or both a version and a label.
             NotFound: no such model, version or label.
         """
-        spec = named(spec)
+        return self._servable(named(spec))
+
+    def _servable(self, spec: ModelSpec) -> Servable:
         label = spec.version_label or None
         if label is not None and spec.version is not None:
             raise InvalidArgument(
@@ -53,7 +55,7 @@ class Plans:
             NotFound: no such model, version, label or signature.
         """
         spec = named(spec)
-        servable = self.servable(spec)
+        servable = self._servable(spec)
         name = spec.signature_name or DEFAULT_SIGNATURE
         known = self._known.get((servable.name, servable.version, name))
         if known is not None and known[0]() is servable:

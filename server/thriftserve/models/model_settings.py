@@ -95,13 +95,24 @@ def load_file(path: Path) -> ModelSettings | None:
         ModelLoadError: as for `load`.
     """
     try:
-        tables = tomllib.loads(path.read_text(encoding="utf-8"))
+        text = path.read_text(encoding="utf-8")
     except FileNotFoundError:
         return None
-    except tomllib.TOMLDecodeError as error:
-        raise ModelLoadError(f"{path}: no valid TOML: {error}; write lines like max_batch_size = 32") from error
     except (OSError, UnicodeDecodeError) as error:
         raise ModelLoadError(f"{path}: can't be read: {error}; make it a readable UTF-8 file") from error
+    return from_text(path, text)
+
+
+def from_text(path: Path, text: str) -> ModelSettings:
+    """The settings that a file's text says; `path` is for messages.
+
+    Raises:
+        ModelLoadError: as for `load`.
+    """
+    try:
+        tables = tomllib.loads(text)
+    except tomllib.TOMLDecodeError as error:
+        raise ModelLoadError(f"{path}: no valid TOML: {error}; write lines like max_batch_size = 32") from error
     for name, table in tables.items():
         if name not in _TABLES:
             raise ModelLoadError(f"{path}: unknown key {name} = {table!r}: use the tables [batching] and [session]")

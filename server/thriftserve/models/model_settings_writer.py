@@ -1,0 +1,115 @@
+"""Writes a model.toml, leaving what people wrote into it.
+
+    ModelSettings + the file as it is  -->  lines changed, added, taken out  -->  a new file in its place
+
+Comments and order stay where a key is on one line; a file that can't be changed line by line is written anew.
+"""
+
+from __future__ import annotations
+
+import os
+import re
+import tempfile
+from collections.abc import Mapping
+from dataclasses import fields
+from pathlib import Path
+from typing import Any
+
+from thriftserve.errors import ModelLoadError
+from thriftserve.models.model_settings import ModelSettings, from_text
+
+_TABLE = re.compile(r"\s*\[([^\[\]]+)\]\s*(#.*)?$")
+_KEY = re.compile(r"(\s*([A-Za-z0-9_-]+)\s*=\s*)([^#]*?)(\s*(#.*)?)$")
+
+Tables = Mapping[str, Mapping[str, str]]
+
+
+def write_model_settings(path: Path, settings: ModelSettings) -> None:
+    """Makes a model.toml say exactly `settings`; the file changes at once, or not at all.
+
+    Settings that are at their default are left out.
+
+    Raises:
+        ModelLoadError: the settings would not be accepted when they are read again.
+        OSError: the file can't be written.
+    """
+    tables = {one.name: _table(getattr(settings, one.name)) for one in fields(settings)}
+    try:
+        before = path.read_text(encoding="utf-8")
+    except FileNotFoundError:
+        before = ""
+    text = _changed(before, tables)
+    if not _says(path, text, settings):
+        text = _changed("", tables)
+        from_text(path, text)
+    _replace(path, text)
+
+
+def _table(settings: Any) -> dict[str, str]:
+    """The keys of a table that are not at their default, as TOML."""
+    given = [(one, getattr(settings, one.name)) for one in fields(settings)]
+    return {one.name: _toml(value) for one, value in given if value != one.default}
+
+
+def _toml(value: Any) -> str:
+    if isinstance(value, bool):
+        return "true" if value else "false"
+    return f"[{', '.join(map(str, value))}]" if isinstance(value, tuple) else str(value)
+
+
+def _changed(text: str, tables: Tables) -> str:
+    """The text with the tables' keys as given: changed where they stand, the others at the end of their table."""
+    sections = _sections(text)
+    for name, table in tables.items():
+        if name not in sections and table:
+            sections[name] = ([""] if text else []) + [f"[{name}]"]
+        if name in sections:
+            sections[name] = _section(sections[name], table)
+    return "\n".join(line for lines in sections.values() for line in lines).rstrip("\n") + "\n"
+
+
+def _sections(text: str) -> dict[str, list[str]]:
+    """The lines of each table, its heading first; those before any table under ""."""
+    sections: dict[str, list[str]] = {"": []}
+    current = sections[""]
+    for line in text.splitlines():
+        if heading := _TABLE.match(line):
+            current = sections.setdefault(heading[1].strip(), [])
+        current.append(line)
+    return sections
+
+
+def _section(lines: list[str], table: Mapping[str, str]) -> list[str]:
+    kept: list[str] = []
+    left = dict(table)
+    for line in lines:
+        found = _KEY.match(line)
+        if found is None:
+            kept.append(line)
+        elif found[2] in left:
+            kept.append(f"{found[1]}{left.pop(found[2])}{found[4]}")
+    end = len(kept)
+    while end and not kept[end - 1].strip():
+        end -= 1
+    return [*kept[:end], *(f"{key} = {value}" for key, value in left.items()), *kept[end:]]
+
+
+def _says(path: Path, text: str, settings: ModelSettings) -> bool:
+    try:
+        return from_text(path, text) == settings
+    except ModelLoadError:
+        return False
+
+
+def _replace(path: Path, text: str) -> None:
+    descriptor, name = tempfile.mkstemp(dir=path.parent, prefix=f".{path.name}.")
+    try:
+        with os.fdopen(descriptor, "w", encoding="utf-8") as file:
+            file.write(text)
+            file.flush()
+            os.fsync(file.fileno())
+        os.chmod(name, path.stat().st_mode & 0o777 if path.exists() else 0o644)
+        os.replace(name, path)
+    except BaseException:
+        os.unlink(name)
+        raise
