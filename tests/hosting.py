@@ -41,11 +41,13 @@ TYPES = (
     "TNonblockingServer",
     "TForkingServer",
     "TProcessPoolServer",
+    "TBatchingServer",
 )
 #: One client at a time: a second waits for the end of the first.
 SEVERAL_AT_ONCE = TYPES[1:]
 #: Types whose model holds any number of idle clients beside an active one.
-MANY_IDLE = ("TThreadedServer", "TThreadPoolServer", "TNonblockingServer", "TProcessPoolServer")
+FRAMED_ALONE = ("TNonblockingServer", "TBatchingServer")
+MANY_IDLE = ("TThreadedServer", "TThreadPoolServer", "TNonblockingServer", "TProcessPoolServer", "TBatchingServer")
 TESTS = Path(__file__).parent
 #: No answer takes this long, however busy the machine is.
 PATIENCE_S = 30.0
@@ -86,7 +88,7 @@ def places(*wires: Wire) -> list[Any]:
         pytest.param(server_type, wire, id=f"{server_type}-{wire}")
         for server_type in TYPES
         for wire in wires
-        if server_type != "TNonblockingServer" or wire.transport == "framed"
+        if server_type not in FRAMED_ALONE or wire.transport == "framed"
     ]
 
 

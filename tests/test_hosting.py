@@ -130,7 +130,7 @@ def _pump(source: socket.socket, target: socket.socket) -> None:
 
 @pytest.mark.parametrize(
     ("server_type", "calls"),
-    [(each, 200 if each in ("TNonblockingServer", "TProcessPoolServer") else 40) for each in TYPES],
+    [(each, 200 if each in ("TNonblockingServer", "TProcessPoolServer", "TBatchingServer") else 40) for each in TYPES],
 )
 def test_large_messages_through_a_relay(server_type: str, calls: int) -> None:
     """Tensors of 602 KB that come in pieces of 16 KiB arrive whole, every one of them."""

@@ -17,13 +17,13 @@ from thrift.protocol.TBinaryProtocol import TBinaryProtocol
 from thrift.Thrift import TApplicationException, TMessageType
 from thrift.transport.TTransport import TMemoryBuffer
 
-from hosting import TYPES, Hosted, Wire, add, client_on, eventually, read_to_end
+from hosting import FRAMED_ALONE, TYPES, Hosted, Wire, add, client_on, eventually, read_to_end
 from services.gen.calculator.ttypes import Tree
 
 MAX_MESSAGE_BYTES = 8 * 1024 * 1024
 FRAMED, BUFFERED = Wire("framed"), Wire("buffered")
 PLACES = [(server_type, FRAMED) for server_type in TYPES]
-PLACES += [(server_type, BUFFERED) for server_type in TYPES if server_type != "TNonblockingServer"]
+PLACES += [(server_type, BUFFERED) for server_type in TYPES if server_type not in FRAMED_ALONE]
 
 _LATE = re.compile(
     r"closed: .*(took an answer too slowly|not take an answer in time|answer was not taken within 0.7 s)"

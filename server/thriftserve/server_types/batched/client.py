@@ -9,6 +9,7 @@ with the kernel, and so with the client.
 
 from __future__ import annotations
 
+import logging
 import select
 import socket
 import ssl
@@ -18,11 +19,13 @@ from typing import TYPE_CHECKING
 
 from thriftserve.server_types.batched.request import Request
 from thriftserve_client.channel import READ_BYTES, ChannelClosed
-from thriftserve_client.framing import HEADER_BYTES, IN_PLACE_BYTES, frame_length
+from thriftserve_client.framing import HEADER_BYTES, IN_PLACE_BYTES, FrameError, frame_length
 
 if TYPE_CHECKING:
     from thriftserve.server_types.batched.arena import Block
     from thriftserve.server_types.batched.front import TBatchingFront
+
+log = logging.getLogger(__name__)
 
 _LENGTH = Struct("!i").unpack_from
 _NOT_YET = (BlockingIOError, ssl.SSLWantReadError, ssl.SSLWantWriteError)
@@ -54,6 +57,8 @@ class Client:
         self.pending: deque[Request] = deque()
         #: Why its first request is refused; None: it is served.
         self.refusal = refusal
+        #: Requests that slots have.
+        self.in_hand = 0
         self.closed = False
         #: True where it does not read its answers: its requests wait.
         self.held = False
@@ -88,7 +93,10 @@ class Client:
         if self._shaking:
             return self.since + settings.handshake_timeout_s, f"no TLS handshake in {settings.handshake_timeout_s:g} s"
         if self._unsent:
-            return self.since + settings.write_timeout_s, f"took no answer for {settings.write_timeout_s:g} s"
+            return (
+                self.since + settings.write_timeout_s,
+                f"an answer was not taken within {settings.write_timeout_s:g} s",
+            )
         if self.pending:
             return None
         if self.mid_message:
@@ -167,7 +175,11 @@ class Client:
         """Makes requests of what was read."""
         buffer, at = self._buffer, 0
         while len(self.pending) < AHEAD and len(buffer) - at >= HEADER_BYTES:
-            size = frame_length(buffer, self._settings.max_message_bytes, at)
+            try:
+                size = frame_length(buffer, self._settings.max_message_bytes, at)
+            except FrameError as error:
+                self._out_of_step(error)
+                return
             end = at + HEADER_BYTES + size
             if end <= len(buffer):
                 self._arrived(Request(self, buffer[at:end], None, size, self._front.now))
@@ -180,6 +192,15 @@ class Client:
         self._buffer = buffer[at:]
         if len(self.pending) >= AHEAD:
             self._watch(self._events & ~_IN)
+
+    def _out_of_step(self, error: FrameError) -> None:
+        """Where the next message begins is unknown: what came before is still answered, then it is over."""
+        self._buffer = b""
+        if not self.pending:
+            raise error
+        log.warning("%s: no more is read: %s", self.peer, error)
+        self._ended = True
+        self._watch(self._events & ~_IN)
 
     def _begin_large(self, size: int, have: bytes) -> None:
         block = self._front.room_for(size)

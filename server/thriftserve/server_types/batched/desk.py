@@ -36,6 +36,8 @@ class Desk:
             kept up to date); answers the methods in `local`.
         local: methods that the front answers itself, whatever the workers do.
         timeouts: where a method's time-out in milliseconds stands: field numbers from its arguments down to an i32.
+        ordered: whether a client's requests run one after the other, as on the other server types; where they are
+            independent of each other, a client that sends several at once gets them run together.
         repeatable: methods that may be run again when the worker that ran them died.
     """
 
@@ -43,4 +45,5 @@ class Desk:
     make_processor: Callable[[WorkerContext, dict[str, Any]], TProcessor] | None = None
     local: frozenset[str] = frozenset()
     timeouts: Mapping[str, tuple[int, ...]] = field(default_factory=dict)
+    ordered: bool = True
     repeatable: frozenset[str] = frozenset()

@@ -70,7 +70,7 @@ class Dispatcher:
         self._stuck = stuck
         self._told_stuck: set[int] = set()
         self.arena = Arena(settings.max_queued_bytes)
-        self.waiting = Waiting()
+        self.waiting = Waiting(ordered=desk.ordered)
         self.slots: dict[int, Slot] = {}
         self._idle: list[Slot] = []
         #: Bytes of all requests that are not answered yet.
@@ -258,6 +258,7 @@ class Dispatcher:
             assert request is not None
             batch[index] = None
             self._release(request)
+            self.waiting.done(request.client)
             self._answer(request, None if close else data)
         if kind is Kind.LEAVE:
             slot.leaving = True
@@ -284,6 +285,8 @@ class Dispatcher:
         for request in left:
             request.deaths += 1
             self._after_death(request)
+            if request not in self.waiting.again:
+                self.waiting.done(request.client)
 
     def _after_death(self, request: Request) -> None:
         if request.client.closed:

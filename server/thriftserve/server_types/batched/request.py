@@ -43,9 +43,14 @@ class Request:
 
 
 class Waiting:
-    """Requests that no slot has yet. Clients take turns, so one that sends many delays nobody."""
+    """Requests that no slot has yet. Clients take turns, so one that sends many delays nobody.
 
-    def __init__(self) -> None:
+    Args:
+        ordered: whether a client's request waits until the one before it is answered.
+    """
+
+    def __init__(self, *, ordered: bool) -> None:
+        self._ordered = ordered
         self._turns: deque[Client] = deque()
         #: Requests whose worker died; each runs alone, before the others.
         self.again: deque[Request] = deque()
@@ -64,18 +69,27 @@ class Waiting:
         if on == client.held:
             return
         client.held = on
-        if client.waiting:
-            if on:
-                self._turns.remove(client)
-            else:
-                self._turns.append(client)
+        if on and client in self._turns:
+            self._turns.remove(client)
+        elif not on and self._has_turn(client):
+            self._turns.append(client)
+
+    def _has_turn(self, client: Client) -> bool:
+        """Whether a client that just came to stand at the end of the turns does so."""
+        return bool(client.waiting) and not client.held and not (self._ordered and client.in_hand)
+
+    def done(self, client: Client) -> None:
+        """A request of a client is no longer in a slot's hand."""
+        client.in_hand -= 1
+        if self._ordered and self._has_turn(client):
+            self._turns.append(client)
 
     def add(self, request: Request) -> None:
         """Puts a request at the end of its client's own queue."""
         client = request.client
         client.waiting.append(request)
         self.count += 1
-        if len(client.waiting) == 1 and not client.held:
+        if len(client.waiting) == 1 and self._has_turn(client):
             self._turns.append(client)
 
     def take(self, most: int, most_bytes: int) -> list[Request]:
@@ -97,7 +111,8 @@ class Waiting:
                     break
             turns.popleft()
             client.waiting.popleft()
-            if client.waiting:
+            client.in_hand += 1
+            if client.waiting and not self._ordered:
                 turns.append(client)
             taken.append(request)
         self.count -= len(taken)
@@ -117,11 +132,12 @@ class Waiting:
         """Takes one out, wherever it stands."""
         if request in self.again:
             self.again.remove(request)
+            self.done(request.client)
             return
         client = request.client
         client.waiting.remove(request)
         self.count -= 1
-        if not client.waiting and not client.held:
+        if not client.waiting and client in self._turns:
             self._turns.remove(client)
 
     def forget(self, client: Client) -> list[Request]:
@@ -132,7 +148,7 @@ class Waiting:
         """
         gone = list(client.waiting)
         if gone:
-            if not client.held:
+            if client in self._turns:
                 self._turns.remove(client)
             client.waiting.clear()
             self.count -= len(gone)

@@ -41,7 +41,7 @@ class TBatchingWorker:
         self._slots = host.settings.slots
         self._fronts = host.settings.fronts
         self._pace = Pace()
-        self._lock = threading.Lock()
+        self._lock = threading.Condition()
         self._runners: dict[tuple[int, int], Runner] = {}
         self._run_s = 0.0
         self._parked = self._slots > 1
@@ -66,8 +66,8 @@ class TBatchingWorker:
             self._host.wakeup.wait(_TICK_S)
         if not self._host.context.board.stopping:
             self._leave()
-        for thread in threads:
-            thread.join()
+        with self._lock:
+            self._lock.wait_for(lambda: not self._runners)  # those that wait for a front that is gone are no matter
 
     def _leave(self) -> None:
         with self._lock:
@@ -109,6 +109,7 @@ class TBatchingWorker:
             finally:
                 with self._lock:
                     del self._runners[front, slot]
+                    self._lock.notify_all()
 
     def _batch_done(self, runner: Runner, run_s: float) -> None:
         """Opens or parks the slots beyond the first, as the time in runs says."""
