@@ -13,7 +13,7 @@ from __future__ import annotations
 
 import logging
 from collections.abc import Callable
-from dataclasses import fields
+from dataclasses import fields, replace
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -22,18 +22,21 @@ from thrift.Thrift import TProcessor
 
 from thriftserve import __version__, server_types
 from thriftserve.batching import MAX_BATCH_SIZE, Batcher
-from thriftserve.errors import ConfigError, ExitCode, ModelLoadError
-from thriftserve.handler import ControlHandler, PredictHandler, PredictProcessor
+from thriftserve.errors import Code, ConfigError, ExitCode, ModelLoadError
+from thriftserve.handler import ControlHandler, PredictHandler, PredictProcessor, at_front
 from thriftserve.models import devices, loader, warmup
 from thriftserve.models.devices import SessionOptions
+from thriftserve.models.placement import placed
 from thriftserve.models.registry import Registry
 from thriftserve.models.repository import ModelConfig, newest_version, parse_model_flags
-from thriftserve.server_types import ControlContext, WorkerContext
+from thriftserve.server_types import ControlContext, Desk, WorkerContext
 from thriftserve.settings import HostSettings, ServeSettings
 from thriftserve_idl import ModelControl, Predict
-from thriftserve_idl.ttypes import ErrorCode, PredictError
 
 logger = logging.getLogger(__name__)
+
+#: What the parent laid out, and workers keep to.
+_PLACEMENT = ("workers", "runs_per_worker", "intra_op_threads", "inter_op_threads")
 
 Source = Callable[[], ServeSettings]
 
@@ -53,10 +56,12 @@ def serve(source: Source) -> ExitCode:
     devices.plan(settings.devices, settings.worker_processes)
     for config in configs:
         check_versions(config)
+    laid_out = placed(settings, configs)
     return server_types.serve(
-        partial(predict_processor, source, settings),
-        settings,
+        partial(predict_processor, source, settings, laid_out),
+        laid_out,
         refusal=refused,
+        desk=predict_desk(),
         preload=devices.preload if needs_tensorflow(configs) else None,
         control=control_processor if settings.control_port is not None else None,
         control_port=settings.control_port or 0,
@@ -98,11 +103,32 @@ def needs_tensorflow(configs: tuple[ModelConfig, ...]) -> bool:
 
 def refused(method: str, reason: str) -> Any:
     """How Predict answers a request that is turned away for a limit; None: it is none of its methods."""
-    result = getattr(Predict, f"{method}_result", None)
-    return result and result(error=PredictError(ErrorCode.RESOURCE_EXHAUSTED, reason, retryable=True))
+    return at_front.fault(method, Code.RESOURCE_EXHAUSTED, reason)
 
 
-def predict_processor(source: Source, started_with: ServeSettings, context: WorkerContext) -> TProcessor:
+def predict_desk() -> Desk:
+    """What the fronts of a batching server do for Predict by themselves."""
+    return Desk(
+        fault=at_front.fault,
+        make_processor=front_processor,
+        local=at_front.METHODS,
+        timeouts=at_front.TIMEOUTS,
+        repeatable=at_front.REPEATABLE,
+        ordered=False,
+    )
+
+
+def front_processor(context: WorkerContext, about: dict[str, Any]) -> TProcessor:
+    """The part of Predict that a front answers."""
+    handler = at_front.FrontHandler(
+        about, status=context.server_snapshot, counters=context.counters, server_version=__version__
+    )
+    return Predict.Processor(handler)
+
+
+def predict_processor(
+    source: Source, started_with: ServeSettings, laid_out: ServeSettings, context: WorkerContext
+) -> TProcessor:
     """The Predict service with its models loaded, in the worker that calls this.
 
     Raises:
@@ -110,6 +136,7 @@ def predict_processor(source: Source, started_with: ServeSettings, context: Work
     """
     settings = source()
     _tell_ignored(started_with, settings)
+    settings = replace(settings, **{name: getattr(laid_out, name) for name in _PLACEMENT})
     registry = _load(settings, context)
     handler = PredictHandler(
         registry,
@@ -142,7 +169,7 @@ def _load(settings: ServeSettings, context: WorkerContext) -> Registry:
     context.set_device(device)
     options = SessionOptions.divided(
         device,
-        context.workers,
+        context.workers * settings.slots,
         intra_op_threads=settings.intra_op_threads,
         inter_op_threads=settings.inter_op_threads,
         gpu_memory_limit_mb=settings.gpu_memory_limit_mb,

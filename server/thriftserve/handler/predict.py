@@ -83,6 +83,10 @@ class PredictHandler(Predict.Iface):
             with contextlib.suppress(Unimplemented):
                 images.prepare()
 
+    def model_names(self) -> list[str]:
+        """Names of the models served, sorted."""
+        return self._registry.names()
+
     @door
     def ping(self) -> None:
         """Does nothing."""

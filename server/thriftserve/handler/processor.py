@@ -58,6 +58,10 @@ class PredictProcessor(Predict.Processor):
         """Runs the jobs of requests that were begun together: an answer or an error for each, in their order."""
         return self._service.batcher.run_all(jobs)
 
+    def about(self) -> dict[str, Any]:
+        """What a front is told of this process: "models", the names of those served."""
+        return {"models": self._service.model_names()}
+
     def advice(self) -> Advice:
         """How many requests are worth beginning together, by this process's own measurements."""
         return self._service.batcher.advice()

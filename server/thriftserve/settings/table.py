@@ -196,12 +196,8 @@ class HostSettings:
 
     @property
     def slots(self) -> int:
-        """Batches that each worker of TBatchingServer has in hand at most.
-
-        One that makes one run at a time takes a second batch meanwhile, and prepares it.
-        """
-        runs = self.runs_per_worker or 1
-        return runs if self.runs_per_worker is None else max(2, runs)
+        """Batches that each worker of TBatchingServer has in hand at most."""
+        return self.runs_per_worker or 1
 
     @property
     def framing(self) -> str:

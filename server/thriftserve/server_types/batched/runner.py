@@ -118,7 +118,7 @@ class Runner:
 
     def _answers(self, batch: list[Item]) -> tuple[list[Answer], float]:
         answers: list[Answer] = []
-        begun: list[tuple[int, Begun]] = []
+        waiting: list[tuple[int, Begun, Any]] = []
         for index, item in enumerate(batch):
             if not self._together:
                 answers.append(self._answer_one(index, self._frame(item), item.arrived))
@@ -132,10 +132,11 @@ class Runner:
                 answers.append(_bad(index, error))
                 continue
             if isinstance(call, Begun):
-                begun.append((index, call))
+                # At once: a call's first step reads when it arrived.
+                _step(index, call, None, waiting, answers)
             else:
                 answers.append((index, exchange.size if call else 0, call))
-        return answers, self._run(begun, answers) if begun else 0.0
+        return answers, self._run(waiting, answers) if waiting else 0.0
 
     def _answer_one(self, index: int, frame: Frame, arrived: float) -> Answer:
         try:
@@ -150,12 +151,9 @@ class Runner:
             message = self._arena.read(*message)
         return Frame(BytesIO(message), len(message))
 
-    def _run(self, begun: list[tuple[int, Begun]], answers: list[Answer]) -> float:
+    def _run(self, waiting: list[tuple[int, Begun, Any]], answers: list[Answer]) -> float:
         """Drives calls from run to run until each has its answer; the seconds spent in runs."""
         run_s = 0.0
-        waiting: list[tuple[int, Begun, Any]] = []
-        for index, call in begun:
-            _step(index, call, None, waiting, answers)
         while waiting:
             started = time.monotonic()
             results = self._processor.run([job for _, _, job in waiting])
