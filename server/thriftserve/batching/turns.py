@@ -98,7 +98,8 @@ class Turns:
         """A place to wait in; None for a thread that leads at once."""
         with self._lock:
             gathering = self._gathering
-            if self._leading < self._slots and (gathering is None or gathering.room <= self._rows):
+            # While a leader gathers, whoever comes is for it, or for the leader that it wakes next.
+            if self._leading < self._slots and gathering is None:
                 self._leading += 1
                 return None
             if self._enqueued is not None:

@@ -60,7 +60,7 @@ def job_for(
     return Job(servable, plan.signature, arrays, asked, deadline, plan.batch_size(arrays))
 
 
-def asked_for(plan: Plan, outputs: dict[str, Array], wanted: tuple[str, ...]) -> Mapping[str, Array]:
+def asked_for(plan: Plan, outputs: Mapping[str, Array], wanted: tuple[str, ...]) -> Mapping[str, Array]:
     """The outputs that were asked for, where a session gave more or fewer.
 
     Raises:
