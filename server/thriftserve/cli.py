@@ -2,7 +2,8 @@
 
 ::
 
-    argv, environment, TOML file  -->  ServeSettings  -->  app.serve  -->  exit code
+    serve:       argv, environment, TOML file  -->  ServeSettings  -->  app.serve  -->  exit code
+    model tune:  argv  -->  tune.command.run  -->  model.toml  -->  exit code
 
 Nothing heavy is imported before it is known that there is something to serve.
 """
@@ -22,6 +23,7 @@ from thriftserve.settings import Effective, ServeSettings, gather
 from thriftserve.settings.field import settings_of
 from thriftserve.settings.flags import add_flags, given_flags, shown
 from thriftserve.settings.sources import did_you_mean
+from thriftserve.tune import flags as tune_flags
 
 logger = logging.getLogger(__name__)
 
@@ -75,10 +77,16 @@ def main(arguments: Sequence[str] | None = None) -> int:
 
 
 def _run(arguments: Sequence[str]) -> int:
-    parser, serve = _parsers()
+    parser, serve, tune_model = _parsers()
     given, unknown = parser.parse_known_args(arguments)
+    if unknown and given.command == "model":
+        tune_model.error(f"unrecognized argument {unknown[0]}: see thriftserve model tune --help")
     if unknown:
         serve.error(_unknown(unknown[0]))
+    if given.command == "model":
+        from thriftserve.tune import command
+
+        return command.run(given)
     if given.command is None:
         parser.print_help(sys.stderr)
         return ExitCode.CONFIG
@@ -95,8 +103,8 @@ def _run(arguments: Sequence[str]) -> int:
     return app.serve(lambda: source().settings)
 
 
-def _parsers() -> tuple[argparse.ArgumentParser, argparse.ArgumentParser]:
-    """The parser of the whole line, and that of the command `serve`."""
+def _parsers() -> tuple[argparse.ArgumentParser, argparse.ArgumentParser, argparse.ArgumentParser]:
+    """The parser of the whole line, and those of the commands `serve` and `model tune`."""
     parser = argparse.ArgumentParser("thriftserve", description=_DESCRIPTION, allow_abbrev=False)
     parser.add_argument("--version", action="version", version=f"thriftserve {__version__}")
     commands = parser.add_subparsers(dest="command", metavar="COMMAND", title="commands")
@@ -112,7 +120,7 @@ def _parsers() -> tuple[argparse.ArgumentParser, argparse.ArgumentParser]:
     serve.add_argument("--config", metavar="FILE", help="a TOML file with settings (THRIFTSERVE_CONFIG names one too)")
     serve.add_argument("--print-settings", action="store_true", help="show every value and its source; serve nothing")
     add_flags(serve, ServeSettings)
-    return parser, serve
+    return parser, serve, tune_flags.add_to(commands)
 
 
 def _unknown(argument: str) -> str:

@@ -55,6 +55,16 @@ def choose_tags(path: Path) -> tuple[str, ...]:
     )
 
 
+def described(path: Path) -> dict[str, Endpoint]:
+    """The signatures of a version directory, by its file alone: nothing is loaded.
+
+    Raises:
+        ModelLoadError: as `choose_tags` and `endpoints`.
+    """
+    tags = choose_tags(path)
+    return endpoints(next(one for one in _read(path).meta_graphs if tuple(one.meta_info_def.tags) == tags), path)
+
+
 def _read(path: Path) -> Any:
     from google.protobuf import message, text_format  # type: ignore[import-untyped]  # no stubs in our environment
     from tensorflow.core.protobuf import saved_model_pb2

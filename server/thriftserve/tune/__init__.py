@@ -1,0 +1,1 @@
+"""Finds the settings that suit a model on this machine: `thriftserve model tune PATH`."""
