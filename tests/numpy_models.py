@@ -36,13 +36,17 @@ SNAPSHOT = ServerSnapshot(
 
 
 class Counter:
-    """Counts the errors that a handler answered."""
+    """Counts the errors that a handler answered; `ran` holds what it said of each request that ran."""
 
     def __init__(self) -> None:
         self.errors = 0
+        self.ran: list[tuple[int, int, int]] = []
 
     def add_error(self) -> None:
         self.errors += 1
+
+    def observe(self, queue_us: int, compute_us: int, batch_size: int) -> None:
+        self.ran.append((queue_us, compute_us, batch_size))
 
 
 class NumpySession:

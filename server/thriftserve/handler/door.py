@@ -29,6 +29,13 @@ class ErrorCounter(Protocol):
         """Counts one."""
 
 
+class RequestCounter(ErrorCounter, Protocol):
+    """What also counts the requests that ran."""
+
+    def observe(self, queue_us: int, compute_us: int, batch_size: int) -> None:
+        """Counts one: microseconds queued, microseconds in the model, rows of the run."""
+
+
 class HasCounters(Protocol):
     """A service whose methods stand behind `door`."""
 

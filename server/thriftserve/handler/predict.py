@@ -18,7 +18,7 @@ from thriftserve.errors import InvalidArgument, Unimplemented
 from thriftserve.handler import describe
 from thriftserve.handler.classify import classify
 from thriftserve.handler.detect import detect
-from thriftserve.handler.door import ErrorCounter, door
+from thriftserve.handler.door import RequestCounter, door
 from thriftserve.handler.plans import Plans, named
 from thriftserve.handler.run import Steps, asked_for, job_for, run_through
 from thriftserve.models import images
@@ -54,7 +54,7 @@ class PredictHandler(Predict.Iface):
         registry: Registry,
         *,
         status: Callable[[], ServerSnapshot],
-        counters: ErrorCounter,
+        counters: RequestCounter,
         max_image_pixels: int,
         server_version: str,
         batcher: Batcher | None = None,
@@ -64,7 +64,7 @@ class PredictHandler(Predict.Iface):
         Args:
             registry: where servables are found by name, version and label.
             status: gives the server's state at the moment of the call.
-            counters: told of every request that is answered with an error.
+            counters: told of every request that is answered with an error, and of the time that each other one took.
             max_image_pixels: the most pixels of an encoded image, and of a request's images once resized.
             server_version: what getServerStatus gives as the version.
             batcher: runs the requests' jobs; None: one that puts nothing together.
@@ -136,6 +136,7 @@ class PredictHandler(Predict.Iface):
     def _timing(self, deadline: Deadline, done: Done) -> Timing:
         """Where a request's time went: the one place where it is known, for every method that runs a model."""
         queue_us = int((done.began - deadline.arrived) * 1e6)
+        self.counters.observe(queue_us, done.compute_us, done.batch_size)
         return Timing(queue_us, done.compute_us, done.batch_size, os.getpid())
 
     @door
