@@ -24,12 +24,13 @@ class AskedProcess:
     Args:
         module: what to run; it reads its orders with `answer_orders`.
         arguments: of its command line.
+        python: the interpreter: another environment's, where it needs what is installed there.
     """
 
-    def __init__(self, module: str, arguments: Sequence[str] = ()) -> None:
+    def __init__(self, module: str, arguments: Sequence[str] = (), python: str = sys.executable) -> None:
         self._module = module
         self._process = subprocess.Popen(
-            [sys.executable, "-m", module, *arguments],
+            [python, "-m", module, *arguments],
             stdin=subprocess.PIPE,
             stdout=subprocess.PIPE,
             text=True,

@@ -1,6 +1,7 @@
 """thriftserve-bench: measures, and shows what was measured.
 
-argv  -->  calls | report | session | experiments | simulate | sweep | capacity | compare  -->  FILE.json and a table
+argv  -->  calls | session | experiments | simulate | sweep | peers  -->  FILE.json and a table
+FILE.json  -->  report | capacity | compare
 """
 
 from __future__ import annotations
@@ -11,6 +12,7 @@ from collections.abc import Sequence
 
 from thriftserve_bench import calls_command, capacity_command, compare_command, report_command, session_command
 from thriftserve_bench.experiments import command, simulate_command
+from thriftserve_bench.peers import command as peers_command
 from thriftserve_bench.sweep import command as sweep_command
 
 _EPILOG = """\
@@ -23,6 +25,7 @@ a machine that is not at hand: thriftserve-bench simulate --cores 64 --workers 2
 throughput and latency:        thriftserve-bench sweep --quick
 how many nodes:                thriftserve-bench capacity --page-views-per-day 5000000 --sweep sweep.json
 what a change changed:         thriftserve-bench compare before.json after.json
+other servers, the same models: thriftserve-bench peers --quick
 """
 _COMMANDS = (
     calls_command,
@@ -33,6 +36,7 @@ _COMMANDS = (
     sweep_command,
     capacity_command,
     compare_command,
+    peers_command,
 )
 
 

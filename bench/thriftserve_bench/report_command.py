@@ -18,6 +18,8 @@ from rich.console import Console
 from thriftserve_bench import report, results
 from thriftserve_bench.experiments import digest, record
 from thriftserve_bench.experiments.joined import joined
+from thriftserve_bench.peers import record as peers
+from thriftserve_bench.peers import report as peers_report
 from thriftserve_bench.sweep import record as sweeps
 from thriftserve_bench.sweep import table as sweep_table
 
@@ -51,6 +53,7 @@ def _sweep_page(run: Any, directory: Path) -> Path:
 FORMATS = {
     results.FORMAT: Format(results.load_run, report.markdown, report.show),
     record.FORMAT: Format(record.load_experiments, digest.markdown, digest.show, _experiments_page, joined),
+    peers.FORMAT: Format(peers.load_peers, peers_report.markdown, peers_report.show),
     sweeps.FORMAT: Format(sweeps.load_sweep, sweep_table.table, sweep_table.show, _sweep_page),
 }
 
@@ -80,7 +83,7 @@ def run(flags: argparse.Namespace) -> int:
     """Shows it; 1 where the file is of no use."""
     try:
         made, found = _loaded(flags.files)
-    except (results.NotARun, record.NotAnExperimentRun, sweeps.NotASweep, OSError) as error:
+    except (results.NotARun, record.NotAnExperimentRun, sweeps.NotASweep, peers.NotAPeersRun, OSError) as error:
         print(f"thriftserve-bench: {error}", file=sys.stderr)
         return 1
     if flags.page is None or flags.markdown:

@@ -1,0 +1,181 @@
+"""What only ours is asked: is everybody served alike, do idle connections cost, what does overload do.
+
+a server of ours, alone  -->  fairness | idle | overload  -->  figures by name
+"""
+
+from __future__ import annotations
+
+import resource
+import socket
+import sys
+import time
+from collections.abc import Callable
+from contextlib import ExitStack
+from dataclasses import dataclass, replace
+from pathlib import Path
+from statistics import median
+from typing import Any, Protocol
+
+from thriftserve_bench import process_tree
+from thriftserve_bench.figures import figures, quantile
+from thriftserve_bench.peers.contestants import Contestant
+from thriftserve_bench.peers.load import questions
+from thriftserve_bench.peers.open_loop import OpenLoop
+from thriftserve_bench.peers.questions import job_of
+from thriftserve_bench.peers.servers import Loads, Running, start
+
+FAIR_CLIENTS, FAIR_WORKERS = 64, 2
+_ACTIVE_CLIENTS, _IDLE_ROUNDS = 8, 3
+_CAPACITY_CLIENTS, _OVERLOAD = 32, 2.0
+#: Full speed is back once a short window does this part of the capacity.
+_FULL_SPEED, _LOOK_S, _RECOVERY_TIMEOUT_S = 0.9, 0.3, 30.0
+
+
+@dataclass(frozen=True)
+class ProbeSettings:
+    """Which of them, and how large."""
+
+    fairness: bool = False
+    #: Idle connections; 0: not asked for.
+    idle: int = 0
+    #: Seconds of twice the capacity; 0: not asked for.
+    overload_s: float = 0.0
+    #: The job whose requests are used.
+    job: str = "tiny"
+    seconds: float = 2.0
+
+    def any(self) -> bool:
+        """Whether one is asked for."""
+        return self.fairness or self.idle > 0 or self.overload_s > 0
+
+
+class Said(Protocol):
+    """Who is told what is being done."""
+
+    def say(self, text: str) -> None:
+        """Tells it."""
+
+
+def probe(
+    one: Contestant, settings: ProbeSettings, job: str, model: Path, pool: Path, loads: Loads, progress: Said
+) -> dict[str, Any]:
+    """The figures of a server type of ours, by the probe's name.
+
+    Raises:
+        ServerFailed: it does not start, or ends.
+    """
+    found: dict[str, Any] = {}
+
+    def on(contestant: Contestant, what: str, ask: Callable[[Running], dict[str, Any]]) -> None:
+        progress.say(f"{contestant.name}: {what}")
+        running = start(contestant, job, model, pool, Path(sys.executable), loads.of(contestant))
+        try:
+            found[what] = ask(running)
+        finally:
+            running.stop()
+
+    if settings.fairness:
+        two = replace(one, flags=(*one.flags, "--workers", str(FAIR_WORKERS)))
+        on(two, "fairness", lambda running: fairness(running, settings.seconds))
+    if settings.idle:
+        on(one, "idle", lambda running: idle(running, settings.idle, settings.seconds))
+    if settings.overload_s:
+        on(one, "overload", lambda running: overload(running, job, pool, settings))
+    return found
+
+
+def fairness(running: Running, seconds: float) -> dict[str, Any]:
+    """Answers of the slowest and the fastest of many clients that stay connected."""
+    counts = sorted(running.measure(FAIR_CLIENTS, seconds).per_client)
+    return {
+        "clients": len(counts),
+        "slowest": counts[0],
+        "median": counts[len(counts) // 2],
+        "fastest": counts[-1],
+        "slowest/fastest": counts[0] / max(1, counts[-1]),
+        "per_client": counts,
+    }
+
+
+def idle(running: Running, connections: int, seconds: float) -> dict[str, Any]:
+    """The active clients' median latency, without and with many connections that say nothing, in turns."""
+    without, beside = [], []
+    for _ in range(_IDLE_ROUNDS):
+        without.append(_p50_us(running, seconds))
+        with ExitStack() as stack:
+            for _ in range(connections):
+                stack.enter_context(socket.create_connection(("127.0.0.1", running.server.port), 10))
+            beside.append(_p50_us(running, seconds))
+    return {
+        "connections": connections,
+        "active clients": _ACTIVE_CLIENTS,
+        "p50 us without": median(without),
+        "p50 us with": median(beside),
+        "with/without": median(beside) / median(without),
+    }
+
+
+def _p50_us(running: Running, seconds: float) -> float:
+    found = figures([running.measure(_ACTIVE_CLIENTS, seconds)])
+    return found.p50_us if found else 0.0
+
+
+def raise_descriptor_limit(wanted: int) -> None:
+    """Lets this process, and those it starts, have so many descriptors more.
+
+    Raises:
+        OSError: the machine's limit is lower.
+    """
+    soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
+    needed = wanted + 512
+    if soft >= needed or soft == resource.RLIM_INFINITY:
+        return
+    if hard != resource.RLIM_INFINITY and hard < needed:
+        raise OSError(f"{needed} descriptors are needed and {hard} allowed: raise the limit (ulimit -Hn)")
+    resource.setrlimit(resource.RLIMIT_NOFILE, (needed, hard))
+
+
+def overload(running: Running, job: str, pool: Path, settings: ProbeSettings) -> dict[str, Any]:
+    """Twice what it carries, for a while: what is answered, what refused, what it leaves behind."""
+    server = running.server
+    capacity = _rate(running, settings.seconds)
+    before = process_tree.memory(server.pid)
+    loop = OpenLoop(server.port, job_of(job), questions(str(pool), job, running.contestant.dialect))
+    found = loop.run(capacity * _OVERLOAD, settings.overload_s)
+    after = process_tree.memory(server.pid)
+    back_s = _recovery_s(running, capacity)
+    total = len(found.answered_ms) + len(found.refused_ms) + found.failed + found.not_sent
+    return {
+        "capacity/s": capacity,
+        "offered/s": capacity * _OVERLOAD,
+        "answered": len(found.answered_ms),
+        "answered p50 ms": _quantile(found.answered_ms, 0.5),
+        "answered p99 ms": _quantile(found.answered_ms, 0.99),
+        "refused share": len(found.refused_ms) / max(1, total),
+        "refused p99 ms": _quantile(found.refused_ms, 0.99),
+        "failed": found.failed,
+        "not sent": found.not_sent,
+        "reason": found.reason or "none",
+        "RSS MiB before": before.rss / 2**20,
+        "RSS MiB after": after.rss / 2**20,
+        "full speed after s": back_s,
+    }
+
+
+def _rate(running: Running, seconds: float) -> float:
+    window = running.measure(_CAPACITY_CLIENTS, seconds)
+    return window.calls / window.elapsed_s if window.elapsed_s else 0.0
+
+
+def _recovery_s(running: Running, capacity: float) -> float | None:
+    """Seconds until a short window is at full speed again; None: not within the time-out."""
+    began = time.monotonic()
+    while (passed_s := time.monotonic() - began) < _RECOVERY_TIMEOUT_S:
+        if _rate(running, _LOOK_S) >= _FULL_SPEED * capacity:
+            return passed_s
+    return None
+
+
+def _quantile(values: list[float], part: float) -> float | None:
+    counted = sorted((round(one * 1000), 1) for one in values)
+    return quantile(counted, part) / 1000 if counted else None

@@ -1,0 +1,247 @@
+"""A run of `peers`: everything is made, everybody started, and measured in turns.
+
+PeersSettings  -->  environments, models, questions  -->  each job: servers up, rounds of windows  -->  PeersRun
+"""
+
+from __future__ import annotations
+
+import subprocess
+import sys
+import tempfile
+from collections.abc import Iterator, Sequence
+from contextlib import ExitStack, contextmanager
+from dataclasses import asdict, dataclass, field
+from datetime import UTC, datetime
+from pathlib import Path
+from typing import Protocol
+
+from thriftserve_bench import machine
+from thriftserve_bench.asked_process import ProcessEnded
+from thriftserve_bench.peers.contestants import OURS, Contestant, ours, taking_part
+from thriftserve_bench.peers.environments import PEERS, PeerMissing, environment, installed_version
+from thriftserve_bench.peers.limit import Arrangement, Limits
+from thriftserve_bench.peers.probes import ProbeSettings, probe
+from thriftserve_bench.peers.questions import JOBS, Job, job_of
+from thriftserve_bench.peers.record import Limit, LimitWindow, PeersRun, PeerWindow
+from thriftserve_bench.peers.servers import Loads, Running, start
+from thriftserve_bench.server_process import ServerFailed, clean_environment
+
+_PACKAGES = ("thriftserve", "thrift", "tensorflow", "tensorflow-cpu", "numpy", "pillow")
+_PROGRAM_TIMEOUT_S = 300.0
+
+
+@dataclass(frozen=True)
+class PeersSettings:
+    """What `peers` measures and for how long."""
+
+    jobs: tuple[str, ...] = tuple(one.name for one in JOBS)
+    peers: tuple[str, ...] = tuple(one.name for one in PEERS)
+    #: Instead of each job's own; empty: those.
+    clients: tuple[int, ...] = ()
+    rounds: int = 3
+    seconds: float = 2.0
+    server_types: tuple[str, ...] = ("TThreadPoolServer",)
+    our_flags: str = ""
+    limits: bool = True
+    probes: ProbeSettings = field(default_factory=ProbeSettings)
+
+    def clients_of(self, job: Job) -> tuple[int, ...]:
+        """Clients side by side in the cells of a job."""
+        return self.clients or job.clients
+
+
+class PeersFailed(Exception):
+    """Models or questions could not be made."""
+
+
+class Progress(Protocol):
+    """Who is told how far it is."""
+
+    def say(self, text: str) -> None:
+        """Tells what is being done."""
+
+    def more(self, steps: int) -> None:
+        """Tells that so many steps more will come."""
+
+    def step(self, text: str) -> None:
+        """Tells that a step is done."""
+
+
+def measure_peers(settings: PeersSettings, cache: Path, run: PeersRun, progress: Progress) -> None:
+    """Measures everything into `run`, which fills meanwhile.
+
+    Raises:
+        PeersFailed: models or questions could not be made.
+    """
+    pythons = _environments(settings.peers, cache, run, progress)
+    own = ours(settings.server_types, settings.our_flags)
+    with tempfile.TemporaryDirectory() as place, _loads(pythons) as loads:
+        for name in settings.jobs:
+            job = job_of(name)
+            model, pool = _make(job, Path(place), progress)
+            everyone = taking_part(name, list(pythons), own)
+            _measure_job(JobRun(settings, job, model, pool, everyone, pythons), loads, run, progress)
+            for one in own if settings.probes.any() and job.name == settings.probes.job else ():
+                run.probes[one.name] = probe(one, settings.probes, job.name, model, pool, loads, progress)
+
+
+def new_run(settings: PeersSettings) -> PeersRun:
+    """A run without windows."""
+    return PeersRun(
+        began=datetime.now(UTC).isoformat(timespec="seconds"),
+        settings=asdict(settings),
+        machine=machine.machine(),
+        versions=machine.versions(_PACKAGES),
+        commit=machine.commit(),
+    )
+
+
+@contextmanager
+def _loads(pythons: dict[str, Path]) -> Iterator[Loads]:
+    loads = Loads(pythons)
+    try:
+        yield loads
+    finally:
+        loads.close()
+
+
+def _environments(families: Sequence[str], cache: Path, run: PeersRun, progress: Progress) -> dict[str, Path]:
+    found = {}
+    for peer in PEERS:
+        if peer.name not in families:
+            continue
+        progress.say(f"environment of {peer.name}")
+        try:
+            found[peer.name] = environment(peer, cache)
+        except PeerMissing as error:
+            run.skipped[peer.name] = str(error)
+            continue
+        if peer.packages:
+            run.versions[peer.name] = installed_version(found[peer.name], peer.name)
+    return found
+
+
+def _make(job: Job, place: Path, progress: Progress) -> tuple[Path, Path]:
+    """The job's model (base path) and questions (file)."""
+    model, pool = place / job.model, place / f"{job.name}.npz"
+    if not model.exists():
+        progress.say(f"building {job.model}")
+        _program("thriftserve_bench.builders", job.model, str(place))
+    progress.say(f"questions of {job.name}, and their answers")
+    _program("thriftserve_bench.peers.make_pool", job.name, str(model / "1"), str(pool))
+    return model, pool
+
+
+def _program(module: str, *arguments: str) -> None:
+    done = subprocess.run(
+        [sys.executable, "-m", module, *arguments],
+        env=clean_environment() | {"TF_CPP_MIN_LOG_LEVEL": "2", "CUDA_VISIBLE_DEVICES": "-1"},
+        capture_output=True,
+        text=True,
+        check=False,
+        timeout=_PROGRAM_TIMEOUT_S,
+    )
+    if done.returncode:
+        tail = "\n".join(done.stderr.splitlines()[-10:])
+        raise PeersFailed(f"{module} ended with {done.returncode}:\n{tail}")
+
+
+@dataclass(frozen=True)
+class JobRun:
+    """One job of a run."""
+
+    settings: PeersSettings
+    job: Job
+    #: Base path of its model, file of its questions.
+    model: Path
+    pool: Path
+    everyone: list[Contestant]
+    pythons: dict[str, Path]
+
+    def python_of(self, contestant: Contestant) -> Path:
+        """Of its environment."""
+        return self.pythons.get(contestant.family, Path(sys.executable))
+
+
+def _measure_job(work: JobRun, loads: Loads, run: PeersRun, progress: Progress) -> None:
+    settings, job = work.settings, work.job
+    with ExitStack() as stack:
+        limits, kept = _survey(work, stack, run, progress)
+        running = _start_all(work, stack, loads, run, progress)
+        cells = len(settings.clients_of(job))
+        progress.more(settings.rounds * (cells * len(running) + len(kept)))
+        for number in range(settings.rounds):
+            for clients in settings.clients_of(job):
+                # Another one begins each round: nobody always follows the same neighbour.
+                turn = number % max(1, len(running))
+                for one in [*running[turn:], *running[:turn]]:
+                    if not _measure(one, clients, work, run, progress):
+                        running.remove(one)
+            for arrangement, limit in kept.items():
+                assert limits is not None
+                limit.windows.append(limits.measure(arrangement, settings.seconds))
+                progress.step(f"{job.name} {arrangement} {_rate(limit.windows[-1])}")
+        for one in running:
+            told = run.contestants[one.contestant.name]
+            told["idle_cores"] = round(max(told["idle_cores"], one.idle_cores), 3)
+
+
+def _survey(
+    work: JobRun, stack: ExitStack, run: PeersRun, progress: Progress
+) -> tuple[Limits | None, dict[Arrangement, Limit]]:
+    """Which arrangements without RPC are measured in each round; none for a job that is all RPC."""
+    if not (work.job.net and work.settings.limits):
+        return None, {}
+    limits = stack.enter_context(Limits(work.job, work.model, work.pool))
+
+    def tick(one: Arrangement, window: LimitWindow) -> None:
+        progress.say(f"{work.job.name} without RPC: {one} {_rate(window)}")
+
+    try:
+        best = limits.survey(tick, work.settings.seconds)
+    except ProcessEnded as error:
+        run.skipped[f"{work.job.name} without RPC"] = str(error)
+        return None, {}
+    kept = {one: Limit(work.job.name, str(one), one.frozen) for one in best}
+    run.limits += kept.values()
+    return limits, kept
+
+
+def _start_all(work: JobRun, stack: ExitStack, loads: Loads, run: PeersRun, progress: Progress) -> list[Running]:
+    running = []
+    for one in work.everyone:
+        progress.say(f"{work.job.name}: starting {one.name}")
+        try:
+            made = start(one, work.job.name, work.model, work.pool, work.python_of(one), loads.of(one))
+        except (ServerFailed, ProcessEnded) as error:
+            run.skipped[f"{one.name}, {work.job.name}"] = str(error)
+            continue
+        stack.callback(made.stop)
+        running.append(made)
+        told = {"family": one.family, "workers": one.workers, "flags": list(one.flags), "idle_cores": 0.0}
+        run.contestants.setdefault(one.name, told)
+    return running
+
+
+def _measure(one: Running, clients: int, work: JobRun, run: PeersRun, progress: Progress) -> bool:
+    """Measures a window; false where the server is gone."""
+    name = one.contestant.name
+    try:
+        window = one.measure(clients, work.settings.seconds)
+    except ServerFailed as error:
+        run.skipped[f"{name}, {work.job.name}, {clients} clients"] = str(error)
+        progress.step(f"{work.job.name} x{clients} {name} is gone")
+        return False
+    run.cell(work.job.name, clients, name).windows.append(window)
+    progress.step(f"{work.job.name} x{clients} {name} {_rate(window)}")
+    return True
+
+
+def _rate(window: LimitWindow | PeerWindow) -> str:
+    return f"{window.calls / window.elapsed_s:,.0f}/s" if window.elapsed_s else "0/s"
+
+
+def ours_failed(run: PeersRun) -> bool:
+    """Whether a server of ours did not start, ended, or gave a wrong answer."""
+    own = {name for name, one in run.contestants.items() if one["family"] == OURS}
+    return any(window.failures for cell in run.cells if cell.contestant in own for window in cell.windows)

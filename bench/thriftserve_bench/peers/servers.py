@@ -1,0 +1,139 @@
+"""A contestant while it runs: its server, and the load generator that speaks to it.
+
+    Contestant, job  --start-->  Running, once it answers right  --measure-->  PeerWindow  --stop-->  no process left
+
+A ready line is not enough here: some servers listen long before their workers can answer.
+"""
+
+from __future__ import annotations
+
+import os
+import time
+from collections.abc import Mapping
+from dataclasses import asdict
+from pathlib import Path
+
+from thriftserve_bench import process_tree
+from thriftserve_bench.asked_process import AskedProcess, ProcessEnded
+from thriftserve_bench.peers.contestants import OURS, Contestant
+from thriftserve_bench.peers.record import PeerOrder, PeerWindow
+from thriftserve_bench.server_process import ServerFailed, ServerProcess, clean_environment
+
+_READY_TIMEOUT_S = 60.0
+_STOP_PATIENCE_S = 5.0
+_TRIAL_S = 0.05
+
+
+class Loads:
+    """The load generators of a run: one for Thrift and HTTP, and the peers' own where they need one.
+
+    Args:
+        pythons: the Python of each family's environment.
+    """
+
+    def __init__(self, pythons: Mapping[str, Path]) -> None:
+        self._pythons = pythons
+        self._processes: dict[str, AskedProcess] = {}
+
+    def of(self, contestant: Contestant) -> AskedProcess:
+        """The one that speaks to it; it is started when first needed."""
+        own = contestant.dialect == "content"
+        name = contestant.family if own else ""
+        if name not in self._processes:
+            if own:
+                module, python = "thriftserve_bench.peers.grpc_load", self._pythons[contestant.family]
+                self._processes[name] = AskedProcess(module, python=str(python))
+            else:
+                self._processes[name] = AskedProcess("thriftserve_bench.peers.load")
+        return self._processes[name]
+
+    def close(self) -> None:
+        """Ends them."""
+        for one in self._processes.values():
+            one.close()
+
+
+class Running:
+    """A contestant's server that answers. Made by `start`."""
+
+    def __init__(self, contestant: Contestant, job: str, pool: Path, server: ServerProcess, load: AskedProcess) -> None:
+        self.contestant = contestant
+        self.server = server
+        self._job, self._pool, self._load = job, pool, load
+        self._rested = (time.monotonic(), 0.0)
+        #: Cores that it kept busy between windows, the most so far.
+        self.idle_cores = 0.0
+
+    def measure(self, clients: int, seconds: float) -> PeerWindow:
+        """Has one window measured.
+
+        Raises:
+            ServerFailed: the server or the load generator has ended.
+        """
+        self._look_at_rest()
+        server, contestant = self.server, self.contestant
+        order = PeerOrder(contestant.dialect, self._job, str(self._pool), server.port, server.pid, clients, seconds)
+        try:
+            window = PeerWindow(**self._load.ask(asdict(order)))
+        except ProcessEnded as error:
+            raise ServerFailed(f"{contestant.name}: its load generator is gone: {error}", None) from error
+        if not server.running:
+            raise ServerFailed(f"{contestant.name} ended under load\n{server.log_tail()}", None)
+        self._rested = (time.monotonic(), process_tree.cpu_s(server.pid))
+        return window
+
+    def _look_at_rest(self) -> None:
+        since, cpu_s = self._rested
+        lasted_s = time.monotonic() - since
+        if cpu_s and lasted_s > 1:
+            self.idle_cores = max(self.idle_cores, (process_tree.cpu_s(self.server.pid) - cpu_s) / lasted_s)
+
+    def stop(self) -> None:
+        """Ends it with all its processes."""
+        process_tree.stop(self.server.pid, _STOP_PATIENCE_S)
+        self.server.stop()
+        self.server.close()
+
+
+def start(contestant: Contestant, job: str, model: Path, pool: Path, python: Path, load: AskedProcess) -> Running:
+    """Starts a contestant's server and waits until it gives a right answer.
+
+    Args:
+        contestant: whom.
+        job: name of the job.
+        model: base path of the job's model.
+        pool: file of its questions.
+        python: of its environment.
+        load: what asks it.
+
+    Raises:
+        ServerFailed: it ended, or gave no right answer in time; it is gone then.
+    """
+    is_ours = contestant.family == OURS
+    server = ServerProcess(
+        contestant.arguments(job, model),
+        env=clean_environment() | {"TF_CPP_MIN_LOG_LEVEL": "2", "CUDA_VISIBLE_DEVICES": "-1"},
+        command=None if is_ours else [os.fspath(python), "-m", contestant.host],
+        ready_timeout_s=_READY_TIMEOUT_S,
+    )
+    running = Running(contestant, job, pool, server.start(), load)
+    try:
+        _wait_for_answer(running)
+    except BaseException:
+        running.stop()
+        raise
+    return running
+
+
+def _wait_for_answer(running: Running) -> None:
+    until = time.monotonic() + _READY_TIMEOUT_S
+    while True:
+        window = running.measure(1, _TRIAL_S)
+        if window.calls and not window.failures:
+            return
+        if time.monotonic() > until:
+            raise ServerFailed(
+                f"{running.contestant.name} gave no right answer within {_READY_TIMEOUT_S:g} s: {window.reason}\n"
+                f"{running.server.log_tail()}",
+                None,
+            )
