@@ -23,7 +23,7 @@ FORMAT = "thriftserve-bench session 1"
 OURS = "ours"
 #: A call of ours is to take less than this.
 TARGET_US = 30.0
-_PACKAGES = ("thriftserve", "tensorflow", "tensorflow-cpu", "numpy")
+PACKAGES = ("thriftserve", "tensorflow", "tensorflow-cpu", "numpy")
 _TIMEOUT_S = 300.0
 
 
@@ -77,13 +77,18 @@ def measure_session(calls: int) -> SessionRun:
     began = datetime.now(UTC).isoformat(timespec="seconds")
     told = machine.machine()
     with tempfile.TemporaryDirectory() as place:
-        base_path = _python("thriftserve_bench.builders", "half_plus_two", place).strip()
-        times = json.loads(_python("thriftserve_bench.session_probe", f"{base_path}/1", "--calls", str(calls)))
+        base_path = run_python("thriftserve_bench.builders", "half_plus_two", place).strip()
+        times = json.loads(run_python("thriftserve_bench.session_probe", f"{base_path}/1", "--calls", str(calls)))
     counted = {door: sorted(Counter(one // 100 for one in each).items()) for door, each in times.items()}
-    return SessionRun(began, calls, told, machine.versions(_PACKAGES), machine.commit(), counted)
+    return SessionRun(began, calls, told, machine.versions(PACKAGES), machine.commit(), counted)
 
 
-def _python(module: str, *arguments: str) -> str:
+def run_python(module: str, *arguments: str) -> str:
+    """Runs a module of ours in a process of its own, without GPU.
+
+    Raises:
+        SessionFailed: it did not end well.
+    """
     done = subprocess.run(
         [sys.executable, "-m", module, *arguments],
         env=os.environ | {"TF_CPP_MIN_LOG_LEVEL": "2", "CUDA_VISIBLE_DEVICES": ""},

@@ -1,6 +1,6 @@
 """`thriftserve-bench session`: flags and files.
 
-argv  -->  measure_session  -->  FILE.json and four lines
+argv  -->  measure_session | measure_frozen  -->  FILE.json and some lines
 """
 
 from __future__ import annotations
@@ -10,12 +10,16 @@ import sys
 from pathlib import Path
 from typing import Any
 
+from thriftserve_bench.frozen_bench import measure_frozen
 from thriftserve_bench.session_bench import SessionFailed, measure_session
 
 _DESCRIPTION = """\
 Times one call of half_plus_two at batch 1, numpy in to numpy out, on the CPU: the session that the
 server runs, the eager signature of tf.saved_model.load, and Session.run. All in one process and in
 turns. Needs TensorFlow; takes about 15 seconds.
+
+With --frozen: MobileNetV2 as loaded beside the same with its variables frozen into constants, at batch 1 to 8
+with one and two callers; takes about 80 seconds.
 """
 
 
@@ -31,6 +35,7 @@ def add_to(commands: Any) -> None:
     parser.add_argument(
         "--out", type=Path, default=Path("session.json"), metavar="FILE", help="raw results (session.json)"
     )
+    parser.add_argument("--frozen", action="store_true", help="a model as loaded beside the same frozen")
     parser.set_defaults(run=run)
 
 
@@ -39,9 +44,10 @@ def run(flags: argparse.Namespace) -> int:
     if flags.calls <= 0:
         print(f"thriftserve-bench: --calls is {flags.calls}: it must be above 0", file=sys.stderr)
         return 2
-    print("building half_plus_two and calling it …", file=sys.stderr)
+    model = "mobilenet_v2" if flags.frozen else "half_plus_two"
+    print(f"building {model} and calling it …", file=sys.stderr)
     try:
-        found = measure_session(flags.calls)
+        found = measure_frozen(windows=3, seconds=1.0) if flags.frozen else measure_session(flags.calls)
     except SessionFailed as error:
         print(f"thriftserve-bench: {error}", file=sys.stderr)
         return 1

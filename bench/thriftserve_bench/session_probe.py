@@ -1,6 +1,8 @@
-"""Times one call of a model, numpy in to numpy out, through each of TensorFlow's doors and ours.
+"""Times calls of a model, numpy in to numpy out: through TensorFlow's doors and ours, or as loaded and frozen.
 
     python -m thriftserve_bench.session_probe BASE_PATH/1 --calls 2000  -->  one line of JSON: nanoseconds of each call
+    python -m thriftserve_bench.session_probe BASE_PATH/1 --frozen      -->  rows a second of both, by rows and callers
+    python -m thriftserve_bench.session_probe BASE_PATH/1 --cost frozen -->  seconds to load it, MiB of the process
 
 The benchmarks start it and never import it. The doors are called in turns, so that whatever else the
 machine does meets all of them.
@@ -10,6 +12,9 @@ from __future__ import annotations
 
 import argparse
 import json
+import os
+import resource
+import threading
 import time
 from collections.abc import Callable
 from pathlib import Path
@@ -17,8 +22,11 @@ from typing import Any
 
 import numpy as np
 
-from thriftserve.models.devices import SessionOptions
+from thriftserve.models import loader, probes, warmup
+from thriftserve.models.devices import SessionOptions, preload
+from thriftserve.models.repository import ModelConfig
 from thriftserve.models.saved_model import SavedModelSession
+from thriftserve.models.servable import Servable
 
 _SIGNATURE = "serving_default"
 _WARM_UP = 200
@@ -83,18 +91,89 @@ def measure(doors: dict[str, Door], calls: int) -> dict[str, list[int]]:
     return times
 
 
+def load(path: Path, *, freeze: bool) -> Servable:
+    """The model as a worker loads it, with one thread inside each operation."""
+    config = ModelConfig("model", "tensorflow", str(path.parent))
+    return loader.load(config, SessionOptions(freeze=freeze))
+
+
+def frozen_rates(path: Path, windows: int, seconds: float) -> dict[str, list[float]]:
+    """Rows a second of the model as loaded and frozen, in turns: "loaded 4 rows 2 callers" and its windows."""
+    models = {"loaded": load(path, freeze=False), "frozen": load(path, freeze=True)}
+    found: dict[str, list[float]] = {}
+    for rows in (1, 2, 4, 8):
+        for callers in (1, 2):
+            for _ in range(windows):
+                for name, model in models.items():
+                    rate = _rate(_caller(model, rows), rows, callers, seconds)
+                    found.setdefault(f"{name} {rows} rows {callers} callers", []).append(rate)
+    return found
+
+
+def _caller(model: Servable, rows: int) -> Callable[[], object]:
+    signature = model.signatures[_SIGNATURE]
+    *_, batch = probes.probes(signature, model.image)
+    inputs = {name: np.resize(value, (rows, *value.shape[1:])) for name, value in batch.items()}
+    outputs = tuple(signature.outputs)
+    return lambda: model.session.run(_SIGNATURE, inputs, outputs)
+
+
+def _rate(call: Callable[[], object], rows: int, callers: int, seconds: float) -> float:
+    call()
+    done = [0] * callers
+    began = time.perf_counter()
+
+    def work(number: int) -> None:
+        while time.perf_counter() - began < seconds:
+            call()
+            done[number] += rows
+
+    threads = [threading.Thread(target=work, args=(number,)) for number in range(callers)]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+    return round(sum(done) / (time.perf_counter() - began), 1)
+
+
+def cost(path: Path, *, freeze: bool) -> dict[str, float]:
+    """Seconds that loading and warming up take, and what they add to the process's memory, in MiB."""
+    preload()
+    before, began = _rss_mib(), time.perf_counter()
+    model = load(path, freeze=freeze)
+    warmup.run(model)
+    took, added = time.perf_counter() - began, _rss_mib() - before
+    peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024 - before
+    return {"seconds": round(took, 2), "added_mib": round(added, 1), "peak_mib": round(peak, 1)}
+
+
+def _rss_mib() -> float:
+    pages = int(Path("/proc/self/statm").read_text(encoding="ascii").split()[1])
+    return pages * os.sysconf("SC_PAGE_SIZE") / 2**20
+
+
 def main() -> None:
-    """Prints the times."""
+    """Prints what was asked for."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("path", type=Path, help="a version directory of half_plus_two")
+    parser.add_argument("path", type=Path, help="a version directory; without --frozen or --cost, of half_plus_two")
     parser.add_argument("--calls", type=int, default=2000, help="through each door")
+    parser.add_argument("--frozen", action="store_true", help="rates as loaded and frozen")
+    parser.add_argument("--cost", choices=("loaded", "frozen"), help="what loading it so takes")
+    parser.add_argument("--windows", type=int, default=3, help="of --frozen")
+    parser.add_argument("--seconds", type=float, default=1.0, help="a window")
     flags = parser.parse_args()
-    doors = {
-        "ours": ours(flags.path),
-        "eager signature": eager_signature(flags.path),
-        "Session.run": session_run(flags.path),
-    }
-    print(json.dumps(measure(doors, flags.calls)))
+    if flags.cost:
+        found: Any = cost(flags.path, freeze=flags.cost == "frozen")
+    elif flags.frozen:
+        found = frozen_rates(flags.path, flags.windows, flags.seconds)
+    else:
+        found = _by_door(flags.path, flags.calls)
+    print(json.dumps(found))
+
+
+def _by_door(path: Path, calls: int) -> dict[str, list[int]]:
+    doors = {"ours": ours(path), "eager signature": eager_signature(path), "Session.run": session_run(path)}
+    return measure(doors, calls)
 
 
 if __name__ == "__main__":

@@ -33,8 +33,11 @@ class NotFrozen(Exception):
 
 @dataclass(frozen=True)
 class Frozen:
-    """A model's signatures over constants, in the same session's graph."""
+    """A model's signatures over constants, not yet in a session's graph."""
 
+    #: GraphDef.
+    definition: Any
+    #: As they will be called, once it is in the graph.
     endpoints: Mapping[str, Endpoint]
     #: Operations of the variables that no signature reads any more.
     spared: tuple[Any, ...]
@@ -45,7 +48,7 @@ class Frozen:
 
 
 def freeze(session: Any, endpoints: Mapping[str, Endpoint]) -> Frozen:
-    """Adds the signatures, with constants for their variables, to a session's graph; nothing of it is run yet.
+    """Reads a session's graph and variables, and makes the same with constants; the session stays as it is.
 
     Raises:
         NotFrozen: there is no variable to freeze, or the signatures keep state that must not be doubled.
@@ -54,18 +57,28 @@ def freeze(session: Any, endpoints: Mapping[str, Endpoint]) -> Frozen:
     chosen = _choose(variables)
     if not chosen:
         raise NotFrozen("it has no variables that are small enough" if variables else "it has no variables")
-    kept = [one for one in variables if one.name not in chosen]
-    definition = _converted(session, endpoints, kept)
+    definition = _converted(session, endpoints, [one for one in variables if one.name not in chosen])
     state = state_used(definition)
     if state:
         raise NotFrozen(f"it uses {', '.join(state)}")
-    _import(session, definition)
     return Frozen(
+        definition,
         {name: _renamed(one) for name, one in endpoints.items()},
         tuple(one for one in variables if one.name in chosen),
         len(variables),
         sum(chosen.values()),
     )
+
+
+def add(session: Any, frozen: Frozen) -> None:
+    """Adds it to the session's graph; what stays a variable there means the same one under its new name."""
+    import tensorflow as tf
+
+    for node in frozen.definition.node:
+        if node.op in _VARIABLES and not node.attr["shared_name"].s:
+            node.attr["shared_name"].s = node.name.encode()
+    with session.graph.as_default():
+        tf.import_graph_def(frozen.definition, name=_SCOPE)
 
 
 def release(session: Any, frozen: Frozen) -> None:
@@ -113,17 +126,6 @@ def _converted(session: Any, endpoints: Mapping[str, Endpoint], kept: Iterable[A
         sorted({tensor.partition(":")[0] for tensor in tensors}),
         variable_names_blacklist=[one.name for one in kept],
     )
-
-
-def _import(session: Any, definition: Any) -> None:
-    """Adds the graph to the session's; what stays a variable there means the same one under its new name."""
-    import tensorflow as tf
-
-    for node in definition.node:
-        if node.op in _VARIABLES and not node.attr["shared_name"].s:
-            node.attr["shared_name"].s = node.name.encode()
-    with session.graph.as_default():
-        tf.import_graph_def(definition, name=_SCOPE)
 
 
 def _renamed(endpoint: Endpoint) -> Endpoint:

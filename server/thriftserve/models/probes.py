@@ -29,21 +29,29 @@ _WORDS = (b"", b"a", b"some words", "词".encode(), b"7")
 _PART = {1: 0.1, 2: 2e-2, 4: 1e-3, 8: 1e-6, 16: 1e-6}
 
 
-def difference(one: SignatureCall, other: SignatureCall, signature: Signature, image: ImageSettings | None) -> str:
-    """What tells the answers of two calls of a signature apart; empty: they are the same."""
+#: The outputs, or the name of the error: a model may well refuse what it is tried with.
+Answer = Mapping[str, Array] | str
+
+
+def answers(call: SignatureCall, signature: Signature, image: ImageSettings | None) -> list[Answer]:
+    """What a call of a signature gives for each probe."""
+    return [_answer(call, inputs) for inputs in probes(signature, image)]
+
+
+def difference(name: str, one: list[Answer], other: list[Answer]) -> str:
+    """What tells the answers of two ways to run the signature `name` apart; empty: they are the same."""
     compared = 0
-    for inputs in probes(signature, image):
-        first, second = _answer(one, inputs), _answer(other, inputs)
+    for first, second in zip(one, other, strict=True):
         if isinstance(first, str) or isinstance(second, str):
             if type(first) is not type(second):
                 failed = first if isinstance(first, str) else second
-                return f"{signature.name!r} fails only as loaded or only with constants: {failed}"
+                return f"{name!r} fails only as loaded or only with constants: {failed}"
             continue
         compared += 1
-        for name, value in first.items():
-            if not same(value, second[name]):
-                return f"{signature.name!r} gives another {name!r} with constants for its variables"
-    return "" if compared else f"{signature.name!r} answers none of the inputs that it was tried with"
+        for output, value in first.items():
+            if not same(value, second[output]):
+                return f"{name!r} gives another {output!r} with constants for its variables"
+    return "" if compared else f"{name!r} answers none of the inputs that it was tried with"
 
 
 def probes(signature: Signature, image: ImageSettings | None = None) -> Iterator[dict[str, Array]]:
@@ -71,8 +79,7 @@ def _random(random: np.random.Generator, zero: Array, shape: tuple[int, ...]) ->
     return random.uniform(-1, 1, shape).astype(zero.dtype)
 
 
-def _answer(call: SignatureCall, inputs: Arrays) -> Mapping[str, Array] | str:
-    """The outputs, or the name of the error: a model may well refuse what it is tried with."""
+def _answer(call: SignatureCall, inputs: Arrays) -> Answer:
     try:
         return call(inputs)
     except Exception as error:

@@ -17,10 +17,10 @@ from typing import Any
 
 from thriftserve.errors import Internal, InvalidArgument, ModelLoadError, ThriftServeError
 from thriftserve.models.devices import SessionOptions
-from thriftserve.models.frozen import NotFrozen, freeze, release
+from thriftserve.models.frozen import NotFrozen, add, freeze, release
 from thriftserve.models.image_settings import ImageSettings
 from thriftserve.models.meta_graph import Endpoint, choose_tags, endpoints
-from thriftserve.models.probes import difference
+from thriftserve.models.probes import Answer, answers, difference
 from thriftserve.models.restored import unrestored_variables
 from thriftserve.models.session import Array, Arrays
 from thriftserve.models.session_config import config_proto, verify_device
@@ -105,19 +105,27 @@ class SavedModelSession:
 
     def _freeze(self, image: ImageSettings | None) -> str:
         made = freeze(self._session, self._endpoints)
+        before = self._tried(self._calls, image)
+        self._calls.known.clear()  # their memory serves what comes now
+        add(self._session, made)
         most = MOST_CONSTANT_BYTES // max(1, made.constant_bytes)
         calls = SignatureCalls(self._session, made.endpoints, in_callers_thread=self._in_callers_thread, most=most)
-        for name, signature in self.signatures.items():
-            key = (name, tuple(signature.outputs))
-            found = difference(self._calls.make(key), calls.make(key), signature, image)
-            if found:
-                raise NotFrozen(found)
+        after = self._tried(calls, image)
+        found = [told for name in before if (told := difference(name, before[name], after[name]))]
+        if found:
+            raise NotFrozen(found[0])
         self._calls, self._endpoints = calls, dict(made.endpoints)
         release(self._session, made)
         return (
             f"froze {len(made.spared)} of {made.variables} variables, {made.constant_bytes / 2**20:.1f} MiB, "
             f"and found every signature's answers the same"
         )
+
+    def _tried(self, calls: SignatureCalls, image: ImageSettings | None) -> dict[str, list[Answer]]:
+        return {
+            name: answers(calls.make((name, tuple(signature.outputs))), signature, image)
+            for name, signature in self.signatures.items()
+        }
 
 
 def _load(path: Path, tags: tuple[str, ...], options: SessionOptions) -> tuple[Any, Any]:

@@ -23,6 +23,8 @@ def config_proto(options: SessionOptions) -> Any:
         # Exports often name a device that their training had; what can't run there may run elsewhere.
         allow_soft_placement=True,
     )
+    # Copies of each graph that nobody reads; with the constants of a frozen model in them they are large.
+    config.experimental.disable_output_partition_graphs = True
     if options.device == CPU:
         config.device_count["GPU"] = 0
     elif options.gpu_memory_limit_mb is None:
