@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import re
 import signal
 import time
 from pathlib import Path
@@ -46,7 +47,7 @@ def wait_for(server: Served, count: int) -> None:
         time.sleep(0.01)
 
 
-@pytest.mark.parametrize("server_type", ["TThreadPoolServer", "TForkingServer"])
+@pytest.mark.parametrize("server_type", ["TThreadPoolServer", "TForkingServer", "TBatchingServer"])
 def test_every_request_is_counted(server_type: str, capsys: pytest.CaptureFixture[str]) -> None:
     """As many as were answered from the model, with the figures of their Timing; the command shows them."""
     with of_rows(server_type) as server:
@@ -73,24 +74,23 @@ def test_every_request_is_counted(server_type: str, capsys: pytest.CaptureFixtur
         assert [one["sum"] for one in shown] == [queue.sum, compute.sum, batch.sum]
 
         server.stop()
-        (line,) = (line for line in server.log().splitlines() if "requests: queue time" in line)
-        assert "info thriftserve.workers.context" in line
-        assert "ran 10 requests: queue time p50 <= " in line
-        assert line.endswith("mean batch size 3.0")
+        told = re.findall(r"info \S+context \d+ ran (\d+) requests: queue time p50 <= .*; (.*)", server.log())
+        assert sum(int(count) for count, _ in told) == 10
+        assert {mean for _, mean in told} == {"mean batch size 3.0"}
 
 
-def test_numbers_of_a_killed_worker_stay() -> None:
-    """kill -9 of the workers takes nothing from the histograms, and they grow on from there."""
-    with of_rows("TProcessPoolServer", "--workers", "2") as server:
+@pytest.mark.parametrize("server_type", ["TProcessPoolServer", "TBatchingServer"])
+def test_numbers_of_a_killed_worker_stay(server_type: str) -> None:
+    """kill -9 of a worker takes nothing from the histograms, and they grow on from there."""
+    with of_rows(server_type, "--workers", "2") as server:
         for round_ in range(3):
             with server.client() as client:
-                for _ in range(4):
-                    client.predict("m", {"x": ROWS})
+                timings = [client.predict("m", {"x": ROWS}).timing for _ in range(4)]
             wait_for(server, 4 * (round_ + 1))
-            victims = {one.pid for one in status(server).workers}
-            for pid in victims:
-                os.kill(pid, signal.SIGKILL)
-            while victims & {child.pid for child in psutil.Process(server.pid).children()}:
+            assert timings[-1]
+            victim = timings[-1].worker_pid  # the other one serves on
+            os.kill(victim, signal.SIGKILL)
+            while psutil.pid_exists(victim):
                 time.sleep(0.01)
         assert counts(server) == {12}
         assert "requests: queue time" not in server.log()
