@@ -8,6 +8,7 @@ from __future__ import annotations
 import logging
 
 from thriftserve.status import ServerSnapshot, WorkerPhase, WorkerRole, in_words
+from thriftserve.workers.child import Report
 from thriftserve.workers.scoreboard import Counters, Scoreboard
 from thriftserve.workers.slot import histograms
 
@@ -23,9 +24,10 @@ class WorkerContext:
         server_type: the name on `--server-type`.
         server_pid: the process to signal.
         counters: its own numbers.
+        report: what it may tell the process that supervises it.
     """
 
-    def __init__(self, board: Scoreboard, slot: int, index: int, workers: int) -> None:
+    def __init__(self, board: Scoreboard, slot: int, index: int, workers: int, report: Report | None = None) -> None:
         self.index = index
         self.workers = workers
         self.server_type = board.server_type
@@ -33,6 +35,7 @@ class WorkerContext:
         self.board = board
         self.slot = slot
         self.counters = Counters(board, slot)
+        self.report = report or Report()
 
     def set_device(self, device: str) -> None:
         """Says which device this worker's sessions run on: "cpu", "gpu:0", …."""

@@ -1,12 +1,11 @@
 """Worker processes of one kind, and what the arbiter remembers of each.
 
-WorkerGroup (what to run, how many) --spawn()--> Worker (pid, state, report pipe)
+WorkerGroup (what to run, how many) --> Place (kept filled) --> Worker (pid, state, what it reported)
 """
 
 from __future__ import annotations
 
 import os
-import selectors
 import time
 from collections.abc import Callable
 from dataclasses import dataclass, field
@@ -16,13 +15,12 @@ from thriftserve.errors import ExitCode
 from thriftserve.workers import child
 from thriftserve.workers.context import WorkerContext
 from thriftserve.workers.listener import Listener
-from thriftserve.workers.scoreboard import Scoreboard
 
 #: A worker that lived this long was sound: its death starts the back-off anew.
 SOUND_AFTER_S = 10.0
 BACKOFF_FIRST_S = 0.1
 BACKOFF_LAST_S = 30.0
-_REPORT_BYTES = 4096
+_REPORT_BYTES = 65536  # all that a pipe holds
 
 
 class State(Enum):
@@ -41,29 +39,58 @@ class WorkerGroup:
         name: for the log.
         count: how many there are at once.
         make_loop: called in the worker.
-        listener: what its first worker that is ready listens on.
+        listener: what its first worker that is ready listens on; None: nothing. Workers of other groups
+            that have another one don't keep it.
         reloads: whether SIGHUP replaces its workers.
+        preload: imports what its workers need, in a nursery; None: they are forked from the arbiter itself.
+        drain_order: from 0; when the server drains, its workers hear of it after all of lower orders have
+            ended, and those that die before are replaced.
     """
 
     name: str
     count: int
     make_loop: Callable[[WorkerContext], child.Loop]
-    listener: Listener
+    listener: Listener | None = None
     reloads: bool = True
+    preload: Callable[[], None] | None = None
+    drain_order: int = 0
+
+    def listen(self) -> None:
+        """Takes clients from now on, where it has a listener.
+
+        Raises:
+            BindError: another server was first.
+        """
+        if self.listener is not None:
+            self.listener.listen()
 
 
 @dataclass
 class Place:
-    """One of a group's places: who holds it, who is to take over, how often it failed in a row."""
+    """One of a group's places: who holds it, who is to take over, how often it failed in a row.
+
+    A group's nursery has a place of its own.
+    """
 
     group: WorkerGroup
     index: int
+    is_nursery: bool = False
     worker: Worker | None = None
     successor: Worker | None = None
     failures: int = 0
     restarts: int = 0
-    respawn_at: float | None = None
+    respawn_at: float | None = 0.0
     reload_due: bool = False
+
+    @property
+    def label(self) -> str:
+        """How the log names it."""
+        return f"{self.group.name} {'nursery' if self.is_nursery else self.index}"
+
+    @property
+    def serves(self) -> bool:
+        """Whether its worker is ready."""
+        return self.worker is not None and self.worker.state is State.READY
 
     def backoff_s(self) -> float:
         """How long to wait before the next try."""
@@ -72,21 +99,38 @@ class Place:
 
 @dataclass(eq=False)
 class Worker:
-    """A worker process."""
+    """A worker process.
+
+    Attributes:
+        slot: its slot on the scoreboard; None: it has none, a nursery serves nobody.
+        pipe: where its reports are read; -1: closed.
+        pid: 0 until a nursery has forked it and it has said so.
+        failure: why it can't start, as it reported.
+        stuck: whether it was killed for not coming to an end with its requests.
+        accused: other workers that it reported as stuck: (pid, for how long, seconds).
+    """
 
     place: Place
-    pid: int
-    slot: int
+    slot: int | None
     pipe: int
+    pid: int = 0
     state: State = State.STARTING
     started: float = field(default_factory=time.monotonic)
     failure: tuple[ExitCode, str] | None = None
     was_ready: bool = False
+    stuck: bool = False
+    accused: list[tuple[int, float]] = field(default_factory=list)
+    _rest: bytes = b""
 
     @property
     def label(self) -> str:
         """How the log names it."""
-        return f"{self.place.group.name} {self.place.index} (pid {self.pid})"
+        return f"{self.place.label} ({f'pid {self.pid}' if self.pid else 'not forked yet'})"
+
+    def was_sound(self, answered: int) -> bool:
+        """Whether its end says nothing against starting another at once: it had served, with `answered` requests."""
+        lived_s = time.monotonic() - self.started
+        return self.was_ready and (answered > 0 or self.stuck or self.place.is_nursery or lived_s >= SOUND_AFTER_S)
 
     def read_report(self) -> bool:
         """Takes what the worker reported; False where its end of the pipe is closed."""
@@ -94,36 +138,21 @@ class Worker:
             data = os.read(self.pipe, _REPORT_BYTES)
         except BlockingIOError:  # a process that this one had forked holds the other end
             return True
-        for line in data.decode(errors="replace").splitlines():
-            word, _, rest = line.partition(" ")
-            if word == "ready":
-                self.state = State.READY
-                self.was_ready = True
-            elif word == "failed":
-                code, _, message = rest.partition(" ")
-                self.failure = (ExitCode(int(code)), message)
+        *lines, self._rest = (self._rest + data).split(b"\n")
+        for line in lines:
+            word, _, rest = line.decode(errors="replace").partition(" ")
+            self._take(word, rest)
         return bool(data)
 
-
-def spawn(place: Place, board: Scoreboard, selector: selectors.BaseSelector) -> Worker:
-    """Forks a worker for a place and watches its pipe."""
-    group = place.group
-    slot = board.take(os.getpid(), place.index, place.restarts)  # the pid is the child's from its first line on
-    reader, writer = os.pipe()
-    os.set_blocking(reader, False)
-    inherited = [key.fd for key in selector.get_map().values()]
-
-    def main() -> int:
-        for fd in (reader, *inherited):
-            os.close(fd)
-        board.enter(slot, os.getpid(), place.index, place.restarts, parent=board.pid)
-        context = WorkerContext(board, slot, place.index, group.count)
-        code = child.serve(group.make_loop(context), child.Report(writer), group.listener.listen)
-        context.log_figures()
-        return code
-
-    pid = child.fork(main)
-    os.close(writer)
-    worker = Worker(place, pid, slot, reader)
-    selector.register(reader, selectors.EVENT_READ, worker)
-    return worker
+    def _take(self, word: str, rest: str) -> None:
+        first, _, second = rest.partition(" ")
+        if word == "born":
+            self.pid = int(first)
+        elif word == "ready":
+            self.was_ready = True
+            if self.state is State.STARTING:  # not where it was told to drain meanwhile
+                self.state = State.READY
+        elif word == "failed":
+            self.failure = (ExitCode(int(first)), second)
+        elif word == "stuck":
+            self.accused.append((int(first), float(second)))

@@ -25,13 +25,14 @@ class SignalQueue:
 
     Attributes:
         fd: readable when there are any.
+        writer: what the kernel's side writes to; a child of this process has no use for either.
     """
 
     def __enter__(self) -> SignalQueue:
         if threading.current_thread() is not threading.main_thread():
             raise RuntimeError("a server must be run in the main thread: it handles the process's signals")
-        self.fd, self._writer = os.pipe2(os.O_NONBLOCK | os.O_CLOEXEC)
-        self._old_fd = signal.set_wakeup_fd(self._writer, warn_on_full_buffer=False)
+        self.fd, self.writer = os.pipe2(os.O_NONBLOCK | os.O_CLOEXEC)
+        self._old_fd = signal.set_wakeup_fd(self.writer, warn_on_full_buffer=False)
         self._old: dict[int, Any] = {number: signal.signal(number, _ignore) for number in HANDLED}
         faulthandler.register(signal.SIGUSR1, all_threads=True, chain=True)
         return self
@@ -44,7 +45,7 @@ class SignalQueue:
             signal.signal(number, handler)
         signal.set_wakeup_fd(self._old_fd)
         os.close(self.fd)
-        os.close(self._writer)
+        os.close(self.writer)
 
     def take(self) -> list[int]:
         """The signals that arrived since the last call."""
