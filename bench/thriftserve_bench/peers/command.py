@@ -17,7 +17,7 @@ from typing import Any
 from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TaskID, TextColumn, TimeRemainingColumn
 
-from thriftserve_bench.peers.contestants import OUR_TYPES
+from thriftserve_bench.peers.contestants import OUR_TYPES, PEER_CONTESTANTS
 from thriftserve_bench.peers.environments import PEERS, default_cache
 from thriftserve_bench.peers.open_loop import MOST_CONNECTIONS
 from thriftserve_bench.peers.probes import ProbeSettings, raise_descriptor_limit
@@ -54,7 +54,12 @@ def add_to(commands: Any) -> None:
     names = ",".join(one.name for one in JOBS)
     families = ",".join(one.name for one in PEERS)
     parser.add_argument("--jobs", type=_words, metavar="LIST", help=f"some of {names} (all)")
-    parser.add_argument("--peers", type=_words, metavar="LIST", help=f"some of {families} (all), or {_NONE}")
+    parser.add_argument(
+        "--peers",
+        type=_words,
+        metavar="LIST",
+        help=f"some of {families} (all), or of their servers by name, or {_NONE}",
+    )
     parser.add_argument("--clients", type=_counts, metavar="LIST", help="clients side by side (each job's own)")
     parser.add_argument("--rounds", type=int, help=f"windows of each server in a cell ({_DEFAULTS.rounds})")
     parser.add_argument("--seconds", type=float, help=f"length of a window ({_DEFAULTS.seconds:g})")
@@ -101,10 +106,10 @@ def settings_of(flags: argparse.Namespace) -> PeersSettings:
     told["server_types"] = tuple(flags.server_type or default_server_types())
     settings = replace(_DEFAULTS, our_flags=flags.ours, limits=flags.limits, **told)
     _check_names("--jobs", settings.jobs, [one.name for one in JOBS])
-    _check_names("--peers", settings.peers, [one.name for one in PEERS])
+    _check_names("--peers", settings.peers, [one.name for one in (*PEERS, *PEER_CONTESTANTS)])
     if settings.rounds < 1 or settings.seconds <= 0 or min((1, *settings.clients)) < 1:
         raise ValueError("--rounds, --seconds and --clients must be above 0")
-    probes = ProbeSettings(flags.fairness, flags.idle, flags.overload, settings.jobs[0], settings.seconds)
+    probes = ProbeSettings(flags.fairness, flags.idle, flags.overload, settings.seconds)
     return replace(settings, probes=probes)
 
 

@@ -106,7 +106,6 @@ def _told_workers(words: Sequence[str]) -> int:
     return 0
 
 
-def taking_part(job: str, families: Sequence[str], own: Sequence[Contestant]) -> list[Contestant]:
-    """Everyone in a job, ours last."""
-    others = [one for one in PEER_CONTESTANTS if job in one.jobs and one.family in families]
-    return [*others, *own]
+def chosen(names: Sequence[str]) -> list[Contestant]:
+    """The peers' servers of these names, or of families of these names."""
+    return [one for one in PEER_CONTESTANTS if one.family in names or one.name in names]

@@ -31,6 +31,8 @@ class Arrivals:
 
     answered_ms: list[float] = field(default_factory=list)
     refused_ms: list[float] = field(default_factory=list)
+    #: Requests/s that there were: fewer than asked for where this process did not keep up.
+    rate: float = 0.0
     failed: int = 0
     not_sent: int = 0
     reason: str = ""
@@ -61,6 +63,7 @@ class OpenLoop:
                     self._receive(0)
                 else:
                     self._receive(_POLL_S)
+            self.found.rate = wanted / (time.monotonic() - began)
             until = time.monotonic() + _PATIENCE_S
             while self._busy and time.monotonic() < until:
                 self._receive(0.05)

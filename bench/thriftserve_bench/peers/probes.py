@@ -9,7 +9,7 @@ import resource
 import socket
 import sys
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from contextlib import ExitStack
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -20,6 +20,7 @@ from thriftserve_bench import process_tree
 from thriftserve_bench.figures import figures, quantile
 from thriftserve_bench.peers.contestants import Contestant
 from thriftserve_bench.peers.load import questions
+from thriftserve_bench.peers.marks import NET_WARM_UP_S
 from thriftserve_bench.peers.open_loop import OpenLoop
 from thriftserve_bench.peers.questions import job_of
 from thriftserve_bench.peers.servers import Loads, Running, start
@@ -40,13 +41,13 @@ class ProbeSettings:
     idle: int = 0
     #: Seconds of twice the capacity; 0: not asked for.
     overload_s: float = 0.0
-    #: The job whose requests are used.
-    job: str = "tiny"
     seconds: float = 2.0
 
-    def any(self) -> bool:
-        """Whether one is asked for."""
-        return self.fairness or self.idle > 0 or self.overload_s > 0
+    def on(self, jobs: Sequence[str], job: str) -> ProbeSettings:
+        """Those of one job: what a connection costs shows in the first, small requests; overload in the last."""
+        first, last = job == jobs[0], job == jobs[-1]
+        overload_s = self.overload_s if last else 0.0
+        return replace(self, fairness=self.fairness and first, idle=self.idle if first else 0, overload_s=overload_s)
 
 
 class Said(Protocol):
@@ -147,7 +148,7 @@ def overload(running: Running, job: str, pool: Path, settings: ProbeSettings) ->
     total = len(found.answered_ms) + len(found.refused_ms) + found.failed + found.not_sent
     return {
         "capacity/s": capacity,
-        "offered/s": capacity * _OVERLOAD,
+        "offered/s": found.rate,
         "answered": len(found.answered_ms),
         "answered p50 ms": _quantile(found.answered_ms, 0.5),
         "answered p99 ms": _quantile(found.answered_ms, 0.99),
@@ -168,11 +169,13 @@ def _rate(running: Running, seconds: float) -> float:
 
 
 def _recovery_s(running: Running, capacity: float) -> float | None:
-    """Seconds until a short window is at full speed again; None: not within the time-out."""
+    """Seconds until a window at full speed began, its warm-up included; None: there was none within the time-out."""
     began = time.monotonic()
-    while (passed_s := time.monotonic() - began) < _RECOVERY_TIMEOUT_S:
+    while time.monotonic() - began < _RECOVERY_TIMEOUT_S:
+        looked = time.monotonic()
         if _rate(running, _LOOK_S) >= _FULL_SPEED * capacity:
-            return passed_s
+            # The look itself begins after its warm-up.
+            return min(looked - began + NET_WARM_UP_S, time.monotonic() - began)
     return None
 
 

@@ -61,7 +61,7 @@ def markdown(run: PeersRun) -> str:
     if run.limits:
         limits = [(one.job, one.arrangement, _number(limit_rate(one))) for one in run.limits]
         parts += ["## No RPC", _table(("job", "arrangement", "requests/s"), limits, left=(0, 1))]
-    if run.probes:
+    if any(run.probes.values()):
         parts += ["## Ours alone", "\n".join(_probe_lines(run))]
     if run.skipped:
         parts += ["## Not there", "\n".join(f"- {name}: {reason}" for name, reason in run.skipped.items())]
@@ -79,7 +79,9 @@ def verdict(compared: Sequence[Comparison]) -> str:
     if not compared:
         return "Ours was not measured."
     if not missed:
-        return f"Every target is met in all {len(compared)} cells."
+        alone = sum(one.peer is None for one in compared)
+        told = f" In {alone} of them there was no peer to compare with." if alone else ""
+        return f"Every target that could be checked is met in all {len(compared)} cells.{told}"
     cells = len({(one.job, one.clients, one.ours.contestant) for one, _ in missed})
     lines = [f"- {one.ours.contestant}, {one.job}, {_clients(one.clients)}: {miss}" for one, miss in missed]
     return f"Targets missed in {cells} of {len(compared)} cells:\n\n" + "\n".join(lines)

@@ -8,7 +8,7 @@ from __future__ import annotations
 import subprocess
 import sys
 import tempfile
-from collections.abc import Iterator, Sequence
+from collections.abc import Collection, Iterator
 from contextlib import ExitStack, contextmanager
 from dataclasses import asdict, dataclass, field
 from datetime import UTC, datetime
@@ -17,7 +17,7 @@ from typing import Protocol
 
 from thriftserve_bench import machine
 from thriftserve_bench.asked_process import ProcessEnded
-from thriftserve_bench.peers.contestants import OURS, Contestant, ours, taking_part
+from thriftserve_bench.peers.contestants import OURS, Contestant, chosen, ours
 from thriftserve_bench.peers.environments import PEERS, PeerMissing, environment, installed_version
 from thriftserve_bench.peers.limit import Arrangement, Limits
 from thriftserve_bench.peers.probes import ProbeSettings, probe
@@ -73,16 +73,18 @@ def measure_peers(settings: PeersSettings, cache: Path, run: PeersRun, progress:
     Raises:
         PeersFailed: models or questions could not be made.
     """
-    pythons = _environments(settings.peers, cache, run, progress)
+    others = chosen(settings.peers)
+    pythons = _environments({one.family for one in others}, cache, run, progress)
     own = ours(settings.server_types, settings.our_flags)
     with tempfile.TemporaryDirectory() as place, _loads(pythons) as loads:
         for name in settings.jobs:
             job = job_of(name)
             model, pool = _make(job, Path(place), progress)
-            everyone = taking_part(name, list(pythons), own)
+            everyone = [one for one in others if name in one.jobs and one.family in pythons] + own
             _measure_job(JobRun(settings, job, model, pool, everyone, pythons), loads, run, progress)
-            for one in own if settings.probes.any() and job.name == settings.probes.job else ():
-                run.probes[one.name] = probe(one, settings.probes, job.name, model, pool, loads, progress)
+            probes = settings.probes.on(settings.jobs, name)
+            for one in own:
+                run.probes.setdefault(one.name, {}).update(probe(one, probes, name, model, pool, loads, progress))
 
 
 def new_run(settings: PeersSettings) -> PeersRun:
@@ -105,7 +107,7 @@ def _loads(pythons: dict[str, Path]) -> Iterator[Loads]:
         loads.close()
 
 
-def _environments(families: Sequence[str], cache: Path, run: PeersRun, progress: Progress) -> dict[str, Path]:
+def _environments(families: Collection[str], cache: Path, run: PeersRun, progress: Progress) -> dict[str, Path]:
     found = {}
     for peer in PEERS:
         if peer.name not in families:

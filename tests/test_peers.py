@@ -1,0 +1,220 @@
+"""The comparison with other servers: its arithmetic, its HTTP client, its environments, one short real run."""
+
+from __future__ import annotations
+
+import argparse
+import http.server
+import os
+import subprocess
+import threading
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from thriftserve_bench.cli import main, make_parser
+from thriftserve_bench.peers.command import settings_of
+from thriftserve_bench.peers.dialects import DIALECTS, http_length
+from thriftserve_bench.peers.environments import Peer, PeerMissing, environment
+from thriftserve_bench.peers.figures import comparisons
+from thriftserve_bench.peers.load import measure
+from thriftserve_bench.peers.questions import Question, WrongAnswer, job_of, load_pool, save_pool
+from thriftserve_bench.peers.record import Limit, LimitWindow, NotAPeersRun, PeerOrder, PeersRun, PeerWindow, load_peers
+from thriftserve_bench.peers.report import markdown
+
+SECONDS = 0.1
+
+
+def window(calls: int, *, failures: int = 0, per_client: tuple[int, ...] = (5, 5), p99_us: int = 900) -> PeerWindow:
+    """A window of one second."""
+    latencies = [(100, calls - 1), (p99_us, 1)]
+    return PeerWindow(calls, failures, "", 1.0, latencies, calls * 1e-5, 0.1, 1, 1, 0.5, [*per_client], 2**20)
+
+
+def a_run() -> PeersRun:
+    """Three windows of ours and of three peers; the fastest of them starves a client, the next one fails a call."""
+    settings = {"rounds": 3, "seconds": 1.0}
+    run = PeersRun("2026-01-02", settings, {"cpu": "C", "cores": 2, "kernel": "L"}, {"thrift": "0.25"}, "abc")
+    for name, family in (("ours", "thriftserve"), ("even", "a"), ("unfair", "b"), ("wrong", "c")):
+        run.contestants[name] = {"family": family, "workers": 2, "idle_cores": 0.0}
+    run.cell("tensor", 8, "even").windows.extend(window(calls) for calls in (90, 300, 100))
+    run.cell("tensor", 8, "unfair").windows.append(window(500, per_client=(500, 0)))
+    run.cell("tensor", 8, "wrong").windows.append(window(400, failures=1))
+    run.cell("tensor", 8, "ours").windows.extend(window(calls) for calls in (150, 130, 10))
+    run.limits.append(Limit("tensor", "2 x 1, frozen", True, [LimitWindow(300, 2.0), LimitWindow(160, 1.0)]))
+    run.limits.append(Limit("tensor", "2 x 1, as loaded", False, [LimitWindow(900, 1.0)]))
+    return run
+
+
+def test_ours_is_held_against_the_best_peer_that_serves_everybody() -> None:
+    """Medians of the rounds, ratio, part of the frozen limit; a peer that starves or fails is not the best one."""
+    (found,) = comparisons(a_run())
+    assert found.peer is not None
+    assert found.peer.contestant == "even"
+    assert found.peer.figures.calls_per_s == 100
+    assert found.ours.figures.calls_per_s == 130
+    assert found.ratio == 1.3
+    assert found.limit == 155
+    assert found.of_limit == pytest.approx(130 / 155)
+    (limit, memory) = found.misses()
+    assert limit.startswith("84% of what the machine does without RPC")
+    assert memory.startswith("memory 1.00 of even's")
+
+
+def test_a_run_is_read_as_it_was_written(tmp_path: Path) -> None:
+    """A saved run is the same run, its table too; another file is refused with its name."""
+    run = a_run()
+    run.save(tmp_path / "peers.json")
+    found = load_peers(tmp_path / "peers.json")
+    assert found == run
+    assert "| tensor | 8 | even | ours | 100 | 130 | 1.30 |" in markdown(found)
+    (tmp_path / "other.json").write_text('{"format": "else"}', encoding="utf-8")
+    with pytest.raises(NotAPeersRun, match=r"other\.json"):
+        load_peers(tmp_path / "other.json")
+
+
+Answer = Callable[[np.ndarray[tuple[int, ...], np.dtype[np.float32]]], tuple[int, bytes]]
+
+
+@contextmanager
+def http_server(answer: Answer) -> Iterator[int]:
+    """An HTTP server of the standard library that answers float32 bodies; yields its port."""
+
+    class Handler(http.server.BaseHTTPRequestHandler):
+        protocol_version = "HTTP/1.1"
+
+        def do_POST(self) -> None:
+            content = self.rfile.read(int(self.headers["Content-Length"]))
+            status, body = answer(np.frombuffer(content, np.float32))
+            self.send_response(status)
+            self.send_header("Content-Length", str(len(body)))
+            self.end_headers()
+            self.wfile.write(body)
+
+        def log_message(self, format: str, *args: object) -> None:
+            """Says nothing."""
+
+    with http.server.ThreadingHTTPServer(("127.0.0.1", 0), Handler) as server:
+        serving = threading.Thread(target=server.serve_forever, kwargs={"poll_interval": 0.01})
+        serving.start()
+        try:
+            yield server.server_port
+        finally:
+            server.shutdown()
+            serving.join()
+
+
+@pytest.fixture
+def pool(tmp_path: Path) -> Path:
+    """Eight tiny questions."""
+    path = tmp_path / "tiny.npz"
+    inputs = [np.array([number, 1, 2], np.float32) for number in range(8)]
+    save_pool(path, [Question(x.tobytes(), x.shape, x / 2 + 2) for x in inputs])
+    return path
+
+
+def test_http_clients_are_answered_and_counted(pool: Path) -> None:
+    """Every client's answers are counted, right ones only; no client is left out."""
+    with http_server(lambda x: (200, (x / 2 + 2).tobytes())) as port:
+        found = measure(PeerOrder("http", "tiny", str(pool), port, os.getpid(), 3, SECONDS))
+    assert found.failures == 0, found.reason
+    assert found.calls == sum(found.per_client) == sum(count for _, count in found.latencies_us)
+    assert min(found.per_client) > 0
+    assert found.elapsed_s >= SECONDS
+    assert found.server_cpu_s > 0
+    assert found.alone_bytes > 0
+
+
+def test_mixed_up_answers_are_failures(pool: Path) -> None:
+    """Another question's answer, and a status that is not 200, count as failures; the window is given up."""
+    mixed = np.array([99, 1, 2], np.float32).tobytes()
+    for answer, reason in ((mixed, "a value differs"), (b"busy", "503")):
+        status = 503 if answer == b"busy" else 200
+        with http_server(lambda x, told=(status, answer): told) as port:  # type: ignore[misc]  # bound now
+            found = measure(PeerOrder("http", "tiny", str(pool), port, os.getpid(), 2, SECONDS))
+        assert found.calls == 0
+        assert found.failures == 20
+        assert reason in found.reason
+
+
+def test_a_reply_is_whole_when_its_header_says_so() -> None:
+    """An HTTP reply's length is known once its header is there; one without a length is wrong."""
+    reply = b"HTTP/1.1 200 OK\r\nDate: x\r\nContent-LENGTH: 12\r\n\r\n123456789012"
+    assert http_length(reply) == len(reply)
+    assert http_length(reply[:30]) == 0
+    with pytest.raises(WrongAnswer, match="Content-Length"):
+        http_length(b"HTTP/1.1 200 OK\r\n\r\n")
+
+
+def test_floats_and_classes_have_their_tolerance() -> None:
+    """A net's scores may differ by a thousandth, the last of the best classes by one; a neighbour's answer may not."""
+    check = DIALECTS["content"].check
+    scores = Question(b"", (), np.array([0.5, 0.25], np.float32))
+    check(job_of("tensor"), np.array([0.5005, 0.25], np.float32).tobytes(), scores)
+    with pytest.raises(WrongAnswer):
+        check(job_of("tensor"), np.array([0.25, 0.5], np.float32).tobytes(), scores)
+    classes = Question(b"", (), np.array([7, 3, 1, 9, 4]))
+    check(job_of("jpeg"), np.array([7, 3, 9, 1, 5], np.int32).tobytes(), classes)
+    for wrong in ([3, 7, 1, 9, 4], [7, 3, 1, 5, 6], [7, 3]):
+        with pytest.raises(WrongAnswer):
+            check(job_of("jpeg"), np.array(wrong, np.int32).tobytes(), classes)
+
+
+def test_a_pool_is_read_as_it_was_written(pool: Path) -> None:
+    """Contents, shapes and answers come back."""
+    found = load_pool(pool)
+    assert len(found) == 8
+    assert found[3].shape == (3,)
+    assert found[3].answer.tolist() == [3.5, 2.5, 3.0]
+
+
+def test_an_environment_shows_what_lies_under_it(tmp_path: Path) -> None:
+    """What is here counts as installed; its Python imports it, and the programs of the benchmarks."""
+    python = environment(Peer("under", ("numpy",)), tmp_path, ["--no-index"])
+    code = "import numpy, thriftserve_bench.peers.host_flags, sys; print(sys.prefix)"
+    done = subprocess.run([python, "-c", code], capture_output=True, text=True, check=True)
+    assert done.stdout.strip() == str(tmp_path / "under")
+    assert environment(Peer("under", ("numpy",)), tmp_path, ["--of-no-use"]) == python
+
+
+def test_a_peer_that_pip_can_not_install_is_left_out_with_its_reason(tmp_path: Path) -> None:
+    """The reason is pip's own, and nothing half made is left behind."""
+    flags = ["--no-index", "--find-links", str(tmp_path)]
+    with pytest.raises(PeerMissing, match=r"absent can't be installed: .*thriftserve-absent-peer"):
+        environment(Peer("absent", ("thriftserve-absent-peer>=1",)), tmp_path / "cache", flags)
+    assert not list((tmp_path / "cache").iterdir())
+
+
+def flags(*words: str) -> argparse.Namespace:
+    """The flags of a command line."""
+    return make_parser().parse_args(["peers", *words])
+
+
+def test_flags_become_settings() -> None:
+    """Lists are read, --quick can be overruled, wrong names are told with the known ones."""
+    found = settings_of(
+        flags("--quick", "--rounds", "2", "--jobs", "jpeg,tiny", "--peers", "none", "--server-type", "T")
+    )
+    assert (found.rounds, found.jobs, found.peers, found.server_types) == (2, ("jpeg", "tiny"), (), ("T",))
+    with pytest.raises(ValueError, match="no 'tinny'; use some of tiny, tensor, jpeg"):
+        settings_of(flags("--jobs", "tinny", "--server-type", "T"))
+
+
+def test_a_short_run_measures_ours_beside_apaches(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    """Both start, answers rightly and is written down; the table can be made again from the file."""
+    out = tmp_path / "peers.json"
+    words = "--jobs tiny --clients 2 --rounds 1 --seconds 0.2 --server-type TThreadPoolServer --peers"
+    assert main(["peers", *words.split(), "stock TThreadedServer", "--cache", str(tmp_path), "--output", str(out)]) == 0
+    run = load_peers(out)
+    assert run.skipped == {}
+    assert len(run.cells) == 2
+    for cell in run.cells:
+        (found,) = cell.windows
+        assert found.failures == 0, found.reason
+        assert found.calls > 0, cell.contestant
+    table = capsys.readouterr().out
+    assert "| tiny | 2 | stock T" in table
+    assert main(["report", "--markdown", str(out)]) == 0
+    assert capsys.readouterr().out == table
