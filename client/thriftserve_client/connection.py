@@ -1,7 +1,7 @@
 """One connection: a call goes out, its answer comes back, or the connection is not used again.
 
-call(method, args) --protocol--> segments --channel--> server
-result, or an error of ours <--protocol-- Frame | Stream <--channel-- server
+call(method, args) --Dialogue--> segments --channel--> server
+result, or an error of ours <--Dialogue-- Frame | Stream <--channel-- server
 """
 
 from __future__ import annotations
@@ -10,21 +10,12 @@ import time
 from dataclasses import dataclass
 from typing import Any
 
-from thrift.Thrift import TApplicationException, TMessageType
-
 from thriftserve_client.address import Address
 from thriftserve_client.channel import BufferedChannel, ChannelClosed, ChannelTimeout, FramedChannel, make_channel
-from thriftserve_client.errors import (
-    CallTimeout,
-    ConnectionFailed,
-    MessageTooLarge,
-    ProtocolMismatch,
-    ServerError,
-)
+from thriftserve_client.dialogue import Dialogue
+from thriftserve_client.errors import CallTimeout, ConnectionFailed, ProtocolMismatch, ServerError
 from thriftserve_client.framing import FrameError
-from thriftserve_client.wire import DEFAULT_MAX_MESSAGE_BYTES, Outgoing, make_protocol
-from thriftserve_idl import Predict
-from thriftserve_idl.ttypes import ErrorCode
+from thriftserve_client.wire import DEFAULT_MAX_MESSAGE_BYTES
 
 #: Stands for "no limit" where the channel wants a number: three years.
 _FOREVER_S = 1e8
@@ -52,6 +43,10 @@ class Dialing:
         """The transport and protocol, for messages."""
         return f"transport={self.transport} and protocol={self.protocol}"
 
+    def dialogue(self) -> Dialogue:
+        """What a new connection says and understands."""
+        return Dialogue(self.protocol, self.max_message_bytes, str(self.address), self.words)
+
 
 class Connection:
     """An open connection. After any exception but ServerError it is out of step: close it."""
@@ -67,8 +62,7 @@ class Connection:
         self._sock = dialing.address.connect(min(limits, default=None))
         self._channel: FramedChannel | BufferedChannel | None = None
         self._timeout_s: float | None = -1.0
-        self._seqid = 0
-        self._answered = False
+        self._dialogue = dialing.dialogue()
 
     def call(self, method: str, deadline: float | None, *values: Any) -> Any:
         """Calls a method of the Predict service and returns what it returned.
@@ -81,7 +75,7 @@ class Connection:
         Raises:
             ServerError, CallTimeout, ConnectionFailed, ProtocolMismatch, MessageTooLarge: see there.
         """
-        parts = self._encode(method, values)
+        parts = self._dialogue.ask(method, values)
         self._send(parts, deadline)
         source = self._receive(deadline)
         return self._decode(source, method)
@@ -94,20 +88,6 @@ class Connection:
     def in_step(self) -> bool:
         """False where bytes came behind the answer: nobody asked for them, so what follows can't be trusted."""
         return self._channel is None or not self._channel.has_pending
-
-    def _encode(self, method: str, values: tuple[Any, ...]) -> list[bytes]:
-        self._seqid = self._seqid % 0x7FFFFFFF + 1
-        outgoing = Outgoing()
-        protocol = make_protocol(self._dialing.protocol, outgoing, self._dialing.max_message_bytes)
-        protocol.writeMessageBegin(method, TMessageType.CALL, self._seqid)
-        getattr(Predict, method + "_args")(*values).write(protocol)
-        protocol.writeMessageEnd()
-        parts = outgoing.take()
-        size = sum(map(len, parts))
-        if size > self._dialing.max_message_bytes:
-            limit = self._dialing.max_message_bytes
-            raise MessageTooLarge(f"the request takes {size} bytes; max_message_bytes is {limit}")
-        return parts
 
     def _send(self, parts: list[bytes], deadline: float | None) -> None:
         channel = self._channel_until(deadline)
@@ -146,7 +126,7 @@ class Connection:
         except ChannelTimeout:
             raise self._late() from None
         except FrameError as error:
-            raise self._mismatch(str(error)) from None
+            raise self._dialogue.mismatch(str(error)) from None
         except ChannelClosed as error:
             raise ConnectionFailed(f"the connection to {self._dialing.address} broke: {error}") from None
         except OSError as error:
@@ -157,71 +137,26 @@ class Connection:
 
     def _decode(self, source: Any, method: str) -> Any:
         try:
-            return self._read_answer(source, method)
+            return self._dialogue.answer(source, method)
         except (ServerError, ProtocolMismatch):
             raise
         except ChannelTimeout:
             raise self._late() from None
         except (ChannelClosed, OSError) as error:
             raise ConnectionFailed(f"the connection to {self._dialing.address} broke: {error}") from None
-        # The decoders raise whatever the bytes lead them to: TProtocolException, EOFError, ValueError,
-        # UnicodeDecodeError, MemoryError. All mean that this was no answer.
         except Exception as error:
-            raise self._mismatch(f"{type(error).__name__}: {error}") from error
-
-    def _read_answer(self, source: Any, method: str) -> Any:
-        protocol = make_protocol(self._dialing.protocol, source, self._dialing.max_message_bytes)
-        protocol.container_length_limit = source.size  # an item takes a byte at least
-        name, kind, seqid = protocol.readMessageBegin()
-        if kind not in (TMessageType.REPLY, TMessageType.EXCEPTION) or seqid != self._seqid:
-            raise self._mismatch(f"message type {kind} number {seqid}, expected the reply to number {self._seqid}")
-        self._answered = True
-        if kind == TMessageType.EXCEPTION:
-            refusal = TApplicationException()
-            refusal.read(protocol)
-            raise self._refused(refusal, method)
-        result = getattr(Predict, method + "_result")()
-        result.read(protocol)
-        protocol.readMessageEnd()
-        return self._unwrap(result, name)
-
-    def _unwrap(self, result: Any, method: str) -> Any:
-        if result.error is not None:
-            raise ServerError.of(result.error.code, result.error.message, result.error.retryable)
-        success = getattr(result, "success", _VOID)
-        if success is None:
-            raise self._mismatch(f"the answer to {method} holds neither a result nor an error")
-        return None if success is _VOID else success
-
-    def _refused(self, refusal: TApplicationException, method: str) -> Exception:
-        """What a TApplicationException means: it comes from Thrift's own layer, not from the handler."""
-        text = refusal.message or "no message"
-        if refusal.type == TApplicationException.UNKNOWN_METHOD:
-            return ServerError.of(ErrorCode.UNIMPLEMENTED, f"the server does not know {method}: {text}", False)
-        if refusal.type in (TApplicationException.INTERNAL_ERROR, TApplicationException.UNKNOWN):
-            return ServerError.of(ErrorCode.INTERNAL, text, False)
-        return self._mismatch(f"the server did not understand the call: {text}")
+            raise self._dialogue.undecodable(error) from error
 
     def _broken(self, how: str) -> ConnectionFailed:
         text = f"the connection to {self._dialing.address} was {how}"
-        if self._answered:
+        if self._dialogue.answered:
             return StaleConnection(text)
         return ConnectionFailed(f"{text}; does the server use {self._dialing.words}, with or without TLS as here?")
 
     def _late(self) -> CallTimeout:
         text = f"no answer from {self._dialing.address} in time"
-        hint = "" if self._answered else f"; if it never answers: does it use {self._dialing.words}?"
+        hint = "" if self._dialogue.answered else f"; if it never answers: does it use {self._dialing.words}?"
         return CallTimeout(text + hint)
-
-    def _mismatch(self, what: str) -> ProtocolMismatch:
-        limit = self._dialing.max_message_bytes
-        return ProtocolMismatch(
-            f"{self._dialing.address} did not answer as a thriftserve server does ({what}). Check the port, that the "
-            f"server uses {self._dialing.words}, and for large answers max_message_bytes={limit}"
-        )
-
-
-_VOID = object()
 
 
 def _near(left: float | None, set_to: float | None) -> bool:
