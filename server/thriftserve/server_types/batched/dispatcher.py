@@ -72,7 +72,7 @@ class Dispatcher:
         self.arena = Arena(settings.max_queued_bytes)
         self.waiting = Waiting(ordered=desk.ordered)
         self.slots: dict[int, Slot] = {}
-        self._idle: list[Slot] = []
+        self._open: list[Slot] = []
         #: Bytes of all requests that are not answered yet.
         self.held_bytes = 0
         #: The present, as of the last look at the clock.
@@ -168,39 +168,45 @@ class Dispatcher:
     def add_slot(self, slot: Slot) -> None:
         """Takes a slot in."""
         self.slots[slot.fd] = slot
-        if slot.advice.take:
-            self._idle.append(slot)
+        self._offer(slot)
+
+    def _offer(self, slot: Slot) -> None:
+        """Keeps the list of slots that take a batch as a slot's room is."""
+        if slot.room > 0 and slot.fd in self.slots:
+            if slot not in self._open:
+                self._open.append(slot)
+        elif slot in self._open:
+            self._open.remove(slot)
 
     def dispatch(self) -> None:
         """Hands what waits to the slots that are idle."""
         self.hold_until = None
         waiting = self.waiting
-        while self._idle and waiting.ready:
+        while self._open and waiting.ready:
             if waiting.again:
                 if not self._run_again():
                     return
                 continue
-            slot = self._choose(self._idle)
+            slot = self._choose(self._open)
             if self._holds(slot):
                 return
-            take = min(slot.advice.take, -(-waiting.count // len(self._idle)))
+            room = sum(each.room for each in self._open)
+            take = min(slot.advice.take, -(-waiting.count // room))
             self._give(slot, waiting.take(take, _INLINE_BYTES))
 
-    def _choose(self, idle: list[Slot]) -> Slot:
-        """The idle slot whose worker has the least in hand; of several the one used last, which is warm."""
-        if len(idle) == 1:
-            return idle[0]
+    def _choose(self, slots: list[Slot]) -> Slot:
+        """The slot with the least in hand, of the worker with the least; of equals the one used last: it is warm."""
+        if len(slots) == 1:
+            return slots[0]
         busy: dict[int, int] = {}
         for slot in self.slots.values():
-            busy[slot.pid] = busy.get(slot.pid, 0) + bool(slot.batch)
-        return min(reversed(idle), key=lambda slot: busy[slot.pid])
+            busy[slot.pid] = busy.get(slot.pid, 0) + len(slot.batches)
+        return min(reversed(slots), key=lambda slot: (len(slot.batches), busy[slot.pid]))
 
     def _run_again(self) -> bool:
         """Runs a request whose worker died, alone and beside no other such: it may be what killed it."""
-        suspected = {
-            slot.pid for slot in self.slots.values() for request in slot.batch if request is not None and request.deaths
-        }
-        free = [slot for slot in self._idle if slot.pid not in suspected]
+        suspected = {slot.pid for slot in self.slots.values() for request in slot.requests() if request.deaths}
+        free = [slot for slot in self._open if slot.pid not in suspected and not slot.batches]
         if not free:
             return False
         self._give(self._choose(free), [self.waiting.again.popleft()])
@@ -233,11 +239,11 @@ class Dispatcher:
     def _give(self, slot: Slot, requests: list[Request]) -> None:
         if not requests:
             return
-        self._idle.remove(slot)
         try:
             slot.give(requests, self.now)
         except OSError:
             self.slot_gone(slot)
+        self._offer(slot)
 
     def on_slot(self, slot: Slot, mask: int) -> None:
         """Takes a slot's answers, or its end."""
@@ -247,12 +253,12 @@ class Dispatcher:
         except (WorkerGone, OSError):
             self.slot_gone(slot)
             return
-        if slot.leaving and not slot.batch:
+        if slot.leaving and not slot.batches:
             self.slot_gone(slot)
 
     def _take(self, slot: Slot, answers: Answers) -> None:
         kind, advice, items = answers
-        batch = slot.batch
+        batch = slot.batches[0] if slot.batches else []
         for index, close, data in items:
             request = batch[index]
             assert request is not None
@@ -262,23 +268,19 @@ class Dispatcher:
             self._answer(request, None if close else data)
         if kind is Kind.LEAVE:
             slot.leaving = True
-            if slot in self._idle:
-                self._idle.remove(slot)
         elif kind is Kind.LAST:
-            slot.batch = []
+            if items:  # without any it only says that it is open now
+                slot.batches.popleft()
+                slot.since = self.now
             slot.advice = advice
-            if advice.take and not slot.leaving and slot not in self._idle:
-                self._idle.append(slot)
-            elif not advice.take and slot in self._idle:
-                self._idle.remove(slot)
+        self._offer(slot)
 
     def slot_gone(self, slot: Slot) -> None:
         """A slot's stream ended: what it had in hand is run again elsewhere, or answered."""
         if self.slots.pop(slot.fd, None) is None:
             return
         self._dropped(slot.fd)
-        if slot in self._idle:
-            self._idle.remove(slot)
+        self._offer(slot)
         left = slot.close()
         if left:
             log.error("%s ended with %d requests in hand", slot.label, len(left))
@@ -337,7 +339,7 @@ class Dispatcher:
         """Reports workers that have had a batch in hand for too long."""
         for slot in self.slots.values():
             held_s = self.now - slot.since
-            if slot.batch and held_s > self._settings.worker_timeout_s and slot.pid not in self._told_stuck:
+            if slot.batches and held_s > self._settings.worker_timeout_s and slot.pid not in self._told_stuck:
                 self._told_stuck.add(slot.pid)
                 self._stuck(slot.pid, held_s)
 

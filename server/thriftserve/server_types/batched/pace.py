@@ -10,6 +10,8 @@ from __future__ import annotations
 
 AIM_S = 0.001
 MOST = 64
+#: A batch this short may wait in a worker's hand for the one before it, though another worker were free sooner.
+SHORT_S = 0.003
 _WEIGHT = 0.2
 
 
@@ -18,11 +20,18 @@ class Pace:
 
     def __init__(self) -> None:
         self._call_s: float | None = None
+        self._batch_s = SHORT_S
 
     def took(self, seconds: float, calls: int) -> None:
         """So many calls took so long."""
+        self._batch_s += _WEIGHT * (seconds - self._batch_s)
         each = seconds / calls
         self._call_s = each if self._call_s is None else self._call_s + _WEIGHT * (each - self._call_s)
+
+    @property
+    def depth(self) -> int:
+        """How many batches to have in hand: two where they are short, so that the worker need not wait for the next."""
+        return 2 if self._batch_s < SHORT_S else 1
 
     @property
     def take(self) -> int:

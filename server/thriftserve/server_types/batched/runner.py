@@ -70,8 +70,7 @@ class Runner:
         """
         reader = BatchReader()
         while data := self._sock.recv(READ_BYTES):
-            batch = reader.feed(data)
-            if batch is not None:
+            for batch in reader.feed(data):
                 self._answer(batch, done)
 
     def advice(self) -> Advice:
@@ -79,9 +78,9 @@ class Runner:
         if self.parked:
             return Advice(take=0)
         if not self._together:
-            return Advice(take=self._pace.take)
+            return Advice(self._pace.take, self._pace.depth)
         given = self._processor.advice()
-        return Advice(given.take, int(max(0.0, given.fixed_us)), getattr(given, "wait_us", None))
+        return Advice(given.take, self._pace.depth, int(max(0.0, given.fixed_us)), getattr(given, "wait_us", None))
 
     def unpark(self) -> None:
         """Takes batches from now on."""

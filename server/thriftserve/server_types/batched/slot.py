@@ -1,4 +1,4 @@
-"""A worker's slot, as its front sees it: idle, or with one batch in hand.
+"""A worker's slot, as its front sees it: idle, or with a batch or two in hand.
 
     give(requests) --> the worker's socket        readable --> Answers, each to its request
 
@@ -10,6 +10,7 @@ from __future__ import annotations
 import contextlib
 import select
 import socket
+from collections import deque
 from typing import TYPE_CHECKING
 
 from thriftserve.server_types.batched.request import Request
@@ -35,9 +36,9 @@ class Slot:
         self.pid = hello.pid
         self.label = f"worker {hello.index} (pid {hello.pid}) slot {hello.slot}"
         self.advice = Advice(take=hello.take)
-        #: What it has in hand, None for those it has answered; empty: it is idle.
-        self.batch: list[Request | None] = []
-        #: When it got that, monotonic seconds.
+        #: The batches in its hand, oldest first; in them None for what it has answered.
+        self.batches: deque[list[Request | None]] = deque()
+        #: When it began with the oldest, monotonic seconds.
         self.since = 0.0
         #: True once it takes no more.
         self.leaving = False
@@ -45,16 +46,29 @@ class Slot:
         self._reader = AnswerReader()
         self._unsent: list[memoryview] = []
 
+    @property
+    def room(self) -> int:
+        """Batches that it may be handed now."""
+        return self.advice.depth - len(self.batches) if self.advice.take and not self.leaving else 0
+
+    def requests(self) -> list[Request]:
+        """All that it has in hand."""
+        return [request for batch in self.batches for request in batch if request is not None]
+
     def give(self, requests: list[Request], now: float) -> None:
         """Hands it a batch.
 
         Raises:
             OSError: the worker is gone; the batch counts as in its hand.
         """
-        self.batch = [*requests]
-        self.since = now
+        if not self.batches:
+            self.since = now
+        self.batches.append([*requests])
         parts = pack_batch([request.place for request in requests])
         data = b"".join(parts)
+        if self._unsent:
+            self._unsent.append(memoryview(data))
+            return
         sent = 0
         with contextlib.suppress(BlockingIOError):
             sent = self.sock.send(data, socket.MSG_DONTWAIT)
@@ -104,6 +118,6 @@ class Slot:
             The requests in hand that it did not answer.
         """
         self.sock.close()
-        left = [request for request in self.batch if request is not None]
-        self.batch = []
+        left = self.requests()
+        self.batches.clear()
         return left

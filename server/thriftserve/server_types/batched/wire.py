@@ -21,7 +21,7 @@ from thriftserve_client.framing import HEADER_BYTES
 _BATCH = Struct("=II")
 _ENTRY_FIELDS = "qdI"
 _ENTRY_BYTES = Struct("=" + _ENTRY_FIELDS).size
-_ANSWERS = Struct("=BxHIII")
+_ANSWERS = Struct("=BBHIII")
 #: Bits of an answer's index that say what becomes of its connection.
 CLOSE = 1 << 31
 _INDEX = CLOSE - 1
@@ -57,11 +57,13 @@ class Advice:
 
     Attributes:
         take: the most requests that it wants at once; 0: none until it says otherwise.
+        depth: batches that it wants in hand at once: with two, the next one is there when the first is done.
         fixed_us: what a further run costs, whatever its size: waiting less than this to save one is worth it.
         wait_us: how long the oldest request may wait for others where the operator set it; None: see `fixed_us`.
     """
 
     take: int = 1
+    depth: int = 1
     fixed_us: int = 0
     wait_us: int | None = None
 
@@ -98,16 +100,22 @@ class BatchReader:
     def __init__(self) -> None:
         self._pending = b""
 
-    def feed(self, data: bytes) -> list[Item] | None:
-        """Takes bytes as they came; the batch, where it is whole now."""
-        self._pending = data = self._pending + data if self._pending else data
-        if len(data) < _BATCH.size:
-            return None
-        count, inline = _BATCH.unpack_from(data)
+    def feed(self, data: bytes) -> list[list[Item]]:
+        """Takes bytes as they came; every batch that is whole now."""
+        data = self._pending + data if self._pending else data
+        found = []
+        while len(data) >= _BATCH.size:
+            count, inline = _BATCH.unpack_from(data)
+            end = _BATCH.size + count * _ENTRY_BYTES + inline
+            if len(data) < end:
+                break
+            found.append(self._items(data, count))
+            data = data[end:]
+        self._pending = data
+        return found
+
+    def _items(self, data: bytes, count: int) -> list[Item]:
         at = _BATCH.size + count * _ENTRY_BYTES
-        if len(data) < at + inline:
-            return None
-        self._pending = b""
         fields = unpack_from("=" + _ENTRY_FIELDS * count, data, _BATCH.size)
         items = []
         for offset, arrived, size in zip(fields[::3], fields[1::3], fields[2::3], strict=True):
@@ -139,7 +147,7 @@ def pack_answers(kind: Kind, advice: Advice, answers: Sequence[tuple[int, int, l
             segments.append(size.to_bytes(HEADER_BYTES, "big"))
             segments += parts
     wait_us = _NO_WAIT if advice.wait_us is None else min(advice.wait_us, _NO_WAIT - 1)
-    head = _ANSWERS.pack(kind, advice.take, min(advice.fixed_us, _NO_WAIT), len(answers), total)
+    head = _ANSWERS.pack(kind, advice.depth, advice.take, min(advice.fixed_us, _NO_WAIT), len(answers), total)
     return [head + pack(f"={1 + len(fields)}I", wait_us, *fields), *segments]
 
 
@@ -174,7 +182,7 @@ class AnswerReader:
             data = self._pending + data
         found = []
         while len(data) >= _ANSWERS.size:
-            _, _, _, count, total = _ANSWERS.unpack_from(data)
+            _, _, _, _, count, total = _ANSWERS.unpack_from(data)
             size = _ANSWERS.size + _WAIT_BYTES + 8 * count + total
             if len(data) < size:
                 if size > READ_BYTES:
@@ -190,11 +198,11 @@ class AnswerReader:
 
 
 def _answers(data: bytes | memoryview) -> Answers:
-    kind, take, fixed_us, count, _ = _ANSWERS.unpack_from(data)
+    kind, depth, take, fixed_us, count, _ = _ANSWERS.unpack_from(data)
     (wait_us, *fields) = unpack_from(f"={1 + 2 * count}I", data, _ANSWERS.size)
     at = _ANSWERS.size + _WAIT_BYTES + 8 * count
     items = []
     for index, length in zip(fields[::2], fields[1::2], strict=True):
         items.append((index & _INDEX, index >= CLOSE, data[at : at + length]))
         at += length
-    return Answers(Kind(kind), Advice(take, fixed_us, None if wait_us == _NO_WAIT else wait_us), items)
+    return Answers(Kind(kind), Advice(take, depth, fixed_us, None if wait_us == _NO_WAIT else wait_us), items)

@@ -44,13 +44,15 @@ class TBatchingWorker:
         self._lock = threading.Condition()
         self._runners: dict[tuple[int, int], Runner] = {}
         self._run_s = 0.0
-        self._parked = self._slots > 1
+        self._parked = False
 
     def prepare(self) -> None:
         """Loads what is served."""
         self._switchboard.close_but(None)
         self._host.load()
-        self._parked = self._parked and hasattr(self._host.processor, "together")
+        if hasattr(self._host.processor, "together"):
+            self._slots += 1  # while the others run, one more takes a batch and prepares it
+        self._parked = self._slots > 1 and hasattr(self._host.processor, "together")
         self._host.begin()
 
     def run(self) -> None:
