@@ -63,7 +63,7 @@ def test_metadata_of_one_signature() -> None:
 @pytest.fixture
 def versions() -> Server:
     return Server(
-        Servable("b", 1, half_plus_two(), version_labels=("stable",)),
+        Servable("b", 1, half_plus_two(), version_labels=("stable",), note="frozen"),
         Servable("b", 10, half_plus_two()),
         Servable("b", 2, half_plus_two()),
         Servable("a", 7, half_plus_two()),
@@ -77,7 +77,8 @@ def test_model_status_tells_every_version(versions: Server) -> None:
     assert [one.version for one in status.versions] == [10, 2, 1]
     oldest = status.versions[-1]
     assert (oldest.state, oldest.error_code, oldest.error_message) == (ModelState.AVAILABLE, None, "")
-    assert oldest.labels == ["stable"]
+    assert (oldest.labels, oldest.note) == (["stable"], "frozen")
+    assert status.versions[0].note is None
     for named in (ModelSpec("b", 1), ModelSpec("b", None, "stable")):
         assert [one.version for one in versions.call("getModelStatus", named).versions] == [1]
 

@@ -88,8 +88,14 @@ def model_status(name: str, versions: Iterable[VersionStatus]) -> ModelStatus:
 
 def _version_status(status: VersionStatus) -> ModelVersionStatus:
     code = None if status.error_code is None else ErrorCode(status.error_code)
-    labels = list(status.labels)
-    return ModelVersionStatus(status.version, ModelState(status.state), code, status.error_message or "", labels)
+    return ModelVersionStatus(
+        status.version,
+        ModelState(status.state),
+        code,
+        status.error_message or "",
+        list(status.labels),
+        status.note or None,
+    )
 
 
 def server_status(snapshot: ServerSnapshot, models: Iterable[str], version: str) -> ServerStatus:

@@ -78,7 +78,7 @@ def _saved_model(config: ModelConfig, options: SessionOptions) -> Servable:
     if options.freeze:
         session.optimize(image)
     _give_memory_back()
-    return Servable(config.name, found.version, session, labels, image, settings.batching)
+    return Servable(config.name, found.version, session, labels, image, settings.batching, note=session.optimized)
 
 
 def _give_memory_back() -> None:

@@ -30,6 +30,8 @@ class VersionStatus:
     error_message: str = ""
     #: Labels ("stable", …) that point at it.
     labels: tuple[str, ...] = ()
+    #: How it is served.
+    note: str = ""
 
 
 @dataclass(frozen=True)
@@ -142,4 +144,4 @@ def _pick(name: str, model: _Model, version: int | None, label: str | None) -> S
 
 
 def _status(servable: Servable) -> VersionStatus:
-    return VersionStatus(servable.version, ModelState.AVAILABLE, labels=servable.version_labels)
+    return VersionStatus(servable.version, ModelState.AVAILABLE, labels=servable.version_labels, note=servable.note)

@@ -31,6 +31,8 @@ class Servable:
     batching: BatchingSettings = UNSET.batching
     #: Labels ("stable", …) that point at this version. Nothing sets them yet.
     version_labels: tuple[str, ...] = field(default=())
+    #: How it is served, for the status: "frozen", "as loaded: …"; empty where there is nothing to say.
+    note: str = ""
 
     @property
     def signatures(self) -> Mapping[str, Signature]:
