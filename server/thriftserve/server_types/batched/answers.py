@@ -30,6 +30,7 @@ _CALL = b"\x80\x01\x00\x01\x00\x00\x00"
 _NAME_AT = 12
 _HEAD_BYTES = 2048
 _MOST_KEPT = 256
+_NEVER = float("inf")
 
 
 class DeskAnswers:
@@ -67,6 +68,21 @@ class DeskAnswers:
             return ""
         return name
 
+    def method_of(self, request: Request) -> str:
+        """The name of the method that a request calls; empty where it can't be read."""
+        return self.method(_head(request))
+
+    def expiry(self, request: Request) -> float:
+        """When a request must have begun to run, monotonic seconds; infinity where a front can't tell."""
+        if not self._desk.timeouts or not self._binary:
+            return _NEVER  # its worker looks
+        path = self._desk.timeouts.get(self.method_of(request))
+        if path is None:
+            return _NEVER
+        message: Any = request.frame[HEADER_BYTES:] if request.frame is not None else request.block.view  # type: ignore[union-attr]
+        timeout_ms = find_i32(message, path)
+        return request.arrived + timeout_ms / 1000 if timeout_ms and timeout_ms > 0 else _NEVER
+
     def local(self, frame: bytes, arrived: float) -> bytes | None:
         """The framed answer of the desk's processor; None where the connection has to be closed."""
         try:
@@ -78,7 +94,7 @@ class DeskAnswers:
 
     def fault(self, request: Request, code: Code, message: str) -> bytes | None:
         """The framed answer to a request that fails here; None where the connection has to be closed."""
-        head = request.frame if request.frame is not None else _head(request)
+        head = _head(request)
         if self._binary and (name := _raw_name(head)) is not None:
             return self._patched(head, name, code, message)
         return self._made(head, code, message)
@@ -118,6 +134,9 @@ def _message(frame: bytes) -> Frame:
 
 
 def _head(request: Request) -> bytes:
+    """The frame of a request, or as much of it as tells its method: a large one is not copied."""
+    if request.frame is not None:
+        return request.frame
     assert request.block is not None
     return request.size.to_bytes(HEADER_BYTES, "big") + bytes(request.block.view[:_HEAD_BYTES])
 
@@ -135,63 +154,77 @@ def find_i32(message: bytes | memoryview, path: tuple[int, ...]) -> int | None:
         path: field numbers from the arguments down.
 
     Returns:
-        None where it is not there, or the message is none that can be followed.
+        None where it is not there, the message is none that can be followed, or it stands behind too many parts.
 
         >>> call = bytes.fromhex("80010001" "00000001" "70" "00000000" "0c0001" "080004" "00000064" "00" "00")
         >>> find_i32(call, (1, 4))
         100
     """
+    walk = _Walk(message)
     try:
         at = 8 + _U32(message, 4)[0] + 4
         for wanted in path[:-1]:
-            found = _field(message, at, wanted, _STRUCT)
+            found = walk.field(at, wanted, _STRUCT)
             if found is None:
                 return None
             at = found
-        found = _field(message, at, path[-1], _I32)
+        found = walk.field(at, path[-1], _I32)
         return None if found is None else Struct("!i").unpack_from(message, found)[0]
-    except (IndexError, ValueError, struct_error):  # a broken message: its worker says how
+    except (IndexError, ValueError, struct_error):  # a broken message, or a long one: its worker says how
         return None
 
 
-_STOP, _I32, _STRUCT = 0, 8, 12
+_STOP, _I32, _STRING, _STRUCT, _MAP = 0, 8, 11, 12, 13
 _SIZES = {2: 1, 3: 1, 4: 8, 6: 2, 8: 4, 10: 8}
 _DEEPEST = 16
+#: Values that are stepped over: a front has no time to walk through a tensor of a million strings.
+_MOST_STEPS = 2000
 
 
-def _field(message: Any, at: int, wanted: int, wanted_kind: int) -> int | None:
-    """Where the value of a field of the struct at `at` begins."""
-    while (kind := message[at]) != _STOP:
-        number = message[at + 1] << 8 | message[at + 2]
-        at += 3
-        if number == wanted:
-            return at if kind == wanted_kind else None
-        at = _behind(message, at, kind, 0)
-    return None
+class _Walk:
+    """Steps over the values of a binary message.
 
+    Its methods raise IndexError or struct.error at the message's end, ValueError where it is too deep or too long.
+    """
 
-def _behind(message: Any, at: int, kind: int, depth: int) -> int:
-    """Where the value of a type ends."""
-    if (size := _SIZES.get(kind)) is not None:
-        return at + size
-    if kind == 11:
-        return at + 4 + int(_U32(message, at)[0])
-    if depth > _DEEPEST:
-        raise ValueError("too deep")
-    if kind == _STRUCT:
-        while (inner := message[at]) != _STOP:
-            at = _behind(message, at + 3, inner, depth + 1)
-        return at + 1
-    if kind == 13:
-        key, value, count = message[at], message[at + 1], _U32(message, at + 2)[0]
-        kinds, at = [key, value], at + 6
-    else:
-        kinds, count, at = [message[at]], _U32(message, at + 1)[0], at + 5
-    if all(each in _SIZES for each in kinds):
-        return at + int(count) * sum(_SIZES[each] for each in kinds)
-    for _ in range(count):
-        for each in kinds:
-            at = _behind(message, at, each, depth + 1)
-            if at > len(message):
-                raise ValueError("the message ends early")
-    return at
+    def __init__(self, message: Any) -> None:
+        self._message = message
+        self._steps = 0
+
+    def field(self, at: int, wanted: int, wanted_kind: int) -> int | None:
+        """Where the value of a field of the struct at `at` begins."""
+        message = self._message
+        while (kind := message[at]) != _STOP:
+            number = message[at + 1] << 8 | message[at + 2]
+            at += 3
+            if number == wanted:
+                return at if kind == wanted_kind else None
+            at = self._behind(at, kind, 0)
+        return None
+
+    def _behind(self, at: int, kind: int, depth: int) -> int:
+        """Where the value of a type ends."""
+        self._steps += 1
+        if self._steps > _MOST_STEPS or depth > _DEEPEST:
+            raise ValueError("too many values, or too deep")
+        if (size := _SIZES.get(kind)) is not None:
+            return at + size
+        if kind == _STRING:
+            return at + 4 + int(_U32(self._message, at)[0])
+        if kind == _STRUCT:
+            while (inner := self._message[at]) != _STOP:
+                at = self._behind(at + 3, inner, depth + 1)
+            return at + 1
+        return self._behind_container(at, kind, depth)
+
+    def _behind_container(self, at: int, kind: int, depth: int) -> int:
+        head = 2 if kind == _MAP else 1
+        kinds = [self._message[at + place] for place in range(head)]
+        count = int(_U32(self._message, at + head)[0])
+        at += head + 4
+        if all(each in _SIZES for each in kinds):
+            return at + count * sum(_SIZES[each] for each in kinds)
+        for _ in range(count):
+            for each in kinds:
+                at = self._behind(at, each, depth + 1)
+        return at

@@ -13,7 +13,7 @@ import time
 from collections.abc import Callable, Iterable
 
 from thriftserve.errors import Code
-from thriftserve.server_types.batched.answers import DeskAnswers, find_i32
+from thriftserve.server_types.batched.answers import DeskAnswers
 from thriftserve.server_types.batched.arena import Arena, Block
 from thriftserve.server_types.batched.client import Client
 from thriftserve.server_types.batched.desk import Desk
@@ -34,7 +34,6 @@ _WORTH_WAITING_US = 1000
 _ACTIVE_S = 0.05
 _DEATHS = 2
 _LOG_EVERY_S = 1.0
-_NEVER = float("inf")
 
 
 class Dispatcher:
@@ -73,6 +72,8 @@ class Dispatcher:
         self.waiting = Waiting(ordered=desk.ordered)
         self.slots: dict[int, Slot] = {}
         self._open: list[Slot] = []
+        #: Workers (pid) that run a request whose worker died before: nothing else goes to them meanwhile.
+        self._quarantine: set[int] = set()
         #: Bytes of all requests that are not answered yet.
         self.held_bytes = 0
         #: The present, as of the last look at the clock.
@@ -83,8 +84,7 @@ class Dispatcher:
         self._gap_s = 1.0
         self._refused = 0
         self._refused_logged = 0.0
-        queue = f"the queue is full: {settings.max_queued} requests wait already; try again later"
-        self._queue_full = queue
+        self._queue_full = f"the queue is full: {settings.max_queued} requests wait already; try again later"
         self._bytes_full = (
             f"the queue is full: requests of {settings.max_queued_bytes} bytes in all are held at once, the limit; "
             "try again later"
@@ -114,7 +114,8 @@ class Dispatcher:
 
     def refuse_for_bytes(self, request: Request) -> None:
         """Refuses a request whose bytes were not kept, for there was no room."""
-        self._refuse(request, self._bytes_full)
+        full = self.waiting.count >= self._settings.max_queued
+        self._refuse(request, self._queue_full if full else self._bytes_full)
 
     def room_for(self, size: int) -> Block | None:
         """Room for a frame that is about to come."""
@@ -187,10 +188,13 @@ class Dispatcher:
                 if not self._run_again():
                     return
                 continue
-            slot = self._choose(self._open)
+            slots = self._open
+            if self._quarantine and not (slots := [each for each in slots if each.pid not in self._quarantine]):
+                return
+            slot = self._choose(slots)
             if self._holds(slot):
                 return
-            room = sum(each.room for each in self._open)
+            room = sum(each.room for each in slots)
             take = min(slot.advice.take, -(-waiting.count // room))
             self._give(slot, waiting.take(take, _INLINE_BYTES))
 
@@ -204,12 +208,14 @@ class Dispatcher:
         return min(reversed(slots), key=lambda slot: (len(slot.batches), busy[slot.pid]))
 
     def _run_again(self) -> bool:
-        """Runs a request whose worker died, alone and beside no other such: it may be what killed it."""
-        suspected = {slot.pid for slot in self.slots.values() for request in slot.requests() if request.deaths}
-        free = [slot for slot in self._open if slot.pid not in suspected and not slot.batches]
+        """Runs a request whose worker died, on a worker that has nothing else: it may be what killed it."""
+        busy = {slot.pid for slot in self.slots.values() if slot.batches}
+        free = [slot for slot in self._open if slot.pid not in busy]
         if not free:
             return False
-        self._give(self._choose(free), [self.waiting.again.popleft()])
+        slot = self._choose(free)
+        self._quarantine.add(slot.pid)
+        self._give(slot, [self.waiting.again.popleft()])
         return True
 
     def _holds(self, slot: Slot) -> bool:
@@ -242,7 +248,7 @@ class Dispatcher:
         try:
             slot.give(requests, self.now)
         except OSError:
-            self.slot_gone(slot)
+            self.slot_gone(slot, unread=True)
         self._offer(slot)
 
     def on_slot(self, slot: Slot, mask: int) -> None:
@@ -250,8 +256,11 @@ class Dispatcher:
         try:
             for answers in slot.on_event(mask):
                 self._take(slot, answers)
-        except (WorkerGone, OSError):
+        except WorkerGone:
             self.slot_gone(slot)
+            return
+        except OSError:
+            self.slot_gone(slot, unread=True)
             return
         if slot.leaving and not slot.batches:
             self.slot_gone(slot)
@@ -272,43 +281,38 @@ class Dispatcher:
             if items:  # without any it only says that it is open now
                 slot.batches.popleft()
                 slot.since = self.now
+                self._quarantine.discard(slot.pid)
             slot.advice = advice
         self._offer(slot)
 
-    def slot_gone(self, slot: Slot) -> None:
-        """A slot's stream ended: what it had in hand is run again elsewhere, or answered."""
+    def slot_gone(self, slot: Slot, *, unread: bool = False) -> None:
+        """A slot's stream ended, maybe before it read its last batch: that is run again elsewhere, or answered."""
         if self.slots.pop(slot.fd, None) is None:
             return
         self._dropped(slot.fd)
         self._offer(slot)
-        left = slot.close()
-        if left:
-            log.error("%s ended with %d requests in hand", slot.label, len(left))
-        for request in left:
+        self._quarantine.discard(slot.pid)
+        begun, untouched = slot.close(unread)
+        if begun:
+            log.error("%s ended with %d requests in hand", slot.label, len(begun))
+        for request in begun:
             request.deaths += 1
-            self._after_death(request)
-            if request not in self.waiting.again:
-                self.waiting.done(request.client)
+        for request in [*begun, *untouched]:
+            if request.client.closed:
+                self._release(request)
+            elif request.deaths >= _DEATHS:
+                self._not_again(request)
+            elif request in untouched or self._answers.method_of(request) in self._desk.repeatable:
+                self.waiting.again.append(request)
+                continue
+            else:
+                self._fail(request, Code.INTERNAL, "the worker died that ran this request; it may have been done")
+            self.waiting.done(request.client)
 
-    def _after_death(self, request: Request) -> None:
-        if request.client.closed:
-            self._release(request)
-            return
-        if request.deaths >= _DEATHS:
-            text = f"{_DEATHS} workers died while they ran this request; it is not tried again"
-            log.error("%s: %s", request.client.peer, text)
-            self._fail(request, Code.INTERNAL, text)
-        elif self._method(request) in self._desk.repeatable:
-            self.waiting.again.append(request)
-        else:
-            self._fail(request, Code.INTERNAL, "the worker died that ran this request; it may have been done")
-
-    def _method(self, request: Request) -> str:
-        frame = request.frame
-        if frame is None:
-            assert request.block is not None
-            frame = request.size.to_bytes(4, "big") + bytes(request.block.view)
-        return self._answers.method(frame)
+    def _not_again(self, request: Request) -> None:
+        text = f"{_DEATHS} workers died while they ran this request; it is not tried again"
+        log.error("%s: %s", request.client.peer, text)
+        self._fail(request, Code.INTERNAL, text)
 
     # Time
 
@@ -316,7 +320,7 @@ class Dispatcher:
         """Answers requests whose deadline passed while they waited."""
         for request in self.waiting.all():
             if request.expires is None and self.now - request.arrived > _LOOK_AFTER_S:
-                request.expires = self._expiry(request)
+                request.expires = self._answers.expiry(request)
             if request.expires is not None and self.now > request.expires:
                 self.waiting.remove(request)
                 waited, late = self.now - request.arrived, self.now - request.expires
@@ -326,14 +330,6 @@ class Dispatcher:
                     f"the request waited {waited * 1000:.1f} ms for a worker, {late * 1000:.1f} ms longer than its "
                     "timeout_ms allows; it was not run",
                 )
-
-    def _expiry(self, request: Request) -> float:
-        if not self._desk.timeouts or self._settings.protocol != "binary":
-            return _NEVER  # its worker looks
-        message = request.frame[4:] if request.frame is not None else request.block.view  # type: ignore[union-attr]
-        path = self._desk.timeouts.get(self._method(request))
-        timeout_ms = find_i32(message, path) if path else None
-        return request.arrived + timeout_ms / 1000 if timeout_ms and timeout_ms > 0 else _NEVER
 
     def watch_slots(self) -> None:
         """Reports workers that have had a batch in hand for too long."""

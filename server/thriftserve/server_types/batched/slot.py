@@ -51,10 +51,6 @@ class Slot:
         """Batches that it may be handed now."""
         return self.advice.depth - len(self.batches) if self.advice.take and not self.leaving else 0
 
-    def requests(self) -> list[Request]:
-        """All that it has in hand."""
-        return [request for batch in self.batches for request in batch if request is not None]
-
     def give(self, requests: list[Request], now: float) -> None:
         """Hands it a batch.
 
@@ -111,13 +107,20 @@ class Slot:
             return []
         raise WorkerGone
 
-    def close(self) -> list[Request]:
+    def close(self, unread: bool = False) -> tuple[list[Request], list[Request]]:
         """Closes the socket.
 
+        Args:
+            unread: the worker had not read all that it was sent.
+
         Returns:
-            The requests in hand that it did not answer.
+            The requests in hand that it did not answer: those that it had begun, or may have, and the others.
         """
         self.sock.close()
-        left = self.requests()
-        self.batches.clear()
-        return left
+        # It begins a batch when the one before is answered. What it did not read is the end of the last one.
+        begun = 0 if unread and len(self.batches) == 1 else 1
+        batches, self.batches = list(self.batches), deque()
+        left = [
+            [request for batch in part for request in batch if request] for part in (batches[:begun], batches[begun:])
+        ]
+        return left[0], left[1]
