@@ -65,9 +65,13 @@ class Watched:
         self._session = session
         self.signatures = session.signatures
         self.runs: list[dict[str, Array]] = []
+        #: What a run takes longer than it would.
+        self.pause_s = 0.0
 
     def run(self, signature: str, inputs: Any, outputs: Any) -> Any:
         self.runs.append(dict(inputs))
+        if self.pause_s:
+            time.sleep(self.pause_s)
         return self._session.run(signature, inputs, outputs)
 
     def close(self) -> None:

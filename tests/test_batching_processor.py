@@ -142,3 +142,13 @@ def test_images_of_several_requests_share_a_run() -> None:
     assert best == [[0, 2], [2, 0, 2], [2]]
     assert [result.success.timing.batch_size for result in results] == [3, 1, 3]
     assert (len(session.runs), len(alone.runs)) == (1, 3)
+
+
+def test_the_height_of_an_image_is_no_batch() -> None:
+    """A model that takes one image of any height gets one, though the leading size of its input is free."""
+    made = signature({"image": (DataType.FLOAT, (None, 4, 3))}, {"row": (DataType.FLOAT, (None,))})
+    session = one_function(made, lambda inputs: {"row": inputs["image"].sum((1, 2))})
+    hand = Hand(Servable("m", 1, session))
+    results = hand.answer([predict({"image": np.full((height, 4, 3), height, np.float32)}) for height in (1, 5)])
+    assert [result.success.timing.batch_size for result in results] == [1, 1]
+    assert len(session.runs) == 2

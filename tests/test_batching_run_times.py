@@ -94,6 +94,15 @@ def test_advice_follows_the_busiest_lane() -> None:
     assert advice_now(made, quick) == pytest.approx((32, 10.0, 1.0))  # small ones are handed over together
 
 
+def test_the_first_run_of_a_size_does_not_count() -> None:
+    """What a size's first run pays for by itself is no part of what runs take."""
+    servable = watched()
+    lane = Batcher()._lane(job(servable, rows_of(0)))
+    for rows, us in ((1, 90_000), (1, 30), (3, 90_000), (3, 50)):
+        lane.add(1, rows, rows, us)
+    assert lane.times.fit() == pytest.approx((20.0, 10.0))
+
+
 def advice_now(made: Batcher, used: object) -> Advice:
     made._usage.add(used)  # type: ignore[arg-type]  # a Lane
     made._usage._until = 0.0
