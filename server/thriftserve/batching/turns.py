@@ -78,6 +78,9 @@ class Turns:
         self._waiting: deque[Place] = deque()
         self._rows = 0
         self._leading = 0
+        #: True from when a leader is chosen until it has taken what it runs. There is one such leader at a time:
+        #: whoever comes is for it, or for the one that it wakes next. Two would halve each other's runs.
+        self._forming = False
         self._gathering: Gathering | None = None
 
     def run(self, job: Job) -> Done:
@@ -98,9 +101,9 @@ class Turns:
         """A place to wait in; None for a thread that leads at once."""
         with self._lock:
             gathering = self._gathering
-            # While a leader gathers, whoever comes is for it, or for the leader that it wakes next.
-            if self._leading < self._slots and gathering is None:
+            if self._leading < self._slots and not self._forming:
                 self._leading += 1
+                self._forming = True
                 return None
             if self._enqueued is not None:
                 self._enqueued.add()
@@ -132,14 +135,16 @@ class Turns:
     def _abandoned(self, place: Place) -> None:
         # Acquired: it was woken to lead. Not: a run is under way with its job, and its leader will wake it for nothing.
         if place._woken.acquire(blocking=False):
-            self._hand_on()
+            self._hand_on(formed=False)
 
     def _lead(self, job: Job) -> Answer:
         followers: list[Place] = []
+        formed = False
         try:
             room = self._lane.sharing.most - self._lane.sharing.counted(job)
             self._gather(job, room)
             followers = self._take(room)
+            formed = True
             answers = self._run(self._lane, [job, *[place.job for place in followers]])
             while followers:
                 followers.pop().wake(answers[len(followers) + 1])
@@ -149,7 +154,7 @@ class Turns:
                 place.wake(Internal(f"the run that this request shared was ended by {type(error).__name__}"))
             raise
         finally:
-            self._hand_on()
+            self._hand_on(formed=formed)
 
     def _take(self, room: int) -> list[Place]:
         """Those who wait, in their order, as many as fit."""
@@ -163,19 +168,24 @@ class Turns:
                 place = self._waiting.popleft()
                 self._removed(place)
                 taken.append(place)
-            if self._waiting and self._leading < self._slots:
-                self._leading += 1
-                self._next_leader()
+            self._forming = False
+            self._wake_leader()
         return taken
 
-    def _hand_on(self) -> None:
+    def _hand_on(self, *, formed: bool) -> None:
+        """Ends a thread's lead; `formed` tells whether it came as far as taking what waits."""
         with self._lock:
-            if self._waiting:
-                self._next_leader()
-            else:
-                self._leading -= 1
+            self._leading -= 1
+            if not formed:
+                self._forming = False
+            self._wake_leader()
 
-    def _next_leader(self) -> None:
+    def _wake_leader(self) -> None:
+        """Has the first of those who wait lead, where there is a slot and nobody else is about to take them."""
+        if not self._waiting or self._forming or self._leading >= self._slots:
+            return
+        self._leading += 1
+        self._forming = True
         place = self._waiting.popleft()
         self._removed(place)
         place.wake(None)
@@ -191,7 +201,7 @@ class Turns:
         if wait_s <= 0:
             return
         with self._lock:
-            if self._gathering is not None or self._rows >= room:
+            if self._rows >= room:
                 return
             gathering = self._gathering = Gathering(time.monotonic() + wait_s, room)
         try:
