@@ -11,6 +11,7 @@ from random import Random
 from thriftserve_bench.experiments.record import (
     PATTERNS,
     SIDES,
+    TYPES,
     Call,
     ExperimentRun,
     ForkCost,
@@ -18,7 +19,7 @@ from thriftserve_bench.experiments.record import (
     Pattern,
 )
 from thriftserve_bench.experiments.simulator import Setup, predict
-from thriftserve_bench.experiments.simulator_setup import SERVER_TYPES
+from thriftserve_bench.server_types import SERVER_TYPES, WITH_WORKERS
 
 MIB = 2**20
 _WORKERS = 10
@@ -33,6 +34,7 @@ def sample_run(service_ms: float = 300, workloads: Sequence[str] = ("hold-gil",)
         for pattern in PATTERNS.values()
         for server_type in SERVER_TYPES
         for side in SIDES
+        if server_type in TYPES[side]
     ]
     return ExperimentRun(
         began="2000-01-01T00:00:00+00:00",
@@ -83,7 +85,7 @@ def _with_pids(calls: Sequence[Call], server_type: str) -> list[Call]:
         pid = 4000
         if server_type == "TForkingServer":
             pid = 5000 + call.thread
-        elif server_type == "TProcessPoolServer":
+        elif server_type in WITH_WORKERS:
             pid = min(idle_since, key=lambda each: idle_since[each])
             idle_since[pid] = call.end_s
         found.append(Call(call.thread, call.start_s, call.end_s, call.outcome, pid))

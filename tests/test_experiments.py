@@ -17,10 +17,10 @@ from thriftserve.settings.table import SERVER_TYPES
 from thriftserve_bench.cli import main
 from thriftserve_bench.experiments.clients import OK, Crowd, Order
 from thriftserve_bench.experiments.forks import BALLAST, ForkCostFailed, measure
-from thriftserve_bench.experiments.hosts import TYPES, Host, HostPlan, start_all, stop_all
+from thriftserve_bench.experiments.hosts import Host, HostPlan, start_all, stop_all
 from thriftserve_bench.experiments.inputs import EMPTY
 from thriftserve_bench.experiments.lanes import Lanes
-from thriftserve_bench.experiments.record import APACHE, OURS, PATTERNS, SHARED, TEN, load_experiments
+from thriftserve_bench.experiments.record import APACHE, OURS, PATTERNS, SHARED, TEN, TYPES, load_experiments
 from thriftserve_bench.experiments.schedule import Cell, ExperimentSettings, Schedule, plans
 
 SMALL = ("experiments", "--quick", "--no-forks", "--no-page")

@@ -21,6 +21,7 @@ from thriftserve_bench.experiments.record import (
     SHARED,
     SIDES,
     TEN,
+    TYPES,
     Call,
     ExperimentRun,
     ForkCost,
@@ -41,15 +42,16 @@ from thriftserve_bench.experiments.simulator import (
 from thriftserve_bench.experiments.simulator_cores import Cores, Interpreter, Steps
 from thriftserve_bench.experiments.simulator_costs import fork_line
 from thriftserve_bench.experiments.simulator_pools import ProcessPool
-from thriftserve_bench.experiments.simulator_setup import HOLD_GIL, SERVER_TYPES, SLEEP, SPIN, WORKLOADS
+from thriftserve_bench.experiments.simulator_setup import HOLD_GIL, SLEEP, SPIN, WORKLOADS, NotToBeSimulated
 from thriftserve_bench.experiments.simulator_wires import Connection
 from thriftserve_bench.experiments.simulator_world import World
+from thriftserve_bench.server_types import BATCHING, SERVER_TYPES
 
 SERVICE_S = 0.3
 #: Everything but the service is for nothing: what remains can be computed by hand.
 FREE = Costs(**dict.fromkeys(Costs.__dataclass_fields__, 0.0))
 LOCK_BOUND = ("TSimpleServer", "TThreadedServer", "TThreadPoolServer", "TNonblockingServer")
-CELLS = [*product(SIDES, SERVER_TYPES)]
+CELLS = [(side, server_type) for side in SIDES for server_type in TYPES[side]]
 
 
 def setup(server_type: str, side: str = OURS, **changes: object) -> Setup:
@@ -100,6 +102,29 @@ def test_workers_divide_the_time(side: str, workers: int, rounds: int) -> None:
     for pattern in (TEN, HUNDRED):
         taken_s = elapsed_s(pattern, "TProcessPoolServer", side, workers=workers)
         assert taken_s == pytest.approx(rounds * SERVICE_S)
+
+
+@pytest.mark.parametrize(("workers", "runs"), [(1, 1), (3, 1), (10, 1), (64, 1), (2, 5), (1, 100)])
+@pytest.mark.parametrize("pattern", [TEN, HUNDRED])
+def test_an_idle_worker_takes_whichever_request_waits(workers: int, runs: int, pattern: Pattern) -> None:
+    """Ensures that no request waits while a worker of TBatchingServer idles, whose slots share its lock."""
+    for workload, seats in ((HOLD_GIL, workers), (SLEEP, workers * runs)):
+        rounds = -(-100 // min(seats, pattern.threads))
+        taken_s = elapsed_s(pattern, BATCHING, workers=workers, runs=runs, workload=workload)
+        assert taken_s == pytest.approx(rounds * SERVICE_S)
+
+
+def test_the_front_is_one_process() -> None:
+    """Ensures that what the front does is serial, and that workers compute beside it."""
+    costs = replace(FREE, front_s=0.01, server_call_s=0.01)
+    taken_s = elapsed_s(HUNDRED, BATCHING, workers=64, service_s=0.0, costs=costs)
+    assert taken_s == pytest.approx(100 * 0.01 + 0.005, abs=0.011)
+
+
+def test_apache_has_no_such_type() -> None:
+    """Ensures that a type that is ours alone is not predicted for the other side."""
+    with pytest.raises(NotToBeSimulated, match="none with side=apache"):
+        setup(BATCHING, APACHE)
 
 
 def test_a_connection_stays_with_its_worker() -> None:
@@ -270,6 +295,15 @@ def test_costs_are_told_apart() -> None:
     assert split == pytest.approx((0.001, 0.002, 0.006, 0.014, 0.005))
     assert costs.accept_s == 0
     assert costs_from(run_of(), "TThreadedServer", APACHE).accept_s == Costs().accept_s
+
+
+def test_the_front_has_its_part_of_a_call() -> None:
+    """Ensures that the front's CPU is taken out of the server's, and that no call loses any."""
+    measured = {"call_s": 0.004, "call_cpu_s": 0.003, "front_cpu_s": 0.001}
+    run = run_of(calibration={f"{name}/ours/{BATCHING}": value for name, value in measured.items()})
+    costs = costs_from(run, BATCHING, OURS)
+    assert (costs.client_call_s, costs.server_call_s, costs.front_s) == pytest.approx((0.001, 0.002, 0.001))
+    assert costs_from(run, "TThreadedServer", OURS).front_s == 0
 
 
 def test_cells_are_checked_and_failed_ones_left_out() -> None:

@@ -8,8 +8,9 @@ import pytest
 
 from thriftserve_bench import cli
 from thriftserve_bench.experiments.record import ExperimentRun
-from thriftserve_bench.experiments.simulator_setup import SERVER_TYPES, NotToBeSimulated
+from thriftserve_bench.experiments.simulator_setup import NotToBeSimulated
 from thriftserve_bench.experiments.what_if import parse_spec, simulate_text
+from thriftserve_bench.server_types import APACHE_TYPES, BATCHING, SERVER_TYPES
 
 
 def test_a_specification_is_answered_for_all_types_side_by_side() -> None:
@@ -17,7 +18,18 @@ def test_a_specification_is_answered_for_all_types_side_by_side() -> None:
     lines = simulate_text("cores=64, workers=20, service_ms=300").splitlines()
     rows = {line.split()[0]: line.split()[1:] for line in lines if line.startswith("T")}
     assert tuple(rows) == SERVER_TYPES
-    assert [round(float(cell), 1) for cell in rows["TProcessPoolServer"]] == [30.0, 30.0, 3.0, 1.5]
+    for name in ("TProcessPoolServer", BATCHING):
+        assert [float(cell) for cell in rows[name]] == pytest.approx([30.0, 30.0, 3.0, 1.5], rel=0.03)
+    theirs = [line.split()[0] for line in simulate_text("side=apache").splitlines() if line.startswith("T")]
+    assert tuple(theirs) == APACHE_TYPES
+
+
+def test_slots_of_a_worker_are_asked_for() -> None:
+    """Ensures that calls which wait without the lock do so together in one worker, as many as it has slots."""
+    for runs, expected in ((1, 3.0), (5, 0.6)):
+        text = simulate_text(f"workers=1,runs={runs},workload=sleep,pattern=ten,server_type={BATCHING},service_ms=30")
+        (row,) = [line.split() for line in text.splitlines() if line.startswith("T")]
+        assert float(row[1]) == pytest.approx(expected, rel=0.05)
 
 
 def test_one_type_is_answered_in_detail() -> None:
@@ -44,6 +56,8 @@ def test_one_type_is_answered_in_detail() -> None:
         ("pattern=eleven", "expected one of series"),
         ("pattern=ten,clients=3", "expected one of the two"),
         ("server_type=TBestServer", "expected one of TSimpleServer"),
+        ("side=apache,server_type=TBatchingServer", "there is none with side=apache"),
+        ("runs=0", "runs=0: expected 1 or more"),
         ("workload=dream", "expected one of hold-gil"),
         ("fork_ms=-2", "fork_ms=-2: expected 0 or more"),
     ],

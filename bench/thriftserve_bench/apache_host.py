@@ -20,6 +20,7 @@ from thrift.transport.TSocket import TServerSocket
 from thrift.transport.TTransport import TFramedTransportFactory
 
 from thriftserve_bench.host_flags import parse_host_flags, processor_of
+from thriftserve_bench.server_types import APACHE_TYPES
 
 
 class AnnouncedSocket(TServerSocket):
@@ -60,7 +61,7 @@ def make_server(flags: Namespace) -> Any:
 
 def main() -> int:
     """Serves until it is killed: Apache's classes have no other end."""
-    make_server(parse_host_flags(__doc__)).serve()
+    make_server(parse_host_flags(__doc__, APACHE_TYPES)).serve()
     return 0
 
 

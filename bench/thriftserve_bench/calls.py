@@ -16,10 +16,10 @@ from datetime import UTC, datetime
 
 from thriftserve_bench import machine, process_tree
 from thriftserve_bench.asked_process import AskedProcess, ProcessEnded
-from thriftserve_bench.host_flags import SERVER_TYPES
 from thriftserve_bench.payloads import PAYLOADS
 from thriftserve_bench.results import APACHE, OURS, SIDES, Cell, Measured, Order, Run, Window
 from thriftserve_bench.server_process import ServerProcess
+from thriftserve_bench.server_types import APACHE_TYPES
 
 _HOSTS = {OURS: "thriftserve_bench.our_host", APACHE: "thriftserve_bench.apache_host"}
 _PACKAGES = ("thriftserve", "thrift", "numpy")
@@ -31,7 +31,7 @@ _READY_TIMEOUT_S = 30.0
 class CallsSettings:
     """What `calls` measures and for how long."""
 
-    server_types: tuple[str, ...] = SERVER_TYPES
+    server_types: tuple[str, ...] = APACHE_TYPES
     payloads: tuple[str, ...] = tuple(one.name for one in PAYLOADS)
     connections: tuple[int, ...] = (1, 4)
     rounds: int = 7

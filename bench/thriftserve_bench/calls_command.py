@@ -17,17 +17,18 @@ from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
 
 from thriftserve_bench.calls import CallsFailed, CallsSettings, measure_calls
-from thriftserve_bench.host_flags import SERVER_TYPES
 from thriftserve_bench.payloads import PAYLOADS
 from thriftserve_bench.report import show
 from thriftserve_bench.results import Cell, Run, Window
 from thriftserve_bench.server_process import ServerFailed
+from thriftserve_bench.server_types import APACHE_TYPES
 
 _DESCRIPTION = """\
 Measures each server type against Apache's own class of that name: the same echo service, transport
 (framed), protocol (binary, in C), threads and processes; both up at once and measured in turns.
 Requests/s, latency, the server's CPU a request and its memory; every window goes into FILE as it was
-measured, and `thriftserve-bench report FILE` makes the table again.
+measured, and `thriftserve-bench report FILE` makes the table again. TBatchingServer has no class of
+Apache's beside it: `thriftserve-bench peers` measures it against Apache's classes and other servers.
 """
 _DEFAULTS = CallsSettings()
 _QUICK = {"rounds": 3, "seconds": 0.2, "min_calls": 3}
@@ -43,7 +44,7 @@ def add_to(commands: Any) -> None:
         formatter_class=argparse.RawDescriptionHelpFormatter,
     )
     parser.add_argument(
-        "--server-type", action="append", choices=SERVER_TYPES, help="only this one; may be given several times"
+        "--server-type", action="append", choices=APACHE_TYPES, help="only this one; may be given several times"
     )
     parser.add_argument(
         "--payload", action="append", choices=[one.name for one in PAYLOADS], help="only this one; several times"

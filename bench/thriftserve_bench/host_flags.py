@@ -7,28 +7,22 @@ from __future__ import annotations
 
 import argparse
 import os
+from collections.abc import Sequence
 from typing import Any
 
 from thriftserve_bench.echo_service import echo_processor
+from thriftserve_bench.server_types import WITH_THREADS, WITH_WORKERS
 
 #: Room for 32 x 224 x 224 x 3 float32 (19,267,584 bytes) and what is around it.
 MAX_MESSAGE_BYTES = 32 * 1024 * 1024
-SERVER_TYPES = (
-    "TSimpleServer",
-    "TThreadedServer",
-    "TThreadPoolServer",
-    "TNonblockingServer",
-    "TForkingServer",
-    "TProcessPoolServer",
-)
 
 
-def parse_host_flags(description: str | None) -> argparse.Namespace:
+def parse_host_flags(description: str | None, server_types: Sequence[str]) -> argparse.Namespace:
     """Reads `sys.argv` and keeps this process to its cores; wrong flags leave through SystemExit."""
     parser = argparse.ArgumentParser(description=description, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("server_type", choices=SERVER_TYPES)
-    parser.add_argument("--workers", type=int, default=4, help="processes of TProcessPoolServer")
-    parser.add_argument("--threads", type=int, default=10, help="threads of TThreadPoolServer and TNonblockingServer")
+    parser.add_argument("server_type", choices=server_types)
+    parser.add_argument("--workers", type=int, default=4, help=f"processes of {' and '.join(WITH_WORKERS)}")
+    parser.add_argument("--threads", type=int, default=10, help=f"threads of {' and '.join(WITH_THREADS)}")
     parser.add_argument("--max-message-bytes", type=int, default=MAX_MESSAGE_BYTES)
     parser.add_argument(
         "--workload", metavar="SOURCE", help="serve package.module:Class?option=value; the echo service by default"

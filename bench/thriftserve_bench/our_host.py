@@ -1,6 +1,6 @@
 """The echo service, or a workload, on one of our server types, as a process of its own.
 
-    python -m thriftserve_bench.our_host TThreadPoolServer --workers 4 --threads 10  -->  a ready line
+    python -m thriftserve_bench.our_host TBatchingServer --workers 4 --threads 10  -->  a ready line
 
 The benchmarks start it and never import it: it stands for what a user would write.
 """
@@ -12,15 +12,16 @@ from functools import partial
 
 from thriftserve.server_types import HostSettings, serve
 from thriftserve_bench.host_flags import parse_host_flags, processor_of
+from thriftserve_bench.server_types import SERVER_TYPES, WITH_WORKERS
 
 
 def main() -> int:
     """Serves until it is told to end."""
-    flags = parse_host_flags(__doc__)
+    flags = parse_host_flags(__doc__, SERVER_TYPES)
     settings = HostSettings(
         server_type=flags.server_type,
         port=0,
-        workers=flags.workers if flags.server_type == "TProcessPoolServer" else None,
+        workers=flags.workers if flags.server_type in WITH_WORKERS else None,
         threads=flags.threads,
         max_message_bytes=flags.max_message_bytes,
     )

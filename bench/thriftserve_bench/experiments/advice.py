@@ -3,7 +3,8 @@
 ExperimentRun  -->  Case: work, service time, clients, cores, processes, parent  -->  Advice: winner, reason, every time
 
 A type that needs more processes than the case affords cannot win. Of types within `TIE` of the fastest the one with
-the fewest processes wins: each process is a copy of the model.
+the fewest processes wins: each process is a copy of the model (the front of TBatchingServer has none, and is not
+counted). What is equal then goes to TBatchingServer, for what is not in the times: no client can hold a worker.
 """
 
 from __future__ import annotations
@@ -18,10 +19,12 @@ from thriftserve_bench.experiments.ideal import HOLDS_LOCK
 from thriftserve_bench.experiments.record import HUNDRED, OURS, TEN, ExperimentRun, Pattern
 from thriftserve_bench.experiments.simulator import Costs, Setup, costs_from, predict
 from thriftserve_bench.experiments.table import Row
+from thriftserve_bench.server_types import BATCHING, WITH_THREADS, WITH_WORKERS
 
 FORKING, POOL = "TForkingServer", "TProcessPoolServer"
-#: Those of equal time are named in this order: the simpler to run first.
-TYPES = ("TThreadPoolServer", "TNonblockingServer", "TThreadedServer", POOL, FORKING, "TSimpleServer")
+#: Those of equal time and processes are named in this order: the one with the fewest ways to starve first.
+TYPES = (BATCHING, "TThreadPoolServer", "TNonblockingServer", "TThreadedServer", POOL, FORKING, "TSimpleServer")
+_MANY_PROCESSES = (*WITH_WORKERS, FORKING)
 TIE = 1.05
 
 WORKS = {
@@ -88,21 +91,24 @@ class _Simulated:
         self._costs = {(name, parent): _costs(run, name, parent) for name in TYPES for parent in PARENTS}
         self.seconds = cache(self._seconds)
 
-    def best_pool(self, case: Case) -> int:
-        """Workers of the fastest pool that may be, the fewest of equal ones.
+    def best_size(self, case: Case, server_type: str) -> int:
+        """Workers of the fastest server of a type that may be, the fewest of equal ones.
 
-        Computing fills the cores, but fewer workers than callers may leave a core idle at the end.
+        Calls that wait without the lock do so together in one worker of TBatchingServer. Computing fills the cores,
+        but fewer workers than callers may leave a core idle at the end.
         """
+        if server_type == BATCHING and case.work not in HOLDS_LOCK:
+            return 1
         most = min(case.processes, _pattern(case.clients).threads)
         sizes = sorted({min(most, case.cores), most}) if case.work == "spin" else [most]
-        times = [self.of(case, POOL, size) for size in sizes]
+        times = [self.of(case, server_type, size) for size in sizes]
         return next(size for size, time in zip(sizes, times, strict=True) if time <= min(times) * TIE)
 
     def of(self, case: Case, server_type: str, size: int) -> float:
         """Seconds of a case on a type with so many workers."""
         parent = case.parent if server_type == FORKING else "light"
         # Calls of one process, a core or less together, gain nothing by many.
-        cores = case.cores if server_type in (POOL, FORKING) else min(case.cores, _ENOUGH_CORES)
+        cores = case.cores if server_type in _MANY_PROCESSES else min(case.cores, _ENOUGH_CORES)
         return self.seconds(server_type, case.work, case.service_ms, case.clients, cores, size, parent)
 
     def _seconds(
@@ -117,6 +123,7 @@ class _Simulated:
             cores=cores,
             workers=size,
             threads=pattern.threads,
+            runs=1 if work in HOLDS_LOCK else pattern.threads,
             costs=self._costs[server_type, parent],
         )
         return predict(pattern, setup).elapsed_s
@@ -141,8 +148,8 @@ def _pattern(name: str) -> Pattern:
 
 
 def _judged(case: Case, simulated: _Simulated) -> Advice:
-    callers, pool = _pattern(case.clients).threads, simulated.best_pool(case)
-    processes = {POOL: pool, FORKING: callers}
+    callers = _pattern(case.clients).threads
+    processes = {FORKING: callers} | {name: simulated.best_size(case, name) for name in WITH_WORKERS}
     seconds: dict[str, float | None] = {name: simulated.of(case, name, processes.get(name, 1)) for name in TYPES}
     if callers > case.processes:
         seconds[FORKING] = None
@@ -152,46 +159,62 @@ def _judged(case: Case, simulated: _Simulated) -> Advice:
         (name for name, value in possible.items() if value <= fastest * TIE),
         key=lambda name: (processes.get(name, 1), TYPES.index(name)),
     )
-    return Advice(winner, _size(case, winner, pool), _why(case, winner, possible, pool), seconds)
+    workers = processes.get(winner, 1)
+    return Advice(winner, _size(case, winner, workers), _why(case, winner, possible, workers), seconds)
 
 
-def _size(case: Case, winner: str, pool: int) -> str:
-    if winner == POOL:
-        return f"--workers {pool}"
-    if winner in ("TThreadPoolServer", "TNonblockingServer"):
+def _size(case: Case, winner: str, workers: int) -> str:
+    callers, waits = _pattern(case.clients).threads, case.work not in HOLDS_LOCK
+    if winner in WITH_WORKERS:
+        runs = f" --runs-per-worker {callers}" if winner == BATCHING and waits else ""
+        return f"--workers {workers}{runs}"
+    if winner in WITH_THREADS:
         # Threads that take turns on the lock win nothing by being many.
-        return f"--threads {_pattern(case.clients).threads if case.work not in HOLDS_LOCK else 2}"
+        return f"--threads {callers if waits else 2}"
     return ""
 
 
-def _why(case: Case, winner: str, possible: dict[str, float], pool: int) -> str:
+def _why(case: Case, winner: str, possible: dict[str, float], workers: int) -> str:
     threads_s = possible["TThreadPoolServer"]
     if case.work not in HOLDS_LOCK:
         told = "A call that waits lets go of the interpreter lock, so threads of one process wait together"
         if winner in (POOL, FORKING):
             return f"{told}; here processes are {threads_s / possible[winner]:.1f} times as fast all the same."
-        return f"{told}: as fast as processes, with one copy of the model instead of one a process."
-    if winner not in (POOL, FORKING):
+        return f"{told}: as fast as processes, with one copy of the model instead of one a process.{_equal(winner)}"
+    if winner not in _MANY_PROCESSES or workers == 1:
         reason = "only one process may be" if case.processes == 1 else "more processes would win nothing"
-        return f"A call holds the interpreter lock to its end, calls go one after another; {reason}: the simplest wins."
+        told = f"A call holds the interpreter lock to its end, calls go one after another; {reason}."
+        return told + (_equal(winner) or " The simplest wins.")
     told = f"A call holds the interpreter lock, so threads of one process take turns ({_s(threads_s)} for 100 calls). "
     if winner == FORKING:
         return (
             f"{told}A child for each of {_pattern(case.clients).threads} connections has a lock of its own: "
-            f"{_s(possible[FORKING])}, forks included. A pool of {pool} needs {_s(possible[POOL])}."
+            f"{_s(possible[FORKING])}, forks included. A pool needs {_s(possible[POOL])}."
         )
-    return told + _why_pool(case, possible, pool)
+    return told + _why_workers(case, winner, possible, workers)
 
 
-def _why_pool(case: Case, possible: dict[str, float], pool: int) -> str:
+def _equal(winner: str) -> str:
+    """Why TBatchingServer goes before a type of the same time."""
+    if winner != BATCHING:
+        return ""
+    return " Others are as fast; here a slow or idle client holds nothing, and clients that send much wait their turn."
+
+
+def _why_workers(case: Case, winner: str, possible: dict[str, float], workers: int) -> str:
     callers = _pattern(case.clients).threads
-    told = f"{pool} processes have a lock each: {possible['TThreadPoolServer'] / possible[POOL]:.1f} times as fast"
-    if case.work == "spin" and pool >= case.cores:
+    threads_s = possible["TThreadPoolServer"]
+    told = f"{workers} processes have a lock each: {threads_s / possible[winner]:.1f} times as fast"
+    if case.work == "spin" and workers >= case.cores:
         told += f", and {case.cores} cores have no room for more"
+    if winner == BATCHING:
+        told += ". Whichever idles takes the next request, whoever sent it"
+        if possible[POOL] > TIE * possible[BATCHING]:
+            told += f"; in {POOL} a connection stays with its worker: {_s(possible[POOL])}"
     if FORKING not in possible:
-        return f"{told}. TForkingServer would need {callers} processes; you can afford {case.processes}."
-    if possible[FORKING] > TIE * possible[POOL]:
-        return f"{told}. TForkingServer pays for {callers} forks on top: {_s(possible[FORKING])}."
+        return f"{told}. {FORKING} would need {callers} processes; you can afford {case.processes}."
+    if possible[FORKING] > TIE * possible[winner]:
+        return f"{told}. {FORKING} pays for {callers} forks on top: {_s(possible[FORKING])}."
     return f"{told}, and its workers are there before the callers: nothing is forked for them."
 
 

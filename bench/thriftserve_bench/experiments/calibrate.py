@@ -20,6 +20,7 @@ from thriftserve_bench import process_tree
 from thriftserve_bench.experiments.clients import MODEL
 from thriftserve_bench.experiments.hosts import REAL_MODEL, Host
 from thriftserve_bench.experiments.inputs import NO_SERVICE, make_inputs
+from thriftserve_bench.server_types import BATCHING
 from thriftserve_bench.workloads import HoldGil
 from thriftserve_client import Client, ThriftServeClientError
 
@@ -29,6 +30,8 @@ _CROWDS = 3
 _WARM_UP_CALLS = 5
 _SHORT_WAIT_S = 0.005
 _CALL_TIMEOUT_S = 10.0
+#: What the status calls a front.
+_FRONT = "front"
 
 
 def of_machine() -> dict[str, float]:
@@ -129,13 +132,26 @@ def _calls(host: Host, probes: int) -> dict[str, float]:
     with _client(host) as client:
         for _ in range(_WARM_UP_CALLS):
             client.predict(MODEL, inputs)
-        cpu_before = process_tree.cpu_s(host.process.pid)
+        fronts = _fronts(client, host)
+        cpu_before, front_before = process_tree.cpu_s(host.process.pid), _cpu_of(fronts)
         for _ in range(probes):
             began = time.perf_counter()
             client.predict(MODEL, inputs)
             times.append(time.perf_counter() - began)
-        cpu_s = process_tree.cpu_s(host.process.pid) - cpu_before
-    return {"call_s": median(times), "call_cpu_s": cpu_s / probes}
+        cpu_s, front_s = process_tree.cpu_s(host.process.pid) - cpu_before, _cpu_of(fronts) - front_before
+    found = {"call_s": median(times), "call_cpu_s": cpu_s / probes}
+    return found | ({"front_cpu_s": front_s / probes} if fronts else {})
+
+
+def _fronts(client: Client, host: Host) -> list[int]:
+    """The processes of a server that hold connections for its workers."""
+    if host.plan.server_type != BATCHING:
+        return []
+    return [worker.pid for worker in client.server_status().workers if worker.role == _FRONT]
+
+
+def _cpu_of(pids: list[int]) -> float:
+    return sum(map(process_tree.own_cpu_s, pids))
 
 
 def _first_calls(host: Host, probes: int) -> dict[str, float]:

@@ -1,32 +1,25 @@
 """The servers of the experiments: one of each type and side, a process tree each, started once.
 
-    HostPlan  -->  start_all: as many at once as there are cores, each awaited by ping  -->  Host  -->  stop_all
-
-The sides and their types stand here and nowhere else.
+HostPlan  -->  start_all: as many at once as there are cores, each awaited by ping  -->  Host  -->  stop_all
 """
 
 from __future__ import annotations
 
 import os
 import sys
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import ExitStack
 from dataclasses import dataclass
 from pathlib import Path
 
 from thriftserve_bench.experiments.clients import MODEL
-from thriftserve_bench.experiments.inputs import IMAGES, make_inputs
+from thriftserve_bench.experiments.inputs import EMPTY, IMAGES, make_inputs
 from thriftserve_bench.experiments.record import APACHE, OURS
-from thriftserve_bench.host_flags import SERVER_TYPES
 from thriftserve_bench.server_process import ServerFailed, ServerProcess
+from thriftserve_bench.server_types import BATCHING, WITH_THREADS, WITH_WORKERS
 from thriftserve_client import Client, ThriftServeClientError
 
-#: Types of each side; one that is ours alone stands with ours alone.
-TYPES: Mapping[str, tuple[str, ...]] = {OURS: SERVER_TYPES, APACHE: SERVER_TYPES}
-#: Types that have worker processes to count.
-WITH_WORKERS = ("TProcessPoolServer", "TBatchingServer")
-WITH_THREADS = ("TThreadPoolServer", "TNonblockingServer")
 #: The classes of the workloads that are told their milliseconds.
 TIMED = {"hold-gil": "HoldGil", "spin": "Spin", "sleep": "Sleep"}
 REAL_MODEL = "model"
@@ -60,6 +53,8 @@ class HostPlan:
         arguments += ["--model", f"{MODEL}={source}"]
         if self.server_type in WITH_WORKERS:
             arguments += ["--workers", str(self.workers)]
+        if self.server_type == BATCHING:  # so that it runs as many calls at once as it has workers, like the pool
+            arguments += ["--runs-per-worker", "1"]
         if self.server_type in WITH_THREADS:
             arguments += ["--threads", str(self.threads)]
         return arguments, None
@@ -94,15 +89,22 @@ class Host:
     def _ping(self) -> None:
         """Pings through connections that stay open meanwhile, as many as there are workers.
 
-        A worker of Apache's pool serves one connection at a time, and says nothing about being there.
+        A worker of Apache's pool serves one connection at a time, and says nothing about being there. The front of
+        TBatchingServer answers for its workers: each has a call instead, for it imports what a first call needs.
         """
         connections = self.plan.workers if self.plan.server_type in WITH_WORKERS else 1
         with ExitStack() as stack:
-            for _ in range(connections):
-                client = Client(self.process.host, self.process.port, timeout_s=_PING_TIMEOUT_S)
-                stack.enter_context(client).ping()
+            clients = [stack.enter_context(self._client()) for _ in range(connections)]
+            for client in clients:
+                client.ping()
                 if self.plan.workload == REAL_MODEL:  # Apache's have no warm-up: a process loads it when first asked
                     client.predict(MODEL, make_inputs(IMAGES))
+            if self.plan.server_type == BATCHING and self.plan.workload != REAL_MODEL:
+                pool = stack.enter_context(ThreadPoolExecutor(connections))
+                list(pool.map(lambda client: client.predict(MODEL, make_inputs(EMPTY)), clients))
+
+    def _client(self) -> Client:
+        return Client(self.process.host, self.process.port, timeout_s=_PING_TIMEOUT_S)
 
     @property
     def failed(self) -> str:

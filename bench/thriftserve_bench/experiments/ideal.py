@@ -8,13 +8,14 @@ from __future__ import annotations
 from math import ceil
 
 from thriftserve_bench.experiments.record import Pattern
+from thriftserve_bench.server_types import WITH_WORKERS
 
 #: Workloads that keep other Python threads of their process waiting.
 HOLDS_LOCK = ("hold-gil", "spin")
 #: Workloads that keep a core busy: no more calls at once than cores.
 USES_CORE = ("spin", "model")
 
-_A_PROCESS_EACH = ("TForkingServer", "TProcessPoolServer", "TBatchingServer")
+_A_PROCESS_EACH = ("TForkingServer", *WITH_WORKERS)
 
 
 def ideal_s(

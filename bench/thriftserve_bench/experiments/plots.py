@@ -18,8 +18,9 @@ from matplotlib.ticker import LogLocator, NullFormatter
 from thriftserve_bench.experiments import digest
 from thriftserve_bench.experiments.prediction import WITHIN
 from thriftserve_bench.experiments.record import APACHE, HUNDRED, OURS, PATTERNS, SIDES, TEN, ExperimentRun
-from thriftserve_bench.experiments.table import SERVER_TYPES, Row
+from thriftserve_bench.experiments.table import Row
 from thriftserve_bench.experiments.timelines import timelines
+from thriftserve_bench.server_types import SERVER_TYPES
 
 COLOURS = {OURS: "#0f6fb8", APACHE: "#d5660a"}
 NAMES = {OURS: "ours", APACHE: "Apache"}

@@ -12,9 +12,13 @@ from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
 
+from thriftserve_bench.server_types import APACHE_TYPES, SERVER_TYPES
+
 FORMAT = "thriftserve-bench experiments 1"
 OURS, APACHE = "ours", "apache"
 SIDES = (OURS, APACHE)
+#: Types of each side; one that is ours alone stands with ours alone.
+TYPES = {OURS: SERVER_TYPES, APACHE: APACHE_TYPES}
 
 
 @dataclass(frozen=True)
@@ -131,6 +135,7 @@ class ExperimentRun:
     #: call_s: a call without service time on an open connection, its client's part included.
     #: first_call_s: from before the connection until the first answer; a forking server forks meanwhile.
     #: call_cpu_s, first_call_cpu_s: CPU of all the server's processes for each of those.
+    #: front_cpu_s: the part of call_cpu_s that TBatchingServer's front had.
     #: first_call_parent_cpu_s: the listening process's own part of the latter.
     calibration: dict[str, float] = field(default_factory=dict)
     #: True where it was stopped before its end.

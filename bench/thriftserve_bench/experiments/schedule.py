@@ -14,9 +14,9 @@ from collections.abc import Iterable
 from dataclasses import dataclass
 from pathlib import Path
 
-from thriftserve_bench.experiments.hosts import TYPES, HostPlan
+from thriftserve_bench.experiments.hosts import HostPlan
 from thriftserve_bench.experiments.ideal import USES_CORE, calls_at_once, ideal_s
-from thriftserve_bench.experiments.record import PATTERNS, SIDES, Pattern
+from thriftserve_bench.experiments.record import PATTERNS, SIDES, TYPES, Pattern
 
 #: A cell may take this many times what a wholly serial server would, and so much more.
 _PATIENCE = 3.0

@@ -12,8 +12,9 @@ from pathlib import Path
 from typing import Any
 
 from thriftserve_bench.experiments.record import PATTERNS, SIDES, NotAnExperimentRun, load_experiments
-from thriftserve_bench.experiments.simulator_setup import SERVER_TYPES, WORKLOADS, NotToBeSimulated
+from thriftserve_bench.experiments.simulator_setup import WORKLOADS, NotToBeSimulated
 from thriftserve_bench.experiments.what_if import Question, answer
+from thriftserve_bench.server_types import SERVER_TYPES, WITH_WORKERS
 
 _EPILOG = """\
 the published patterns:     thriftserve-bench simulate --cores 64 --workers 10 --service-ms 330
@@ -35,8 +36,9 @@ def add_to(commands: Any) -> None:
     )
     add = parser.add_argument
     add("--cores", type=int, default=asked.cores, help="cores of the server's machine (%(default)s)")
-    add("--workers", type=int, default=asked.workers, help="processes of TProcessPoolServer (%(default)s)")
+    add("--workers", type=int, default=asked.workers, help=f"processes of {' and '.join(WITH_WORKERS)} (%(default)s)")
     add("--threads", type=int, default=asked.threads, help="threads of a pool (as many as workers)")
+    add("--runs", type=int, default=asked.runs, help="calls at once in a worker of TBatchingServer (%(default)s)")
     add("--service-ms", type=float, default=asked.service_ms, help="what a call takes, milliseconds (%(default)g)")
     add("--workload", choices=WORKLOADS, default=asked.workload, help="how it takes it (%(default)s)")
     add("--server-type", choices=SERVER_TYPES, default=asked.server_type, help="one type (all, side by side)")

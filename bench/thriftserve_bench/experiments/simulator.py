@@ -31,6 +31,7 @@ from thriftserve_bench.experiments.record import (
     Pattern,
     Published,
 )
+from thriftserve_bench.experiments.simulator_batching import Batching
 from thriftserve_bench.experiments.simulator_clients import Clients
 from thriftserve_bench.experiments.simulator_cores import SWITCH_INTERVAL_S
 from thriftserve_bench.experiments.simulator_costs import FORKING, Costs, costs_from, fork_line
@@ -49,6 +50,7 @@ from thriftserve_bench.experiments.simulator_setup import (
 )
 from thriftserve_bench.experiments.simulator_types import Forking, Nonblocking, Simple, Threaded
 from thriftserve_bench.experiments.simulator_world import SimulatedServer, World
+from thriftserve_bench.server_types import BATCHING
 
 __all__ = [
     "Checked",
@@ -68,7 +70,7 @@ __all__ = [
 
 _SAME = {"TSimpleServer": Simple, "TThreadedServer": Threaded, "TNonblockingServer": Nonblocking, FORKING: Forking}
 _SERVERS: dict[str, dict[str, type[SimulatedServer]]] = {
-    OURS: {**_SAME, "TThreadPoolServer": ThreadPool, "TProcessPoolServer": ProcessPool},
+    OURS: {**_SAME, "TThreadPoolServer": ThreadPool, "TProcessPoolServer": ProcessPool, BATCHING: Batching},
     APACHE: {**_SAME, "TThreadPoolServer": ApacheThreadPool, "TProcessPoolServer": ApacheProcessPool},
 }
 #: Turns that threads which compute take on the lock, in all, at most: more would cost time and tell nothing.

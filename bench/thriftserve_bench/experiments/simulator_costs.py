@@ -10,6 +10,7 @@ from dataclasses import dataclass
 from statistics import linear_regression, median
 
 from thriftserve_bench.experiments.record import OURS, ExperimentRun
+from thriftserve_bench.server_types import BATCHING
 
 FORKING = "TForkingServer"
 
@@ -34,6 +35,8 @@ class Costs:
     thread_start_s: float = 0.0001
     #: What TNonblockingServer's I/O thread does with a message, which it does not decode: little, under the lock.
     io_turn_s: float = 0.00001
+    #: What TBatchingServer's front does with a request, handing it over and passing its answer on included.
+    front_s: float = 0.00006
     #: fork() in the parent, which does nothing else meanwhile.
     fork_s: float = 0.0015
     #: A child's beginning, until it can take the request: page faults, its own signals, its model.
@@ -50,7 +53,8 @@ def costs_from(run: ExperimentRun, server_type: str = FORKING, side: str = OURS)
     `calibrate` tells a server's calls and first calls apart, by the clock and by CPU. A first call is a
     connection, a call and a set-up: what both clocks agree on, for the wall's alone counts what else the machine
     did. A forking server's set-up is the fork, which the parent's own CPU shows, and the child's beginning; CPU
-    beyond what the client waited for was spent when the child ended. What was not measured has `Costs`' defaults.
+    beyond what the client waited for was spent when the child ended. The front of TBatchingServer has its part of a
+    call's CPU by itself. What was not measured has `Costs`' defaults.
     """
     found, default = run.calibration, Costs()
     of_server = {name.split("/")[0]: value for name, value in found.items() if name.endswith(f"/{side}/{server_type}")}
@@ -59,11 +63,13 @@ def costs_from(run: ExperimentRun, server_type: str = FORKING, side: str = OURS)
     server_call_s = min(server_call_s, call_s)
     connect_s = found.get("connect_s", default.connect_s)
     set_up = _set_up(run, of_server, call_s + connect_s, server_call_s, forks=server_type == FORKING)
+    front_s = min(of_server.get("front_cpu_s", default.front_s), server_call_s) if server_type == BATCHING else 0.0
     return Costs(
         client_start_s=found.get("client_start_s", default.client_start_s),
         connect_s=connect_s,
         client_call_s=call_s - server_call_s,
-        server_call_s=server_call_s,
+        server_call_s=server_call_s - front_s,
+        front_s=front_s,
         thread_start_s=found.get("thread_start_s", default.thread_start_s),
         oversleep_s=found.get("oversleep_s", default.oversleep_s),
         **set_up,

@@ -8,20 +8,13 @@ from __future__ import annotations
 from dataclasses import dataclass, field
 from typing import NamedTuple
 
-from thriftserve_bench.experiments.record import OURS, SIDES
+from thriftserve_bench.experiments.record import OURS, SIDES, TYPES
 from thriftserve_bench.experiments.simulator_costs import Costs
+from thriftserve_bench.server_types import SERVER_TYPES
 
 #: How a call spends its service time: see `thriftserve_bench.workloads`.
 HOLD_GIL, SPIN, SLEEP = "hold-gil", "spin", "sleep"
 WORKLOADS = (HOLD_GIL, SPIN, SLEEP)
-SERVER_TYPES = (
-    "TSimpleServer",
-    "TThreadedServer",
-    "TThreadPoolServer",
-    "TNonblockingServer",
-    "TForkingServer",
-    "TProcessPoolServer",
-)
 
 
 class NotToBeSimulated(Exception):
@@ -43,6 +36,8 @@ class Setup:
     cores: int = 64
     workers: int = 10
     threads: int = 10
+    #: Calls that each worker of TBatchingServer has in hand at once.
+    runs: int = 1
     costs: Costs = field(default_factory=Costs)
     #: Clients are the threads of one process on the server's machine, as in the experiments; False: each is
     #: a machine of its own.
@@ -52,7 +47,9 @@ class Setup:
         for name, known in (("server_type", SERVER_TYPES), ("side", SIDES), ("workload", WORKLOADS)):
             if getattr(self, name) not in known:
                 raise NotToBeSimulated(f"{name}={getattr(self, name)}: expected one of {', '.join(known)}")
-        for name in ("cores", "workers", "threads"):
+        if self.server_type not in TYPES[self.side]:
+            raise NotToBeSimulated(f"server_type={self.server_type}: there is none with side={self.side}")
+        for name in ("cores", "workers", "threads", "runs"):
             if getattr(self, name) < 1:
                 raise NotToBeSimulated(f"{name}={getattr(self, name)}: expected 1 or more")
         if not 0 <= self.service_s < float("inf"):

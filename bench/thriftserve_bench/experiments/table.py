@@ -25,17 +25,8 @@ from thriftserve_bench.experiments.record import (
     Pattern,
     Published,
 )
+from thriftserve_bench.server_types import SERVER_TYPES
 
-#: In the order in which the table lists them.
-SERVER_TYPES = (
-    "TSimpleServer",
-    "TThreadedServer",
-    "TThreadPoolServer",
-    "TNonblockingServer",
-    "TForkingServer",
-    "TProcessPoolServer",
-    "TBatchingServer",
-)
 #: The published rows with no type of their own are shown with this one: nothing in it could help or hinder.
 PLAINEST = "TSimpleServer"
 

@@ -11,12 +11,11 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass, fields, replace
 
-from thriftserve_bench.experiments.record import OURS, PATTERNS, ExperimentRun, Pattern
+from thriftserve_bench.experiments.record import OURS, PATTERNS, TYPES, ExperimentRun, Pattern
 from thriftserve_bench.experiments.simulator import predict
 from thriftserve_bench.experiments.simulator_costs import Costs, costs_from
 from thriftserve_bench.experiments.simulator_setup import (
     HOLD_GIL,
-    SERVER_TYPES,
     NotToBeSimulated,
     Prediction,
     Setup,
@@ -44,6 +43,8 @@ class Question:
     workers: int = 10
     #: Threads of a pool; 0: as many as there are workers.
     threads: int = 0
+    #: Calls that each worker of TBatchingServer has in hand at once.
+    runs: int = 1
     service_ms: float = 300.0
     clients: int = 0
     #: Calls that each client makes, one after the other.
@@ -74,7 +75,7 @@ class Question:
     @property
     def server_types(self) -> Sequence[str]:
         """The types that are asked about."""
-        return (self.server_type,) if self.server_type else SERVER_TYPES
+        return (self.server_type,) if self.server_type else TYPES[self.side]
 
     @property
     def patterns(self) -> Sequence[Pattern]:
@@ -96,6 +97,7 @@ class Question:
             cores=self.cores,
             workers=self.workers,
             threads=self.threads or self.workers,
+            runs=self.runs,
             costs=costs,
             clients_here=not self.clients,
         )

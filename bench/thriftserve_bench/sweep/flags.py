@@ -14,8 +14,8 @@ from pathlib import Path
 from typing import Any
 
 from thriftserve_bench.builders import KINDS
-from thriftserve_bench.host_flags import SERVER_TYPES
 from thriftserve_bench.payloads import PAYLOADS
+from thriftserve_bench.server_types import SERVER_TYPES, WITH_WORKERS
 from thriftserve_bench.sweep.plan import SweepSettings
 
 _DEFAULTS = SweepSettings()
@@ -49,9 +49,11 @@ def add_flags(parser: argparse.ArgumentParser) -> None:
     """Adds everything that becomes a SweepSettings."""
     servers = parser.add_argument_group("servers")
     servers.add_argument(
-        "--server-type", action="append", choices=SERVER_TYPES, help="one or more, each measured (TThreadPoolServer)"
+        "--server-type", action="append", choices=SERVER_TYPES, help="one or more, each measured (TBatchingServer)"
     )
-    servers.add_argument("--workers", type=integers, metavar="N,…", help="processes of a process pool (2)")
+    servers.add_argument(
+        "--workers", type=integers, metavar="N,…", help=f"processes of {' and '.join(WITH_WORKERS)} (2)"
+    )
     servers.add_argument("--threads", type=integers, metavar="N,…", help="threads of pools of threads (10)")
     servers.add_argument(
         "--model",

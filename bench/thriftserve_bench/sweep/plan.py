@@ -9,12 +9,10 @@ import os
 from dataclasses import dataclass, field
 from itertools import product
 
+from thriftserve_bench.server_types import WITH_THREADS, WITH_WORKERS
 from thriftserve_bench.sweep.question import payload_bytes
 from thriftserve_bench.sweep.record import CLOSED, ECHO, OPEN, Setting, Variant
 
-#: Server types whose number of processes is a setting, and those whose number of handler threads is.
-WITH_WORKERS = ("TProcessPoolServer", "TBatchingServer")
-WITH_THREADS = ("TThreadPoolServer", "TNonblockingServer")
 #: Answers one connection at a time: others would wait for it to hang up.
 ONE_CONNECTION = "TSimpleServer"
 
@@ -23,7 +21,7 @@ ONE_CONNECTION = "TSimpleServer"
 class SweepSettings:
     """What `sweep` measures and for how long."""
 
-    server_types: tuple[str, ...] = ("TThreadPoolServer",)
+    server_types: tuple[str, ...] = ("TBatchingServer",)
     workers: tuple[int, ...] = (2,)
     threads: tuple[int, ...] = (10,)
     #: NAME=SOURCE for `thriftserve serve --model`, or ECHO.
