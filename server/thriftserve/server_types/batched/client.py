@@ -242,7 +242,7 @@ class Client:
         """Sends an answer (nothing for a oneway call) as soon as those before it are sent.
 
         Raises:
-            OSError: the connection broke.
+            PeerGone, ChannelClosed, OSError, FrameError: as `on_event`, for what it sent on may be read now.
         """
         pending = self.pending
         if pending[0] is not request:

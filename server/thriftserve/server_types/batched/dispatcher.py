@@ -15,13 +15,15 @@ from collections.abc import Callable, Iterable
 from thriftserve.errors import Code
 from thriftserve.server_types.batched.answers import DeskAnswers
 from thriftserve.server_types.batched.arena import Arena, Block
-from thriftserve.server_types.batched.client import Client
+from thriftserve.server_types.batched.client import Client, PeerGone
 from thriftserve.server_types.batched.desk import Desk
 from thriftserve.server_types.batched.request import Request, Waiting
 from thriftserve.server_types.batched.slot import Slot, WorkerGone
 from thriftserve.server_types.batched.wire import Answers, Kind
 from thriftserve.settings import HostSettings
 from thriftserve.workers.scoreboard import Counters
+from thriftserve_client.channel import ChannelClosed
+from thriftserve_client.framing import FrameError
 
 log = logging.getLogger(__name__)
 
@@ -140,8 +142,8 @@ class Dispatcher:
             return
         try:
             client.answered(request, answer)
-        except OSError as error:
-            log.info("%s: broken: %s", client.peer, error)
+        except (PeerGone, ChannelClosed, OSError, FrameError) as error:  # of what it sent on, which is read now
+            log.info("%s: broken: %s", client.peer, error or "closed")
             self._over(client)
             return
         if client.finished:

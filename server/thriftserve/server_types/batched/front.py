@@ -141,7 +141,7 @@ class TBatchingFront:
             until = min(until, dispatcher.hold_until)
         if self._resume_at is not None:
             until = min(until, self._resume_at)
-        return min(until, self._expire_at) if len(dispatcher.waiting) else until
+        return min(until, self._expire_at) if dispatcher.waiting.ready else until
 
     def watch(self, fd: int, events: int) -> None:
         """Changes what is waited for on a descriptor."""

@@ -93,8 +93,8 @@ class Runner:
 
     def send(self, kind: Kind, answers: list[Answer]) -> None:
         """Tells the front; a front that is gone is noticed by `serve`."""
-        parts = pack_answers(kind, self.advice(), answers)
         with self._sending, contextlib.suppress(OSError):
+            parts = pack_answers(kind, self.advice(), answers)  # what is sent last is what it wants now
             if sum(map(len, parts)) <= _JOIN_BYTES:
                 self._sock.sendall(b"".join(parts))
                 return
@@ -155,12 +155,20 @@ class Runner:
         run_s = 0.0
         while waiting:
             started = time.monotonic()
-            results = self._processor.run([job for _, _, job in waiting])
+            results = self._results([job for _, _, job in waiting])
             run_s += time.monotonic() - started
             on, waiting = waiting, []
             for (index, call, _), result in zip(on, results, strict=True):
                 _step(index, call, result, waiting, answers)
         return run_s
+
+
+    def _results(self, jobs: list[Any]) -> list[Any]:
+        """What the processor makes of jobs, an answer or an error each."""
+        try:
+            return list(self._processor.run(jobs))
+        except BaseException as error:  # a model may raise anything, SystemExit included
+            return [error] if len(jobs) == 1 else [self._results([job])[0] for job in jobs]
 
 
 def _step(index: int, call: Begun, result: Any, waiting: list[tuple[int, Begun, Any]], answers: list[Answer]) -> None:

@@ -12,15 +12,19 @@ from __future__ import annotations
 
 import contextlib
 import json
+import os
 import secrets
 import socket
 from dataclasses import asdict, dataclass, field
+from struct import Struct
 from typing import Any
 
 _TOKEN_BYTES = 16
 _HELLO_LIMIT = 256 * 1024
 _BACKLOG = 1024
 _PATIENCE_S = 5.0
+#: Process, user, group: the kernel's `struct ucred`.
+_CREDENTIALS = Struct("=iII")
 
 
 @dataclass(frozen=True)
@@ -65,6 +69,8 @@ class Switchboard:
         except OSError:
             return None
         try:
+            if _user_of(sock) != os.geteuid():  # may not even make a front wait for what it says
+                raise PermissionError("another user's process")
             sock.settimeout(_PATIENCE_S)  # a worker of ours has sent it already
             hello = self._read_hello(sock)
             if hello is not None:
@@ -110,6 +116,12 @@ class Switchboard:
             if number != front:
                 with contextlib.suppress(OSError):
                     sock.close()
+
+
+def _user_of(sock: socket.socket) -> int:
+    """The user of the process at the other end."""
+    _, user, _ = _CREDENTIALS.unpack(sock.getsockopt(socket.SOL_SOCKET, socket.SO_PEERCRED, _CREDENTIALS.size))
+    return int(user)
 
 
 def _receive(sock: socket.socket, size: int) -> bytes:

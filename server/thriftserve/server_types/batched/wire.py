@@ -147,11 +147,13 @@ def pack_answers(kind: Kind, advice: Advice, answers: Sequence[tuple[int, int, l
             segments.append(size.to_bytes(HEADER_BYTES, "big"))
             segments += parts
     wait_us = _NO_WAIT if advice.wait_us is None else min(advice.wait_us, _NO_WAIT - 1)
-    head = _ANSWERS.pack(kind, advice.depth, advice.take, min(advice.fixed_us, _NO_WAIT), len(answers), total)
+    take = min(advice.take, _MOST_TAKEN)
+    head = _ANSWERS.pack(kind, advice.depth, take, min(advice.fixed_us, _NO_WAIT), len(answers), total)
     return [head + pack(f"={1 + len(fields)}I", wait_us, *fields), *segments]
 
 
 _NO_WAIT = 0xFFFFFFFF
+_MOST_TAKEN = 0xFFFF
 _WAIT_BYTES = 4
 
 

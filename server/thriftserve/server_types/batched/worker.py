@@ -90,6 +90,9 @@ class TBatchingWorker:
             except OSError as error:
                 log.debug("front %d is gone: %s", front, error)
                 time.sleep(_RETRY_S)
+            except Exception:  # its front takes that for this worker's death, and has its requests run elsewhere
+                log.exception("slot %d of front %d failed", slot, front)
+                time.sleep(_RETRY_S)
 
     def _connect_and_serve(self, front: int, slot: int) -> None:
         parked = slot > 0 and self._parked
