@@ -14,7 +14,7 @@ from typing import TypeVar
 
 from thriftserve.batching import Batcher, Done
 from thriftserve.deadline import Deadline
-from thriftserve.errors import InvalidArgument, Unimplemented
+from thriftserve.errors import InvalidArgument, ThriftServeError, Unimplemented
 from thriftserve.handler import describe
 from thriftserve.handler.classify import classify
 from thriftserve.handler.detect import detect
@@ -82,6 +82,13 @@ class PredictHandler(Predict.Iface):
             # A server whose Pillow is missing serves tensors all the same; requests with images are told.
             with contextlib.suppress(Unimplemented):
                 images.prepare()
+
+    def lets_go_of_inputs(self, spec: ModelSpec) -> bool:
+        """Whether nothing of a request's inputs is used any more once it is answered."""
+        try:
+            return self._plans.servable(spec).session.platform == "tensorflow"
+        except ThriftServeError:  # its own call will say so
+            return False
 
     def model_names(self) -> list[str]:
         """Names of the models served, sorted."""

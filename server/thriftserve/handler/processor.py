@@ -7,7 +7,7 @@ The generated processor is in it unchanged: one message in, one message out.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Generator, Mapping, Sequence
+from collections.abc import Callable, Generator, Iterable, Mapping, Sequence
 from typing import Any
 
 from thriftserve.batching import Advice, Done, Job
@@ -26,6 +26,9 @@ class PredictProcessor(Predict.Processor):
         "classify": (Predict.classify_args, Predict.classify_result),
         "detect": (Predict.detect_args, Predict.detect_result),
     }
+
+    #: By method: where tensors' contents stand in its arguments: request, inputs, content.
+    large: Mapping[str, tuple[int, ...]] = {"predict": (1, 2, 3)}
 
     def __init__(self, handler: PredictHandler) -> None:
         super().__init__(handler)  # type: ignore[no-untyped-call]  # generated
@@ -53,6 +56,16 @@ class PredictProcessor(Predict.Processor):
         except Exception as error:
             result.error = told_of(self._service, method, args.request, error)
         return result
+
+    def holders(self, method: str, args: Any) -> tuple[Iterable[Any], bool]:
+        """The tensors of a request whose content may be left in shared memory, and whether the model may keep it.
+
+        A TensorFlow session is done with its inputs when its run is; a Python model may do with them what it likes.
+        """
+        request = args.request
+        if request is None or not request.inputs:
+            return (), True
+        return request.inputs.values(), not self._service.lets_go_of_inputs(request.model_spec)
 
     def run(self, jobs: Sequence[Job]) -> list[Done | Exception]:
         """Runs the jobs of requests that were begun together: an answer or an error for each, in their order."""

@@ -13,12 +13,14 @@ from __future__ import annotations
 
 import logging
 import time
-from collections.abc import Callable, Generator, Mapping
+from collections.abc import Callable, Generator, Iterable, Mapping
+from io import BytesIO
 from typing import Any, Protocol
 
 from thrift.Thrift import TApplicationException, TMessageType, TProcessor
 
 from thriftserve import arrival
+from thriftserve.rpc.large import cut_out, put_back
 from thriftserve.rpc.recording import BinaryInput, CompactInput
 from thriftserve_client.channel import ChannelClosed, ChannelTimeout, Stream
 from thriftserve_client.framing import Frame, FrameError
@@ -49,6 +51,12 @@ class Together(Protocol):
 
     def begin(self, method: str, args: Any) -> Generator[Any, Any, Any]:
         """Begins a call: yields what is to be run, is sent what the run gave, and returns the result struct."""
+
+    #: Method -> where large binary fields stand in its arguments; see `thriftserve.rpc.large.cut_out`.
+    large: Mapping[str, tuple[int, ...]]
+
+    def holders(self, method: str, args: Any) -> tuple[Iterable[Any], bool]:
+        """The structs whose `content` is large; and whether it may be kept for longer than the call."""
 
 
 class Begun:
@@ -131,12 +139,21 @@ class Exchange:
         self.size = size = len(parts[0]) + len(parts[1]) if len(parts) == 2 else sum(map(len, parts))
         return parts if size <= self._max_bytes else self._too_large(size)
 
-    def begin(self, source: Frame, arrived: float) -> Begun | list[bytes]:
+    def begin_shared(self, message: memoryview, arrived: float) -> Begun | list[bytes]:
+        """As `begin`, for a large message in memory that stays as it is until the call is answered."""
+        lean = cut_out(message, self.processor.large) if self._protocol == "binary" else None
+        if lean is None:
+            return self.begin(Frame(BytesIO(message), len(message)), arrived)
+        small, views = lean
+        return self.begin(Frame(BytesIO(small), len(small)), arrived, views)
+
+    def begin(self, source: Frame, arrived: float, views: list[memoryview] | None = None) -> Begun | list[bytes]:
         """Reads a message and begins its call, where its processor can run that method together with others.
 
         Args:
             source: holds the message.
             arrived: when it arrived, monotonic seconds.
+            views: what was cut out of it.
 
         Returns:
             The call; or, for any other method and for a broken message, the answer as `answer` gives it.
@@ -154,6 +171,9 @@ class Exchange:
             args = classes[0]()
             args.read(self._iprot)
             self._iprot.readMessageEnd()
+            if views:
+                holders, kept = self.processor.holders(name, args)
+                put_back(holders, views, copied=kept)
         except BadMessage:
             raise
         except BaseException as error:

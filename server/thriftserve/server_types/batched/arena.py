@@ -9,6 +9,7 @@ Lower addresses go first, so that a quiet server keeps using the same few pages.
 
 from __future__ import annotations
 
+import contextlib
 import mmap
 import os
 from bisect import bisect_left, insort
@@ -92,9 +93,14 @@ class SharedFrames:
         """The bytes of a block."""
         return self._map[offset : offset + size]
 
+    def view(self, offset: int, size: int) -> memoryview:
+        """The same in place: they stay as they are until the front takes the block back."""
+        return memoryview(self._map)[offset : offset + size]
+
     def close(self) -> None:
-        """Ends this process's hold of it."""
-        self._map.close()
+        """Ends this process's hold of it; what still has a view ends it with that."""
+        with contextlib.suppress(BufferError):
+            self._map.close()
 
 
 def _rounded(size: int) -> int:

@@ -33,7 +33,8 @@ _NOT_YET = (BlockingIOError, ssl.SSLWantReadError, ssl.SSLWantWriteError)
 AHEAD = 256
 #: Reads of a large frame in a row, before others get their turn.
 _READS = 8
-_READ_INTO_BYTES = 1 << 20
+#: So much of a large frame is to be there before the front is woken for it.
+_WAKE_BYTES = 256 * 1024
 #: What is kept of a frame that is too much to hold: enough to refuse it by name.
 _HEAD_BYTES = 2048
 _IN, _OUT = select.EPOLLIN, select.EPOLLOUT
@@ -67,6 +68,7 @@ class Client:
         self._block: Block | None = None
         self._filled = 0
         self._discard = 0
+        self._low_water = 1
         self._unsent: deque[memoryview] = deque()
         self._events = _IN
         tls = front.tls
@@ -213,23 +215,44 @@ class Client:
 
     def _read_large(self) -> None:
         for _ in range(_READS):
-            if self._block is not None:
-                got = self.sock.recv_into(self._block.view[self._filled :], 0, self._flags)
-                self._filled += got
-            else:
-                got = self.sock.recv_into(self._front.scrap, min(self._discard, len(self._front.scrap)), self._flags)
-                self._discard -= got
-            if not got:
-                raise ChannelClosed("the peer closed in the middle of a message")
-            if self._block is not None and self._filled == len(self._block.view):
-                block, self._block = self._block, None
-                self._arrived(Request(self, None, block, self._filled, self._front.now))
+            short = self._read_part()
+            left = len(self._block.view) - self._filled if self._block is not None else self._discard
+            if not left:
+                self._wake_at(1)
+                self._large_came()
                 return
-            if self._block is None and not self._discard:
-                request = Request(self, self._head, None, len(self._head) - HEADER_BYTES, self._front.now)
-                self.pending.append(request)
-                self._front.refuse_for_bytes(request)
-                return
+            if short:
+                break
+        self._wake_at(min(left, _WAKE_BYTES))
+
+    def _read_part(self) -> bool:
+        """Reads on; true where the socket had less than was asked for."""
+        if self._block is not None:
+            space = self._block.view[self._filled :]
+            got = self.sock.recv_into(space, 0, self._flags)
+            self._filled += got
+        else:
+            space = self._front.scrap[: self._discard]
+            got = self.sock.recv_into(space, 0, self._flags)
+            self._discard -= got
+        if not got:
+            raise ChannelClosed("the peer closed in the middle of a message")
+        return got < len(space)
+
+    def _wake_at(self, size: int) -> None:
+        """Has the kernel wait for so many bytes before it tells of them: waking for each packet costs more."""
+        if self._tls is None and size != self._low_water:
+            self._low_water = size
+            self.sock.setsockopt(socket.SOL_SOCKET, socket.SO_RCVLOWAT, size)
+
+    def _large_came(self) -> None:
+        block, self._block = self._block, None
+        if block is not None:
+            self._arrived(Request(self, None, block, self._filled, self._front.now))
+            return
+        request = Request(self, self._head, None, len(self._head) - HEADER_BYTES, self._front.now)
+        self.pending.append(request)
+        self._front.refuse_for_bytes(request)
 
     def _arrived(self, request: Request) -> None:
         self.served = True

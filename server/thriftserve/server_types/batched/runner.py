@@ -126,7 +126,10 @@ class Runner:
             if self._header:  # each message has a dialect of its own, which its answer is written in
                 exchange = self._make_exchange()
             try:
-                call = exchange.begin(self._frame(item), item.arrived)
+                if isinstance(item.message, tuple):
+                    call = exchange.begin_shared(self._arena.view(*item.message), item.arrived)
+                else:
+                    call = exchange.begin(self._frame(item), item.arrived)
             except BadMessage as error:
                 answers.append(_bad(index, error))
                 continue
@@ -161,7 +164,6 @@ class Runner:
             for (index, call, _), result in zip(on, results, strict=True):
                 _step(index, call, result, waiting, answers)
         return run_s
-
 
     def _results(self, jobs: list[Any]) -> list[Any]:
         """What the processor makes of jobs, an answer or an error each."""
