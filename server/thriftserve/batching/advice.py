@@ -27,12 +27,14 @@ class Advice(NamedTuple):
     """What runs take in this process now.
 
     `take` is the number of requests that are worth running together, by their usual number of rows; `fixed_us`
-    and `row_us` are the microseconds of a run, and of each row in it (0 while they are not known).
+    and `row_us` are the microseconds of a run, and of each row in it (0 while they are not known). `wait_us` is how
+    long to wait for so many, where the operator set that; None: as long as it is worth, by the other figures.
     """
 
     take: int
     fixed_us: float
     row_us: float
+    wait_us: int | None = None
 
 
 class Usage:
@@ -41,14 +43,16 @@ class Usage:
     Threads may add and ask at once: what one of them misses is counted a moment later.
     """
 
-    def __init__(self, unknown: int) -> None:
+    def __init__(self, unknown: int, timeout_ms: float | None = None) -> None:
         """Keeps what to advise while nothing is known.
 
         Args:
             unknown: requests to take before any run, and at most where a model doesn't say itself.
+            timeout_ms: how long to wait for others, where a model doesn't say itself; None: as it is worth.
         """
         self._unknown = unknown
-        self._advice = Advice(unknown, 0.0, 0.0)
+        self._timeout_ms = timeout_ms
+        self._advice = Advice(unknown, 0.0, 0.0, _us(timeout_ms))
         self._used: set[Lane] = set()
         self._until = 0.0
         self._window_ends = 0.0
@@ -65,20 +69,28 @@ class Usage:
         self._until = now + KEPT_S
         used = self._used
         if used:
-            self._advice = of_lane(max(used.copy(), key=lambda lane: lane.busy_us), self._unknown)
+            self._advice = of_lane(max(used.copy(), key=lambda lane: lane.busy_us), self._unknown, self._timeout_ms)
         if now > self._window_ends:
             self._window_ends = now + WINDOW_S
             self._used = {lane for lane in used.copy() if lane.fade()}
         return self._advice
 
 
-def of_lane(lane: Lane, most: int) -> Advice:
+def of_lane(lane: Lane, most: int, timeout_ms: float | None = None) -> Advice:
     """What is worth it where every request is of one lane; at most `most`, or what the model says itself."""
     fit = lane.times.fit()
+    own = lane.sharing.settings.batch_timeout_ms
+    wait_us = _us(timeout_ms if own is None else own) if lane.merges else 0  # others would not share its run
     if not lane.jobs:
-        return Advice(most, *(fit or (0.0, 0.0)))
+        return Advice(most, *(fit or (0.0, 0.0)), wait_us)
     rows_a_job = max(1.0, lane.rows / lane.jobs) if lane.sharing.stacks else 1.0
+    if wait_us:
+        return Advice(math.ceil(lane.sharing.most / rows_a_job), *(fit or (0.0, 0.0)), wait_us)
     one_run = math.ceil(lane.efficient_rows() / rows_a_job)
     # Small requests are worth handing over together even where they are run one by one.
     one_hand = math.ceil(HAND_OVERS * HAND_OVER_US * lane.jobs / max(1, lane.busy_us))
-    return Advice(max(1, one_run, min(one_hand, most)), *(fit or (0.0, 0.0)))
+    return Advice(max(1, one_run, min(one_hand, most)), *(fit or (0.0, 0.0)), wait_us)
+
+
+def _us(milliseconds: float | None) -> int | None:
+    return None if milliseconds is None else int(milliseconds * 1000)

@@ -4,7 +4,7 @@ run(job), from many threads   -->  Turns: one thread runs what others wait with 
 run_all(jobs), in one hand    -->  groups by lane, cut to max_batch_size         --+-->  Runs  -->  Done, a job each
 
 >>> Batcher(max_batch_size=32).advice()
-Advice(take=32, fixed_us=0.0, row_us=0.0)
+Advice(take=32, fixed_us=0.0, row_us=0.0, wait_us=None)
 """
 
 from __future__ import annotations
@@ -49,7 +49,7 @@ class Batcher:
             batch_timeout_ms: how long `run` may wait for others, for models that don't say themselves; None:
                 by the measured run times.
         """
-        self._usage = Usage(max_batch_size)
+        self._usage = Usage(max_batch_size, batch_timeout_ms)
         self._runs = Runs(runs, self._usage)
         self._straight = self._runs.straight if runs else run_one
         self._lane_runs = runs or LANE_RUNS

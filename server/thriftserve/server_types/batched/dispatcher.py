@@ -231,6 +231,8 @@ class Dispatcher:
             if not self._more_expected():
                 return False
         until = oldest + (advice.fixed_us if advice.wait_us is None else advice.wait_us) / 1e6
+        if advice.wait_us is not None:
+            until = min(until, self.waiting.halfway(self._answers.expiry))
         if self.now >= until:
             return False
         self.hold_until = until

@@ -6,6 +6,7 @@ client --Request--> Waiting: one of each client in turn --> a slot's batch --> a
 from __future__ import annotations
 
 from collections import deque
+from collections.abc import Callable
 from typing import TYPE_CHECKING
 
 from thriftserve.server_types.batched.wire import INLINE
@@ -127,6 +128,13 @@ class Waiting:
     def all(self) -> list[Request]:
         """Every request that waits."""
         return [*self.again, *(request for client in self._turns for request in client.waiting)]
+
+    def halfway(self, expiry: Callable[[Request], float]) -> float:
+        """When the first of those that wait has only half of its time left; `expiry` tells when a request's ends."""
+        for request in (waiting := self.all()):
+            if request.expires is None:
+                request.expires = expiry(request)
+        return min(((one.arrived + one.expires) / 2 for one in waiting if one.expires), default=float("inf"))
 
     def remove(self, request: Request) -> None:
         """Takes one out, wherever it stands."""

@@ -80,7 +80,7 @@ class Runner:
         if not self._together:
             return Advice(self._pace.take, self._pace.depth)
         given = self._processor.advice()
-        return Advice(given.take, self._pace.depth, int(max(0.0, given.fixed_us)), getattr(given, "wait_us", None))
+        return Advice(given.take, self._pace.depth, int(max(0.0, given.fixed_us)), given.wait_us)
 
     def unpark(self) -> None:
         """Takes batches from now on."""
