@@ -32,7 +32,7 @@ $(STAMP): setup.cfg
 		|| { echo "$(PYTHON) is older than 3.11: name a newer one: make PYTHON=/path/to/python3.11" >&2; exit 1; }
 	@test -x $(BIN)/python || "$(PYTHON)" -m venv $(VENV)
 	@echo "making the environment in $(VENV): some minutes the first time, TensorFlow is a large download"
-	$(BIN)/python -m pip install --quiet --editable '.[$(TENSORFLOW),bench,dev]'
+	$(BIN)/python -m pip install --quiet --editable '.[$(TENSORFLOW),gateway,bench,dev]'
 	@touch $@
 
 venv: $(STAMP) ## the environment in .venv

@@ -129,8 +129,9 @@ class AsyncPool:
         loop = asyncio.get_running_loop()
         deadline = loop.time() + timeout_s
         pause = FIRST_PAUSE_S
+        failure: ConnectionFailed | ServerError
         for left in range(ROUNDS - 1, -1, -1):
-            tried: set[Backend] = set()
+            failure, tried = ConnectionFailed("no server was tried"), set[Backend]()
             while len(tried) < len(self.backends):
                 backend = await self._choose(tried, deadline)
                 try:

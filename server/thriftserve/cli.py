@@ -3,6 +3,7 @@
 ::
 
     serve:       argv, environment, TOML file  -->  ServeSettings  -->  app.serve  -->  exit code
+    gateway:     the same, GatewaySettings  -->  gateway.command.run  -->  exit code
     model tune:  argv  -->  tune.command.run  -->  model.toml  -->  exit code
 
 Nothing heavy is imported before it is known that there is something to serve.
@@ -19,9 +20,11 @@ from functools import partial
 
 from thriftserve import __version__, log
 from thriftserve.errors import ExitCode, StartError
+from thriftserve.gateway import command as gateway_command
 from thriftserve.settings import Effective, ServeSettings, gather
 from thriftserve.settings.field import settings_of
 from thriftserve.settings.flags import add_flags, given_flags, shown
+from thriftserve.settings.gateway import GatewaySettings
 from thriftserve.settings.sources import did_you_mean
 from thriftserve.tune import flags as tune_flags
 
@@ -77,12 +80,14 @@ def main(arguments: Sequence[str] | None = None) -> int:
 
 
 def _run(arguments: Sequence[str]) -> int:
-    parser, serve, tune_model = _parsers()
+    parser, serve, gateway, tune_model = _parsers()
     given, unknown = parser.parse_known_args(arguments)
     if unknown and given.command == "model":
         tune_model.error(f"unrecognized argument {unknown[0]}: see thriftserve model tune --help")
+    if unknown and given.command == "gateway":
+        gateway.error(_unknown(unknown[0], GatewaySettings))
     if unknown:
-        serve.error(_unknown(unknown[0]))
+        serve.error(_unknown(unknown[0], ServeSettings))
     if given.command == "model":
         from thriftserve.tune import command
 
@@ -90,6 +95,8 @@ def _run(arguments: Sequence[str]) -> int:
     if given.command is None:
         parser.print_help(sys.stderr)
         return ExitCode.CONFIG
+    if given.command == "gateway":
+        return _gateway(gateway_command.settings_of(given), given.print_settings)
     source = partial(
         gather, ServeSettings, flags=given_flags(given, ServeSettings), environ=dict(os.environ), config=given.config
     )
@@ -103,8 +110,15 @@ def _run(arguments: Sequence[str]) -> int:
     return app.serve(lambda: source().settings)
 
 
-def _parsers() -> tuple[argparse.ArgumentParser, argparse.ArgumentParser, argparse.ArgumentParser]:
-    """The parser of the whole line, and those of the commands `serve` and `model tune`."""
+def _gateway(effective: Effective[GatewaySettings], only_shown: bool) -> int:
+    if only_shown:
+        _print_settings(effective)
+        return ExitCode.OK
+    return gateway_command.run(effective.settings)
+
+
+def _parsers() -> tuple[argparse.ArgumentParser, ...]:
+    """The parser of the whole line, and those of the commands `serve`, `gateway` and `model tune`."""
     parser = argparse.ArgumentParser("thriftserve", description=_DESCRIPTION, allow_abbrev=False)
     parser.add_argument("--version", action="version", version=f"thriftserve {__version__}")
     commands = parser.add_subparsers(dest="command", metavar="COMMAND", title="commands")
@@ -120,28 +134,27 @@ def _parsers() -> tuple[argparse.ArgumentParser, argparse.ArgumentParser, argpar
     serve.add_argument("--config", metavar="FILE", help="a TOML file with settings (THRIFTSERVE_CONFIG names one too)")
     serve.add_argument("--print-settings", action="store_true", help="show every value and its source; serve nothing")
     add_flags(serve, ServeSettings)
-    return parser, serve, tune_flags.add_to(commands)
+    return parser, serve, gateway_command.add_to(commands), tune_flags.add_to(commands)
 
 
-def _unknown(argument: str) -> str:
-    if not argument.startswith("-"):
+def _unknown(argument: str, cls: type) -> str:
+    if not argument.startswith("-") and cls is ServeSettings:
         example = argument if "=" in argument else f"NAME={argument}"
         return f"unexpected argument {argument!r}: a model is given as --model {example}"
     flags = [
         "--config",
         "--print-settings",
-        "--no-warmup",
-        "--no-freeze",
-        *(one.flag for one in settings_of(ServeSettings)),
+        *(one.flag for one in settings_of(cls)),
+        *(one.flag.replace("--", "--no-", 1) for one in settings_of(cls) if one.kind is bool),
     ]
     return f"unknown option {argument}{did_you_mean(argument.partition('=')[0], flags)}"
 
 
-def _print_settings(effective: Effective[ServeSettings]) -> None:
+def _print_settings(effective: Effective[ServeSettings] | Effective[GatewaySettings]) -> None:
     rows = [("setting", "value", "source")]
     rows += [
         (one.name, shown(getattr(effective.settings, one.name)), effective.origins[one.name])
-        for one in settings_of(ServeSettings)
+        for one in settings_of(type(effective.settings))
     ]
     widths = [max(len(row[column]) for row in rows) for column in (0, 1)]
     for name, value, origin in rows:

@@ -26,9 +26,8 @@ from typing import Any, Generic, TypeVar
 from thriftserve.errors import ConfigError
 from thriftserve.settings.convert import from_text, from_toml
 from thriftserve.settings.field import Setting, settings_of
-from thriftserve.settings.table import HostSettings
 
-S = TypeVar("S", bound=HostSettings)
+S = TypeVar("S")
 
 PREFIX = "THRIFTSERVE_"
 CONFIG_VARIABLE = "THRIFTSERVE_CONFIG"

@@ -1,0 +1,130 @@
+"""The gateway as an ASGI application: every request comes in here, and every answer goes out.
+
+    scope, receive, send --> Exchange --route--> endpoint --Reply | exception--> send
+
+Starlette's CORS layer stands before it where web pages may call.
+"""
+
+from __future__ import annotations
+
+import logging
+import re
+from collections.abc import Awaitable, Callable
+from typing import Any
+
+import orjson
+
+from thriftserve.gateway.backends import Backends
+from thriftserve.gateway.catalog import Catalog
+from thriftserve.gateway.exchange import Exchange, Receive, Reply, Scope
+from thriftserve.gateway.failures import RETRY_AFTER, Refusal, refusal_of
+from thriftserve.gateway.health import Health
+from thriftserve.gateway.model_api import ModelApi
+from thriftserve.gateway.paths import model_path
+from thriftserve.settings.gateway import GatewaySettings
+
+log = logging.getLogger(__name__)
+
+Send = Callable[[dict[str, Any]], Awaitable[None]]
+Endpoint = Callable[[Exchange], Awaitable[Reply]]
+#: Beside "/v1/models", what there is of TensorFlow Serving's API, whatever the letters' case.
+_V1 = re.compile(r"/v1(?:/.*)?", re.IGNORECASE | re.DOTALL)
+_ALL_MODELS = re.compile(r"/v1/models/?", re.IGNORECASE)
+
+
+class Gateway:
+    """One process's HTTP side: stateless but for its connections and what it remembers of models."""
+
+    def __init__(self, settings: GatewaySettings) -> None:
+        self._settings = settings
+        self.in_flight = 0
+        self._backends: Backends | None = None
+        self._routes: dict[str, tuple[str, Endpoint]] = {}
+
+    def open(self) -> None:
+        """Makes everything that belongs to the running event loop."""
+        settings = self._settings
+        self._backends = backends = Backends(settings)
+        catalog = Catalog(backends)
+        health = Health(backends)
+        self._models = ModelApi(backends, catalog)
+        self._verbs: dict[str, Any] = {
+            "predict": self._models.predict,
+            "status": self._models.status,
+            "metadata": self._models.metadata,
+        }
+        self._routes = {
+            "/healthz": ("GET", health.live),
+            "/readyz": ("GET", health.ready),
+        }
+
+    def close(self) -> None:
+        """Closes the connections to the servers."""
+        if self._backends is not None:
+            self._backends.close()
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        """One request, as ASGI has it."""
+        if scope["type"] != "http":
+            return
+        if self._backends is None:
+            self.open()
+        exchange = Exchange(scope, receive, self._settings)
+        self.in_flight += 1
+        try:
+            reply = await self._answer(exchange)
+        finally:
+            self.in_flight -= 1
+        if self._settings.access_log:
+            log.info(
+                "%s %s %d %d bytes, request_id=%s",
+                exchange.method,
+                exchange.path,
+                reply.status,
+                len(reply.body),
+                exchange.request_id,
+            )
+        await _send(exchange, reply, send)
+
+    async def _answer(self, exchange: Exchange) -> Reply:
+        try:
+            if self.in_flight > self._settings.max_in_flight:
+                raise Refusal(f"{self._settings.max_in_flight} requests are under way, the limit", 503, RETRY_AFTER)
+            return await self._routed(exchange)
+        except Exception as error:
+            refusal = refusal_of(error, exchange.request_id)
+        body = orjson.dumps({"error": refusal.message.encode("utf-8", "replace").decode()})
+        return Reply(body, status=refusal.status, headers=dict(refusal.headers))
+
+    async def _routed(self, exchange: Exchange) -> Reply:
+        path = exchange.path
+        route = self._routes.get(path)
+        if route is not None:
+            return await _allowed(exchange, *route)
+        if _V1.fullmatch(path):
+            return await self._v1(exchange, path)
+        raise Refusal(f"Not found: {path[:1000]}", 404)
+
+    async def _v1(self, exchange: Exchange, path: str) -> Reply:
+        if exchange.method in ("GET", "HEAD") and _ALL_MODELS.fullmatch(path):
+            return await self._models.models(exchange)
+        which = model_path(exchange.method, path)
+        reply: Reply = await self._verbs[which.verb](exchange, which)
+        return reply
+
+
+async def _allowed(exchange: Exchange, method: str, endpoint: Endpoint) -> Reply:
+    if exchange.method != method and not (method == "GET" and exchange.method == "HEAD"):
+        raise Refusal(f"Method {exchange.method} is not allowed here: use {method}", 405, {"allow": method})
+    return await endpoint(exchange)
+
+
+async def _send(exchange: Exchange, reply: Reply, send: Send) -> None:
+    headers = [
+        (b"content-type", reply.content_type.encode("latin-1")),
+        (b"content-length", b"%d" % len(reply.body)),
+        (b"x-request-id", exchange.request_id.encode()),
+    ]
+    headers += [(name.encode("latin-1"), value.encode("latin-1")) for name, value in reply.headers.items()]
+    await send({"type": "http.response.start", "status": reply.status, "headers": headers})
+    await send({"type": "http.response.body", "body": b"" if exchange.method == "HEAD" else reply.body})

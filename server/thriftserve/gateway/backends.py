@@ -1,0 +1,81 @@
+"""The servers behind the gateway, asked in the contract's words.
+
+GatewaySettings --> AsyncPool --> what a method answered, or how the calls fail
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any
+
+from thriftserve.gateway.exchange import Exchange
+from thriftserve.gateway.paths import ModelPath
+from thriftserve.settings.gateway import GatewaySettings, address_of
+from thriftserve_client import answers, requests, results
+from thriftserve_client.address import Address
+from thriftserve_client.async_pool import AsyncPool
+from thriftserve_client.connection import Dialing
+from thriftserve_idl.ttypes import ClassifyRequest, DetectRequest, ModelSpec, PredictRequest, Tensor
+
+#: Room for the names around a body's bytes.
+_ENVELOPE_BYTES = 1024 * 1024
+
+
+class Backends:
+    """Calls to whichever server is there; each within the time that its exchange has left."""
+
+    def __init__(self, settings: GatewaySettings) -> None:
+        limit = min(settings.max_body_bytes + _ENVELOPE_BYTES, 0x7FFFFFFF)
+        dialings = [
+            Dialing(
+                Address(*address_of(one)),
+                protocol=settings.backend_protocol,
+                connect_timeout_s=settings.connect_timeout_s,
+                max_message_bytes=limit,
+            )
+            for one in settings.backends
+        ]
+        self.pool = AsyncPool(dialings, max_connections=settings.backend_connections)
+
+    async def predict(
+        self, exchange: Exchange, path: ModelPath, signature: str | None, inputs: Mapping[str, Tensor]
+    ) -> results.Prediction:
+        """Runs a signature on tensors."""
+        left = exchange.left_s
+        request = PredictRequest(
+            path.spec(signature), dict(inputs), None, requests.timeout_ms(left), exchange.request_id
+        )
+        return answers.prediction(await self.pool.call("predict", left, request))
+
+    async def classify(
+        self, exchange: Exchange, path: ModelPath, signature: str | None, images: list[bytes], top_k: int | None
+    ) -> results.PerImage[tuple[results.Classification, ...]]:
+        """Names the best classes of encoded images."""
+        left = exchange.left_s
+        request = ClassifyRequest(path.spec(signature), images, top_k, requests.timeout_ms(left), exchange.request_id)
+        return answers.classifications(await self.pool.call("classify", left, request))
+
+    async def detect(
+        self, exchange: Exchange, path: ModelPath, images: list[bytes], min_score: float | None, most: int | None
+    ) -> results.PerImage[results.ImageDetections]:
+        """Finds objects in encoded images."""
+        left = exchange.left_s
+        request = DetectRequest(path.spec(), images, min_score, most, requests.timeout_ms(left), exchange.request_id)
+        return answers.detections(await self.pool.call("detect", left, request))
+
+    async def metadata(self, spec: ModelSpec, timeout_s: float) -> results.ModelMetadata:
+        """The signatures of a model."""
+        return answers.metadata(await self.pool.call("getModelMetadata", timeout_s, spec))
+
+    async def status(self, exchange: Exchange, path: ModelPath) -> results.ModelStatus:
+        """The state of a model's versions."""
+        return answers.model_status(await self.pool.call("getModelStatus", exchange.left_s, path.spec()))
+
+    async def models(self, timeout_s: float) -> list[results.ModelStatus]:
+        """The state of every model."""
+        found: list[Any] = await self.pool.call("listModels", timeout_s)
+        return [answers.model_status(one) for one in found]
+
+    def close(self) -> None:
+        """Closes the connections that are idle."""
+        self.pool.close()

@@ -1,0 +1,83 @@
+"""The command `thriftserve gateway`.
+
+    argv, environment, TOML file  -->  GatewaySettings  -->  server.serve  -->  exit code
+
+The HTTP libraries are imported when there is something to serve: they belong to the extra `gateway`.
+"""
+
+from __future__ import annotations
+
+import argparse
+import os
+from functools import partial
+from typing import Any
+
+from thriftserve import log
+from thriftserve.errors import ConfigError, ExitCode
+from thriftserve.settings import Effective, gather
+from thriftserve.settings.flags import add_flags, given_flags
+from thriftserve.settings.gateway import GatewaySettings
+
+_ABOUT = """\
+Answers HTTP with the models of one thriftserve server or several: TensorFlow Serving's REST API, the Open Inference
+Protocol, images. When it takes requests, one line on stdout says so:
+
+  thriftserve-gateway ready host=127.0.0.1 port=8501 backends=127.0.0.1:9090 pid=4711
+
+Logs go to stderr. SIGTERM and SIGINT finish what is in flight and end.
+"""
+
+_EXAMPLES = """\
+examples:
+  before a server on this machine:
+    thriftserve gateway --backend 127.0.0.1:9090 --port 8501
+    curl -d '{"instances": [1.0, 2.0, 5.0]}' http://127.0.0.1:8501/v1/models/half_plus_two:predict
+
+  before two, for everybody:
+    thriftserve gateway --backend 10.0.0.1:9090,10.0.0.2:9090 --host 0.0.0.0
+
+Each setting is also a key of the TOML file and a THRIFTSERVE_<NAME> variable; docs/settings.md lists them all.
+What can be asked: docs/rest.md.
+"""
+
+
+def add_to(commands: Any) -> argparse.ArgumentParser:
+    """Adds the command to those of the line."""
+    parser: argparse.ArgumentParser = commands.add_parser(
+        "gateway",
+        help="answer HTTP with the models of running servers",
+        usage="thriftserve gateway --backend HOST:PORT[,HOST:PORT...] [options]",
+        description=_ABOUT,
+        epilog=_EXAMPLES,
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+        allow_abbrev=False,
+    )
+    parser.add_argument("--config", metavar="FILE", help="a TOML file with settings (THRIFTSERVE_CONFIG names one too)")
+    parser.add_argument("--print-settings", action="store_true", help="show every value and its source; serve nothing")
+    add_flags(parser, GatewaySettings)
+    return parser
+
+
+def settings_of(given: argparse.Namespace) -> Effective[GatewaySettings]:
+    """The settings that hold.
+
+    Raises:
+        ConfigError: one is wrong.
+    """
+    return gather(
+        GatewaySettings, flags=given_flags(given, GatewaySettings), environ=dict(os.environ), config=given.config
+    )
+
+
+def run(settings: GatewaySettings) -> ExitCode:
+    """Serves until a signal ends it.
+
+    Raises:
+        StartError: it can't.
+    """
+    log.configure(settings.log_level, settings.log_format)
+    try:
+        from thriftserve.gateway import server
+    except ImportError as error:
+        raise ConfigError(f"the gateway needs {error.name}: pip install 'thriftserve[gateway]'") from None
+    return server.serve(settings, partial(print, flush=True))

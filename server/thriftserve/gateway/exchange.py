@@ -1,0 +1,184 @@
+"""One HTTP request, as the endpoints see it, and the answer that they give.
+
+ASGI scope, receive --> Exchange: path, query, headers, body (unpacked, bounded), time left --> endpoint --> Reply
+"""
+
+from __future__ import annotations
+
+import asyncio
+import math
+import os
+import re
+import zlib
+from collections.abc import Awaitable, Callable, MutableMapping
+from dataclasses import dataclass, field
+from functools import cached_property
+from typing import Any
+from urllib.parse import parse_qsl
+
+import orjson
+
+from thriftserve.gateway.failures import Refusal
+from thriftserve.settings.gateway import GatewaySettings
+
+Scope = MutableMapping[str, Any]
+Receive = Callable[[], Awaitable[MutableMapping[str, Any]]]
+
+JSON = "application/json"
+#: Request ids of clients that are passed on; others are replaced.
+_REQUEST_ID = re.compile(r"[\x21-\x7e]{1,128}")
+_GZIP_OR_ZLIB = 32 + zlib.MAX_WBITS
+_TIMEOUT_HEADER = "x-request-timeout"
+
+
+@dataclass
+class Reply:
+    """An answer: its body, and what is said of it."""
+
+    body: bytes | memoryview = b""
+    content_type: str = JSON
+    status: int = 200
+    headers: dict[str, str] = field(default_factory=dict)
+
+    @classmethod
+    def of(cls, value: Any, status: int = 200) -> Reply:
+        """A JSON answer of plain values."""
+        return cls(orjson.dumps(value), status=status)
+
+
+class Exchange:
+    """One request.
+
+    Attributes:
+        method: "GET", "POST", ….
+        path: as it was sent, its %-escapes still in it, without the query.
+    """
+
+    def __init__(self, scope: Scope, receive: Receive, settings: GatewaySettings) -> None:
+        self.scope = scope
+        self.method: str = scope["method"]
+        raw = scope.get("raw_path")
+        self.path: str = scope["path"] if raw is None else raw.decode("latin-1")
+        self._receive = receive
+        self._settings = settings
+        self._began = asyncio.get_running_loop().time()
+
+    @cached_property
+    def headers(self) -> dict[str, str]:
+        """Every header by its name in small letters; of several of one name the last."""
+        return {name.decode("latin-1"): value.decode("latin-1") for name, value in self.scope["headers"]}
+
+    @cached_property
+    def query(self) -> dict[str, str]:
+        """The parameters behind the question mark."""
+        text = self.scope.get("query_string", b"")
+        try:
+            return dict(parse_qsl(text.decode("latin-1"), keep_blank_values=True, max_num_fields=100)) if text else {}
+        except ValueError as error:
+            raise Refusal(f"the query can't be read: {error}") from None
+
+    @cached_property
+    def request_id(self) -> str:
+        """The client's own X-Request-Id, or a new one."""
+        given = self.headers.get("x-request-id", "")
+        return given if _REQUEST_ID.fullmatch(given) else os.urandom(8).hex()
+
+    @cached_property
+    def content_type(self) -> str:
+        """The media type of the body, without parameters, in small letters."""
+        return self.headers.get("content-type", "").partition(";")[0].strip().lower()
+
+    @cached_property
+    def timeout_s(self) -> float:
+        """How long the request may take from its arrival on: the query's `timeout`, X-Request-Timeout, or the setting.
+
+        Raises:
+            Refusal: it is no number of seconds.
+        """
+        text = self.query.get("timeout") or self.headers.get(_TIMEOUT_HEADER)
+        if text is None:
+            return self._settings.request_timeout_s
+        try:
+            seconds = float(text)
+        except ValueError:
+            seconds = math.nan
+        if not 0 < seconds < math.inf:
+            raise Refusal(f"timeout is {text[:100]!r}: expected seconds, more than 0")
+        return min(seconds, self._settings.max_timeout_s)
+
+    @property
+    def left_s(self) -> float:
+        """Seconds left of it.
+
+        Raises:
+            Refusal: none.
+        """
+        left = self._began + self.timeout_s - asyncio.get_running_loop().time()
+        if left <= 0:
+            raise Refusal(f"the request's time, {self.timeout_s:g} s, is over", 504)
+        return left
+
+    async def body(self) -> bytes:
+        """The body, unpacked where it was packed.
+
+        Raises:
+            Refusal: it is too large (413), too slow (408), packed in an unknown way (415) or damaged (400).
+        """
+        try:
+            async with asyncio.timeout(self._settings.read_timeout_s):
+                packed = await self._read()
+        except TimeoutError:
+            raise Refusal(f"the body did not come within {self._settings.read_timeout_s:g} s", 408) from None
+        encoding = self.headers.get("content-encoding", "").strip().lower()
+        if encoding in ("", "identity"):
+            return packed
+        if encoding not in ("gzip", "x-gzip", "deflate"):
+            raise Refusal(f"Content-Encoding {encoding[:100]!r} is not known: send gzip, deflate or plain", 415)
+        return unpacked(packed, self._settings.max_body_bytes)
+
+    async def _read(self) -> bytes:
+        limit = self._settings.max_body_bytes
+        announced = self.headers.get("content-length", "")
+        if announced.isdigit() and int(announced) > limit:
+            raise Refusal(_too_large(limit), 413, {"connection": "close"})
+        pieces: list[bytes] = []
+        size = 0
+        while True:
+            message = await self._receive()
+            if message["type"] == "http.disconnect":
+                raise Refusal("the client is gone", 499)
+            piece = message.get("body", b"")
+            size += len(piece)
+            if size > limit:
+                raise Refusal(_too_large(limit), 413, {"connection": "close"})
+            pieces.append(piece)
+            if not message.get("more_body"):
+                return pieces[0] if len(pieces) == 1 else b"".join(pieces)
+
+
+def unpacked(packed: bytes, limit: int) -> bytes:
+    """A gzip or zlib body, unpacked; never more than `limit` bytes are made of it.
+
+    Raises:
+        Refusal: it is damaged, or larger than that.
+    """
+    parts: list[bytes] = []
+    room = limit
+    while packed:
+        machine = zlib.decompressobj(_GZIP_OR_ZLIB)
+        try:
+            part = machine.decompress(packed, room + 1)
+        except zlib.error as error:
+            raise Refusal(f"Failed to uncompress the request body: {error}") from None
+        room -= len(part)
+        if room < 0:
+            raise Refusal(_too_large(limit), 413)
+        if not machine.eof:
+            raise Refusal("Failed to uncompress the request body: it ends too early")
+        parts.append(part)
+        packed = machine.unused_data  # gzip allows several one after the other
+    return b"".join(parts)
+
+
+def _too_large(limit: int) -> str:
+    return f"the request body is larger than {limit} bytes, the limit"

@@ -1,0 +1,36 @@
+"""Whether the gateway lives, whether it can answer, and what is wrong where it can't.
+
+/healthz --> 200 while the event loop turns
+/readyz  --ping each server--> 200 where one answers, 503 and each one's fault where none does
+"""
+
+from __future__ import annotations
+
+from thriftserve.gateway.backends import Backends
+from thriftserve.gateway.exchange import Exchange, Reply
+
+#: A server that has not answered by then counts as not there.
+_PATIENCE_S = 2.0
+
+
+class Health:
+    """The probes of balancers and orchestrators."""
+
+    def __init__(self, backends: Backends) -> None:
+        self._backends = backends
+
+    async def live(self, exchange: Exchange) -> Reply:
+        """That the process answers."""
+        return Reply.of({"status": "ok"})
+
+    async def ready(self, exchange: Exchange) -> Reply:
+        """That a server answers; for each what was wrong."""
+        told = await self._backends.pool.ask_each("ping", min(_PATIENCE_S, exchange.left_s))
+        servers = [
+            {"backend": str(one.dialing.address), "status": "ok" if fault is None else "failed"}
+            | ({} if fault is None else {"error": str(fault)})
+            for one, fault in told
+        ]
+        answering = sum(one["status"] == "ok" for one in servers)
+        state = "ok" if answering == len(servers) else "degraded" if answering else "failed"
+        return Reply.of({"status": state, "backends": servers}, 200 if answering else 503)

@@ -1,0 +1,154 @@
+"""TensorFlow Serving's predict, status and metadata.
+
+POST /v1/models/N:predict   --JSON--> tensors --Backends--> outputs --> JSON
+GET  /v1/models/N           --> every version's state
+GET  /v1/models/N/metadata  --> the signatures, as the JSON form of the protobuf messages
+"""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Callable, Mapping
+from typing import Any, TypeVar
+
+from thriftserve.gateway import json_answers
+from thriftserve.gateway.backends import Backends
+from thriftserve.gateway.catalog import Catalog, declares_nothing, signature_of
+from thriftserve.gateway.exchange import Exchange, Reply
+from thriftserve.gateway.json_requests import Form, Types, signature_name, tensors_of
+from thriftserve.gateway.json_text import parsed_object
+from thriftserve.gateway.paths import ModelPath
+from thriftserve_client.errors import FailedPreconditionError, InvalidArgumentError, NotFoundError
+from thriftserve_client.results import ModelMetadata, ModelStatus, Prediction, SignatureInfo, TensorInfo
+from thriftserve_idl.ttypes import Tensor
+
+T = TypeVar("T")
+
+#: Larger bodies are read and written in a thread, so that other requests go on.
+LARGE_BYTES = 1024 * 1024
+
+
+async def aside(size: int, work: Callable[..., T], *values: Any) -> T:
+    """Runs `work`, in a thread where it has many bytes to go through."""
+    return work(*values) if size <= LARGE_BYTES else await asyncio.to_thread(work, *values)
+
+
+class ModelApi:
+    """The endpoints below /v1/models/N that take tensors or tell of a model."""
+
+    def __init__(self, backends: Backends, catalog: Catalog) -> None:
+        self._backends = backends
+        self._catalog = catalog
+
+    async def predict(self, exchange: Exchange, path: ModelPath) -> Reply:
+        """Runs a signature on the tensors of a JSON body."""
+        body = await exchange.body()
+        document = await aside(len(body), parsed_object, body)
+        name = signature_name(document)
+
+        async def read(types: Types) -> tuple[dict[str, Tensor], Form]:
+            return await aside(len(body), tensors_of, document, types, name)
+
+        prediction, form = await self.run(exchange, path, name, read)
+        size = sum(array.nbytes for array in prediction.outputs.values())
+        return Reply(await aside(size, json_answers.answer, prediction.outputs, form))
+
+    async def run(
+        self, exchange: Exchange, path: ModelPath, signature: str | None, read: Callable[[Types], Any]
+    ) -> tuple[Prediction, Any]:
+        """Runs a signature on what `read` makes of the types of its inputs: tensors, and something to keep by.
+
+        Where the model has changed since it was described, all is done once more by the new description.
+        """
+        described = await self._catalog.describe(path, exchange.left_s)
+        try:
+            return await self._run(exchange, path, described, signature, read)
+        except (InvalidArgumentError, NotFoundError, FailedPreconditionError):
+            renewed = await self._catalog.renew(path, exchange.left_s)
+            if renewed == described:
+                raise
+            return await self._run(exchange, path, renewed, signature, read)
+
+    async def _run(
+        self,
+        exchange: Exchange,
+        path: ModelPath,
+        described: ModelMetadata,
+        signature: str | None,
+        read: Callable[[Types], Any],
+    ) -> tuple[Prediction, Any]:
+        inputs, kept = await read(types_of(described, signature_of(described, signature)))
+        prediction = await self._backends.predict(exchange, path, signature, inputs)
+        self._catalog.ran(path, prediction.version)
+        return prediction, kept
+
+    async def status(self, exchange: Exchange, path: ModelPath) -> Reply:
+        """The state of every version, or of the one named."""
+        try:
+            found = await self._backends.status(exchange, path)
+        except NotFoundError:
+            raise path.not_found() from None
+        except FailedPreconditionError:
+            if path.label is None:
+                raise
+            raise path.not_found() from None
+        return Reply.of(status_form(found))
+
+    async def metadata(self, exchange: Exchange, path: ModelPath) -> Reply:
+        """The signatures."""
+        return Reply.of(metadata_form(await self._catalog.renew(path, exchange.left_s)))
+
+    async def models(self, exchange: Exchange) -> Reply:
+        """The state of every model."""
+        found = await self._backends.models(exchange.left_s)
+        return Reply.of({"models": [{"name": one.name, **status_form(one)} for one in found]})
+
+
+def types_of(described: ModelMetadata, signature: SignatureInfo) -> Types:
+    """The types of a signature's inputs; None where nothing is declared."""
+    if declares_nothing(described, signature):
+        return None
+    return {name: info.dtype for name, info in signature.inputs.items()}
+
+
+def status_form(status: ModelStatus) -> dict[str, Any]:
+    """GetModelStatusResponse as JSON: 64-bit numbers are text."""
+    return {
+        "model_version_status": [
+            {
+                "version": str(one.version),
+                "state": one.state,
+                "status": {"error_code": one.error or "OK", "error_message": one.error_message},
+            }
+            for one in status.versions
+        ]
+    }
+
+
+def metadata_form(described: ModelMetadata) -> dict[str, Any]:
+    """GetModelMetadataResponse as JSON, with the fields' own names and every default."""
+    spec = {"name": described.model, "signature_name": "", "version": str(described.version or 0)}
+    signatures = {
+        name: {
+            "inputs": _infos(one.inputs),
+            "outputs": _infos(one.outputs),
+            "method_name": one.method_name,
+            "defaults": {},
+        }
+        for name, one in described.signatures.items()
+    }
+    return {"model_spec": spec, "metadata": {"signature_def": {"signature_def": signatures}}}
+
+
+def _infos(infos: Mapping[str, TensorInfo]) -> dict[str, Any]:
+    return {
+        name: {
+            "dtype": f"DT_{info.dtype.name}",
+            "tensor_shape": {
+                "dim": [{"size": str(-1 if size is None else size), "name": ""} for size in info.shape or ()],
+                "unknown_rank": info.shape is None,
+            },
+            "name": info.name,
+        }
+        for name, info in infos.items()
+    }
