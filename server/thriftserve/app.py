@@ -138,16 +138,20 @@ def predict_processor(
     _tell_ignored(started_with, settings)
     settings = replace(settings, **{name: getattr(laid_out, name) for name in _PLACEMENT})
     registry = _load(settings, context)
+    batcher = _batcher(settings)
     handler = PredictHandler(
         registry,
         status=context.server_snapshot,
         counters=context.counters,
         max_image_pixels=settings.max_image_pixels,
         server_version=__version__,
-        batcher=_batcher(settings),
+        batcher=batcher,
     )
     if settings.warmup:
         handler.prepare()
+        if batcher.merging:
+            for servable in registry.servables():
+                batcher.rehearse(servable)
     return PredictProcessor(handler)
 
 

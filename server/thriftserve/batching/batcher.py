@@ -9,8 +9,10 @@ Advice(take=32, fixed_us=0.0, row_us=0.0, wait_us=None)
 
 from __future__ import annotations
 
+import logging
 from collections.abc import Sequence
 
+from thriftserve.batching import rehearsal
 from thriftserve.batching.advice import Advice, Usage
 from thriftserve.batching.enqueued import Enqueued
 from thriftserve.batching.job import Answer, Done, Job
@@ -20,6 +22,9 @@ from thriftserve.batching.runs import Runs, run_one
 from thriftserve.batching.turns import Turns
 from thriftserve.errors import ResourceExhausted
 from thriftserve.models.model_settings import UNSET
+from thriftserve.models.servable import Servable
+
+log = logging.getLogger(__name__)
 
 #: Rows of a run, where neither the server nor the model says something else.
 MAX_BATCH_SIZE = 64
@@ -55,6 +60,8 @@ class Batcher:
         self._lane_runs = runs or LANE_RUNS
         self._most = max_batch_size
         self._timeout_ms = batch_timeout_ms
+        #: (model, version, signature) whose requests must not share runs.
+        self._apart: set[tuple[str, int, str]] = set()
         self._sharings: dict[tuple[int, str, tuple[str, ...]], Sharing] = {}
         self._enqueued: dict[str, Enqueued] = {}
         #: Told by those who prepare jobs for `run`, where `merging` says so.
@@ -97,6 +104,22 @@ class Batcher:
                 answers[place] = answer
         return answers  # type: ignore[return-value]  # every place is filled
 
+    def rehearse(self, servable: Servable) -> None:
+        """Runs every signature with made-up rows, each by itself and together.
+
+        The first requests then find it known what runs take; and a model whose answer to a row depends on the
+        rows beside it (its free leading dimension is no batch) is found out, and its requests stay apart.
+        """
+        for signature in servable.signatures.values():
+            jobs = rehearsal.jobs_of(servable, signature)
+            if jobs and self._lane(jobs[0]).merges and not rehearsal.independent(jobs, self.run_all):
+                self._apart.add((servable.name, servable.version, signature.name))
+                self._sharings = {}
+                log.warning(
+                    "model %s version %d: rows of %r depend on each other: its requests are not put together",
+                    servable.name, servable.version, signature.name,
+                )  # fmt: skip
+
     def advice(self) -> Advice:
         """How many requests are worth handing to this process at once, by its runs of the last seconds."""
         return self._usage.advice()
@@ -129,6 +152,8 @@ class Batcher:
         if len(known) >= MOST_SHARINGS:
             known = {}
         sharing = Sharing(job.servable, job.signature, job.wanted, self._most)
+        if (job.servable.name, job.servable.version, job.signature.name) in self._apart:
+            sharing.keep_apart()
         known[id(job.servable), job.signature.name, job.wanted] = sharing
         self._sharings = known
         self.merging = self.merging or sharing.merges

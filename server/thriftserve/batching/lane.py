@@ -23,6 +23,8 @@ if TYPE_CHECKING:
 
 #: Callers choose the inner shapes where they are free, so there must be a limit; past it, all are forgotten.
 MOST_LANES = 256
+#: Times the largest run until now that the next one may be.
+GROWTH = 4
 #: Callers choose the sizes too.
 MOST_SIZES = 1024
 
@@ -84,6 +86,10 @@ class Sharing:
         """Merges nothing any more: the model gave what can't be split by rows."""
         if self.merges:
             log.warning("%s: requests are not put together any more: %s", self.title, fault)
+        self.keep_apart()
+
+    def keep_apart(self) -> None:
+        """Merges nothing, and splits nothing."""
         self.merges = False
         self.part = None
 
@@ -116,7 +122,7 @@ class Sharing:
 class Lane:
     """Jobs that fit together, and what their runs take."""
 
-    __slots__ = ("_lock", "_merges", "_seen", "busy_us", "jobs", "rows", "sharing", "times", "turns")
+    __slots__ = ("_largest", "_lock", "_merges", "_seen", "busy_us", "jobs", "rows", "sharing", "times", "turns")
 
     def __init__(self, sharing: Sharing, *, merges: bool) -> None:
         self.sharing = sharing
@@ -126,6 +132,7 @@ class Lane:
         self._merges = merges
         self._lock = threading.Lock()
         self._seen: set[int] = set()
+        self._largest = 1
         #: Of its runs; recent ones count most.
         self.busy_us = self.jobs = self.rows = 0
 
@@ -140,6 +147,7 @@ class Lane:
             self.busy_us += us
             self.jobs += jobs
             self.rows += rows
+            self._largest = max(self._largest, size)
             # The first run of a size pays for what later ones find ready, in TensorFlow's kernels as in caches.
             if size in self._seen or len(self._seen) >= MOST_SIZES:
                 self.times.add(size, us)
@@ -159,8 +167,10 @@ class Lane:
             return self.busy_us > 0
 
     def efficient_rows(self) -> int:
-        """The rows that are worth running together."""
-        return efficient_rows(self.times.fit(), self.sharing.most) if self.merges else 1
+        """The rows that are worth running together, not many more than were run before: memory grows with them."""
+        if not self.merges:
+            return 1
+        return efficient_rows(self.times.fit(), min(self.sharing.most, GROWTH * self._largest))
 
 
 def _has_batch(signature: Signature, wanted: tuple[str, ...]) -> bool:
