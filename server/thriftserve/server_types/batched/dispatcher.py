@@ -196,9 +196,9 @@ class Dispatcher:
             slot = self._choose(slots)
             if self._holds(slot):
                 return
-            room = sum(each.room for each in slots)
-            take = min(slot.advice.take, -(-waiting.count // room))
-            self._give(slot, waiting.take(take, _INLINE_BYTES))
+            # What was waited for goes together; else everybody gets a share.
+            shares = 1 if slot.advice.wait_us else sum(each.room for each in slots)
+            self._give(slot, waiting.take(min(slot.advice.take, -(-waiting.count // shares)), _INLINE_BYTES))
 
     def _choose(self, slots: list[Slot]) -> Slot:
         """The slot with the least in hand, of the worker with the least; of equals the one used last: it is warm."""
