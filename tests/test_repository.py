@@ -47,7 +47,7 @@ def test_highest_number_is_served(tmp_path: Path) -> None:
 
 def test_what_is_no_version_is_left_alone(tmp_path: Path) -> None:
     """Names that are no numbers, numbers too large for the wire, and files are no versions."""
-    for name in ("7", "8.tmp", "-9", "v9", "٩", "²", str(2**63), "9" * 200):
+    for name in ("7", "8.tmp", "--9", "+9", "v9", "٩", "²", str(2**63), "9" * 200):
         (tmp_path / name).mkdir()
     (tmp_path / "11").write_text("a file")
     assert newest_version(tmp_path).version == 7

@@ -81,13 +81,27 @@ def load_file(path: Path) -> ImageSettings | None:
     except (OSError, UnicodeDecodeError) as error:
         raise ModelLoadError(f"{path}: can't be read: {error}; make it a readable UTF-8 file") from error
     settings = ImageSettings(**{key: _value(path, key, value) for key, value in _known(path, table).items()})
+    told = disagreement(settings)
+    if told:
+        raise ModelLoadError(f"{path}: {told}")
+    return settings
+
+
+def complaint(key: str, value: Any) -> str | None:
+    """What a key's value should have been; None where it will do. Lists are TOML's."""
+    fits, expected = _CHECKS[key]
+    return None if fits(value) else expected
+
+
+def disagreement(settings: ImageSettings) -> str | None:
+    """What is wrong between keys that are each right by themselves; None where nothing is."""
     for key, given in (("scale", settings.scale), ("offset", settings.offset)):
         if isinstance(given, tuple) and settings.channels is not None and len(given) != settings.channels:
-            raise ModelLoadError(
-                f"{path}: {key} = {list(given)} has {len(given)} numbers and channels is {settings.channels}: "
+            return (
+                f"{key} = {list(given)} has {len(given)} numbers and channels is {settings.channels}: "
                 "give one number, or one for each channel"
             )
-    return settings
+    return None
 
 
 def _known(path: Path, table: dict[str, Any]) -> dict[str, Any]:
@@ -100,9 +114,9 @@ def _known(path: Path, table: dict[str, Any]) -> dict[str, Any]:
 
 def _value(path: Path, key: str, value: Any) -> Any:
     """The field's value for a TOML value; arrays become tuples."""
-    fits, expected = _CHECKS[key]
-    if not fits(value):
-        raise ModelLoadError(f"{path}: {key} = {value!r}: {expected}")
+    told = complaint(key, value)
+    if told:
+        raise ModelLoadError(f"{path}: {key} = {value!r}: {told}")
     return tuple(value) if isinstance(value, list) else value
 
 

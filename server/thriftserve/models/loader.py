@@ -19,12 +19,9 @@ from thriftserve.models import image_settings, model_settings
 from thriftserve.models.devices import SessionOptions
 from thriftserve.models.python_model import PythonSession
 from thriftserve.models.registry import Registry
-from thriftserve.models.repository import ModelConfig, newest_version
+from thriftserve.models.repository import PYTHON_VERSION, ModelConfig, newest_version
 from thriftserve.models.saved_model import SavedModelSession
 from thriftserve.models.servable import Servable
-
-#: The one version that a Python model has.
-PYTHON_VERSION = 1
 
 log = logging.getLogger(__name__)
 

@@ -128,10 +128,16 @@ def _made(path: Path, name: str, table: Mapping[str, Any]) -> Any:
     for key, value in table.items():
         if key not in known:
             raise ModelLoadError(f"{path}: unknown key {name}.{key} = {value!r}: use one of {', '.join(known)}")
-        fits, expected = _CHECKS[key]
-        if not fits(value):
-            raise ModelLoadError(f"{path}: {name}.{key} = {value!r}: {expected}")
+        told = complaint(key, value)
+        if told:
+            raise ModelLoadError(f"{path}: {name}.{key} = {value!r}: {told}")
     return kind(**{key: tuple(value) if isinstance(value, list) else value for key, value in table.items()})
+
+
+def complaint(key: str, value: Any) -> str | None:
+    """What a key's value should have been; None where it will do. Lists are TOML's."""
+    fits, expected = _CHECKS[key]
+    return None if fits(value) else expected
 
 
 def _whole(value: Any, most: int) -> bool:

@@ -1,36 +1,60 @@
-"""Where models come from: a flag, a base path, the newest version below it.
+"""Where models come from: a flag, a base path, the versions below it.
 
     "digits=/models/digits"  --parse_model_flag-->  ModelConfig  --newest_version-->  /models/digits/3
 
-The layout is TensorFlow Serving's: each directory with a number for a name is a version (`00123` is
-123) with a SavedModel in it; everything else in a base path is left alone.
+The layout is TensorFlow Serving's: each directory with a number for a name is a version (any signed 64-bit
+number, `00123` is 123) with a SavedModel in it; everything else in a base path is left alone.
 """
 
 from __future__ import annotations
 
+import os
 import re
-from collections.abc import Iterable
-from dataclasses import dataclass
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass, field
 from pathlib import Path
 
 from thriftserve.errors import ConfigError, ModelLoadError
+from thriftserve.models.image_settings import ImageSettings
+from thriftserve.models.model_settings import BatchingSettings, RunSettings
+from thriftserve.models.version_policy import MAX_VERSION, MIN_VERSION, NEWEST, VersionPolicy
 
 SAVED_MODEL_FILES = ("saved_model.pb", "saved_model.pbtxt")
 PYTHON_PREFIX = "python:"
-#: Versions travel as a signed 64-bit number.
-MAX_VERSION = 2**63 - 1
+#: The one version that a Python model has.
+PYTHON_VERSION = 1
 _NAME = re.compile(r"[A-Za-z0-9_][A-Za-z0-9_.-]{0,127}")
+NAME_RULE = "must be 1 to 128 letters, digits, '_', '-' or '.', and begin with a letter, digit or '_'"
+_URL = re.compile(r"[A-Za-z][A-Za-z0-9+.-]*(?:::.+)?://")
 
 
 @dataclass(frozen=True)
 class ModelConfig:
-    """A model to serve: its name and where it comes from."""
+    """A model to serve: its name, where it comes from and how it is to be served.
+
+    What is None is left to the model's own files (model.toml, image.toml), then to the server's settings.
+    """
 
     name: str
     #: "tensorflow" or "python".
     platform: str
-    #: An absolute base path, or "package.module:Class" with options after a "?".
+    #: An absolute base path, a URL of one, or "package.module:Class" with options after a "?".
     source: str
+    policy: VersionPolicy = NEWEST
+    #: Versions by the labels ("stable", …) that the configuration gives them.
+    labels: Mapping[str, int] = field(default_factory=dict, hash=False)
+    batching: BatchingSettings | None = None
+    session: RunSettings | None = None
+    image: ImageSettings | None = None
+    #: As the setting of that name: "cpu", "gpu:0,gpu:1".
+    devices: str | None = None
+    #: Whether each signature is run once before the first client.
+    warmup: bool | None = None
+
+    @property
+    def remote(self) -> bool:
+        """Whether the base path is a URL."""
+        return self.platform != "python" and is_url(self.source)
 
 
 @dataclass(frozen=True)
@@ -66,14 +90,23 @@ def parse_model_flag(flag: str) -> ModelConfig:
     name, source = name.strip(), source.strip()
     if not (name and separator and source):
         raise ConfigError(f"model is {flag!r}: write NAME=BASE_PATH or NAME=python:package.module:Class")
-    if not _NAME.fullmatch(name):
-        raise ConfigError(
-            f"model is {flag!r}: the name {name!r} must be 1 to 128 letters, digits, '_', '-' or '.', "
-            "and begin with a letter, digit or '_'"
-        )
+    if not is_name(name):
+        raise ConfigError(f"model is {flag!r}: the name {name!r} {NAME_RULE}")
     if source.startswith(PYTHON_PREFIX):
         return ModelConfig(name, "python", source.removeprefix(PYTHON_PREFIX))
+    if is_url(source):
+        return ModelConfig(name, "tensorflow", source.rstrip("/"))
     return ModelConfig(name, "tensorflow", str(Path(source).expanduser().absolute()))
+
+
+def is_name(name: str) -> bool:
+    """Whether a model may have that name; `NAME_RULE` says it in words."""
+    return _NAME.fullmatch(name) is not None
+
+
+def is_url(source: str) -> bool:
+    """Whether a base path is a URL, like s3://bucket/models/digits."""
+    return _URL.match(source) is not None
 
 
 def newest_version(base_path: Path) -> VersionDir:
@@ -84,12 +117,12 @@ def newest_version(base_path: Path) -> VersionDir:
     """
     found = versions(base_path)
     if not found:
-        raise ModelLoadError(_why_none(base_path))
-    newest = found[-1]
-    twins = [one.path.name for one in found if one.version == newest.version]
-    if len(twins) > 1:
-        raise ModelLoadError(f"{base_path}: {' and '.join(twins)} are both version {newest.version}: remove one")
-    return newest
+        raise ModelLoadError(why_none(base_path))
+    newest = found[-1].version
+    fault = twins(base_path, found).get(newest)
+    if fault:
+        raise ModelLoadError(fault)
+    return found[-1]
 
 
 def versions(base_path: Path) -> list[VersionDir]:
@@ -99,25 +132,46 @@ def versions(base_path: Path) -> list[VersionDir]:
         ModelLoadError: the base path can't be read.
     """
     try:
-        entries = sorted(base_path.iterdir())
+        with os.scandir(base_path) as entries:
+            numbered = [
+                VersionDir(number, base_path / entry.name)
+                for entry in entries
+                if (number := version_number(entry.name)) is not None and entry.is_dir()
+            ]
     except FileNotFoundError:
         raise ModelLoadError(f"{base_path}: there is no such directory") from None
     except NotADirectoryError:
         raise ModelLoadError(f"{base_path}: is a file; a base path is a directory of version directories") from None
     except OSError as error:
         raise ModelLoadError(f"{base_path}: can't be read: {error.strerror}") from error
-    numbered = [VersionDir(int(entry.name), entry) for entry in entries if _is_version(entry)]
-    return sorted(numbered, key=lambda one: one.version)
+    return sorted(numbered, key=lambda one: (one.version, one.path.name))
 
 
-def _is_version(entry: Path) -> bool:
+def twins(base_path: Path, found: Iterable[VersionDir]) -> dict[int, str]:
+    """What to say of each version that several directories claim: `1` and `01` can't both be version 1."""
+    names: dict[int, list[str]] = {}
+    for one in found:
+        names.setdefault(one.version, []).append(one.path.name)
+    return {
+        version: f"{base_path}: {' and '.join(several)} are both version {version}: remove one"
+        for version, several in names.items()
+        if len(several) > 1
+    }
+
+
+def version_number(name: str) -> int | None:
+    """The version that a directory of that name is; None where the name is no signed 64-bit number."""
     # Not str.isdigit: it takes digits of other scripts, and superscripts that int() refuses. Nineteen digits
     # beyond the leading zeros are enough for every version; longer ones would cost int() time.
-    found = re.fullmatch(r"0*([0-9]{1,19})", entry.name)
-    return found is not None and int(found[1]) <= MAX_VERSION and entry.is_dir()
+    found = re.fullmatch(r"(-?)0*([0-9]{1,19})", name)
+    if found is None:
+        return None
+    number = int(found[1] + found[2])
+    return number if MIN_VERSION <= number <= MAX_VERSION else None
 
 
-def _why_none(base_path: Path) -> str:
+def why_none(base_path: Path) -> str:
+    """What to say of a base path without a version, with the remedy."""
     if any((base_path / name).exists() for name in SAVED_MODEL_FILES):
         return (
             f"{base_path}: this is a version itself, not a directory of versions: move it to "
