@@ -7,7 +7,7 @@ VENV := .venv
 BIN := $(VENV)/bin
 # TensorFlow's CPU build is a quarter of the download; the CUDA build is for where there is a device.
 TENSORFLOW ?= $(if $(wildcard /dev/nvidiactl),server-cuda,server-cpu)
-SERVER_TYPE ?= TThreadPoolServer
+SERVER_TYPE ?= TBatchingServer
 PORT ?= 9090
 PYTEST_ARGS ?=
 

@@ -11,9 +11,11 @@ import numpy as np
 import pytest
 
 from demo_process import DEMO, demo, environment, left_behind, trained
-from thriftserve.server_types import LOOPS
+from thriftserve.server_types import HostSettings
+from thriftserve.settings.table import SERVER_TYPES
 from thriftserve_bench.demo import digits, options
 from thriftserve_bench.server_process import ServerProcess
+from thriftserve_bench.server_types import SERVER_TYPES as TYPES
 from thriftserve_client import Client
 
 
@@ -30,7 +32,7 @@ def test_first_run() -> None:
     assert done.returncode == 0, done.stderr
     assert accuracy(done.stdout) > 97
     assert "trained in" in done.stdout
-    assert re.search(r"^requests/s +[\d,]+ +360 in [\d.]+ s over 4 connections to TThreadPoolServer", done.stdout, re.M)
+    assert re.search(r"^requests/s +[\d,]+ +360 in [\d.]+ s over 4 connections to TBatchingServer", done.stdout, re.M)
     assert "360/360" in done.stdout
     assert done.stderr == ""
     assert "\x1b" not in done.stdout and "\r" not in done.stdout
@@ -40,7 +42,7 @@ def test_first_run() -> None:
     assert sorted(one.name for one in (directory / "models" / "digits").iterdir()) == ["1", "2"]
 
 
-@pytest.mark.parametrize("server_type", [one for one in options.SERVER_TYPES if one != "TThreadPoolServer"])
+@pytest.mark.parametrize("server_type", [one for one in TYPES if one != "TBatchingServer"])
 def test_every_server_type(server_type: str) -> None:
     """With the model that is there already, each type answers as the first run did."""
     directory, _ = trained()
@@ -53,8 +55,9 @@ def test_every_server_type(server_type: str) -> None:
 
 
 def test_server_types_are_the_servers() -> None:
-    """The demo offers the types that the server has."""
-    assert list(LOOPS) == list(options.SERVER_TYPES)
+    """The demo offers the types that the server has, in their order, and has the server's own default."""
+    assert SERVER_TYPES == TYPES
+    assert options.parse([]).server_type == HostSettings().server_type == "TBatchingServer"
 
 
 def run(command: list[str]) -> subprocess.CompletedProcess[str]:

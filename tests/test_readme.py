@@ -10,7 +10,8 @@ import pytest
 
 from demo_process import trained
 from documents import ROOT, blocks, commands, run_client, run_python
-from thriftserve.server_types import LOOPS
+from thriftserve.server_types import HostSettings
+from thriftserve.settings.table import SERVER_TYPES
 from thriftserve_bench.server_process import ServerProcess
 
 DOCUMENTS = ["README.md", *(str(one.relative_to(ROOT)) for one in sorted((ROOT / "docs").glob("*.md")))]
@@ -32,7 +33,7 @@ def port(checkout: Path) -> Iterator[int]:
     assert arguments[0] == "serve"
     given = [one.replace(".demo/", f"{checkout}/.demo/") for one in arguments[1:]]
     with ServerProcess([*given, "--port", "0"]) as server:
-        assert server.ready["server_type"] == "TProcessPoolServer"
+        assert server.ready["server_type"] == "TBatchingServer"
         yield server.port
 
 
@@ -43,7 +44,7 @@ def test_readme_commands(port: int, checkout: Path) -> None:
     metadata, classified, status = outputs[1:]
     assert "image" in metadata and "scores" in metadata
     assert re.search(r"\b7\b.*\b0?\.\d+", classified), classified
-    assert "TProcessPoolServer" in status
+    assert "TBatchingServer" in status
 
 
 def test_readme_python(port: int, checkout: Path) -> None:
@@ -67,11 +68,13 @@ def test_clients_python(port: int, checkout: Path, number: int) -> None:
 
 
 def test_server_types_are_described() -> None:
-    """README's table and docs/server-types.md have the server's types, no more and no fewer."""
+    """README's table and docs/server-types.md have the server's types, the default first, no more and no fewer."""
     readme = (ROOT / "README.md").read_text(encoding="utf-8")
     page = (ROOT / "docs" / "server-types.md").read_text(encoding="utf-8")
-    assert re.findall(r"^\| (T\w+)", readme, re.MULTILINE) == list(LOOPS)
-    assert re.findall(r"^## (T\w+)", page, re.MULTILINE) == list(LOOPS)
+    default = HostSettings().server_type
+    types = [default, *(each for each in SERVER_TYPES if each != default)]
+    assert re.findall(r"^\| (T\w+)", readme, re.MULTILINE) == types
+    assert re.findall(r"^## (T\w+)", page, re.MULTILINE) == types
 
 
 def test_settings_named_in_server_types_exist() -> None:

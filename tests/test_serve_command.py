@@ -54,13 +54,19 @@ def half(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 def test_a_saved_model_is_served(half: Path) -> None:
-    """A SavedModel given by flag is answered from, on the device and by the worker that the status shows."""
+    """A SavedModel given by flag is answered from, on the device and by the worker that the status shows.
+
+    Nothing else was said, so the server is a TBatchingServer: its front is among the processes.
+    """
     with Served("--model", f"half={half}") as server, server.client() as client:
         answer = client.predict("half", {"x": np.array([1.0, 4.0], np.float32)})
         np.testing.assert_allclose(answer.outputs["y"], [2.5, 4.0])
         status = client.server_status()
         assert (list(status.models), status.pid) == (["half"], server.process.pid)
-        assert [worker.device for worker in status.workers] == ["cpu"]
+        assert {(worker.role, worker.device) for worker in status.workers} == {("worker", "cpu"), ("front", "")}
+        assert answer.timing is not None
+        assert answer.timing.worker_pid in {worker.pid for worker in status.workers if worker.role == "worker"}
+        assert server.server_type == "TBatchingServer"
 
 
 def test_a_python_model_needs_no_tensorflow(modules: str) -> None:
@@ -78,7 +84,7 @@ def test_control_has_a_port_of_its_own(modules: str) -> None:
     """--control-port serves ModelControl on the port that the ready line names; reloadConfig replaces the workers."""
     arguments = ("--model", "twice=python:served_models:Doubler", "--control-port", "0")
     with Served(*arguments, PYTHONPATH=modules) as server, server.client() as client:
-        before = client.server_status().workers[0].pid
+        before = _pids(server)[0]
         transport = TFramedTransport(TSocket("127.0.0.1", server.control_port))
         transport.open()
         ModelControl.Client(TBinaryProtocolAccelerated(transport)).reloadConfig()
@@ -89,7 +95,7 @@ def test_control_has_a_port_of_its_own(modules: str) -> None:
 
 def _pids(server: Served) -> list[int]:
     with server.client() as client:
-        return [worker.pid for worker in client.server_status().workers]
+        return [worker.pid for worker in client.server_status().workers if worker.role == "worker"]
 
 
 def test_reload_takes_up_a_changed_file(modules: str, tmp_path: Path) -> None:

@@ -209,8 +209,10 @@ def test_a_program_is_told_as_well() -> None:
 
 
 def test_worker_processes_follow_the_server_type() -> None:
-    """Only TProcessPoolServer has several workers."""
+    """Only TProcessPoolServer and TBatchingServer, the default, have several workers."""
     assert HostSettings(server_type="TProcessPoolServer", workers=3).worker_processes == 3
+    assert HostSettings(workers=3) == HostSettings(server_type="TBatchingServer", workers=3)
+    assert HostSettings(workers=3).worker_processes == 3
     assert HostSettings(server_type="TThreadedServer", workers=3).worker_processes == 1
 
 

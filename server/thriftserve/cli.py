@@ -36,7 +36,7 @@ _SERVE = """\
 Serves models until it is told to stop. When every worker has its models loaded, and not before, one line on
 stdout says so:
 
-  thriftserve ready host=127.0.0.1 port=9090 server_type=TThreadPoolServer workers=1 pid=4711
+  thriftserve ready host=127.0.0.1 port=9090 server_type=TBatchingServer workers=2 pid=4711
 
 Logs go to stderr. SIGTERM and SIGINT finish what is in flight and end; SIGHUP loads new versions.
 """
@@ -49,8 +49,11 @@ examples:
   a Python class (methods load, predict) beside it, on a port that the kernel picks:
     thriftserve serve --model digits=/models/digits --model echo=python:my_package.models:Echo --port 0
 
-  a process with a session of its own on each of two GPUs:
-    thriftserve serve --model digits=/models/digits --server-type TProcessPoolServer --workers 2 --devices gpu:0,gpu:1
+  a worker process with a session of its own on each of two GPUs, up to 32 requests in a run:
+    thriftserve serve --model digits=/models/digits --devices gpu:0,gpu:1 --workers 2 --max-batch-size 32
+
+  everything in one process, for a model to be debugged:
+    thriftserve serve --model digits=/models/digits --server-type TSimpleServer
 
   settings from a file, one of them from the environment, to look at without serving:
     THRIFTSERVE_PORT=9091 thriftserve serve --config server.toml --print-settings

@@ -10,15 +10,8 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-#: Of `thriftserve serve`; listed here so that a wrong one is told before anything is trained.
-SERVER_TYPES = (
-    "TSimpleServer",
-    "TThreadedServer",
-    "TThreadPoolServer",
-    "TNonblockingServer",
-    "TForkingServer",
-    "TProcessPoolServer",
-)
+from thriftserve_bench.server_types import BATCHING, SERVER_TYPES
+
 PROGRAM = "python -m thriftserve_bench.demo"
 
 _DESCRIPTION = """\
@@ -30,7 +23,7 @@ so that the next run starts at once.
 _EXAMPLES = f"""\
 examples:
   {PROGRAM}
-  {PROGRAM} --server-type TProcessPoolServer --clients 8
+  {PROGRAM} --server-type TThreadPoolServer --clients 8
   {PROGRAM} --serve --port 9090
 
 exit codes:
@@ -71,7 +64,7 @@ def parse(arguments: Sequence[str] | None) -> Options:
         formatter_class=argparse.RawDescriptionHelpFormatter,
     )
     add = parser.add_argument
-    add("--server-type", choices=SERVER_TYPES, default="TThreadPoolServer", metavar="T", help=_types_help())
+    add("--server-type", choices=SERVER_TYPES, default=BATCHING, metavar="T", help=_types_help())
     add("--serve", action="store_true", help="leave the server running in the foreground; send nothing")
     add("--port", type=_number(0, 65535), default=0, help="of the server (default: 0, the kernel picks a free one)")
     add("--clients", type=_number(1, 256), default=4, help="connections that send, a thread each (default: 4)")
@@ -82,7 +75,7 @@ def parse(arguments: Sequence[str] | None) -> Options:
 
 
 def _types_help() -> str:
-    return f"one of {', '.join(SERVER_TYPES)} (default: TThreadPoolServer)"
+    return f"one of {', '.join(SERVER_TYPES)} (default: {BATCHING})"
 
 
 def _number(low: int, high: int) -> Callable[[str], int]:

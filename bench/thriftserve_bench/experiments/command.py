@@ -71,7 +71,7 @@ def add_to(commands: Any) -> None:
     add("--pattern", action="append", choices=tuple(PATTERNS), help=several)
     add("--server-type", action="append", choices=_DEFAULTS.server_types, help=several)
     add("--side", action="append", choices=SIDES, help=f"whose servers; {several}")
-    add("--workers", type=int, default=_DEFAULTS.workers, help="processes of TProcessPoolServer (%(default)s)")
+    add("--workers", type=int, default=_DEFAULTS.workers, help="of TProcessPoolServer, TBatchingServer (%(default)s)")
     add("--threads", type=int, default=_DEFAULTS.threads, help="of TThreadPoolServer, TNonblockingServer (%(default)s)")
     add(
         "--side-by-side",

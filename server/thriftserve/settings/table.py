@@ -70,7 +70,7 @@ class HostSettings:
     """How any Thrift service is hosted: server type, address, wire, limits."""
 
     server_type: str = setting(
-        "TThreadPoolServer",
+        "TBatchingServer",
         "how connections and requests are laid over threads and processes",
         group=PROCESSES,
         choices=SERVER_TYPES,
