@@ -23,6 +23,9 @@ if TYPE_CHECKING:
 
 #: Callers choose the inner shapes where they are free, so there must be a limit; past it, all are forgotten.
 MOST_LANES = 256
+#: What a run may count more than the best one of its size.
+SLOWER = 1.03
+NOT_YET_US = 10**12
 #: Times the largest run until now that the next one may be.
 GROWTH = 4
 #: Callers choose the sizes too.
@@ -122,7 +125,7 @@ class Sharing:
 class Lane:
     """Jobs that fit together, and what their runs take."""
 
-    __slots__ = ("_largest", "_lock", "_merges", "_seen", "busy_us", "jobs", "rows", "sharing", "times", "turns")
+    __slots__ = ("_best", "_largest", "_lock", "_merges", "busy_us", "jobs", "rows", "sharing", "times", "turns")
 
     def __init__(self, sharing: Sharing, *, merges: bool) -> None:
         self.sharing = sharing
@@ -131,7 +134,8 @@ class Lane:
         self.turns: Turns | None = None
         self._merges = merges
         self._lock = threading.Lock()
-        self._seen: set[int] = set()
+        #: The least that a run of each size took, which creeps up while runs take longer.
+        self._best: dict[int, int] = {}
         self._largest = 1
         #: Of its runs; recent ones count most.
         self.busy_us = self.jobs = self.rows = 0
@@ -148,11 +152,15 @@ class Lane:
             self.jobs += jobs
             self.rows += rows
             self._largest = max(self._largest, size)
-            # The first run of a size pays for what later ones find ready, in TensorFlow's kernels as in caches.
-            if size in self._seen or len(self._seen) >= MOST_SIZES:
+            # The first run of a size pays for what later ones find ready, in TensorFlow's kernels as in caches; and
+            # what other work on the machine adds says nothing of the sizes: near the best of a size is what counts.
+            best = self._best.get(size)
+            if best is not None:
+                us = min(us, int(best * SLOWER) + 1)
                 self.times.add(size, us)
-            else:
-                self._seen.add(size)
+                self._best[size] = us
+            elif len(self._best) < MOST_SIZES:
+                self._best[size] = NOT_YET_US
 
     def first_turns(self, turns: Turns) -> Turns:
         """The turns that this lane has from now on: those given, where another thread was not first."""

@@ -35,6 +35,7 @@ from thriftserve.workers.child import Loop
 from thriftserve.workers.context import WorkerContext
 from thriftserve.workers.group import WorkerGroup
 from thriftserve.workers.listener import Listener
+from thriftserve.workers.pages import forget_clean_pages
 from thriftserve.workers.scoreboard import Counters, Scoreboard
 from thriftserve.workers.tls import server_context
 
@@ -117,6 +118,7 @@ def serve(
         ready += f" control_port={_port(groups[-1])}"
     if preload is not None and settings.server_type != "TBatchingServer":
         preload()
+        forget_clean_pages()
     gc.freeze()  # what is here now is shared with every child, until the collector writes on it
     forking = settings.server_type == "TForkingServer"
     board = Scoreboard(

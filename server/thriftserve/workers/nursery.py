@@ -19,6 +19,7 @@ import threading
 from thriftserve.errors import ExitCode
 from thriftserve.workers import child
 from thriftserve.workers.group import Place, State, WorkerGroup
+from thriftserve.workers.pages import forget_clean_pages
 from thriftserve.workers.scoreboard import Scoreboard
 from thriftserve.workers.seat import SEAT_BYTES, Seat, work
 
@@ -83,6 +84,7 @@ class _Cradle:
         """Imports what the workers need."""
         if self._group.preload is not None:
             self._group.preload()
+            log.debug("%s: %d bytes of libraries given back", self._group.name, forget_clean_pages())
         if others := [thread.name for thread in threading.enumerate() if thread is not threading.main_thread()]:
             log.warning("%s: its import started threads, workers may hang: %s", self._group.name, ", ".join(others))
 
