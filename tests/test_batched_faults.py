@@ -1,0 +1,110 @@
+"""TBatchingServer when workers die, hang or load: who is answered, with what, and who notices nothing."""
+
+from __future__ import annotations
+
+import os
+import signal
+from collections.abc import Iterator
+from pathlib import Path
+
+import numpy as np
+import psutil
+import pytest
+
+from batched_load import Loops, Pipe, frame, right, steered, told, workers
+from hosting import eventually
+from served import Served
+from thriftserve.errors import ExitCode
+from thriftserve_client import InternalError
+from thriftserve_idl.ttypes import ErrorCode, PredictError
+
+KILLS = 4
+WORKER_TIMEOUT_S = "0.6"
+
+
+def state(server: Served) -> str:
+    """What it says of itself."""
+    with server.client() as client:
+        return str(client.server_status().state)
+
+
+@pytest.fixture(scope="module", params=[1, 2], ids=["one-run", "two-runs"])
+def server(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> Iterator[tuple[Served, Path]]:
+    """Two workers, of one or two runs at once, that may hang for less than a second."""
+    folder = tmp_path_factory.mktemp("steered")
+    runs = str(request.param)
+    with steered(folder, "--workers", "2", "--runs-per-worker", runs, "--worker-timeout-s", WORKER_TIMEOUT_S) as made:
+        yield made, folder
+        assert made.stop() == (ExitCode.OK, "")
+        assert "Traceback" not in made.log(), made.log()
+
+
+def test_killed_workers_cost_no_request(server: tuple[Served, Path]) -> None:
+    """Workers are killed while 16 clients call: each request is answered, rightly, by whoever is left."""
+    served, _ = server
+    with Loops(served, 16) as loops:
+        for _ in range(KILLS):
+            loops.go_on(200)
+            victim = workers(served)[0]
+            os.kill(victim, signal.SIGKILL)
+            _wait_for_successor(served, victim)
+        loops.go_on(200)
+    assert loops.failures == []
+    assert max(loops.sizes) > 1
+
+
+def _wait_for_successor(server: Served, victim: int) -> None:
+    eventually(lambda: len(set(workers(server)) - {victim}) == 2, "another worker")
+
+
+def test_a_request_that_kills_fails_alone(server: tuple[Served, Path]) -> None:
+    """Requests that kill their worker are answered INTERNAL after two of them; those beside them get their answers."""
+    served, _ = server
+    poisoned = {7, 30}
+    with Loops(served, 4) as loops, Pipe(served) as pipe:
+        pipe.send(*(frame(number, told("kill" if number in poisoned else "", number)) for number in range(40)))
+        for expected, (number, answer) in enumerate(pipe.answers(40)):
+            assert number == expected
+            if number not in poisoned:
+                assert right(number, answer)
+                continue
+            assert isinstance(answer, PredictError)
+            assert (answer.code, answer.retryable) == (ErrorCode.INTERNAL, False)
+            assert "2 workers died" in answer.message
+    assert loops.failures == []
+
+
+def test_a_worker_that_hangs_is_replaced(server: tuple[Served, Path]) -> None:
+    """A worker that holds a request for too long is killed; so is a second one; then the client is told."""
+    served, _ = server
+    before = served.log().count("is killed")
+    with Loops(served, 4) as loops:
+        with served.client() as client, pytest.raises(InternalError, match="2 workers died"):
+            client.predict("m", told("hang"))
+        loops.go_on(20)
+    assert loops.failures == []
+    assert served.log().count("is killed") - before == 2
+
+
+def test_the_front_answers_whatever_the_workers_do(tmp_path: Path) -> None:
+    """Ping and status are answered while all workers are busy, and while all are loading; what comes then waits."""
+    with steered(tmp_path, "--workers", "1") as server, Pipe(server) as pipe, server.client() as client:
+        pipe.send(frame(1, told("hold:gate", 1)))
+        eventually((tmp_path / "gate.held").exists, "a busy worker")
+        client.ping()
+        assert client.server_status().state == "SERVING"
+        (tmp_path / "no-load").touch()
+        (victim,) = workers(server)
+        os.kill(victim, signal.SIGKILL)
+        eventually(lambda: not psutil.pid_exists(victim), "its end")
+        eventually(lambda: state(server) == "DEGRADED", "the status")
+        pipe.send(frame(2))
+        for _ in range(20):
+            client.ping()
+        eventually(lambda: [each for each in workers(server) if each != victim] != [], "a successor, loading")
+        client.ping()
+        assert client.server_status().models == ("m",)
+        (tmp_path / "gate").touch()
+        (tmp_path / "no-load").unlink()
+        assert [(number, right(number, answer)) for number, answer in pipe.answers(2)] == [(1, True), (2, True)]
+        assert (client.predict("m", {"x": np.ones(2, np.float32)})["y"] == 3).all()
