@@ -7,10 +7,12 @@ from __future__ import annotations
 
 import json
 import os
+import signal
 import subprocess
 import sys
 import tempfile
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -19,6 +21,7 @@ from thriftserve_bench.demo.recipe import RECIPE, RECIPE_FILE
 
 #: What the child of a demo needs to be quiet and to leave the GPU to the server.
 _QUIET = {"TF_CPP_MIN_LOG_LEVEL": "2", "TF_ENABLE_ONEDNN_OPTS": "0", "CUDA_VISIBLE_DEVICES": "-1"}
+_ENDING = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)
 
 #: Told after each epoch: epochs done, epochs in all, mean loss of the last one.
 Told = Callable[[int, int, float], None]
@@ -71,23 +74,34 @@ def _versions(base_path: Path) -> list[int]:
 
 def _train(directory: Path, told: Told) -> None:
     command = [sys.executable, "-m", "thriftserve_bench.demo.make_model", str(directory)]
-    with (
-        tempfile.TemporaryFile() as log,
-        # A session of its own: Ctrl-C comes to the demo, which ends it below.
-        subprocess.Popen(
-            command, env=os.environ | _QUIET, stdout=subprocess.PIPE, stderr=log, start_new_session=True
-        ) as process,
-    ):
-        try:
-            _follow(process, told)
-        except BaseException:
-            process.kill()
-            process.wait()  # what it writes must be over before its directory is removed
-            raise
+    with tempfile.TemporaryFile() as log, ExitStack() as ending:
+        with _signals_later():
+            # A session of its own: Ctrl-C comes to the demo, which ends it below.
+            process = ending.enter_context(
+                subprocess.Popen(
+                    command, env=os.environ | _QUIET, stdout=subprocess.PIPE, stderr=log, start_new_session=True
+                )
+            )
+            ending.callback(process.kill)  # and waited for: what it writes must be over before its directory is removed
+        _follow(process, told)
         if process.wait() != 0:
             log.seek(0)
             said = log.read().decode(errors="replace").strip()
             raise TrainingFailed(f"training ended with exit code {process.returncode}:\n{said}")
+
+
+@contextmanager
+def _signals_later() -> Iterator[None]:
+    """Signals that end the program do so at the end of the block: in the midst of Popen nobody has the process."""
+    came: list[int] = []
+    before = {one: signal.signal(one, lambda number, _: came.append(number)) for one in _ENDING}
+    try:
+        yield
+    finally:
+        for one, handler in before.items():
+            signal.signal(one, handler)
+        for number in came:
+            signal.raise_signal(number)
 
 
 def _follow(process: subprocess.Popen[bytes], told: Told) -> None:
