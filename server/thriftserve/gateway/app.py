@@ -14,13 +14,21 @@ from typing import Any
 
 import orjson
 
+from thriftserve.gateway import openapi
+from thriftserve.gateway.arrays_in import KINDS
 from thriftserve.gateway.backends import Backends
 from thriftserve.gateway.catalog import Catalog
+from thriftserve.gateway.example_api import ExampleApi
 from thriftserve.gateway.exchange import Exchange, Receive, Reply, Scope
 from thriftserve.gateway.failures import RETRY_AFTER, Refusal, refusal_of
 from thriftserve.gateway.health import Health
-from thriftserve.gateway.model_api import ModelApi
-from thriftserve.gateway.paths import model_path
+from thriftserve.gateway.image_api import ImageApi
+from thriftserve.gateway.image_service import ImageService
+from thriftserve.gateway.images_in import bears_images, images_in, images_of
+from thriftserve.gateway.json_text import parsed_object
+from thriftserve.gateway.model_api import ModelApi, aside
+from thriftserve.gateway.paths import ModelPath, model_path
+from thriftserve.gateway.v2_api import V2Api
 from thriftserve.settings.gateway import GatewaySettings
 
 log = logging.getLogger(__name__)
@@ -47,15 +55,16 @@ class Gateway:
         self._backends = backends = Backends(settings)
         catalog = Catalog(backends)
         health = Health(backends)
-        self._models = ModelApi(backends, catalog)
-        self._verbs: dict[str, Any] = {
-            "predict": self._models.predict,
-            "status": self._models.status,
-            "metadata": self._models.metadata,
-        }
+        self._models = ModelApi(backends, catalog, settings.max_body_bytes)
+        self._examples = ExampleApi(catalog, self._models)
+        self._images = ImageApi(backends)
+        self._v2 = V2Api(catalog, self._models, health)
         self._routes = {
             "/healthz": ("GET", health.live),
             "/readyz": ("GET", health.ready),
+            "/service": ("POST", ImageService(backends, settings).answer),
+            "/openapi.json": ("GET", _openapi),
+            "/docs": ("GET", _page),
         }
 
     def close(self) -> None:
@@ -103,14 +112,48 @@ class Gateway:
             return await _allowed(exchange, *route)
         if _V1.fullmatch(path):
             return await self._v1(exchange, path)
+        if path == "/v2" or path.startswith("/v2/"):
+            return await self._v2.answer(exchange)
         raise Refusal(f"Not found: {path[:1000]}", 404)
 
     async def _v1(self, exchange: Exchange, path: str) -> Reply:
         if exchange.method in ("GET", "HEAD") and _ALL_MODELS.fullmatch(path):
             return await self._models.models(exchange)
         which = model_path(exchange.method, path)
-        reply: Reply = await self._verbs[which.verb](exchange, which)
-        return reply
+        if which.verb == "predict":
+            return await self._models.predict(exchange, which)
+        if which.verb == "status":
+            return await self._models.status(exchange, which)
+        if which.verb == "metadata":
+            return await self._models.metadata(exchange, which)
+        return await self._v1_images(exchange, which)
+
+    async def _v1_images(self, exchange: Exchange, which: ModelPath) -> Reply:
+        """classify, regress and detect: the first takes examples or images, the others one of these."""
+        kind = exchange.content_type
+        if which.verb != "regress" and bears_images(kind):
+            found = await images_of(exchange)
+        elif bears_images(kind) or kind in KINDS:
+            raise Refusal(f":{which.verb} takes no {kind}", 415)
+        else:
+            body = await exchange.body()
+            document = await aside(len(body), parsed_object, body)
+            if which.verb == "regress":
+                return await self._examples.regress(exchange, which, document)
+            if which.verb == "classify" and "images" not in document:
+                return await self._examples.classify(exchange, which, document)
+            found = images_in(document, exchange.query)
+        if which.verb == "classify":
+            return await self._images.classify(exchange, which, found)
+        return await self._images.detect(exchange, which, found)
+
+
+async def _openapi(exchange: Exchange) -> Reply:
+    return Reply.of(openapi.document())
+
+
+async def _page(exchange: Exchange) -> Reply:
+    return Reply(openapi.page().encode(), "text/html; charset=utf-8")
 
 
 async def _allowed(exchange: Exchange, method: str, endpoint: Endpoint) -> Reply:

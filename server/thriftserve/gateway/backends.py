@@ -56,11 +56,19 @@ class Backends:
         return answers.classifications(await self.pool.call("classify", left, request))
 
     async def detect(
-        self, exchange: Exchange, path: ModelPath, images: list[bytes], min_score: float | None, most: int | None
+        self,
+        exchange: Exchange,
+        path: ModelPath,
+        signature: str | None,
+        images: list[bytes],
+        min_score: float | None,
+        most: int | None,
     ) -> results.PerImage[results.ImageDetections]:
         """Finds objects in encoded images."""
         left = exchange.left_s
-        request = DetectRequest(path.spec(), images, min_score, most, requests.timeout_ms(left), exchange.request_id)
+        request = DetectRequest(
+            path.spec(signature), images, min_score, most, requests.timeout_ms(left), exchange.request_id
+        )
         return answers.detections(await self.pool.call("detect", left, request))
 
     async def metadata(self, spec: ModelSpec, timeout_s: float) -> results.ModelMetadata:

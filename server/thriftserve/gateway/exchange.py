@@ -28,6 +28,10 @@ JSON = "application/json"
 #: Request ids of clients that are passed on; others are replaced.
 _REQUEST_ID = re.compile(r"[\x21-\x7e]{1,128}")
 _GZIP_OR_ZLIB = 32 + zlib.MAX_WBITS
+#: A body that is too large is read on, and thrown away, up to so many times the limit: a client that is cut off in the
+#: middle of sending does not see why.
+_PATIENCE = 4
+_CLOSE = {"connection": "close"}
 _TIMEOUT_HEADER = "x-request-timeout"
 
 
@@ -139,21 +143,24 @@ class Exchange:
     async def _read(self) -> bytes:
         limit = self._settings.max_body_bytes
         announced = self.headers.get("content-length", "")
-        if announced.isdigit() and int(announced) > limit:
-            raise Refusal(_too_large(limit), 413, {"connection": "close"})
+        if announced.isdigit() and int(announced) > limit * _PATIENCE:
+            raise Refusal(_too_large(limit), 413, _CLOSE)
         pieces: list[bytes] = []
-        size = 0
-        while True:
+        size, more = 0, True
+        while more:
             message = await self._receive()
             if message["type"] == "http.disconnect":
                 raise Refusal("the client is gone", 499)
             piece = message.get("body", b"")
+            more = message.get("more_body", False)
             size += len(piece)
-            if size > limit:
-                raise Refusal(_too_large(limit), 413, {"connection": "close"})
-            pieces.append(piece)
-            if not message.get("more_body"):
-                return pieces[0] if len(pieces) == 1 else b"".join(pieces)
+            if size <= limit:
+                pieces.append(piece)
+            elif size > limit * _PATIENCE:
+                raise Refusal(_too_large(limit), 413, _CLOSE)
+        if size > limit:
+            raise Refusal(_too_large(limit), 413)
+        return pieces[0] if len(pieces) == 1 else b"".join(pieces)
 
 
 def unpacked(packed: bytes, limit: int) -> bytes:

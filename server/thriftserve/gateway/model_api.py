@@ -8,13 +8,17 @@ GET  /v1/models/N/metadata  --> the signatures, as the JSON form of the protobuf
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Callable, Mapping
+from collections.abc import Awaitable, Callable, Mapping
 from typing import Any, TypeVar
 
 from thriftserve.gateway import json_answers
+from thriftserve.gateway.arrays_in import KINDS, tensors_in
+from thriftserve.gateway.arrays_out import accepted, reply_of
 from thriftserve.gateway.backends import Backends
 from thriftserve.gateway.catalog import Catalog, declares_nothing, signature_of
 from thriftserve.gateway.exchange import Exchange, Reply
+from thriftserve.gateway.failures import Refusal
+from thriftserve.gateway.images_in import bears_images
 from thriftserve.gateway.json_requests import Form, Types, signature_name, tensors_of
 from thriftserve.gateway.json_text import parsed_object
 from thriftserve.gateway.paths import ModelPath
@@ -23,6 +27,8 @@ from thriftserve_client.results import ModelMetadata, ModelStatus, Prediction, S
 from thriftserve_idl.ttypes import Tensor
 
 T = TypeVar("T")
+#: Makes tensors of a request by a signature and its inputs' types; the second value comes back beside the outputs.
+Read = Callable[[SignatureInfo, Types], Awaitable[tuple[dict[str, Tensor], T]]]
 
 #: Larger bodies are read and written in a thread, so that other requests go on.
 LARGE_BYTES = 1024 * 1024
@@ -36,29 +42,51 @@ async def aside(size: int, work: Callable[..., T], *values: Any) -> T:
 class ModelApi:
     """The endpoints below /v1/models/N that take tensors or tell of a model."""
 
-    def __init__(self, backends: Backends, catalog: Catalog) -> None:
+    def __init__(self, backends: Backends, catalog: Catalog, max_body_bytes: int) -> None:
         self._backends = backends
         self._catalog = catalog
+        self._max_body_bytes = max_body_bytes
 
     async def predict(self, exchange: Exchange, path: ModelPath) -> Reply:
-        """Runs a signature on the tensors of a JSON body."""
+        """Runs a signature on the tensors of a body: JSON, or as they lie in memory."""
         body = await exchange.body()
-        document = await aside(len(body), parsed_object, body)
-        name = signature_name(document)
-
-        async def read(types: Types) -> tuple[dict[str, Tensor], Form]:
-            return await aside(len(body), tensors_of, document, types, name)
-
-        prediction, form = await self.run(exchange, path, name, read)
+        if exchange.content_type in KINDS:
+            prediction, form = await self._predict_arrays(exchange, path, body)
+        else:
+            prediction, form = await self._predict_json(exchange, path, body)
+        kind = accepted(exchange)
+        if kind is not None:
+            return reply_of(exchange, prediction.outputs, kind)
         size = sum(array.nbytes for array in prediction.outputs.values())
         return Reply(await aside(size, json_answers.answer, prediction.outputs, form))
 
+    async def _predict_json(self, exchange: Exchange, path: ModelPath, body: bytes) -> tuple[Prediction, Form]:
+        if bears_images(exchange.content_type):
+            raise Refusal(f":predict takes no {exchange.content_type}: send images to :classify or :detect", 415)
+        document = await aside(len(body), parsed_object, body)
+        name = signature_name(document)
+
+        async def read(_: SignatureInfo, types: Types) -> tuple[dict[str, Tensor], Form]:
+            return await aside(len(body), tensors_of, document, types, name)
+
+        return await self.run(exchange, path, name, read)
+
+    async def _predict_arrays(self, exchange: Exchange, path: ModelPath, body: bytes) -> tuple[Prediction, Form]:
+        async def read(signature: SignatureInfo, types: Types) -> tuple[dict[str, Tensor], Form]:
+            return tensors_in(exchange, body, signature, types, self._max_body_bytes), Form.COLUMNAR
+
+        return await self.run(exchange, path, exchange.query.get("signature_name"), read)
+
     async def run(
-        self, exchange: Exchange, path: ModelPath, signature: str | None, read: Callable[[Types], Any]
-    ) -> tuple[Prediction, Any]:
-        """Runs a signature on what `read` makes of the types of its inputs: tensors, and something to keep by.
+        self, exchange: Exchange, path: ModelPath, signature: str | None, read: Read[T]
+    ) -> tuple[Prediction, T]:
+        """Runs a signature on what `read` makes of it and its types: tensors, and something to keep by.
 
         Where the model has changed since it was described, all is done once more by the new description.
+
+        Raises:
+            Refusal: no such model, version or signature, or what `read` refused.
+            ThriftServeClientError: as the call went.
         """
         described = await self._catalog.describe(path, exchange.left_s)
         try:
@@ -70,14 +98,10 @@ class ModelApi:
             return await self._run(exchange, path, renewed, signature, read)
 
     async def _run(
-        self,
-        exchange: Exchange,
-        path: ModelPath,
-        described: ModelMetadata,
-        signature: str | None,
-        read: Callable[[Types], Any],
-    ) -> tuple[Prediction, Any]:
-        inputs, kept = await read(types_of(described, signature_of(described, signature)))
+        self, exchange: Exchange, path: ModelPath, described: ModelMetadata, signature: str | None, read: Read[T]
+    ) -> tuple[Prediction, T]:
+        declared = signature_of(described, signature)
+        inputs, kept = await read(declared, types_of(described, declared))
         prediction = await self._backends.predict(exchange, path, signature, inputs)
         self._catalog.ran(path, prediction.version)
         return prediction, kept

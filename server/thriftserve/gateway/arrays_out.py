@@ -1,0 +1,75 @@
+"""Outputs as a client's Accept header wants them.
+
+application/x-npy --> one output     application/x-npz --> all by name     application/octet-stream --> one, bare
+"""
+
+from __future__ import annotations
+
+import io
+import zipfile
+from collections.abc import Mapping
+from typing import Any
+from urllib.parse import quote
+
+import numpy as np
+
+from thriftserve.gateway.arrays_in import NPY, NPZ, RAW
+from thriftserve.gateway.exchange import Exchange, Reply
+from thriftserve.gateway.failures import Refusal
+
+Array = np.ndarray[Any, np.dtype[Any]]
+_ACCEPTED = {NPY: NPY, "application/npy": NPY, NPZ: NPZ, "application/npz": NPZ, RAW: RAW}
+
+
+def accepted(exchange: Exchange) -> str | None:
+    """The first of the binary kinds that the Accept header names; None: JSON will do."""
+    for part in exchange.headers.get("accept", "").split(","):
+        kind = _ACCEPTED.get(part.partition(";")[0].strip().lower())
+        if kind is not None:
+            return kind
+    return None
+
+
+def reply_of(exchange: Exchange, outputs: Mapping[str, Array], kind: str) -> Reply:
+    """The outputs as NPY, NPZ or RAW.
+
+    Raises:
+        Refusal: there are several and one was to be named, or it is text.
+    """
+    if kind == NPZ:
+        return Reply(_zipped(outputs), NPZ)
+    name, array = _one(exchange, outputs)
+    if kind == NPY:
+        file = io.BytesIO()
+        np.lib.format.write_array(file, _plain(array), allow_pickle=False)
+        return Reply(file.getbuffer(), NPY)
+    if array.dtype == object:
+        raise Refusal(f"output {name!r} is text, which has no fixed size: accept {NPY} or JSON", 406)
+    shape = ",".join(map(str, array.shape))
+    headers = {"x-tensor-name": quote(name), "x-tensor-dtype": array.dtype.name, "x-tensor-shape": shape}
+    return Reply(np.ascontiguousarray(array).tobytes(), RAW, headers=headers)
+
+
+def _zipped(outputs: Mapping[str, Array]) -> memoryview:
+    """A .npz file; numpy's own writer has no way to say some names."""
+    file = io.BytesIO()
+    with zipfile.ZipFile(file, "w") as archive:
+        for name, array in outputs.items():
+            with archive.open(f"{name}.npy", "w", force_zip64=True) as member:
+                np.lib.format.write_array(member, _plain(array), allow_pickle=False)
+    return file.getbuffer()
+
+
+def _one(exchange: Exchange, outputs: Mapping[str, Array]) -> tuple[str, Array]:
+    name = exchange.query.get("output")
+    if name is None and len(outputs) == 1:
+        return next(iter(outputs.items()))
+    if name not in outputs:
+        raise Refusal(f"which output? Name it in the query, as in ?output=y; there are {', '.join(sorted(outputs))}")
+    assert name is not None
+    return name, outputs[name]
+
+
+def _plain(array: Array) -> Array:
+    """An array that numpy writes without a pickle: text as numpy's own bytes."""
+    return array.astype(bytes) if array.dtype == object else array

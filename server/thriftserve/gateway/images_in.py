@@ -1,0 +1,144 @@
+"""Encoded images out of a request's body, and options beside them.
+
+    image/*              --> that image
+    multipart/form-data  --> every file in it, in order; its fields are options
+    {"images": [{"b64": …}, …], "top_k": 3}  --> those
+
+Options may also stand in the query: top_k, min_score, max_detections, signature_name.
+"""
+
+from __future__ import annotations
+
+from collections.abc import AsyncGenerator
+from dataclasses import dataclass
+from typing import Any
+
+from starlette.datastructures import Headers, UploadFile
+from starlette.formparsers import MultiPartException, MultiPartParser
+
+from thriftserve.gateway.exchange import Exchange
+from thriftserve.gateway.failures import Refusal
+from thriftserve.gateway.json_faults import from_base64
+from thriftserve.gateway.json_text import shown
+
+#: Files and fields of one form.
+_MOST_FILES = 256
+_MOST_FIELDS = 32
+
+
+@dataclass
+class Images:
+    """Encoded images and the options that came with them, as text or JSON values."""
+
+    images: list[bytes]
+    options: dict[str, Any]
+
+    def whole(self, name: str) -> int | None:
+        """An option that is a whole number of 32 bits.
+
+        Raises:
+            Refusal: it is none.
+        """
+        value = self.options.get(name)
+        if value is None:
+            return None
+        try:
+            number = int(value) if type(value) in (int, str) else None
+        except ValueError:
+            number = None
+        if number is None or not -(2**31) <= number < 2**31:
+            raise Refusal(f"{name} is {shown(value)}: expected a whole number")
+        return number
+
+    def number(self, name: str) -> float | None:
+        """An option that is a number.
+
+        Raises:
+            Refusal: it is none.
+        """
+        value = self.options.get(name)
+        if value is None:
+            return None
+        try:
+            return float(value)
+        except (TypeError, ValueError, OverflowError):
+            raise Refusal(f"{name} is {shown(value)}: expected a number") from None
+
+    @property
+    def signature(self) -> str | None:
+        """The signature to run; None: the default one.
+
+        Raises:
+            Refusal: it is not text.
+        """
+        name = self.options.get("signature_name")
+        if name is not None and type(name) is not str:
+            raise Refusal(f"signature_name is {shown(name)}: expected text")
+        return name or None
+
+
+def bears_images(content_type: str) -> bool:
+    """Whether a body of that media type is an image, or a form with files."""
+    return content_type.startswith("image/") or content_type == "multipart/form-data"
+
+
+async def images_of(exchange: Exchange) -> Images:
+    """The images of a body that `bears_images`.
+
+    Raises:
+        Refusal: there is none, or the form is damaged.
+    """
+    body = await exchange.body()
+    if exchange.content_type.startswith("image/"):
+        found = Images([body], {})
+    else:
+        found = await _of_form(exchange, body)
+    found.options = {**exchange.query, **found.options}
+    return _some(found)
+
+
+def images_in(document: dict[str, Any], query: dict[str, str]) -> Images:
+    """The images of a JSON object.
+
+    Raises:
+        Refusal: there is none, or one is no base64.
+    """
+    images = document.get("images")
+    if type(images) is not list:
+        raise Refusal(f"JSON Value: {shown(document)} Expecting 'images' to be a list of {{\"b64\": text}}")
+    return _some(Images([from_base64(one) for one in images], {**query, **document}))
+
+
+def _some(found: Images) -> Images:
+    if not any(found.images):
+        raise Refusal("the request carries no image")
+    return found
+
+
+async def _of_form(exchange: Exchange, body: bytes) -> Images:
+    async def stream() -> AsyncGenerator[bytes, None]:
+        yield body
+        yield b""
+
+    headers = Headers({"content-type": exchange.headers.get("content-type", "")})
+    parser = MultiPartParser(
+        headers,
+        stream(),
+        max_files=_MOST_FILES,
+        max_fields=_MOST_FIELDS,
+        max_part_size=len(body) + 1,
+    )
+    try:
+        form = await parser.parse()
+    except (MultiPartException, KeyError, ValueError) as error:
+        raise Refusal(f"the form can't be read: {getattr(error, 'message', error)}") from None
+    images, options = [], {}
+    try:
+        for name, value in form.multi_items():
+            if isinstance(value, UploadFile):
+                images.append(await value.read())
+            else:
+                options[name] = value
+    finally:
+        await form.close()
+    return Images(images, options)
