@@ -83,7 +83,7 @@ def test_a_python_model_needs_no_tensorflow(modules: str) -> None:
 def test_control_has_a_port_of_its_own(modules: str) -> None:
     """--control-port serves ModelControl on the port that the ready line names; reloadConfig replaces the workers."""
     arguments = ("--model", "twice=python:served_models:Doubler", "--control-port", "0")
-    with Served(*arguments, PYTHONPATH=modules) as server, server.client() as client:
+    with Served(*arguments, PYTHONPATH=modules) as server:
         before = _pids(server)[0]
         transport = TFramedTransport(TSocket("127.0.0.1", server.control_port))
         transport.open()

@@ -211,6 +211,8 @@ def _why_workers(case: Case, winner: str, possible: dict[str, float], workers: i
         told += ". Whichever idles takes the next request, whoever sent it"
         if possible[POOL] > TIE * possible[BATCHING]:
             told += f"; in {POOL} a connection stays with its worker: {_s(possible[POOL])}"
+    else:
+        told += f". All calls would go through one front in {BATCHING}: {_s(possible[BATCHING])}"
     if FORKING not in possible:
         return f"{told}. {FORKING} would need {callers} processes; you can afford {case.processes}."
     if possible[FORKING] > TIE * possible[winner]:
