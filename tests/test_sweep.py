@@ -160,13 +160,13 @@ def test_a_closed_loop_hides_the_stall() -> None:
 def test_sweep_of_a_real_server(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     """Closed and open loops of two generators on two types: every call counted, CPU and memory there, files made."""
     out, page = tmp_path / "sweep.json", tmp_path / "page"
-    asked = ["--server-type", "TThreadPoolServer", "--server-type", "TSimpleServer", "--generators", "2"]
+    asked = ["--server-type", "TBatchingServer", "--server-type", "TSimpleServer", "--generators", "2"]
     load = ["--concurrency", "3", "--rate", "300"]
     assert cli.main(["sweep", *QUICK, *asked, *load, "--out", str(out), "--page", str(page)]) == 0
     run = load_sweep(out)
     assert [one.setting.title for one in run.points] == [
-        "TThreadPoolServer 10t tiny x3",
-        "TThreadPoolServer 10t tiny 300/s",
+        "TBatchingServer 2w tiny x3",
+        "TBatchingServer 2w tiny 300/s",
         "TSimpleServer tiny x1",
         "TSimpleServer tiny 300/s",
     ]
@@ -184,7 +184,7 @@ def test_sweep_of_a_real_server(tmp_path: Path, capsys: pytest.CaptureFixture[st
     assert cli.main(["report", str(out)]) == 0
     assert capsys.readouterr().out == shown
     text = (page / "README.md").read_text(encoding="utf-8")
-    assert text.count("TThreadPoolServer 10t") == 2
+    assert text.count("TBatchingServer 2w") == 2
     assert {one.name for one in page.iterdir()} == {"README.md", "sweep-echo_tiny.png", "sweep-echo_tiny.svg"}
 
 
@@ -306,9 +306,9 @@ def test_flags_of_no_use(flags: list[str], said: str, capsys: pytest.CaptureFixt
 
 
 def test_numbers_that_a_type_has_no_use_for_multiply_nothing() -> None:
-    """Workers belong to pools of processes, threads to pools of threads."""
+    """Workers belong to servers of several processes, threads to pools of threads."""
     settings = SweepSettings(
-        ("TProcessPoolServer", "TForkingServer", "TThreadPoolServer"), workers=(1, 2), threads=(4, 8)
+        ("TProcessPoolServer", "TForkingServer", "TThreadPoolServer", "TBatchingServer"), workers=(1, 2), threads=(4, 8)
     )
     assert [one.title for one in settings.variants()] == [
         "TProcessPoolServer 1w",
@@ -316,4 +316,6 @@ def test_numbers_that_a_type_has_no_use_for_multiply_nothing() -> None:
         "TForkingServer",
         "TThreadPoolServer 4t",
         "TThreadPoolServer 8t",
+        "TBatchingServer 1w",
+        "TBatchingServer 2w",
     ]
