@@ -34,9 +34,9 @@ HERE = str(Path(__file__).parent)
 Answer = Any
 
 
-def steered(folder: Path, *arguments: str) -> Served:
-    """A batching server of `batched_models.Steered`."""
-    model = f"m=python:batched_models:Steered?path={folder}"
+def steered(folder: Path, *arguments: str, ms: int = 0) -> Served:
+    """A batching server of `batched_models.Steered`, whose runs take `ms` milliseconds."""
+    model = f"m=python:batched_models:Steered?path={folder}&ms={ms}"
     return Served("--model", model, "--server-type", "TBatchingServer", *arguments, PYTHONPATH=HERE)
 
 
@@ -47,9 +47,10 @@ def fronts(server: Served) -> list[psutil.Process]:
 
 
 def workers(server: Served) -> list[int]:
-    """The pids of its workers; the front tells, so they may all be down."""
+    """The pids of its workers; the front tells, so they may all be down. One that is just being born has none yet."""
     with server.client() as client:
-        return [each.pid for each in client.server_status().workers if each.role == "worker"]
+        status = client.server_status()
+    return [each.pid for each in status.workers if each.role == "worker" and each.pid != server.pid]
 
 
 def frame(number: int, inputs: dict[str, Any] | None = None, *, model: str = "m", **fields: Any) -> bytes:

@@ -1,15 +1,15 @@
 """Python models that do what their requests tell them. They run inside the server.
 
-python:batched_models:Steered?path=DIR   y = 2x + 1 for each request of a batch, and what `do` asks for besides
+python:batched_models:Steered?path=DIR&ms=MS   y = 2x + 1 for each request of a batch, and what `do` asks for besides
 
     do = "kill"                 ends the process, in the middle of the batch, every time
     do = "exit"                 raises SystemExit
     do = "hang"                 never returns
     do = "hold:NAME"            says so by a file DIR/NAME.held, and returns once there is a file DIR/NAME
     do = "grow:N"               answers with N float32 more
-    do = "sleep:MS"             takes that long
 
-A request's `id` is noted in DIR/ran before it runs. While there is a file DIR/no-load the model stays loading.
+A run takes MS milliseconds, however many share it. A request's `id` is noted in DIR/ran before it runs. While
+there is a file DIR/no-load the model stays loading.
 """
 
 from __future__ import annotations
@@ -29,8 +29,9 @@ _TICK_S = 0.005
 class Steered:
     """Takes what several requests sent at once."""
 
-    def __init__(self, path: str) -> None:
+    def __init__(self, path: str, ms: str = "0") -> None:
         self._folder = Path(path)
+        self._run_s = int(ms) / 1000
 
     def load(self) -> None:
         while (self._folder / "no-load").exists():
@@ -40,6 +41,7 @@ class Steered:
         return self.predict_batch([inputs])[0]
 
     def predict_batch(self, batch: list[Inputs]) -> list[Inputs]:
+        time.sleep(self._run_s)
         for inputs in batch:
             if "id" in inputs:
                 with (self._folder / "ran").open("a") as ledger:
@@ -62,8 +64,6 @@ class Steered:
                 time.sleep(_TICK_S)
         elif what == "grow":
             outputs["more"] = np.zeros(int(detail), np.float32)
-        elif what == "sleep":
-            time.sleep(int(detail) / 1000)
         return outputs
 
 
