@@ -34,6 +34,8 @@ class File:
     stall_after: int | None = None
     #: Added to the Content-Length that it tells.
     lie: int = 0
+    #: Bytes that follow each body and are none of it.
+    extra: bytes = b""
     #: Answers so before it answers well, once for each.
     failures: list[int] = field(default_factory=list)
     redirect: str | None = None
@@ -140,9 +142,9 @@ class _Handler(BaseHTTPRequestHandler):
             self.send_header("Content-Range", f"bytes {start}-{end - 1}/{len(file.content)}")
         if file.etag is not None:
             self.send_header("ETag", file.etag)
-        self.send_header("Content-Length", str(end - start + file.lie))
+        self.send_header("Content-Length", str(end - start + len(file.extra) + file.lie))
         self.end_headers()
-        body, written = file.content[start:end], 0
+        body, written = file.content[start:end] + file.extra, 0
         while written < len(body):
             piece = body[written : written + (1 << 16)]
             if file.cut_after is not None and file.cuts and written + len(piece) > file.cut_after:

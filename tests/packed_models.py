@@ -9,10 +9,13 @@ import io
 import random
 import tarfile
 import zipfile
-from functools import cache
+from functools import cache, partial
 from pathlib import Path
 
 from small_models import small
+from thriftserve import fetch as fetching
+from thriftserve.errors import InvalidArgument
+from thriftserve.models import completeness
 
 
 @cache
@@ -56,6 +59,17 @@ def zip_of(content: dict[str, bytes], prefix: str = "") -> bytes:
         for name, body in content.items():
             archive.writestr(prefix + name, body)
     return buffer.getvalue()
+
+
+def whole(version: Path) -> None:
+    """The check of a fetch: as a server looks at what is copied into its base path."""
+    found = completeness.fault(version, completeness.look(version))
+    if found:
+        raise InvalidArgument(found)
+
+
+#: A fetch with that check.
+fetch = partial(fetching.fetch, check=whole)
 
 
 def holds_model(version: Path) -> bool:

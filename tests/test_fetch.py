@@ -11,7 +11,7 @@ from pathlib import Path
 import pytest
 
 from fetch_server import File, FileServer
-from packed_models import files, holds_model, packed
+from packed_models import fetch, files, holds_model, packed, tar_of
 from thriftserve.errors import (
     DeadlineExceeded,
     FailedPrecondition,
@@ -20,7 +20,7 @@ from thriftserve.errors import (
     ThriftServeError,
     Unavailable,
 )
-from thriftserve.fetch import Limits, Phase, Progress, fetch
+from thriftserve.fetch import Limits, Phase, Progress
 
 #: Parts small enough that the model has many, and waits too short to notice.
 QUICK = Limits(part_bytes=64 << 10, backoff_s=0.01, retries=3, stall_s=5)
@@ -76,9 +76,21 @@ def test_pieces_are_asked_for_side_by_side(target: Path) -> None:
         File(cut_after=30_000),
         File(ranges=False, cut_after=30_000, cuts=2),
         File(failures=[503, 429, 500]),
+        File(extra=bytes(99)),
         File(lie=1000),
     ],
-    ids=["no-ranges", "nothing", "no-tag", "weak-tag", "no-if-range", "cuts", "cuts-no-ranges", "busy", "too-long"],
+    ids=[
+        "no-ranges",
+        "nothing",
+        "no-tag",
+        "weak-tag",
+        "no-if-range",
+        "cuts",
+        "cuts-no-ranges",
+        "busy",
+        "too-much",
+        "too-long",
+    ],
 )
 def test_servers_of_every_kind_are_borne(target: Path, file: File) -> None:
     """Ranges or none, tags or none, cuts, passing errors, lengths that are not true: the model arrives as it is."""
@@ -246,8 +258,6 @@ def test_secrets_stay_out_of_logs(target: Path, caplog: pytest.LogCaptureFixture
 @pytest.mark.parametrize("how", ["missing", "cut"])
 def test_damaged_models_do_not_land(tmp_path: Path, target: Path, damage: str, how: str) -> None:
     """An archive that lacks a part of the model, or has half of one, is refused by that part's name."""
-    from packed_models import tar_of
-
     content = dict(files())
     body = content.pop(damage)
     if how == "cut":

@@ -12,9 +12,9 @@ from pathlib import Path
 
 import pytest
 
-from packed_models import files, holds_model, tar_of, tar_with, zip_of
+from packed_models import fetch, files, holds_model, tar_of, tar_with, zip_of
 from thriftserve.errors import InvalidArgument
-from thriftserve.fetch import Limits, fetch
+from thriftserve.fetch import Limits
 
 SMALL = Limits(max_unpacked_bytes=4 << 20, max_entries=50)
 

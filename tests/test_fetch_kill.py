@@ -14,14 +14,15 @@ from pathlib import Path
 import pytest
 
 from fetch_server import File, FileServer
-from packed_models import files, holds_model, tar_of
-from thriftserve.fetch import Limits, fetch
+from packed_models import fetch, files, holds_model, tar_of
+from thriftserve.fetch import Limits
 
 FETCH = """
 import sys
 from pathlib import Path
 from thriftserve.fetch import Limits, fetch
-fetch(sys.argv[1], Path(sys.argv[2]), sha256=sys.argv[3], limits=Limits(part_bytes=256 << 10, connections=2))
+limits = Limits(part_bytes=256 << 10, connections=2)
+fetch(sys.argv[1], Path(sys.argv[2]), check=Path.iterdir, sha256=sys.argv[3], limits=limits)
 """
 #: Enough entries for the unpacking to take a while.
 MANY = {f"assets/{one}": bytes(64) for one in range(300)}

@@ -2,7 +2,7 @@
 
 URL  --download-->  archive  --SHA-256-->  --unpack, find, check-->  staging  --rename-->  BASE/VERSION
 
-    fetch("https://models.example/digits-3.tar.gz", Path("/models/digits/3"), sha256="9f86…")
+    fetch("https://models.example/digits-3.tar.gz", Path("/models/digits/3"), check=whole, sha256="9f86…")
 
 Killed at any moment, it leaves either nothing that a server would take for a version, or the whole of it; the
 next fetch of the same version goes on with what was downloaded, and clears the rest away.
@@ -21,7 +21,6 @@ from collections.abc import Callable
 from pathlib import Path
 
 from thriftserve.errors import FailedPrecondition, InvalidArgument, NotFound, ResourceExhausted
-from thriftserve.fetch import structure
 from thriftserve.fetch.address import Address, parse
 from thriftserve.fetch.download import Download
 from thriftserve.fetch.entries import CHUNK, Unpacked, check_links
@@ -41,19 +40,19 @@ def fetch(
     url: str,
     target_dir: Path,
     *,
+    check: Check,
     sha256: str | None = None,
     limits: Limits = _DEFAULT,
     progress: Report | None = None,
-    check: Check = structure.check,
 ) -> Path:
     """Fetches a packed SavedModel (tar, tar.gz or zip) and puts it into a version directory.
 
     Args:
         url: http://, https:// or file:///.
         target_dir: BASE/VERSION, which must not be there yet; BASE is made where missing.
+        check: called with the directory of the unpacked model before it lands; raises where it is not good.
         sha256: what the archive's must be, in hexadecimal.
         progress: called several times a second, from this thread; what it raises ends the fetch.
-        check: called with the directory of the unpacked model before it lands; raises where it is not good.
 
     Returns:
         `target_dir`.
