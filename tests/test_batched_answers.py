@@ -12,8 +12,9 @@ from hosting import Wire
 from thriftserve.app import predict_desk
 from thriftserve.errors import Code
 from thriftserve.handler import at_front
+from thriftserve.rpc.walk import find_i32
 from thriftserve.server_types.batched import answers
-from thriftserve.server_types.batched.answers import DeskAnswers, find_i32
+from thriftserve.server_types.batched.answers import DeskAnswers
 from thriftserve.server_types.batched.request import Request
 from thriftserve_client.codec import to_tensor
 from thriftserve_idl import Predict

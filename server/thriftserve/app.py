@@ -113,6 +113,7 @@ def predict_desk() -> Desk:
         make_processor=front_processor,
         local=at_front.METHODS,
         timeouts=at_front.TIMEOUTS,
+        lanes=at_front.LANES,
         repeatable=at_front.REPEATABLE,
         ordered=False,
     )

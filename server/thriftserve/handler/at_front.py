@@ -20,6 +20,8 @@ from thriftserve_idl.ttypes import ErrorCode, PredictError, ServerStatus
 METHODS = frozenset({"ping", "getServerStatus"})
 #: Where a request's timeout_ms stands: field numbers from the arguments down.
 TIMEOUTS: Mapping[str, tuple[int, ...]] = {"predict": (1, 4), "classify": (1, 4), "detect": (1, 5)}
+#: Where a request's model stands: request, model_spec, name.
+LANES: Mapping[str, tuple[int, ...]] = {"predict": (1, 1, 1), "classify": (1, 1, 1), "detect": (1, 1, 1)}
 #: Methods that give the same answer however often they are run: all of them.
 REPEATABLE = frozenset(
     {"predict", "classify", "detect", "getModelMetadata", "getModelStatus", "listModels", "ping", "getServerStatus"}

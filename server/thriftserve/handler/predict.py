@@ -94,6 +94,11 @@ class PredictHandler(Predict.Iface):
         """Names of the models served, sorted."""
         return self._registry.names()
 
+    def most_enqueued(self) -> dict[str, int]:
+        """How many requests may wait for a model, of those that limit it."""
+        limits = {one.name: one.batching.max_enqueued for one in self._registry.servables()}
+        return {name: limit for name, limit in limits.items() if limit is not None}
+
     @door
     def ping(self) -> None:
         """Does nothing."""

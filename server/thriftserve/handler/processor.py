@@ -72,8 +72,8 @@ class PredictProcessor(Predict.Processor):
         return self._service.batcher.run_all(jobs)
 
     def about(self) -> dict[str, Any]:
-        """What a front is told of this process: "models", the names of those served."""
-        return {"models": self._service.model_names()}
+        """What a front is told of this process: "models", the names of those served, and "max_waiting" of some."""
+        return {"models": self._service.model_names(), "max_waiting": self._service.most_enqueued()}
 
     def advice(self) -> Advice:
         """How many requests are worth beginning together, by this process's own measurements."""

@@ -11,15 +11,13 @@ from __future__ import annotations
 import secrets
 from collections.abc import Iterable, Mapping
 from struct import Struct
-from struct import error as struct_error
 from typing import Any
+
+from thriftserve.rpc.walk import LOST, MAP, STRING, STRUCT, Walk
 
 #: Shorter fields are cheaper to copy than to cut out.
 LARGE_BYTES = 32 * 1024
 _U32 = Struct("!I")
-_STOP, _STRING, _STRUCT, _MAP = 0, 11, 12, 13
-_SIZES = {2: 1, 3: 1, 4: 8, 6: 2, 8: 4, 10: 8}
-_DEEPEST = 16
 #: Stands in for what was cut out, with a number behind it; nobody outside can know it.
 _MARK = secrets.token_bytes(16)
 _MARK_BYTES = len(_MARK) + 4
@@ -30,21 +28,18 @@ def cut_out(message: memoryview, paths: Mapping[str, tuple[int, ...]]) -> tuple[
 
     Args:
         message: a call under the binary protocol, without its frame's length.
-        paths: for each method, where its large fields are: field numbers from the arguments down; a list's or a
-            map's members count as the field's own.
+        paths: for each method, where its large fields are: field numbers from the arguments down to a map of
+            structs, and at the end that of a field in each of those.
 
     Returns:
         The message and what was cut out of it; None where nothing was, or where the message can't be followed
         (whoever decodes it says why).
     """
-    found: list[tuple[int, int]] = []
+    walk = Walk(message)
     try:
-        size = _U32.unpack_from(message, 4)[0]
-        path = paths.get(bytes(message[8 : 8 + size]).decode())
-        if path is None:
-            return None
-        _walk_struct(message, 12 + size, path, 0, found)
-    except (IndexError, ValueError, struct_error):
+        path = paths.get(bytes(message[8 : 8 + walk.length(4)]).decode())
+        found = [] if path is None else _large_fields(walk, path)
+    except LOST:
         return None
     if not found:
         return None
@@ -55,6 +50,24 @@ def cut_out(message: memoryview, paths: Mapping[str, tuple[int, ...]]) -> tuple[
         at = start + size
     pieces.append(message[at:])
     return b"".join(pieces), [message[start : start + size] for start, size in found]
+
+
+def _large_fields(walk: Walk, path: tuple[int, ...]) -> list[tuple[int, int]]:
+    """The large strings at the end of a path: (start, size) each."""
+    found: list[tuple[int, int]] = []
+    at = walk.find(path[:-1], MAP)
+    if at is None or walk.message[at + 1] != STRUCT:
+        return found
+    key, count, at = walk.message[at], walk.length(at + 2), at + 6
+    for _ in range(count):
+        at = walk.behind(at, key)
+        field = walk.field(at, path[-1], STRING)
+        if field is not None and (size := walk.length(field)) >= LARGE_BYTES:
+            if field + 4 + size > len(walk.message):
+                raise ValueError("the message ends early")
+            found.append((field + 4, size))
+        at = walk.behind(at, STRUCT)
+    return found
 
 
 def put_back(tensors: Iterable[Any], views: list[memoryview], *, copied: bool) -> None:
@@ -70,45 +83,3 @@ def put_back(tensors: Iterable[Any], views: list[memoryview], *, copied: bool) -
         if content is not None and len(content) == _MARK_BYTES and content.startswith(_MARK):
             view = views[_U32.unpack_from(content, len(_MARK))[0]]
             tensor.content = bytes(view) if copied else view
-
-
-_Path = tuple[int, ...] | None
-
-
-def _walk_struct(message: memoryview, at: int, path: _Path, depth: int, found: list[tuple[int, int]]) -> int:
-    """Where the struct at `at` ends; notes the large strings at the end of `path`, (start, size) each."""
-    while (kind := message[at]) != _STOP:
-        number = message[at + 1] << 8 | message[at + 2]
-        further = path[1:] if path and path[0] == number else None
-        at = _walk(message, at + 3, kind, further, depth, found)
-    return at + 1
-
-
-def _walk(message: memoryview, at: int, kind: int, path: _Path, depth: int, found: list[tuple[int, int]]) -> int:
-    if (fixed := _SIZES.get(kind)) is not None:
-        return at + fixed
-    if kind == _STRING:
-        size = int(_U32.unpack_from(message, at)[0])
-        if path == () and size >= LARGE_BYTES:
-            if at + 4 + size > len(message):
-                raise ValueError("the message ends early")
-            found.append((at + 4, size))
-        return at + 4 + size
-    if depth > _DEEPEST:
-        raise ValueError("too deep")
-    if kind == _STRUCT:
-        return _walk_struct(message, at, path, depth + 1, found)
-    if kind == _MAP:
-        kinds: tuple[int, ...] = (message[at], message[at + 1])
-        count, at = _U32.unpack_from(message, at + 2)[0], at + 6
-    else:
-        kinds = (message[at],)
-        count, at = _U32.unpack_from(message, at + 1)[0], at + 5
-    if all(each in _SIZES for each in kinds):
-        return at + int(count) * sum(_SIZES[each] for each in kinds)
-    for _ in range(count):
-        for each in kinds:
-            at = _walk(message, at, each, path, depth + 1, found)
-        if at > len(message):
-            raise ValueError("the message ends early")
-    return at

@@ -10,21 +10,18 @@ from __future__ import annotations
 
 import logging
 from io import BytesIO
-from struct import Struct
-from struct import error as struct_error
-from typing import Any
 
 from thrift.Thrift import TProcessor
 
 from thriftserve.errors import Code
 from thriftserve.rpc import BadMessage, make_exchange
+from thriftserve.rpc.walk import find_i32, find_string
 from thriftserve.server_types.batched.desk import Desk
 from thriftserve.server_types.batched.request import Request
 from thriftserve_client.framing import HEADER_BYTES, Frame
 
 log = logging.getLogger(__name__)
 
-_U32 = Struct("!I").unpack_from
 _CALL = b"\x80\x01\x00\x01\x00\x00\x00"
 #: Where a binary message's method name begins in its frame, and how much of a frame holds name and number.
 _NAME_AT = 12
@@ -79,9 +76,16 @@ class DeskAnswers:
         path = self._desk.timeouts.get(self.method_of(request))
         if path is None:
             return _NEVER
-        message: Any = request.frame[HEADER_BYTES:] if request.frame is not None else request.block.view  # type: ignore[union-attr]
-        timeout_ms = find_i32(message, path)
+        timeout_ms = find_i32(_whole(request), path)
         return request.arrived + timeout_ms / 1000 if timeout_ms and timeout_ms > 0 else _NEVER
+
+    def lane_of(self, request: Request) -> str | None:
+        """The part of the service that a request is for, where that is known and has a limit of its own."""
+        if not self._binary:
+            return None
+        path = self._desk.lanes.get(self.method_of(request))
+        found = None if path is None else find_string(_whole(request), path)
+        return None if found is None else found.decode(errors="replace")
 
     def local(self, frame: bytes, arrived: float) -> bytes | None:
         """The framed answer of the desk's processor; None where the connection has to be closed."""
@@ -133,6 +137,14 @@ def _message(frame: bytes) -> Frame:
     return Frame(BytesIO(frame[HEADER_BYTES:]), len(frame) - HEADER_BYTES)
 
 
+def _whole(request: Request) -> bytes | memoryview:
+    """The message of a request, where it is."""
+    if request.frame is not None:
+        return request.frame[HEADER_BYTES:]
+    assert request.block is not None
+    return request.block.view
+
+
 def _head(request: Request) -> bytes:
     """The frame of a request, or as much of it as tells its method: a large one is not copied."""
     if request.frame is not None:
@@ -144,87 +156,3 @@ def _head(request: Request) -> bytes:
 def _framed(parts: list[bytes]) -> bytes:
     """A message with its length before it; nothing for a oneway call."""
     return b"".join([sum(map(len, parts)).to_bytes(HEADER_BYTES, "big"), *parts]) if parts else b""
-
-
-def find_i32(message: bytes | memoryview, path: tuple[int, ...]) -> int | None:
-    """An i32 within the arguments of a binary call, found by field numbers without decoding the rest.
-
-    Args:
-        message: the whole message, without its length.
-        path: field numbers from the arguments down.
-
-    Returns:
-        None where it is not there, the message is none that can be followed, or it stands behind too many parts.
-
-        >>> call = bytes.fromhex("80010001" "00000001" "70" "00000000" "0c0001" "080004" "00000064" "00" "00")
-        >>> find_i32(call, (1, 4))
-        100
-    """
-    walk = _Walk(message)
-    try:
-        at = 8 + _U32(message, 4)[0] + 4
-        for wanted in path[:-1]:
-            found = walk.field(at, wanted, _STRUCT)
-            if found is None:
-                return None
-            at = found
-        found = walk.field(at, path[-1], _I32)
-        return None if found is None else Struct("!i").unpack_from(message, found)[0]
-    except (IndexError, ValueError, struct_error):  # a broken message, or a long one: its worker says how
-        return None
-
-
-_STOP, _I32, _STRING, _STRUCT, _MAP = 0, 8, 11, 12, 13
-_SIZES = {2: 1, 3: 1, 4: 8, 6: 2, 8: 4, 10: 8}
-_DEEPEST = 16
-#: Values that are stepped over: a front has no time to walk through a tensor of a million strings.
-_MOST_STEPS = 2000
-
-
-class _Walk:
-    """Steps over the values of a binary message.
-
-    Its methods raise IndexError or struct.error at the message's end, ValueError where it is too deep or too long.
-    """
-
-    def __init__(self, message: Any) -> None:
-        self._message = message
-        self._steps = 0
-
-    def field(self, at: int, wanted: int, wanted_kind: int) -> int | None:
-        """Where the value of a field of the struct at `at` begins."""
-        message = self._message
-        while (kind := message[at]) != _STOP:
-            number = message[at + 1] << 8 | message[at + 2]
-            at += 3
-            if number == wanted:
-                return at if kind == wanted_kind else None
-            at = self._behind(at, kind, 0)
-        return None
-
-    def _behind(self, at: int, kind: int, depth: int) -> int:
-        """Where the value of a type ends."""
-        self._steps += 1
-        if self._steps > _MOST_STEPS or depth > _DEEPEST:
-            raise ValueError("too many values, or too deep")
-        if (size := _SIZES.get(kind)) is not None:
-            return at + size
-        if kind == _STRING:
-            return at + 4 + int(_U32(self._message, at)[0])
-        if kind == _STRUCT:
-            while (inner := self._message[at]) != _STOP:
-                at = self._behind(at + 3, inner, depth + 1)
-            return at + 1
-        return self._behind_container(at, kind, depth)
-
-    def _behind_container(self, at: int, kind: int, depth: int) -> int:
-        head = 2 if kind == _MAP else 1
-        kinds = [self._message[at + place] for place in range(head)]
-        count = int(_U32(self._message, at + head)[0])
-        at += head + 4
-        if all(each in _SIZES for each in kinds):
-            return at + count * sum(_SIZES[each] for each in kinds)
-        for _ in range(count):
-            for each in kinds:
-                at = self._behind(at, each, depth + 1)
-        return at

@@ -214,6 +214,7 @@ class Client:
         self._block, self._filled = block, len(have)
 
     def _read_large(self) -> None:
+        left = 0
         for _ in range(_READS):
             short = self._read_part()
             left = len(self._block.view) - self._filled if self._block is not None else self._discard

@@ -38,6 +38,8 @@ class Desk:
         timeouts: where a method's time-out in milliseconds stands: field numbers from its arguments down to an i32.
         ordered: whether a client's requests run one after the other, as on the other server types; where they are
             independent of each other, a client that sends several at once gets them run together.
+        lanes: where a method's part of the service stands (a model's name): field numbers from its arguments down to a
+            string. What workers say of themselves under "max_waiting" limits how many requests of a part may wait.
         repeatable: methods that may be run again when the worker that ran them died.
     """
 
@@ -45,5 +47,6 @@ class Desk:
     make_processor: Callable[[WorkerContext, dict[str, Any]], TProcessor] | None = None
     local: frozenset[str] = frozenset()
     timeouts: Mapping[str, tuple[int, ...]] = field(default_factory=dict)
+    lanes: Mapping[str, tuple[int, ...]] = field(default_factory=dict)
     ordered: bool = True
     repeatable: frozenset[str] = frozenset()

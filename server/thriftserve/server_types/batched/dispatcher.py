@@ -72,6 +72,8 @@ class Dispatcher:
         self._told_stuck: set[int] = set()
         self.arena = Arena(settings.max_queued_bytes)
         self.waiting = Waiting(ordered=desk.ordered)
+        #: How many requests may wait for a part of the service, by its name.
+        self.limits: dict[str, int] = {}
         self.slots: dict[int, Slot] = {}
         self._open: list[Slot] = []
         #: Workers (pid) that run a request whose worker died before: nothing else goes to them meanwhile.
@@ -105,6 +107,8 @@ class Dispatcher:
             self._refuse(request, self._queue_full)
         elif self.held_bytes + request.size > self._settings.max_queued_bytes:
             self._refuse(request, self._bytes_full)
+        elif self.limits and (reason := self._lane_full(request)):
+            self._refuse(request, reason)
         else:
             self.held_bytes += request.size
             self.waiting.add(request)
@@ -113,6 +117,17 @@ class Dispatcher:
             return
         if request.block is not None:
             self.arena.free(request.block)
+
+    def _lane_full(self, request: Request) -> str | None:
+        """Why a part of the service takes no more requests; notes which part this one is for."""
+        lane = self._answers.lane_of(request)
+        limit = None if lane is None else self.limits.get(lane)
+        if lane is None or limit is None:
+            return None
+        if self.waiting.of_lane[lane] >= limit:
+            return f"{limit} requests for {lane!r} wait already, its limit; try again later"
+        request.lane = lane
+        return None
 
     def refuse_for_bytes(self, request: Request) -> None:
         """Refuses a request whose bytes were not kept, for there was no room."""

@@ -233,6 +233,7 @@ class TBatchingFront:
             sock, hello = found
             slot = Slot(sock, hello, self)
             self._about.update(hello.about)
+            self._dispatcher.limits = hello.about.get("max_waiting", {})
             self._dispatcher.add_slot(slot)
             self._watch_new(slot.fd, partial(self._dispatcher.on_slot, slot))
             log.debug("%s is there", slot.label)

@@ -5,7 +5,7 @@ client --Request--> Waiting: one of each client in turn --> a slot's batch --> a
 
 from __future__ import annotations
 
-from collections import deque
+from collections import Counter, deque
 from collections.abc import Callable
 from typing import TYPE_CHECKING
 
@@ -19,7 +19,7 @@ if TYPE_CHECKING:
 class Request:
     """A message that came whole."""
 
-    __slots__ = ("answer", "arrived", "block", "client", "deaths", "expires", "frame", "size")
+    __slots__ = ("answer", "arrived", "block", "client", "deaths", "expires", "frame", "lane", "size")
 
     def __init__(self, client: Client, frame: bytes | None, block: Block | None, size: int, arrived: float) -> None:
         self.client = client
@@ -36,6 +36,8 @@ class Request:
         self.deaths = 0
         #: When it must have begun to run; None: not looked at yet; infinity: no limit.
         self.expires: float | None = None
+        #: What part of the service it is for, where that has a limit of its own.
+        self.lane: str | None = None
 
     @property
     def place(self) -> tuple[bytes | None, int, int, float]:
@@ -56,6 +58,8 @@ class Waiting:
         #: Requests whose worker died; each runs alone, before the others.
         self.again: deque[Request] = deque()
         self.count = 0
+        #: How many wait of each part of the service that has a limit.
+        self.of_lane: Counter[str] = Counter()
 
     def __len__(self) -> int:
         return self.count + len(self.again)
@@ -90,6 +94,8 @@ class Waiting:
         client = request.client
         client.waiting.append(request)
         self.count += 1
+        if request.lane is not None:
+            self.of_lane[request.lane] += 1
         if len(client.waiting) == 1 and self._has_turn(client):
             self._turns.append(client)
 
@@ -116,8 +122,13 @@ class Waiting:
             if client.waiting and not self._ordered:
                 turns.append(client)
             taken.append(request)
-        self.count -= len(taken)
+        self._out(taken)
         return taken
+
+    def _out(self, requests: list[Request]) -> None:
+        self.count -= len(requests)
+        if self.of_lane:
+            self.of_lane.subtract(request.lane for request in requests if request.lane is not None)
 
     def oldest(self) -> float | None:
         """When the request that is next arrived; None where none waits."""
@@ -144,7 +155,7 @@ class Waiting:
             return
         client = request.client
         client.waiting.remove(request)
-        self.count -= 1
+        self._out([request])
         if not client.waiting and client in self._turns:
             self._turns.remove(client)
 
@@ -159,7 +170,7 @@ class Waiting:
             if client in self._turns:
                 self._turns.remove(client)
             client.waiting.clear()
-            self.count -= len(gone)
+            self._out(gone)
         for request in [each for each in self.again if each.client is client]:
             self.again.remove(request)
             gone.append(request)

@@ -1,0 +1,121 @@
+"""Parts of a binary message found by field numbers, without decoding the rest.
+
+message --find(path, kind)--> where that value begins        Walk: over one value to the next
+
+Strings and arrays of numbers are stepped over whatever their size; a message of very many parts is not followed
+to its end, for whoever looks has other things to do.
+"""
+
+from __future__ import annotations
+
+from struct import Struct
+from struct import error as struct_error
+
+STOP, I32, STRING, STRUCT, MAP = 0, 8, 11, 12, 13
+_SIZES = {2: 1, 3: 1, 4: 8, 6: 2, 8: 4, 10: 8}
+_DEEPEST = 16
+_MOST_STEPS = 2000
+_U32 = Struct("!I").unpack_from
+_I32 = Struct("!i").unpack_from
+_NAME_AT = 8
+
+#: What a message that can't be followed raises.
+LOST = (IndexError, ValueError, struct_error)
+
+
+class Walk:
+    """Steps over the values of a message, given without its frame's length.
+
+    Its methods raise one of `LOST` at the message's end, or where it is too deep or too long.
+    """
+
+    def __init__(self, message: bytes | memoryview) -> None:
+        self.message = message
+        self._steps = 0
+
+    @property
+    def arguments(self) -> int:
+        """Where the struct of the call's arguments begins."""
+        return _NAME_AT + self.length(4) + 4
+
+    def length(self, at: int) -> int:
+        """The length or count that stands at `at`."""
+        return int(_U32(self.message, at)[0])
+
+    def find(self, path: tuple[int, ...], kind: int) -> int | None:
+        """Where the value at the end of a path of field numbers begins, structs on the way; None: it is not there."""
+        at: int | None = self.arguments
+        for number in path[:-1]:
+            at = None if at is None else self.field(at, number, STRUCT)
+        return None if at is None else self.field(at, path[-1], kind)
+
+    def field(self, at: int, wanted: int, wanted_kind: int) -> int | None:
+        """Where the value of a field of the struct at `at` begins; None where it has none of that number and kind."""
+        message = self.message
+        while (kind := message[at]) != STOP:
+            number = message[at + 1] << 8 | message[at + 2]
+            at += 3
+            if number == wanted:
+                return at if kind == wanted_kind else None
+            at = self.behind(at, kind)
+        return None
+
+    def behind(self, at: int, kind: int, depth: int = 0) -> int:
+        """Where the value of a type ends."""
+        self._steps += 1
+        if self._steps > _MOST_STEPS or depth > _DEEPEST:
+            raise ValueError("too many values, or too deep")
+        if (size := _SIZES.get(kind)) is not None:
+            return at + size
+        if kind == STRING:
+            return at + 4 + self.length(at)
+        if kind == STRUCT:
+            while (inner := self.message[at]) != STOP:
+                at = self.behind(at + 3, inner, depth + 1)
+            return at + 1
+        return self._behind_container(at, kind, depth)
+
+    def _behind_container(self, at: int, kind: int, depth: int) -> int:
+        head = 2 if kind == MAP else 1
+        kinds = [self.message[at + place] for place in range(head)]
+        count = self.length(at + head)
+        at += head + 4
+        if all(each in _SIZES for each in kinds):
+            return at + count * sum(_SIZES[each] for each in kinds)
+        for _ in range(count):
+            for each in kinds:
+                at = self.behind(at, each, depth + 1)
+        return at
+
+
+def find_i32(message: bytes | memoryview, path: tuple[int, ...]) -> int | None:
+    """An i32 within the arguments of a binary call.
+
+    Args:
+        message: the whole message, without its length.
+        path: field numbers from the arguments down.
+
+    Returns:
+        None where it is not there, the message is none that can be followed, or it stands behind too many parts.
+
+        >>> call = bytes.fromhex("80010001" "00000001" "70" "00000000" "0c0001" "080004" "00000064" "00" "00")
+        >>> find_i32(call, (1, 4))
+        100
+    """
+    try:
+        at = Walk(message).find(path, I32)
+        return None if at is None else int(_I32(message, at)[0])
+    except LOST:
+        return None
+
+
+def find_string(message: bytes | memoryview, path: tuple[int, ...]) -> bytes | None:
+    """A string within the arguments of a binary call; arguments and None as for `find_i32`."""
+    walk = Walk(message)
+    try:
+        at = walk.find(path, STRING)
+        if at is None or at + 4 + (size := walk.length(at)) > len(message):
+            return None
+        return bytes(message[at + 4 : at + 4 + size])
+    except LOST:
+        return None
