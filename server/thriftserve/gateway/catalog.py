@@ -21,6 +21,8 @@ from thriftserve_client.results import ModelMetadata, SignatureInfo
 DEFAULT_SIGNATURE = "serving_default"
 #: Descriptions kept; the one that was longest not asked for goes first.
 _MOST_KEPT = 1000
+#: A description this young is not asked for again because a request does not fit it.
+_FRESH_S = 1.0
 
 
 class Catalog:
@@ -29,6 +31,7 @@ class Catalog:
     def __init__(self, backends: Backends) -> None:
         self._backends = backends
         self._known: OrderedDict[ModelPath, ModelMetadata] = OrderedDict()
+        self._asked_at: dict[ModelPath, float] = {}
         self._asked: dict[ModelPath, asyncio.Task[ModelMetadata]] = {}
 
     async def describe(self, path: ModelPath, timeout_s: float) -> ModelMetadata:
@@ -60,6 +63,20 @@ class Catalog:
                 raise path.not_found() from None
             raise
 
+    async def refresh(self, path: ModelPath, timeout_s: float, *, ours: bool) -> ModelMetadata:
+        """The same, after something failed by the description.
+
+        Args:
+            path: the model.
+            timeout_s: how long it may take.
+            ours: whether the gateway refused it by itself: clients may do that to it all day, so it asks no server
+                about a model that it has asked about within the last second.
+        """
+        known, now = self._known.get(_key(path)), asyncio.get_running_loop().time()
+        if ours and known is not None and now < self._asked_at.get(_key(path), 0.0) + _FRESH_S:
+            return known
+        return await self.renew(path, timeout_s)
+
     def ran(self, path: ModelPath, version: int | None) -> None:
         """Tells which version answered: where it is another than the one described, the description is out of date."""
         known = self._known.get(_key(path))
@@ -69,13 +86,16 @@ class Catalog:
     def forget(self, path: ModelPath) -> None:
         """Asks again the next time."""
         self._known.pop(_key(path), None)
+        self._asked_at.pop(_key(path), None)
 
     async def _ask(self, key: ModelPath, timeout_s: float) -> ModelMetadata:
-        self._known.pop(key, None)
+        self.forget(key)
         found = await self._backends.metadata(key.spec(), timeout_s)
         self._known[key] = found
+        self._asked_at[key] = asyncio.get_running_loop().time()
         if len(self._known) > _MOST_KEPT:
-            self._known.popitem(last=False)
+            oldest, _ = self._known.popitem(last=False)
+            self._asked_at.pop(oldest, None)
         return found
 
 

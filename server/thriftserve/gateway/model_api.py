@@ -82,7 +82,8 @@ class ModelApi:
     ) -> tuple[Prediction, T]:
         """Runs a signature on what `read` makes of it and its types: tensors, and something to keep by.
 
-        Where the model has changed since it was described, all is done once more by the new description.
+        Where the model has changed since it was described, all is done once more by the new description: a server
+        that refuses what was made by the old one, or a request that does not fit it, may be the first to tell.
 
         Raises:
             Refusal: no such model, version or signature, or what `read` refused.
@@ -91,8 +92,8 @@ class ModelApi:
         described = await self._catalog.describe(path, exchange.left_s)
         try:
             return await self._run(exchange, path, described, signature, read)
-        except (InvalidArgumentError, NotFoundError, FailedPreconditionError):
-            renewed = await self._catalog.renew(path, exchange.left_s)
+        except (InvalidArgumentError, NotFoundError, FailedPreconditionError, Refusal) as error:
+            renewed = await self._catalog.refresh(path, exchange.left_s, ours=isinstance(error, Refusal))
             if renewed == described:
                 raise
             return await self._run(exchange, path, renewed, signature, read)
