@@ -231,6 +231,51 @@ class ServeSettings(HostSettings):
         metavar="NAME=PATH",
         repeated=True,
     )
+    model_config_file: str | None = setting(
+        None,
+        "the models to serve, listed in TensorFlow Serving's text format or, where the name ends in .toml, as TOML; "
+        "instead of --model",
+        group=MODELS,
+        metavar="FILE",
+    )
+    model_config_poll_s: float = setting(
+        0.0,
+        "how often model_config_file is looked at for a change; 0: only on SIGHUP and reloadConfig",
+        group=MODELS,
+        unit="seconds",
+        check=at_least(0),
+    )
+    file_system_poll_s: float = setting(
+        1.0,
+        "how often base paths are looked at for new and removed versions; 0: only on SIGHUP and reloadConfig",
+        group=MODELS,
+        unit="seconds",
+        check=at_least(0),
+    )
+    max_load_retries: int = setting(
+        5, "how often a version that failed to load is tried again", group=MODELS, check=at_least(0)
+    )
+    load_retry_interval_s: float = setting(
+        10.0,
+        "pause before a version that failed to load is tried again; twice as long each time",
+        group=MODELS,
+        unit="seconds",
+        check=above(0),
+    )
+    swap_policy: str = setting(
+        "availability",
+        "availability: new workers load beside those that serve; resource: a worker ends before its successor loads, "
+        "for models that do not fit twice",
+        group=MODELS,
+        choices=("availability", "resource"),
+    )
+    state_dir: str | None = setting(
+        None,
+        "where the state of models and labels is kept; labels in it come back after a restart; unset: a temporary "
+        "directory",
+        group=MODELS,
+        metavar="DIR",
+    )
     devices: str = setting(
         "auto",
         "cpu, auto (every GPU, else cpu) or a list like gpu:0,gpu:1, laid round-robin over the workers",
