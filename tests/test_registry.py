@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 
-from thriftserve.errors import FailedPrecondition, InvalidArgument, NotFound
+from thriftserve.errors import Code, FailedPrecondition, InvalidArgument, NotFound, Unavailable
 from thriftserve.models.python_model import PythonSession
 from thriftserve.models.registry import Registry, VersionStatus
 from thriftserve.models.servable import Servable
@@ -92,3 +92,62 @@ def test_close_closes_every_session(registry: Registry) -> None:
     registry.close()
     assert registry.names() == []
     assert [session._model.steps[-1] for session in sessions] == ["close"] * 3  # type: ignore[attr-defined]  # its steps
+
+
+def test_labels_move_at_once(registry: Registry) -> None:
+    """Labels set from outside find their versions, and show in the status; one may point at what is not served."""
+    registry.relabel({"a": {"stable": 10, "next": 11}, "b": {"only": 1}})
+    assert registry.get("a", label="stable").version == 10
+    assert registry.get("b", label="only").version == 1
+    assert registry.statuses("a", 10)["a"][0].labels == ("stable",)
+    with pytest.raises(FailedPrecondition, match="'next' of model 'a' points at version 11, which is not available"):
+        registry.get("a", label="next")
+
+
+def test_labels_and_versions_move_together(registry: Registry) -> None:
+    """A swap may bring its labels along; without them, those that were stay."""
+    fresh = servable("a", 11)
+    registry.replace([fresh], {"a": {"stable": 11}})
+    assert registry.get("a", label="stable") is fresh
+    registry.replace([fresh, servable("a", 12)])
+    assert registry.get("a", label="stable") is fresh
+
+
+REMEMBERED = {
+    "a": [VersionStatus(11, ModelState.LOADING), VersionStatus(10, ModelState.LOADING)],
+    "c": [VersionStatus(5, ModelState.START)],
+    "d": [VersionStatus(6, ModelState.ENDED, Code.INTERNAL, "no memory")],
+}
+
+
+def test_versions_that_are_not_served_are_told_of(registry: Registry) -> None:
+    """What loads, failed or ended shows beside what is served, which speaks for itself."""
+    registry.remember(REMEMBERED)
+    found = registry.statuses()
+    assert [(one.version, one.state) for one in found["a"]] == [
+        (11, ModelState.LOADING),
+        (10, ModelState.AVAILABLE),
+        (2, ModelState.AVAILABLE),
+    ]
+    assert sorted(found) == ["a", "b", "c", "d"]
+    assert registry.statuses("d", 6)["d"] == REMEMBERED["d"]
+    assert registry.names() == ["a", "b"]
+
+
+@pytest.mark.parametrize(
+    ("asked", "kind", "said"),
+    [
+        (("a", 11), Unavailable, "model 'a': version 11 is LOADING; served: 10, 2"),
+        (("c", None), Unavailable, "model 'c' has no version available: 5 is START"),
+        (("d", None), NotFound, r"model 'd' has no version available: 6 is ENDED \(no memory\)"),
+        (("d", 6), NotFound, r"6 is ENDED \(no memory\)"),
+        (("a", 3), NotFound, "model 'a' has no version 3; served: 10, 2"),
+    ],
+)
+def test_what_is_known_of_a_version_that_is_not_served(
+    registry: Registry, asked: tuple[str, int | None], kind: type[Exception], said: str
+) -> None:
+    """What is about to come may be asked for again; what failed is told with its reason."""
+    registry.remember(REMEMBERED)
+    with pytest.raises(kind, match=said):
+        registry.get(*asked)

@@ -2,8 +2,8 @@
 
     get("digits")  -->  the newest Servable of "digits", or NotFound saying what there is
 
-Readers take no lock: they read one immutable table, which `replace` swaps for another. That is the
-seam for changing models while serving.
+Readers take no lock: they read one immutable table, which `replace`, `relabel` and `remember` swap for another. So a
+version, a label and a status change for all readers at one moment.
 """
 
 from __future__ import annotations
@@ -11,36 +11,43 @@ from __future__ import annotations
 import logging
 import threading
 from collections.abc import Iterable, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field, replace
 
-from thriftserve.errors import Code, FailedPrecondition, InvalidArgument, NotFound
+from thriftserve.errors import FailedPrecondition, InvalidArgument, NotFound, ThriftServeError, Unavailable
 from thriftserve.models.servable import Servable
+from thriftserve.models.states import VersionStatus
 from thriftserve_idl.ttypes import ModelState
+
+__all__ = ["Registry", "VersionStatus"]
+
+#: States of a version that will answer soon, so that asking again makes sense.
+_COMING = (ModelState.START, ModelState.LOADING)
 
 log = logging.getLogger(__name__)
 
 
 @dataclass(frozen=True)
-class VersionStatus:
-    """The state of one version of a model."""
-
-    version: int
-    state: ModelState
-    error_code: Code | None = None
-    error_message: str = ""
-    #: Labels ("stable", …) that point at it.
-    labels: tuple[str, ...] = ()
-    #: How it is served.
-    note: str = ""
-
-
-@dataclass(frozen=True)
 class _Model:
-    """One model's versions, newest first, and who is asked for by label."""
+    """One model's versions, newest first."""
 
     newest: Servable
     by_version: Mapping[int, Servable]
-    by_label: Mapping[str, Servable]
+
+
+@dataclass(frozen=True)
+class _Table:
+    """Everything that readers see, at one moment."""
+
+    models: Mapping[str, _Model]
+    #: Versions by label, by model.
+    labels: Mapping[str, Mapping[str, int]] = field(default_factory=dict)
+    #: Versions that are not served: coming, failed or ended lately.
+    others: Mapping[str, tuple[VersionStatus, ...]] = field(default_factory=dict)
+
+    def labels_of(self, name: str) -> dict[str, int]:
+        """Versions by label: a servable's own labels, then those of `relabel`."""
+        own = self.models[name].by_version.values() if name in self.models else ()
+        return {label: one.version for one in own for label in one.version_labels} | dict(self.labels.get(name, {}))
 
 
 class Registry:
@@ -48,58 +55,83 @@ class Registry:
 
     def __init__(self, servables: Iterable[Servable] = ()) -> None:
         self._changing = threading.Lock()
-        self._table: Mapping[str, _Model] = _table(servables)
+        self._table = _Table(_models(servables))
 
     def get(self, name: str, version: int | None = None, label: str | None = None) -> Servable:
         """The servable that a request asks for: the newest version unless it names one.
 
         Raises:
             NotFound: no such model or version.
-            FailedPrecondition: no version has that label.
+            Unavailable: the version, or the model's only one, is still loading.
+            FailedPrecondition: no version has that label, or the one that has it is not available.
             InvalidArgument: both a version and a label were given.
         """
-        model = self._table.get(name)
+        table = self._table
+        model = table.models.get(name)
         if model is None:
-            raise self._no_model(name)
+            raise _no_model(name, table)
         if version is None and label is None:
             return model.newest
-        return _pick(name, model, version, label)
+        if version is not None and label is not None:
+            raise InvalidArgument(f"model {name!r} is asked for by version {version} and by label {label!r}: give one")
+        return _labelled(name, table, label) if version is None else _numbered(name, table, version)
 
     def names(self) -> list[str]:
         """Names of the models served, sorted."""
-        return sorted(self._table)
+        return sorted(self._table.models)
 
     def servables(self) -> list[Servable]:
         """Every version of every model, by name, newest first."""
-        table = self._table
-        return [one for name in sorted(table) for one in table[name].by_version.values()]
+        models = self._table.models
+        return [one for name in sorted(models) for one in models[name].by_version.values()]
 
     def statuses(self, name: str | None = None, version: int | None = None) -> dict[str, list[VersionStatus]]:
         """The state of every version, newest first, by model; of one model or one version where named.
+
+        Those that are served are there, and those that `remember` was told of.
 
         Raises:
             NotFound: no such model or version.
         """
         table = self._table
         if name is None:
-            return {each: [_status(one) for one in table[each].by_version.values()] for each in sorted(table)}
-        if version is not None:
-            return {name: [_status(self.get(name, version))]}
-        self.get(name)
-        return {name: [_status(one) for one in table[name].by_version.values()]}
+            return {each: _statuses(each, table) for each in sorted({*table.models, *table.others})}
+        found = _statuses(name, table)
+        if not found:
+            raise _no_model(name, table)
+        if version is None:
+            return {name: found}
+        named = [one for one in found if one.version == version]
+        if not named:
+            raise _no_version(name, table, version)
+        return {name: named}
 
-    def replace(self, servables: Iterable[Servable]) -> list[Servable]:
-        """Serves these and no others from now on.
+    def replace(
+        self, servables: Iterable[Servable], labels: Mapping[str, Mapping[str, int]] | None = None
+    ) -> list[Servable]:
+        """Serves these and no others from now on; with these labels where they are given.
 
         Returns:
             What is no longer served. Requests may still be running on it: closing it is the caller's,
             when they are done.
         """
-        fresh = _table(servables)
+        fresh = _models(servables)
         with self._changing:
-            before, self._table = self._table, fresh
+            before = self._table
+            self._table = replace(before, models=fresh, labels=before.labels if labels is None else labels)
         kept = {id(one) for model in fresh.values() for one in model.by_version.values()}
-        return [one for model in before.values() for one in model.by_version.values() if id(one) not in kept]
+        return [one for model in before.models.values() for one in model.by_version.values() if id(one) not in kept]
+
+    def relabel(self, labels: Mapping[str, Mapping[str, int]]) -> None:
+        """Has the labels of each model point at these versions from now on, served or not."""
+        with self._changing:
+            self._table = replace(self._table, labels=labels)
+
+    def remember(self, others: Mapping[str, Iterable[VersionStatus]]) -> None:
+        """Tells of these versions too in `statuses`; those that are served speak for themselves."""
+        kept = {name: tuple(many) for name, many in others.items() if many}
+        with self._changing:
+            self._table = replace(self._table, others=kept)
 
     def close(self) -> None:
         """Serves nothing any more and closes every session; one that fails to close is told in the log."""
@@ -109,12 +141,8 @@ class Registry:
             except Exception:  # a Python model's own code; the others still want closing
                 log.exception("model %s version %d failed to close", servable.name, servable.version)
 
-    def _no_model(self, name: str) -> NotFound:
-        served = ", ".join(repr(each) for each in self.names())
-        return NotFound(f"no model named {name!r} is served; served: {served or 'none'}")
 
-
-def _table(servables: Iterable[Servable]) -> dict[str, _Model]:
+def _models(servables: Iterable[Servable]) -> dict[str, _Model]:
     grouped: dict[str, list[Servable]] = {}
     for servable in servables:
         grouped.setdefault(servable.name, []).append(servable)
@@ -122,26 +150,67 @@ def _table(servables: Iterable[Servable]) -> dict[str, _Model]:
 
 
 def _model(newest_first: list[Servable]) -> _Model:
-    labels = {label: one for one in newest_first for label in one.version_labels}
-    return _Model(newest_first[0], {one.version: one for one in newest_first}, labels)
+    return _Model(newest_first[0], {one.version: one for one in newest_first})
 
 
-def _pick(name: str, model: _Model, version: int | None, label: str | None) -> Servable:
-    if label is None and version is not None:
-        found = model.by_version.get(version)
-        if found is None:
-            raise NotFound(f"model {name!r} has no version {version}; served: {', '.join(map(str, model.by_version))}")
-        return found
-    if version is not None:
-        raise InvalidArgument(f"model {name!r} is asked for by version {version} and by label {label!r}: give one")
-    found = model.by_label.get(label or "")
+def _numbered(name: str, table: _Table, version: int) -> Servable:
+    found = table.models[name].by_version.get(version)
+    if found is None:
+        raise _no_version(name, table, version)
+    return found
+
+
+def _labelled(name: str, table: _Table, label: str | None) -> Servable:
+    labels = table.labels_of(name)
+    version = labels.get(label or "")
+    if version is None:
+        raise FailedPrecondition(
+            f"no version of model {name!r} has the label {label!r}; labels: {', '.join(map(repr, labels)) or 'none'}"
+        )
+    found = table.models[name].by_version.get(version)
     if found is None:
         raise FailedPrecondition(
-            f"no version of model {name!r} has the label {label!r}; "
-            f"labels: {', '.join(map(repr, model.by_label)) or 'none'}"
+            f"the label {label!r} of model {name!r} points at version {version}, which is not available; "
+            f"served: {_served(table.models[name])}"
         )
     return found
 
 
-def _status(servable: Servable) -> VersionStatus:
-    return VersionStatus(servable.version, ModelState.AVAILABLE, labels=servable.version_labels, note=servable.note)
+def _no_model(name: str, table: _Table) -> ThriftServeError:
+    others = table.others.get(name, ())
+    if not others:
+        served = ", ".join(map(repr, sorted(table.models)))
+        return NotFound(f"no model named {name!r} is served; served: {served or 'none'}")
+    told = f"model {name!r} has no version available: {'; '.join(map(_told, others))}"
+    return Unavailable(told) if any(one.state in _COMING for one in others) else NotFound(told)
+
+
+def _no_version(name: str, table: _Table, version: int) -> ThriftServeError:
+    other = next((one for one in table.others.get(name, ()) if one.version == version), None)
+    served = _served(table.models[name]) if name in table.models else "none"
+    if other is not None and other.state in _COMING:
+        return Unavailable(f"model {name!r}: version {_told(other)}; served: {served}")
+    known = "" if other is None else f" any more: {_told(other)}"
+    return NotFound(f"model {name!r} has no version {version}{known}; served: {served}")
+
+
+def _served(model: _Model) -> str:
+    return ", ".join(map(str, model.by_version))
+
+
+def _told(status: VersionStatus) -> str:
+    reason = f" ({status.error_message})" if status.error_message else ""
+    return f"{status.version} is {ModelState(status.state).name}{reason}"
+
+
+def _statuses(name: str, table: _Table) -> list[VersionStatus]:
+    served = table.models[name].by_version if name in table.models else {}
+    labels: dict[int, list[str]] = {}
+    for label, version in table.labels_of(name).items():
+        labels.setdefault(version, []).append(label)
+    own = [VersionStatus(one.version, ModelState.AVAILABLE, note=one.note) for one in served.values()]
+    others = [one for one in table.others.get(name, ()) if one.version not in served]
+    return [
+        replace(one, labels=tuple(labels.get(one.version, ())))
+        for one in sorted([*own, *others], key=lambda one: -one.version)
+    ]
