@@ -93,7 +93,11 @@ class HostSettings:
         choices=("binary", "compact", "header"),
     )
     workers: int | None = setting(
-        None, "worker processes of TProcessPoolServer; unset: one for each core", group=PROCESSES, check=at_least(1)
+        None,
+        "worker processes of TProcessPoolServer (unset: one for each core) and of TBatchingServer (unset: as many as "
+        "give every core a run)",
+        group=PROCESSES,
+        check=at_least(1),
     )
     threads: int = setting(
         10, "handler threads of TThreadPoolServer and TNonblockingServer", group=PROCESSES, check=at_least(1)
@@ -127,7 +131,7 @@ class HostSettings:
     )
     max_connections: int = setting(
         10_000,
-        "connections held at once; a further one is refused with RESOURCE_EXHAUSTED",
+        "connections held at once (by each front of TBatchingServer); a further one is refused with RESOURCE_EXHAUSTED",
         group=LIMITS,
         check=at_least(1),
     )

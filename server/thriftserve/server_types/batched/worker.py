@@ -52,7 +52,9 @@ class TBatchingWorker:
         self._host.load()
         if hasattr(self._host.processor, "together"):
             self._slots += 1  # while the others run, one more takes a batch and prepares it
-        self._parked = self._slots > 1 and hasattr(self._host.processor, "together")
+            given = self._host.processor.advice()  # of its rehearsal
+            self._run_s = (given.fixed_us + given.row_us) / 1e6
+            self._parked = self._run_s < _UNPARK_S
         self._host.begin()
 
     def run(self) -> None:
