@@ -1,0 +1,175 @@
+"""A local copy of a remote base path, of the versions that are to be served.
+
+    s3://bucket/models/digits/43  --sync-->  DIRECTORY/.partial-43/…  --rename-->  DIRECTORY/43/…
+
+A version lands by one rename, when its listing has stayed the same, every byte has come and it is whole: a watcher
+of DIRECTORY never sees a part of one. What a broken download has brought is used by the next.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import hashlib
+import json
+import logging
+import os
+import shutil
+import tempfile
+from collections.abc import Mapping
+from dataclasses import asdict, dataclass
+from pathlib import Path
+
+from thriftserve.errors import ModelLoadError
+from thriftserve.models import completeness, repository
+from thriftserve.models.remote_files import RemoteBase, RemoteFile
+from thriftserve.models.version_policy import Latest, VersionPolicy
+from thriftserve.models.wire_fields import Damaged
+
+#: Versions that the policy asks for no more, kept for a rollback and for workers that still load them.
+KEPT_SUPERSEDED = 2
+
+log = logging.getLogger(__name__)
+
+
+def directory_of(cache: Path, url: str) -> Path:
+    """Where the versions of a URL lie below the cache: the same at each start, another one for each URL."""
+    name = url.rstrip("/").rpartition("/")[2]
+    kept = "".join(sign if sign.isalnum() or sign in "._-" else "_" for sign in name).lstrip(".")
+    return cache / f"{kept}-{hashlib.sha256(url.encode()).hexdigest()[:16]}"
+
+
+@dataclass(frozen=True)
+class Synced:
+    """What one `sync` did."""
+
+    landed: tuple[int, ...] = ()
+    removed: tuple[int, ...] = ()
+    #: What is wrong now, whether or not it was before.
+    problems: tuple[str, ...] = ()
+
+
+class Mirror:
+    """Keeps a directory like the versions behind a URL. One at a time for a directory, in one thread."""
+
+    def __init__(self, url: str, directory: Path) -> None:
+        self.directory = directory
+        self._remote = RemoteBase(url)
+        self._listings: dict[int, dict[str, RemoteFile]] = {}
+        self._refused: dict[int, str] = {}
+
+    def sync(self, policy: VersionPolicy) -> Synced:
+        """Brings what the policy asks for, and removes what is not there any more. It takes as long as downloads take.
+
+        A version that is seen for the first time, or has changed, waits for the next call. Where the URL can't be
+        listed, nothing is removed.
+        """
+        try:
+            found = self._remote.versions()
+        except ModelLoadError as error:
+            return Synced(problems=(error.message,))
+        if not found:
+            # An empty answer is more often a fault of the server, or of the URL, than meant.
+            return Synced(problems=(f"{self._remote.url}: lists no version; what came before stays",))
+        self.directory.mkdir(parents=True, exist_ok=True)
+        problems = [
+            f"{self._remote.url}: {' and '.join(one.rpartition('/')[2] for one in names)} are both version {version}: "
+            "remove one"
+            for version, names in found.items()
+            if len(names) > 1
+        ]
+        here = {one.version for one in repository.versions(self.directory)}
+        landed = self._land(
+            {version: names[0] for version, names in found.items() if len(names) == 1}, here, policy, problems
+        )
+        removed = self._remove(set(found), here | set(landed), policy)
+        return Synced(tuple(landed), tuple(removed), tuple(problems))
+
+    def _land(self, found: Mapping[int, str], here: set[int], policy: VersionPolicy, problems: list[str]) -> list[int]:
+        """Brings what is asked for; for Latest, an older version in place of one that is not whole."""
+        latest = isinstance(policy, Latest)
+        asked = sorted(found, reverse=True) if isinstance(policy, Latest) else policy.among(found)
+        left = policy.num_versions if isinstance(policy, Latest) else len(asked)
+        landed: list[int] = []
+        for version in asked:
+            if left == 0:
+                break
+            new = version not in self._listings
+            try:
+                if version not in here and self._bring(version, found[version]):
+                    landed.append(version)
+            except (ModelLoadError, OSError) as error:
+                problems.append(getattr(error, "message", str(error)))
+            # What is seen for the first time will most likely be whole at the next look: no other in its place.
+            first_look = new and version in self._listings
+            if not latest or first_look or version in here or version in landed:
+                left -= 1
+        self._listings = {version: one for version, one in self._listings.items() if version in found}
+        return landed
+
+    def _bring(self, version: int, name: str) -> bool:
+        """Downloads a version whose listing has not changed since the last call; tells whether it landed.
+
+        Raises:
+            ModelLoadError: it can't be read, or is not whole.
+        """
+        before = self._listings.get(version)
+        listing = self._listings[version] = self._remote.listing(name)
+        if listing != before:
+            self._refused.pop(version, None)
+            return False
+        if version in self._refused:
+            raise ModelLoadError(self._refused[version])
+        partial = self._partial(version, listing)
+        self._remote.fetch({name: one for name, one in listing.items() if not _came(partial / name, one)}, partial)
+        if self._remote.listing(name) != listing:
+            return False
+        told = _fault(partial)
+        if told:
+            self._refused[version] = f"{name}: is not whole: {told}"
+            raise ModelLoadError(self._refused[version])
+        os.replace(partial, self.directory / str(version))
+        self._beside(version).unlink(missing_ok=True)
+        log.info("%s has come: %d files", name, len(listing))
+        return True
+
+    def _partial(self, version: int, listing: Mapping[str, RemoteFile]) -> Path:
+        """Where a version is put together; empty unless what is there is of this very listing."""
+        partial, note = self.directory / f".partial-{version}", self._beside(version)
+        now = json.dumps({name: asdict(one) for name, one in listing.items()}, sort_keys=True)
+        with contextlib.suppress(OSError):
+            if note.read_text(encoding="utf-8") == now:
+                return partial
+        shutil.rmtree(partial, ignore_errors=True)
+        partial.mkdir(parents=True)
+        note.write_text(now, encoding="utf-8")
+        return partial
+
+    def _beside(self, version: int) -> Path:
+        return self.directory / f".partial-{version}.json"
+
+    def _remove(self, found: set[int], here: set[int], policy: VersionPolicy) -> list[int]:
+        """Removes versions that are not behind the URL any more, and those long superseded."""
+        superseded = sorted((here & found) - set(policy.among(here & found)), reverse=True)
+        removed = sorted(here - found) + superseded[KEPT_SUPERSEDED:]
+        for one in repository.versions(self.directory):
+            if one.version in removed:
+                # A rename first: a watcher must not see a version that is removed file by file.
+                gone = Path(tempfile.mkdtemp(dir=self.directory, prefix=".gone-"))
+                os.replace(one.path, gone / "version")
+        for gone in self.directory.glob(".gone-*"):
+            shutil.rmtree(gone, ignore_errors=True)
+        return removed
+
+
+def _came(path: Path, one: RemoteFile) -> bool:
+    try:
+        return one.size is not None and path.stat().st_size == one.size
+    except OSError:
+        return False
+
+
+def _fault(path: Path) -> str | None:
+    try:
+        return completeness.fault(path, completeness.look(path))
+    except (OSError, Damaged) as error:
+        return str(error)
