@@ -23,6 +23,7 @@ from thrift.Thrift import TProcessor
 from thriftserve import __version__, server_types
 from thriftserve.batching import MAX_BATCH_SIZE, Batcher
 from thriftserve.errors import Code, ConfigError, ExitCode, ModelLoadError
+from thriftserve.gateway.beside import group as gateway_group
 from thriftserve.handler import ControlHandler, PredictHandler, PredictProcessor, at_front
 from thriftserve.models import devices, loader, warmup
 from thriftserve.models.devices import SessionOptions
@@ -65,6 +66,7 @@ def serve(source: Source) -> ExitCode:
         preload=devices.preload if needs_tensorflow(configs) else None,
         control=control_processor if settings.control_port is not None else None,
         control_port=settings.control_port or 0,
+        beside=partial(gateway_group, settings) if settings.rest_port is not None else None,
         on_ready=partial(print, flush=True),
     )
 

@@ -11,6 +11,7 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import gc
 import logging
 import os
 import signal
@@ -27,6 +28,10 @@ from thriftserve.settings.gateway import GatewaySettings
 from thriftserve.workers.listener import Listener
 
 log = logging.getLogger(__name__)
+
+#: Objects made before the collector looks for cycles. A body of nested lists is 50,000 of them and has none: looking
+#: 70 times on the way costs a sixth of its parsing (10.5 against 9.0 ms for 224x224x3 numbers).
+_GARBAGE_THRESHOLD = 100_000
 
 
 class _Server(uvicorn.Server):
@@ -64,6 +69,7 @@ class GatewayLoop:
 
     def prepare(self) -> None:
         """Puts the application together."""
+        gc.set_threshold(_GARBAGE_THRESHOLD)
         self._gateway = Gateway(self._settings)
         self._server = _Server(_config(self._gateway, self._settings), self._on_ready)
 

@@ -20,6 +20,7 @@ import logging
 import os
 import signal
 from collections.abc import Callable
+from dataclasses import replace
 from typing import Any
 
 from thrift.Thrift import TProcessor
@@ -82,6 +83,7 @@ def serve(
     desk: Desk | None = None,
     control: ControlFactory | None = None,
     control_port: int = 0,
+    beside: Callable[[Listener], WorkerGroup] | None = None,
     on_ready: Callable[[str], None] = print,
 ) -> ExitCode:
     """Hosts a Thrift service until a signal or a failure ends it. Call it in the main thread.
@@ -96,6 +98,7 @@ def serve(
         desk: what the fronts of TBatchingServer may do by themselves; the other types have no use for it.
         control: makes the processor of a second service, on a loopback port of its own.
         control_port: that port; 0 picks one.
+        beside: makes a group that calls the service on its listener; it drains before the service does.
         on_ready: gets the one line that says that every worker is ready.
 
     Returns:
@@ -116,6 +119,9 @@ def serve(
     if control is not None:
         groups.append(_control_group(control, settings, control_port))
         ready += f" control_port={_port(groups[-1])}"
+    if beside is not None:
+        groups, rest_port = _with_one_before(groups, beside)
+        ready += f" rest_port={rest_port}"
     if preload is not None and settings.server_type != "TBatchingServer":
         preload()
         forget_clean_pages()
@@ -128,6 +134,15 @@ def serve(
     )
     arbiter = Arbiter(groups, board, drain_timeout_s=settings.drain_timeout_s, on_ready=lambda: on_ready(ready))
     return arbiter.run()
+
+
+def _with_one_before(
+    groups: list[WorkerGroup], make: Callable[[Listener], WorkerGroup]
+) -> tuple[list[WorkerGroup], int]:
+    """The groups and one that calls the first of them: it drains before all others. And its port."""
+    assert groups[0].listener is not None
+    caller = make(groups[0].listener)
+    return [*(replace(one, drain_order=one.drain_order + 1) for one in groups), caller], _port(caller)
 
 
 def _described(group: WorkerGroup) -> str:

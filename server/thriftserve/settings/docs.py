@@ -2,7 +2,7 @@
 
 ::
 
-    ServeSettings  -->  page()  -->  docs/settings.md
+    ServeSettings, GatewaySettings  -->  page()  -->  docs/settings.md
 
     python -m thriftserve.settings.docs > docs/settings.md
     python -m thriftserve.settings.docs --check docs/settings.md
@@ -11,17 +11,19 @@
 from __future__ import annotations
 
 import sys
+from collections.abc import Iterator
 from itertools import groupby
 from pathlib import Path
 
 from thriftserve.settings.field import Setting, settings_of
 from thriftserve.settings.flags import shown
+from thriftserve.settings.gateway import GatewaySettings
 from thriftserve.settings.table import ServeSettings
 
 _HEAD = """\
 # Settings
 
-<!-- Written by `make docs` from server/thriftserve/settings/table.py: change it there. -->
+<!-- Written by `make docs` from server/thriftserve/settings/table.py and gateway.py: change it there. -->
 
 Each setting can be given in four places. A later one wins:
 
@@ -54,16 +56,26 @@ and a message that names the source, the setting, the value and the remedy. Vari
 for a service called `thriftserve` (`THRIFTSERVE_SERVICE_HOST`, `THRIFTSERVE_PORT=tcp://…`) are not taken for settings.
 """
 
+_GATEWAY = """
+## The gateway
+
+`thriftserve gateway` has settings of its own, given in the same four places. Where `serve --rest-port` starts it, those
+that follow from the server's settings do, and the others have their defaults.
+"""
+
 
 def page() -> str:
     """The whole page, as Markdown."""
-    rows = sorted(settings_of(ServeSettings), key=lambda one: one.info.group.lower())
-    parts = [_HEAD]
+    return "".join([_HEAD, *_tables(ServeSettings, "##"), _GATEWAY, *_tables(GatewaySettings, "###")])
+
+
+def _tables(cls: type, level: str) -> Iterator[str]:
+    """A settings class, a table for each group."""
+    rows = sorted(settings_of(cls), key=lambda one: one.info.group.lower())
     for group, members in groupby(rows, key=lambda one: one.info.group):
         title = group[0].upper() + group[1:]
-        parts.append(f"\n## {title}\n\n| setting | default | unit or values | what it is |\n|---|---|---|---|\n")
-        parts.extend(_row(one) for one in members)
-    return "".join(parts)
+        yield f"\n{level} {title}\n\n| setting | default | unit or values | what it is |\n|---|---|---|---|\n"
+        yield from map(_row, members)
 
 
 def _row(one: Setting) -> str:

@@ -139,9 +139,8 @@ def address_of(backend: str) -> tuple[str, int, str | None]:
     return host.strip("[]"), int(port), None
 
 
-def backend_of(listener: Any) -> str:
-    """The item of `backends` that calls what listens on `listener`, from this machine."""
-    name = listener.sock.getsockname()
+def backend_of(name: Any) -> str:
+    """The item of `backends` that calls what listens on a socket of this name (`getsockname`), from this machine."""
     if isinstance(name, str):
         return f"unix:{name}"
     local = {"0.0.0.0": "127.0.0.1", "::": "::1"}.get(name[0], name[0])

@@ -331,6 +331,12 @@ class ServeSettings(HostSettings):
         group=NETWORK,
         check=lambda value: None if value is None else within(0, 65535)(value),
     )
+    rest_port: int | None = setting(
+        None,
+        "answer HTTP, too, on this port: a `thriftserve gateway` in a process of its own; unset: not at all",
+        group=NETWORK,
+        check=lambda value: None if value is None else within(0, 65535)(value),
+    )
     log_level: str = setting(
         "info", "least severe log lines to write", group=LOGGING, choices=("debug", "info", "warning", "error")
     )

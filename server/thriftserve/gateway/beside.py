@@ -1,0 +1,63 @@
+"""The gateway as a child of `thriftserve serve`, before that server's own port.
+
+ServeSettings, the server's listener  -->  GatewaySettings, a bound socket  -->  WorkerGroup of one process
+
+It is supervised like any worker, and drains before those that it calls.
+"""
+
+from __future__ import annotations
+
+from importlib.util import find_spec
+
+from thriftserve.errors import ConfigError
+from thriftserve.settings import HostSettings, ServeSettings
+from thriftserve.settings.gateway import GatewaySettings, backend_of
+from thriftserve.status import WorkerRole
+from thriftserve.workers.child import Loop
+from thriftserve.workers.context import WorkerContext
+from thriftserve.workers.group import WorkerGroup
+from thriftserve.workers.listener import Listener
+
+
+def group(settings: ServeSettings, server: Listener) -> WorkerGroup:
+    """The gateway's process, its address bound.
+
+    Raises:
+        ConfigError: the server speaks as the gateway does not, or the extra `gateway` is not installed.
+        BindError: the address can't be listened on.
+    """
+    own = derived(settings, server)
+    listener = Listener.open(HostSettings(host=own.host, port=own.port, backlog=own.backlog))
+
+    def make_loop(context: WorkerContext) -> Loop:
+        from thriftserve.gateway.server import GatewayLoop  # in the child: the parent needs no HTTP
+
+        context.set_role(WorkerRole.FRONT)
+        context.set_note("HTTP gateway")
+        return GatewayLoop(own, listener.sock)
+
+    return WorkerGroup("gateway", 1, make_loop, listener, reloads=False)
+
+
+def derived(settings: ServeSettings, server: Listener) -> GatewaySettings:
+    """The gateway's settings where they follow from the server's; the others have their defaults.
+
+    Raises:
+        ConfigError: the gateway can't call such a server, or is not installed.
+    """
+    if settings.tls_cert or settings.framing != "framed":
+        what = "TLS" if settings.tls_cert else "the buffered transport"
+        raise ConfigError(f"rest_port is set, but the gateway does not call servers by {what}: leave one of them out")
+    if find_spec("uvicorn") is None or find_spec("orjson") is None:
+        raise ConfigError("rest_port is set, but the gateway is not installed: pip install 'thriftserve[gateway]'")
+    return GatewaySettings(
+        backend=(backend_of(server.sock.getsockname()),),
+        backend_protocol="compact" if settings.protocol == "compact" else "binary",
+        host=settings.host,
+        port=settings.rest_port or 0,
+        backlog=settings.backlog,
+        max_body_bytes=settings.max_message_bytes,
+        drain_timeout_s=settings.drain_timeout_s,
+        log_level=settings.log_level,
+        log_format=settings.log_format,
+    )

@@ -1,0 +1,69 @@
+"""`thriftserve serve --rest-port`: the gateway as a child of the server that it calls."""
+
+from __future__ import annotations
+
+import os
+import signal
+import subprocess
+import sys
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
+
+import pytest
+
+from gateway_served import Door
+from thriftserve_bench.server_process import ServerProcess, clean_environment
+from thriftserve_client import Client
+
+TESTS = str(Path(__file__).parent)
+FLAGS = ["--model", "m=python:gateway_models:Moody", "--port", "0", "--rest-port", "0", "--workers", "1"]
+COMMAND = [sys.executable, "-m", "thriftserve", "serve"]
+
+
+@pytest.mark.parametrize("server_type", ["TBatchingServer", "TThreadPoolServer"])
+def test_a_server_with_its_own_gateway(server_type: str) -> None:
+    """It answers on both ports, replaces a gateway that is killed, and lets requests end before it stops."""
+    flags = [*FLAGS, "--server-type", server_type, "--devices", "cpu"]
+    with ServerProcess(flags, env=clean_environment(PYTHONPATH=TESTS), command=COMMAND) as server:
+        door = Door(server)
+        door.port = int(server.ready["rest_port"])
+        assert door.predict("m", {"inputs": ["fine"]}).json() == {"outputs": ["fine"]}
+        with Client(server.host, server.port) as client:
+            (gateway,) = [one for one in client.server_status().workers if one.note == "HTTP gateway"]
+        os.kill(gateway.pid, signal.SIGKILL)
+        door.hang_up()
+        while True:  # until its successor is there
+            try:
+                assert door.predict("m", {"inputs": ["fine"]}).status == 200
+                break
+            except (ConnectionError, OSError):
+                continue
+        with ThreadPoolExecutor(1) as threads:
+            under_way = threads.submit(door.predict, "m", {"inputs": ["sleep 0.5"]})
+            with Client(server.host, server.port) as client:
+                while not (under_way.done() or any(one.in_flight for one in client.server_status().workers)):
+                    pass
+            os.kill(server.pid, signal.SIGTERM)
+            assert under_way.result(30).json() == {"outputs": ["sleep 0.5"]}
+        assert server.wait(30) == 0
+        door.hang_up()
+
+
+@pytest.mark.parametrize(
+    ("flags", "word"),
+    [
+        (["--transport", "buffered", "--server-type", "TThreadPoolServer"], "buffered"),
+        (["--rest-port", "70000"], "65535"),
+    ],
+)
+def test_servers_that_the_gateway_can_not_call(flags: list[str], word: str) -> None:
+    """A transport that the gateway does not speak, and a port that is none, end the server at once with code 2."""
+    done = subprocess.run(
+        [*COMMAND, *FLAGS, *flags],
+        env=clean_environment(PYTHONPATH=TESTS),
+        capture_output=True,
+        text=True,
+        timeout=60,
+        check=False,
+    )
+    assert done.returncode == 2 and word in done.stderr, done.stderr
