@@ -1,6 +1,7 @@
 """A run of each signature before the first client, who then pays for no tracing and no allocation.
 
-    Signature + ImageSettings  --zeros-->  {"x": zeros of its own shape at batch 1}  -->  session.run
+    recorded requests of the version          -->  session.run
+    a signature that none of them has called  --zeros-->  {"x": zeros of its own shape at batch 1}  -->  session.run
 
 What an operator sees of it is one log line a model, with the seconds it took.
 """
@@ -9,10 +10,12 @@ from __future__ import annotations
 
 import logging
 import time
+from pathlib import Path
 
 import numpy as np
 
 from thriftserve.errors import ThriftServeError
+from thriftserve.models import warmup_records
 from thriftserve.models.image_settings import ImageSettings
 from thriftserve.models.servable import Servable
 from thriftserve.models.session import Array
@@ -25,20 +28,31 @@ _IMAGE_RANK = 4
 log = logging.getLogger(__name__)
 
 
-def run(servable: Servable) -> float:
-    """Runs every signature once with zeros.
+def run(servable: Servable, version_path: Path | None = None, *, strict: bool = False) -> float:
+    """Runs the requests recorded for a version, and every other signature once with zeros.
 
     A signature that fails is told in the log and left at that: some models take no zeros, and serve well.
 
+    Args:
+        version_path: where the version's files are; None: there are none, as of a Python class.
+        strict: a recorded request that can't be run is an error.
+
     Returns:
         Seconds it took.
+
+    Raises:
+        ModelLoadError: with `strict`, a recorded request could not be run.
     """
     began = time.monotonic()
+    warmed = warmup_records.Warmed()
+    if version_path is not None:
+        warmed = warmup_records.run(servable, version_path, strict=strict)
     for signature in servable.signatures.values():
-        if signature.validated:
+        if signature.validated and signature.name not in warmed.runs:
             _run_one(servable, signature)
     took = time.monotonic() - began
-    log.info("warmed model %s version %d up in %.3f s", servable.name, servable.version, took)
+    told = f", with {sum(warmed.runs.values())} recorded requests" if warmed.runs else ""
+    log.info("warmed model %s version %d up in %.3f s%s", servable.name, servable.version, took, told)
     return took
 
 

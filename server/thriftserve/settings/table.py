@@ -321,7 +321,16 @@ class ServeSettings(HostSettings):
         "turn a TensorFlow model's variables into constants when it is loaded, where that is possible",
         group=MODELS,
     )
-    warmup: bool = setting(True, "run each signature once with zeros before the server is ready", group=MODELS)
+    warmup: bool = setting(
+        True,
+        "run the requests recorded for a model, and every other signature once with zeros, before it is served",
+        group=MODELS,
+    )
+    strict_warmup: bool = setting(
+        False,
+        "a recorded request that can't be run fails the load of its model, instead of a line in the log",
+        group=MODELS,
+    )
     max_image_pixels: int = setting(
         50_000_000, "larger images are refused before they are decoded", group=LIMITS, unit="pixels", check=at_least(1)
     )
