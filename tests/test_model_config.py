@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import re
+import textwrap
 from pathlib import Path
 
 import pytest
@@ -331,3 +333,14 @@ def test_unreadable_files_are_named(tmp_path: Path) -> None:
     (tmp_path / "binary").write_bytes(b"\xff\xfe")
     with pytest.raises(ConfigError, match="is no UTF-8 text"):
         load(tmp_path / "binary")
+
+
+def test_the_documented_files_say_the_same() -> None:
+    """The two examples of docs/models.md load, and are one configuration."""
+    page = (Path(__file__).resolve().parent.parent / "docs" / "models.md").read_text(encoding="utf-8")
+    blocks = re.findall(r"(?:^(?: {4}.*)?\n)+", page, re.MULTILINE)
+    (text,) = [one for one in blocks if one.lstrip().startswith("model_config_list {")]
+    (toml,) = [one for one in blocks if one.lstrip().startswith("[[model]]")]
+    (made,) = loads(text, "models.config").models
+    assert made.labels == {"stable": 42, "canary": 43}
+    assert loads(textwrap.dedent(toml), "models.toml", toml=True).models == (made,)
