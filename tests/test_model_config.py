@@ -306,6 +306,7 @@ def test_mistakes_in_the_list(block: str, told: str) -> None:
     ("text", "told"),
     [
         ("[[model]\n", "models.toml:1:8: no valid TOML"),
+        ("a = " + "[" * 5000, "tables or lists lie too deep"),
         ("[models]\n", "models.toml:1: unknown key 'models': write one [[model]] table"),
         ("[model]\nname = 'a'\n", "models.toml:1: model is no list of tables"),
         ("[[model]]\nname = 'a'\nbase_path = 'x'\n", "models.toml:3: base_path = 'x' is relative"),

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import http.server
+import os
 import shutil
 import threading
 from collections.abc import Callable, Iterator
@@ -133,6 +134,7 @@ def test_copy_that_is_not_done_is_not_brought(tmp_path: Path) -> None:
         )
         assert here(mirror) == [1]
         assert files.asked.count(f"/2/{PB}") == 1
+        assert files.asked.count("/2/") == 5  # one listing a call, and one more behind the download
         (tmp_path / "late").rename(base / "2" / FIRST)
         mirror.sync(Latest())
         assert mirror.sync(Latest()).landed == (2,)
@@ -169,10 +171,12 @@ def test_version_that_changes_is_brought_as_it_is_now(tmp_path: Path) -> None:
         mirror.sync(Latest())
         mirror.sync(Latest())
         files.broken.clear()
-        (path / ASSET).write_text("three\nfour\n")
+        changed = (path / ASSET).read_text().replace("zero", "nine")
+        (path / ASSET).write_text(changed)
+        os.utime(path / ASSET, (1, 1))  # what a web server tells of a file is its time in seconds
         mirror.sync(Latest())
         assert mirror.sync(Latest()).landed == (1,)
-    assert (mirror.directory / "1" / ASSET).read_text() == "three\nfour\n"
+    assert (mirror.directory / "1" / ASSET).read_text() == changed
 
 
 def test_removed_and_superseded_versions_go(tmp_path: Path) -> None:

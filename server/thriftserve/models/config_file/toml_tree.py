@@ -39,6 +39,8 @@ def parse(text: str) -> Block:
         found = _WHERE.search(str(error))
         where = Place(int(found[1]), int(found[2])) if found else Place(0)
         raise SyntaxFault(where, f"no valid TOML: {error}") from error
+    except RecursionError:
+        raise SyntaxFault(Place(0), "tables or lists lie too deep: flatten the file") from None
     lines = _Lines(text)
     for key in tables:
         if key != MODEL:
