@@ -26,6 +26,7 @@ from thriftserve.gateway.image_api import ImageApi
 from thriftserve.gateway.image_service import ImageService
 from thriftserve.gateway.images_in import bears_images, images_in, images_of
 from thriftserve.gateway.json_text import parsed_object
+from thriftserve.gateway.metrics import Metrics
 from thriftserve.gateway.model_api import ModelApi, aside
 from thriftserve.gateway.paths import ModelPath, model_path
 from thriftserve.gateway.v2_api import V2Api
@@ -37,6 +38,8 @@ Send = Callable[[dict[str, Any]], Awaitable[None]]
 Endpoint = Callable[[Exchange], Awaitable[Reply]]
 #: Beside "/v1/models", what there is of TensorFlow Serving's API, whatever the letters' case.
 _V1 = re.compile(r"/v1(?:/.*)?", re.IGNORECASE | re.DOTALL)
+#: Answered however much is under way: who watches an overloaded gateway must not take it for a dead one.
+_ALWAYS = frozenset({"/healthz", "/readyz", "/metrics", "/monitoring/prometheus/metrics"})
 _ALL_MODELS = re.compile(r"/v1/models/?", re.IGNORECASE)
 
 
@@ -59,7 +62,10 @@ class Gateway:
         self._examples = ExampleApi(catalog, self._models)
         self._images = ImageApi(backends)
         self._v2 = V2Api(catalog, self._models, health)
+        self._metrics = Metrics(backends)
         self._routes = {
+            "/metrics": ("GET", self._metrics.answer),
+            "/monitoring/prometheus/metrics": ("GET", self._metrics.answer),
             "/healthz": ("GET", health.live),
             "/readyz": ("GET", health.ready),
             "/service": ("POST", ImageService(backends, settings).answer),
@@ -79,11 +85,15 @@ class Gateway:
         if self._backends is None:
             self.open()
         exchange = Exchange(scope, receive, self._settings)
-        self.in_flight += 1
+        counted = exchange.path not in _ALWAYS
+        self.in_flight += counted
+        self._metrics.requests.in_flight(self.in_flight)
         try:
             reply = await self._answer(exchange)
         finally:
-            self.in_flight -= 1
+            self.in_flight -= counted
+            self._metrics.requests.in_flight(self.in_flight)
+        self._metrics.requests.answered(exchange, reply)
         if self._settings.access_log:
             log.info(
                 "%s %s %d %d bytes, request_id=%s",
@@ -97,11 +107,12 @@ class Gateway:
 
     async def _answer(self, exchange: Exchange) -> Reply:
         try:
-            if self.in_flight > self._settings.max_in_flight:
+            if self.in_flight > self._settings.max_in_flight and exchange.path not in _ALWAYS:
                 raise Refusal(f"{self._settings.max_in_flight} requests are under way, the limit", 503, RETRY_AFTER)
             return await self._routed(exchange)
         except Exception as error:
             refusal = refusal_of(error, exchange.request_id)
+            self._metrics.requests.failed(error, refusal.status)
         body = orjson.dumps({"error": refusal.message.encode("utf-8", "replace").decode()})
         return Reply(body, status=refusal.status, headers=dict(refusal.headers))
 

@@ -12,13 +12,19 @@ from thriftserve.gateway.exchange import Exchange
 from thriftserve.gateway.paths import ModelPath
 from thriftserve.settings.gateway import GatewaySettings, address_of
 from thriftserve_client import answers, requests, results
-from thriftserve_client.address import Address
+from thriftserve_client.address import Address, SslOptions
 from thriftserve_client.async_pool import AsyncPool
 from thriftserve_client.connection import Dialing
 from thriftserve_idl.ttypes import ClassifyRequest, DetectRequest, ModelSpec, PredictRequest, Tensor
 
 #: Room for the names around a body's bytes.
 _ENVELOPE_BYTES = 1024 * 1024
+
+
+def _tls(settings: GatewaySettings) -> SslOptions | None:
+    if settings.backend_ca is None:
+        return None
+    return SslOptions(settings.backend_ca, settings.backend_cert, settings.backend_key)
 
 
 class Backends:
@@ -28,7 +34,7 @@ class Backends:
         limit = min(settings.max_body_bytes + _ENVELOPE_BYTES, 0x7FFFFFFF)
         dialings = [
             Dialing(
-                Address(*address_of(one)),
+                Address(*address_of(one), tls=_tls(settings)),
                 protocol=settings.backend_protocol,
                 connect_timeout_s=settings.connect_timeout_s,
                 max_message_bytes=limit,
@@ -45,7 +51,9 @@ class Backends:
         request = PredictRequest(
             path.spec(signature), dict(inputs), None, requests.timeout_ms(left), exchange.request_id
         )
-        return answers.prediction(await self.pool.call("predict", left, request))
+        found = answers.prediction(await self.pool.call("predict", left, request))
+        exchange.ran = found.model, found.version
+        return found
 
     async def classify(
         self, exchange: Exchange, path: ModelPath, signature: str | None, images: list[bytes], top_k: int | None
@@ -53,7 +61,9 @@ class Backends:
         """Names the best classes of encoded images."""
         left = exchange.left_s
         request = ClassifyRequest(path.spec(signature), images, top_k, requests.timeout_ms(left), exchange.request_id)
-        return answers.classifications(await self.pool.call("classify", left, request))
+        found = answers.classifications(await self.pool.call("classify", left, request))
+        exchange.ran = found.model, found.version
+        return found
 
     async def detect(
         self,
@@ -69,7 +79,9 @@ class Backends:
         request = DetectRequest(
             path.spec(signature), images, min_score, most, requests.timeout_ms(left), exchange.request_id
         )
-        return answers.detections(await self.pool.call("detect", left, request))
+        found = answers.detections(await self.pool.call("detect", left, request))
+        exchange.ran = found.model, found.version
+        return found
 
     async def metadata(self, spec: ModelSpec, timeout_s: float) -> results.ModelMetadata:
         """The signatures of a model."""

@@ -9,6 +9,7 @@ import asyncio
 import math
 import os
 import re
+import time
 import zlib
 from collections.abc import Awaitable, Callable, MutableMapping
 from dataclasses import dataclass, field
@@ -56,6 +57,9 @@ class Exchange:
     Attributes:
         method: "GET", "POST", ….
         path: as it was sent, its %-escapes still in it, without the query.
+        arrived: when it came, by `time.perf_counter`, which is finer than the loop's time.
+        received_bytes: of its body, so far, as they came.
+        ran: the model and version that a server ran for it.
     """
 
     def __init__(self, scope: Scope, receive: Receive, settings: GatewaySettings) -> None:
@@ -66,6 +70,9 @@ class Exchange:
         self._receive = receive
         self._settings = settings
         self._began = asyncio.get_running_loop().time()
+        self.arrived = time.perf_counter()
+        self.received_bytes = 0
+        self.ran: tuple[str, int | None] | None = None
 
     @cached_property
     def headers(self) -> dict[str, str]:
@@ -154,6 +161,7 @@ class Exchange:
             piece = message.get("body", b"")
             more = message.get("more_body", False)
             size += len(piece)
+            self.received_bytes = size
             if size <= limit:
                 pieces.append(piece)
             elif size > limit * _PATIENCE:

@@ -1,0 +1,147 @@
+"""What the gateway's processes count of the requests that they answer.
+
+Exchange, Reply --named()--> model, version, method, code --> counters and histograms of prometheus-client
+
+Where PROMETHEUS_MULTIPROC_DIR names a directory, every process that has it counts there, and each can tell of all.
+"""
+
+from __future__ import annotations
+
+import re
+import time
+from dataclasses import dataclass
+from functools import lru_cache
+from typing import Any, TypeVar
+from urllib.parse import unquote
+
+from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram
+from prometheus_client.metrics import MetricWrapperBase
+
+from thriftserve.gateway import metrics_table as table
+from thriftserve.gateway.exchange import Exchange, Reply
+from thriftserve.gateway.failures import Refusal
+from thriftserve_client.errors import CallTimeout, DeadlineExceededError, ResourceExhaustedError
+
+#: Upper bounds of the durations, in seconds: from a tiny model's answer to `max_timeout_s`.
+DURATIONS_S = (0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 2.5, 5.0, 10.0, 30.0, 60.0, 600.0)
+#: Clients choose the words of a path: so many models and versions become labels, any further ones count as none.
+_MOST_NAMES = 1000
+_MODEL = re.compile(
+    r"/v[12]/models/(?P<model>[^/:]+)(?:/versions/(?P<version>[0-9]{1,19})|/labels/[^/:]+)?(?:[:/](?P<verb>[a-z]+))?",
+    re.IGNORECASE | re.ASCII,
+)
+_VERBS = ("predict", "classify", "regress", "detect", "metadata", "ready", "infer")
+_FIXED = {
+    "/healthz": "health",
+    "/readyz": "health",
+    "/v2/health/live": "health",
+    "/v2/health/ready": "health",
+    "/metrics": "metrics",
+    "/monitoring/prometheus/metrics": "metrics",
+    "/service": "service",
+    "/v1/models": "models",
+}
+
+W = TypeVar("W", bound=MetricWrapperBase)
+
+
+@dataclass(frozen=True)
+class Named:
+    """What a path asks for: a method of the table in docs/metrics.md, a model's name, a version's number as text."""
+
+    method: str
+    model: str = ""
+    version: str = ""
+
+
+@lru_cache(maxsize=4096)
+def named(path: str) -> Named:
+    """What a path is about; of whatever it may be: the method is one of a few words."""
+    fixed = _FIXED.get(path)
+    if fixed is not None:
+        return Named(fixed)
+    found = _MODEL.fullmatch(path) if len(path) < 1000 else None
+    if found is None:
+        return Named("other")
+    verb = (found["verb"] or "").lower()
+    if verb not in _VERBS:
+        verb = "status" if not verb else "other"
+    # A lone surrogate can't be written as UTF-8.
+    return Named(verb, unquote(found["model"], errors="replace"), found["version"] or "")
+
+
+class RequestMetrics:
+    """The counters of one process.
+
+    Args:
+        registry: where they are registered; None: with the directory of several processes alone.
+    """
+
+    def __init__(self, registry: CollectorRegistry | None) -> None:
+        self._requests = _made(Counter, table.REQUESTS, registry)
+        self._durations = _made(Histogram, table.DURATION, registry, buckets=DURATIONS_S)
+        self._received = _made(Counter, table.RECEIVED, registry)
+        self._sent = _made(Counter, table.SENT, registry)
+        self._in_flight = _made(Gauge, table.IN_FLIGHT, registry, multiprocess_mode="livesum")
+        shed = _made(Counter, table.SHED, registry)
+        self._shed_here, self._shed_behind = shed.labels("gateway"), shed.labels("server")
+        self._expired = _made(Counter, table.EXPIRED, registry)
+        # Another process of this pid may have left its number behind.
+        self._in_flight.set(0)
+        self._known: set[tuple[str, str]] = set()
+        self._kept: dict[tuple[str, str, str, int], tuple[Any, ...]] = {}
+
+    def in_flight(self, number: int) -> None:
+        """So many requests are under way."""
+        self._in_flight.set(number)
+
+    def answered(self, exchange: Exchange, reply: Reply) -> None:
+        """One has its answer."""
+        what = named(exchange.path)
+        model, version = self._served(exchange, what, reply.status)
+        key = (model, version, what.method, reply.status)
+        kept = self._kept.get(key)
+        if kept is None:
+            kept = self._kept[key] = (
+                self._requests.labels(model, version, what.method, reply.status),
+                self._durations.labels(model, what.method),
+                self._received.labels(model, what.method),
+                self._sent.labels(model, what.method),
+            )
+        requests, durations, received, sent = kept
+        requests.inc()
+        durations.observe(time.perf_counter() - exchange.arrived)
+        received.inc(exchange.received_bytes)
+        sent.inc(len(reply.body))
+
+    def failed(self, error: Exception, status: int) -> None:
+        """One is answered with an error: counts those turned away for load, and those too late."""
+        if isinstance(error, ResourceExhaustedError):
+            self._shed_behind.inc()
+        elif isinstance(error, Refusal) and status == 503:
+            self._shed_here.inc()
+        elif status == 504 or isinstance(error, DeadlineExceededError | CallTimeout):
+            self._expired.inc()
+
+    def _served(self, exchange: Exchange, what: Named, status: int) -> tuple[str, str]:
+        """Model and version for the labels: those that a server has answered for, and no others."""
+        if exchange.ran is not None:
+            model, number = exchange.ran
+            return self._remembered(model, "" if number is None else str(number))
+        if what.model and status < 300:
+            return self._remembered(what.model, what.version)
+        if (what.model, what.version) in self._known:
+            return what.model, what.version
+        return (what.model, "") if (what.model, "") in self._known else ("", "")
+
+    def _remembered(self, model: str, version: str) -> tuple[str, str]:
+        one = (model, version)
+        if one not in self._known:
+            if len(self._known) >= _MOST_NAMES:
+                return "", ""
+            self._known |= {one, (model, "")}
+        return one
+
+
+def _made(kind: type[W], family: table.Family, registry: CollectorRegistry | None, **more: Any) -> W:
+    return kind(family.name, family.help, family.labels, registry=registry, **more)
