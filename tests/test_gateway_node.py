@@ -8,16 +8,19 @@ import json
 import random
 import signal
 import socket
+import ssl
 import subprocess
 import sys
 import threading
 from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
 from typing import Any
 
 import psutil
 import pytest
 
+from certificates import Authority
 from client_service import Service, hanging_up, relaying_to, saying, scripted, serving, silent
 from gateway_served import COMMAND, Door, gateway
 from thriftserve.gateway.fetching import is_public
@@ -70,6 +73,22 @@ def test_a_server_that_breaks_off_costs_no_request(service: Service) -> None:
         assert told.status == 200 and told.json()["status"] == "degraded"
         states = {one["backend"]: one["status"] for one in told.json()["backends"]}
         assert states == {f"127.0.0.1:{broken}": "failed", f"127.0.0.1:{service.port}": "ok"}
+
+
+def test_servers_behind_tls(tmp_path: Path) -> None:
+    """A server that asks for a certificate is called by TLS; one signed by another authority is not trusted."""
+    ours, theirs = Authority(tmp_path, "ours"), Authority(tmp_path, "theirs")
+    server, client = ours.issue("server"), ours.issue("client")
+    context = ssl.create_default_context(ssl.Purpose.CLIENT_AUTH, cafile=ours.cert)
+    context.verify_mode = ssl.CERT_REQUIRED
+    context.load_cert_chain(server.cert, server.key)
+    shown = ("--backend-cert", client.cert, "--backend-key", client.key)
+    with serving(context=context) as service:
+        with gateway(service.port, flags=("--backend-ca", ours.cert, *shown)) as door:
+            assert door.predict("half_plus_two", BODY).json()["outputs"]["y"] == [2.5, 3.0]
+        with gateway(service.port, flags=("--backend-ca", theirs.cert, *shown)) as door:
+            refused = door.predict("half_plus_two", BODY)
+            assert refused.status == 503 and "certificate" in refused.error.lower()
 
 
 def test_connections_that_were_closed_are_replaced(service: Service) -> None:
@@ -283,6 +302,7 @@ def test_what_is_public(address: str, public: bool) -> None:
         (["--request-timeout-s", "700"], 2, "max_timeout_s"),
         (["--cors-origin", "example.org"], 2, "cors_origin"),
         (["--modle", "x"], 2, "unknown option --modle"),
+        (["--backend-cert", "a.pem"], 2, "backend_ca"),
         (["--host", "no.such.host.invalid"], 3, "no address of this machine"),
     ],
 )

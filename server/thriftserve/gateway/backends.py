@@ -51,9 +51,7 @@ class Backends:
         request = PredictRequest(
             path.spec(signature), dict(inputs), None, requests.timeout_ms(left), exchange.request_id
         )
-        found = answers.prediction(await self.pool.call("predict", left, request))
-        exchange.ran = found.model, found.version
-        return found
+        return answers.prediction(await self.pool.call("predict", left, request))
 
     async def classify(
         self, exchange: Exchange, path: ModelPath, signature: str | None, images: list[bytes], top_k: int | None
@@ -61,9 +59,7 @@ class Backends:
         """Names the best classes of encoded images."""
         left = exchange.left_s
         request = ClassifyRequest(path.spec(signature), images, top_k, requests.timeout_ms(left), exchange.request_id)
-        found = answers.classifications(await self.pool.call("classify", left, request))
-        exchange.ran = found.model, found.version
-        return found
+        return answers.classifications(await self.pool.call("classify", left, request))
 
     async def detect(
         self,
@@ -79,9 +75,7 @@ class Backends:
         request = DetectRequest(
             path.spec(signature), images, min_score, most, requests.timeout_ms(left), exchange.request_id
         )
-        found = answers.detections(await self.pool.call("detect", left, request))
-        exchange.ran = found.model, found.version
-        return found
+        return answers.detections(await self.pool.call("detect", left, request))
 
     async def metadata(self, spec: ModelSpec, timeout_s: float) -> results.ModelMetadata:
         """The signatures of a model."""

@@ -46,8 +46,10 @@ def derived(settings: ServeSettings, server: Listener) -> GatewaySettings:
         ConfigError: the gateway can't call such a server, or is not installed.
     """
     if settings.tls_cert or settings.framing != "framed":
-        what = "TLS" if settings.tls_cert else "the buffered transport"
-        raise ConfigError(f"rest_port is set, but the gateway does not call servers by {what}: leave one of them out")
+        what = "TLS (whom to trust is not said here)" if settings.tls_cert else "the buffered transport"
+        raise ConfigError(
+            f"rest_port is set, and the server speaks {what}: leave one of them out, or run thriftserve gateway by itself"
+        )
     if find_spec("uvicorn") is None or find_spec("orjson") is None:
         raise ConfigError("rest_port is set, but the gateway is not installed: pip install 'thriftserve[gateway]'")
     return GatewaySettings(

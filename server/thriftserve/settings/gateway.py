@@ -56,6 +56,18 @@ class GatewaySettings:
     connect_timeout_s: float = setting(
         2.0, "how long connecting to a server may take", group=BACKENDS, unit="seconds", check=above(0)
     )
+    backend_ca: str | None = setting(
+        None,
+        "call the servers by TLS, and trust those whose certificates these authorities (PEM) signed",
+        group=BACKENDS,
+        metavar="FILE",
+    )
+    backend_cert: str | None = setting(
+        None, "certificate (PEM) to show to servers that ask for one: mutual TLS", group=BACKENDS, metavar="FILE"
+    )
+    backend_key: str | None = setting(
+        None, "private key (PEM) of --backend-cert, where that file does not hold it", group=BACKENDS, metavar="FILE"
+    )
     host: str = setting("127.0.0.1", "address to listen on; 0.0.0.0 or :: for every interface", group=HTTP)
     port: int = setting(8501, "TCP port; 0 lets the kernel pick one", group=HTTP, check=within(0, 65535))
     backlog: int = setting(
@@ -120,6 +132,8 @@ class GatewaySettings:
 
     def __post_init__(self) -> None:
         check(self)
+        if (self.backend_key and not self.backend_cert) or (self.backend_cert and not self.backend_ca):
+            raise ConfigError("backend_key needs backend_cert, and that needs backend_ca: give them too")
         if self.request_timeout_s > self.max_timeout_s:
             raise ConfigError(
                 f"request_timeout_s is {self.request_timeout_s:g}, more than max_timeout_s, {self.max_timeout_s:g}"
