@@ -51,7 +51,9 @@ class Backends:
         request = PredictRequest(
             path.spec(signature), dict(inputs), None, requests.timeout_ms(left), exchange.request_id
         )
-        return answers.prediction(await self.pool.call("predict", left, request))
+        found = answers.prediction(await self.pool.call("predict", left, request))
+        exchange.ran = found.model, found.version
+        return found
 
     async def classify(
         self, exchange: Exchange, path: ModelPath, signature: str | None, images: list[bytes], top_k: int | None
@@ -59,7 +61,9 @@ class Backends:
         """Names the best classes of encoded images."""
         left = exchange.left_s
         request = ClassifyRequest(path.spec(signature), images, top_k, requests.timeout_ms(left), exchange.request_id)
-        return answers.classifications(await self.pool.call("classify", left, request))
+        found = answers.classifications(await self.pool.call("classify", left, request))
+        exchange.ran = found.model, found.version
+        return found
 
     async def detect(
         self,
@@ -75,7 +79,9 @@ class Backends:
         request = DetectRequest(
             path.spec(signature), images, min_score, most, requests.timeout_ms(left), exchange.request_id
         )
-        return answers.detections(await self.pool.call("detect", left, request))
+        found = answers.detections(await self.pool.call("detect", left, request))
+        exchange.ran = found.model, found.version
+        return found
 
     async def metadata(self, spec: ModelSpec, timeout_s: float) -> results.ModelMetadata:
         """The signatures of a model."""

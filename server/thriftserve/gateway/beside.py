@@ -48,7 +48,7 @@ def derived(settings: ServeSettings, server: Listener) -> GatewaySettings:
     if settings.tls_cert or settings.framing != "framed":
         what = "TLS (whom to trust is not said here)" if settings.tls_cert else "the buffered transport"
         raise ConfigError(
-            f"rest_port is set, and the server speaks {what}: leave one of them out, or run thriftserve gateway by itself"
+            f"rest_port is set, and the server speaks {what}: leave one of them out, or run a thriftserve gateway apart"
         )
     if find_spec("uvicorn") is None or find_spec("orjson") is None:
         raise ConfigError("rest_port is set, but the gateway is not installed: pip install 'thriftserve[gateway]'")
