@@ -4,7 +4,7 @@
 
     serve:       argv, environment, TOML file  -->  ServeSettings  -->  app.serve  -->  exit code
     gateway:     the same, GatewaySettings  -->  gateway.command.run  -->  exit code
-    model tune:  argv  -->  tune.command.run  -->  model.toml  -->  exit code
+    model:       argv  -->  model_tools.commands.run: check, convert, record, tune  -->  exit code
 
 Nothing heavy is imported before it is known that there is something to serve.
 """
@@ -15,18 +15,20 @@ import argparse
 import logging
 import os
 import sys
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from functools import partial
 
 from thriftserve import __version__, log
 from thriftserve.errors import ExitCode, StartError
 from thriftserve.gateway import command as gateway_command
+from thriftserve.model_tools import flags as model_flags
 from thriftserve.settings import Effective, ServeSettings, gather
 from thriftserve.settings.field import settings_of
 from thriftserve.settings.flags import add_flags, given_flags, shown
 from thriftserve.settings.gateway import GatewaySettings
 from thriftserve.settings.sources import did_you_mean
-from thriftserve.tune import flags as tune_flags
+
+_Parser = argparse.ArgumentParser
 
 logger = logging.getLogger(__name__)
 
@@ -83,18 +85,19 @@ def main(arguments: Sequence[str] | None = None) -> int:
 
 
 def _run(arguments: Sequence[str]) -> int:
-    parser, serve, gateway, tune_model = _parsers()
+    parser, serve, gateway, model = _parsers()
     given, unknown = parser.parse_known_args(arguments)
     if unknown and given.command == "model":
-        tune_model.error(f"unrecognized argument {unknown[0]}: see thriftserve model tune --help")
+        name = given.model_command
+        model[name].error(f"unrecognized argument {unknown[0]}: see thriftserve model {name} --help")
     if unknown and given.command == "gateway":
         gateway.error(_unknown(unknown[0], GatewaySettings))
     if unknown:
         serve.error(_unknown(unknown[0], ServeSettings))
     if given.command == "model":
-        from thriftserve.tune import command
+        from thriftserve.model_tools import commands
 
-        return command.run(given)
+        return commands.run(given)
     if given.command is None:
         parser.print_help(sys.stderr)
         return ExitCode.CONFIG
@@ -120,8 +123,8 @@ def _gateway(effective: Effective[GatewaySettings], only_shown: bool) -> int:
     return gateway_command.run(effective.settings)
 
 
-def _parsers() -> tuple[argparse.ArgumentParser, ...]:
-    """The parser of the whole line, and those of the commands `serve`, `gateway` and `model tune`."""
+def _parsers() -> tuple[_Parser, _Parser, _Parser, Mapping[str, _Parser]]:
+    """The parser of the whole line, and those of the commands `serve`, `gateway`, and below `model`."""
     parser = argparse.ArgumentParser("thriftserve", description=_DESCRIPTION, allow_abbrev=False)
     parser.add_argument("--version", action="version", version=f"thriftserve {__version__}")
     commands = parser.add_subparsers(dest="command", metavar="COMMAND", title="commands")
@@ -137,7 +140,7 @@ def _parsers() -> tuple[argparse.ArgumentParser, ...]:
     serve.add_argument("--config", metavar="FILE", help="a TOML file with settings (THRIFTSERVE_CONFIG names one too)")
     serve.add_argument("--print-settings", action="store_true", help="show every value and its source; serve nothing")
     add_flags(serve, ServeSettings)
-    return parser, serve, gateway_command.add_to(commands), tune_flags.add_to(commands)
+    return parser, serve, gateway_command.add_to(commands), model_flags.add_to(commands)
 
 
 def _unknown(argument: str, cls: type) -> str:

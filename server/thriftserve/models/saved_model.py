@@ -32,6 +32,8 @@ AS_LOADED, FROZEN = "as loaded", "frozen"
 MOST_CONSTANT_BYTES = 256 << 20
 #: Longest piece of TensorFlow's own words that an error carries, in characters.
 MAX_REASON = 500
+#: How TensorFlow begins the message of some errors, and the node's name that stands behind what happened.
+_TITLE, _NODE = "Graph execution error:", "\n\t [["
 
 log = logging.getLogger(__name__)
 
@@ -160,7 +162,8 @@ def _translate(signature: str, error: Exception) -> ThriftServeError:
 
 
 def reason(error: Exception) -> str:
-    """The first line of an error's own message, without the graph's traceback below it."""
-    lines = str(getattr(error, "message", "") or error).strip().splitlines()
-    text = lines[0].strip() if lines else type(error).__name__
+    """The line of an error's own message that says what happened, without the graph's traceback above or below it."""
+    message = str(getattr(error, "message", "") or error).partition(_NODE)[0]
+    lines = [line.strip() for line in message.splitlines() if line.strip()] or [type(error).__name__]
+    text = lines[-1] if lines[0] == _TITLE else lines[0]
     return text if len(text) <= MAX_REASON else text[: MAX_REASON - 1] + "…"

@@ -85,7 +85,7 @@ def _run_one(servable: Servable, content: bytes | Damaged, warmed: Warmed) -> No
         if signature is None:
             raise Damaged(f"the model has no signature {request.signature!r}; it has {', '.join(servable.signatures)}")
         inputs = arrays(request, signature)
-        servable.session.run(signature.name, inputs, _outputs(request, signature))
+        servable.session.run(signature.name, inputs, outputs(request, signature))
         warmed.runs[signature.name] = warmed.runs.get(signature.name, 0) + 1
 
 
@@ -115,8 +115,12 @@ def _example_input(examples: Sequence[bytes], signature: Signature) -> Arrays:
     return {specs[0].name: content}
 
 
-def _outputs(request: Recorded, signature: Signature) -> tuple[str, ...]:
-    """In the signature's own order, for the call that is made is the one that clients' requests find."""
+def outputs(request: Recorded, signature: Signature) -> tuple[str, ...]:
+    """The outputs that it wants, in the signature's own order: the call made is the one that clients' requests find.
+
+    Raises:
+        Damaged: the signature has no such output.
+    """
     unknown = [one for one in request.outputs if one not in signature.outputs]
     if unknown and signature.validated:
         raise Damaged(f"{signature.name!r} has no output {unknown[0]!r}; it has {', '.join(signature.outputs)}")

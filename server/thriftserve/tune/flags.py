@@ -33,10 +33,8 @@ examples:
 """
 
 
-def add_to(commands: Any) -> argparse.ArgumentParser:
-    """Adds `model`, and its command `tune`, to the parser's commands; gives back the parser of `tune`."""
-    model = commands.add_parser("model", help="work on a model's files: `thriftserve model tune --help` has examples")
-    below = model.add_subparsers(dest="model_command", metavar="COMMAND", title="commands", required=True)
+def add_to(below: Any) -> argparse.ArgumentParser:
+    """Adds `tune` to the commands below `model`; gives back its parser."""
     tune: argparse.ArgumentParser = below.add_parser(
         "tune",
         help="measure a model on this machine and write the settings that suit it",

@@ -1,0 +1,127 @@
+"""A checkpoint of TensorFlow 1.x and its meta graph become a SavedModel.
+
+NAME.meta, NAME.index, NAME.data-…  --restore-->  session  --signature of the tensors named-->  VERSION_DIR
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from thriftserve.errors import ConfigError, ModelLoadError
+from thriftserve.model_tools.diagnosis import told
+from thriftserve.models.saved_model import reason
+from thriftserve.models.signature import DEFAULT_SIGNATURE
+
+#: Tensors that a message offers at most.
+_SHOWN = 8
+
+
+@dataclass(frozen=True)
+class Naming:
+    """The names that requests use, and the graph's tensors ("x:0") that they mean."""
+
+    inputs: Mapping[str, str]
+    outputs: Mapping[str, str]
+    signature: str = DEFAULT_SIGNATURE
+
+
+def convert(prefix: Path, target: Path, naming: Naming) -> None:
+    """Writes the SavedModel of a checkpoint into a directory that is not there yet.
+
+    Raises:
+        ModelLoadError: the checkpoint can't be read; the message says why.
+        ConfigError: a tensor named is not in it, or none is named.
+    """
+    import tensorflow as tf
+
+    tf.get_logger().setLevel("ERROR")
+    v1 = tf.compat.v1
+    with tf.Graph().as_default() as graph, v1.Session(graph=graph) as session:
+        try:
+            v1.train.import_meta_graph(f"{prefix}.meta", clear_devices=True).restore(session, str(prefix))
+        except Exception as error:
+            raise ModelLoadError(f"{prefix}: the checkpoint can't be read: {told(reason(error))}") from error
+        _check_named(graph, naming)
+        missing = {name.decode() for name in session.run(v1.report_uninitialized_variables())}
+        _check_restored(graph, naming, missing)
+        signature = v1.saved_model.build_signature_def(
+            _infos(v1, graph, naming.inputs), _infos(v1, graph, naming.outputs), "tensorflow/serving/predict"
+        )
+        tables = graph.get_collection(v1.GraphKeys.TABLE_INITIALIZERS)
+        builder = v1.saved_model.Builder(str(target))
+        builder.add_meta_graph_and_variables(
+            session,
+            ["serve"],
+            {naming.signature: signature},
+            assets_collection=graph.get_collection(v1.GraphKeys.ASSET_FILEPATHS) or None,
+            main_op=v1.tables_initializer() if tables else None,
+            strip_default_attrs=True,
+            # What the checkpoint did not have can't be written; nothing that is served needs it.
+            saver=_saver(v1, missing),
+        )
+        builder.save()
+
+
+def _infos(v1: Any, graph: Any, names: Mapping[str, str]) -> dict[str, Any]:
+    build = v1.saved_model.build_tensor_info
+    return {name: build(_tensor(graph, tensor, name)) for name, tensor in names.items()}
+
+
+def _tensor(graph: Any, tensor: str, name: str) -> Any:
+    try:
+        return graph.get_tensor_by_name(tensor if ":" in tensor else f"{tensor}:0")
+    except (KeyError, ValueError):
+        raise ConfigError(f"{name}={tensor}: the graph has no such tensor; {_offer(graph)}") from None
+
+
+def _check_named(graph: Any, naming: Naming) -> None:
+    if not naming.outputs:
+        raise ConfigError(f"name what requests feed and fetch by --input and --output: {_offer(graph)}")
+    for names in (naming.inputs, naming.outputs):
+        _ = [_tensor(graph, tensor, name) for name, tensor in names.items()]
+
+
+def _offer(graph: Any) -> str:
+    """Placeholders, and tensors that nothing in the graph uses: most likely what is wanted."""
+    operations = graph.get_operations()
+    fed = [one.outputs[0] for one in operations if one.type.startswith("Placeholder")]
+    last = [
+        tensor
+        for one in operations
+        for tensor in one.outputs
+        if one.type not in ("SaveV2", "RestoreV2", "NoOp", "Const") and not tensor.consumers()
+    ]
+    return f"it has the placeholders {_listed(fed)} and, unused by others, {_listed(last)}"
+
+
+def _listed(tensors: list[Any]) -> str:
+    texts = [f"{one.name} {one.dtype.name}{one.shape}" for one in tensors[:_SHOWN]]
+    return ", ".join([*texts, "…"] if len(tensors) > _SHOWN else texts) or "(none)"
+
+
+def _saver(v1: Any, missing: set[str]) -> Any:
+    there = [one for one in v1.global_variables() if one.op.name not in missing]
+    return v1.train.Saver(there, allow_empty=True)
+
+
+def _check_restored(graph: Any, naming: Naming, missing: set[str]) -> None:
+    """Variables that the saver does not restore would fail each call, later."""
+    needed = {one.name for one in _reached(_tensor(graph, tensor, name) for name, tensor in naming.outputs.items())}
+    lacking = sorted(missing & needed)
+    if lacking:
+        raise ModelLoadError(f"the checkpoint has no value for {len(lacking)} variables, {lacking[0]!r} among them")
+
+
+def _reached(tensors: Any) -> set[Any]:
+    """Every operation that tensors depend on."""
+    seen: set[Any] = set()
+    waiting = [one.op for one in tensors]
+    while waiting:
+        operation = waiting.pop()
+        if operation not in seen:
+            seen.add(operation)
+            waiting += [*operation.control_inputs, *(one.op for one in operation.inputs)]
+    return seen

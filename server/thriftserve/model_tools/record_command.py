@@ -1,0 +1,96 @@
+"""`thriftserve model record PATH`: a request as it is typed becomes a record of the version's warm-up file.
+
+--input x=[1, 2]  --read_inputs-->  arrays  --held against the signature-->  PredictionLog  -->  one TFRecord more
+"""
+
+from __future__ import annotations
+
+import argparse
+import os
+from collections.abc import Mapping
+from pathlib import Path
+
+from thriftserve.errors import ConfigError, ExitCode
+from thriftserve.model_tools.version_path import version_of
+from thriftserve.models import devices, meta_graph, tf_records, warmup_records
+from thriftserve.models.prediction_log import Recorded, encode
+from thriftserve.models.repository import SAVED_MODEL_FILES
+from thriftserve.models.signature import Signature, TensorSpec
+from thriftserve.models.wire_fields import Damaged
+from thriftserve_client.cli_flags import UsageError
+from thriftserve_client.cli_inputs import read_inputs
+from thriftserve_client.errors import TensorError
+from thriftserve_client.results import SignatureInfo, TensorInfo
+
+
+def run(flags: argparse.Namespace) -> int:
+    """Records a request.
+
+    Returns:
+        0.
+
+    Raises:
+        StartError: the path, a flag or an input is wrong.
+    """
+    version = version_of(flags.path)
+    signature = _signature(version, flags.signature)
+    try:
+        inputs = read_inputs(flags.input, lambda: _info(signature, flags.signature))
+        request = Recorded(flags.signature, inputs, flags.output)
+        if signature is not None:
+            warmup_records.arrays(request, signature)
+            warmup_records.outputs(request, signature)
+        content = encode(version.parent.name, flags.signature, inputs, flags.output)
+    except (UsageError, Damaged, TensorError, OSError) as error:
+        raise ConfigError(str(error)) from error
+    path = version / warmup_records.FILE
+    count = add(path, content, replace=flags.replace)
+    print(f"{path}: {count} {'request' if count == 1 else 'requests'}")
+    return ExitCode.OK
+
+
+def add(path: Path, content: bytes, *, replace: bool = False) -> int:
+    """Adds a record to a file, which changes whole or not at all.
+
+    Returns:
+        How many records it has now.
+
+    Raises:
+        ConfigError: it can't be written, is damaged, or is full.
+    """
+    try:
+        before = path.read_bytes() if path.exists() and not replace else b""
+        records = list(tf_records.read(path)) if before else []
+        faults = [f"record {number}: {one}" for number, one in records if isinstance(one, Damaged)]
+        if faults:
+            raise ConfigError(f"{path}: {faults[0]}; --replace drops what the file has")
+        if len(records) >= warmup_records.MAX_RECORDS:
+            raise ConfigError(f"{path}: it has {len(records)} requests, and no more are run; --replace drops them")
+        path.parent.mkdir(exist_ok=True)
+        fresh = path.with_name(f".{path.name}.new")
+        fresh.write_bytes(before + tf_records.framed(content))
+        os.replace(fresh, path)
+    except OSError as error:
+        raise ConfigError(f"{path}: can't be written: {error.strerror}") from error
+    return len(records) + 1
+
+
+def _signature(version: Path, name: str) -> Signature | None:
+    """None for a Python model's directory: nothing tells its signatures without running it."""
+    if not any((version / one).exists() for one in SAVED_MODEL_FILES):
+        return None
+    devices.preload()
+    found = meta_graph.described(version)
+    if name not in found:
+        raise ConfigError(f"signature is {name!r}: {version} has {', '.join(found)}")
+    return found[name].signature
+
+
+def _info(signature: Signature | None, name: str) -> SignatureInfo:
+    if signature is None:
+        raise UsageError("there is no SavedModel that would tell the types of inputs: give them as NAME=FILE.npy")
+    return SignatureInfo(name, signature.method_name, _tensors(signature.inputs), _tensors(signature.outputs))
+
+
+def _tensors(specs: Mapping[str, TensorSpec]) -> dict[str, TensorInfo]:
+    return {name: TensorInfo(name, one.dtype, one.shape) for name, one in specs.items()}
