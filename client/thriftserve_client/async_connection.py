@@ -99,6 +99,7 @@ class AsyncConnection(asyncio.BufferedProtocol):
         finally:
             late.cancel()
             self._answer = None
+            del answer  # its error knows this frame: the two would wait for the collector
         try:
             return self._dialogue.answer(frame, method)
         except (ServerError, ProtocolMismatch):

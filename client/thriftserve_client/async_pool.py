@@ -129,22 +129,25 @@ class AsyncPool:
         loop = asyncio.get_running_loop()
         deadline = loop.time() + timeout_s
         pause = FIRST_PAUSE_S
-        failure: ConnectionFailed | ServerError
-        for left in range(ROUNDS - 1, -1, -1):
-            failure, tried = ConnectionFailed("no server was tried"), set[Backend]()
-            while len(tried) < len(self.backends):
-                backend = await self._choose(tried, deadline)
-                try:
-                    return await self._call_once(backend, method, deadline, values)
-                except (ConnectionFailed, UnavailableError, ResourceExhaustedError) as error:
-                    failure = error
-                tried.add(backend)
-                if not _repeatable(failure) or loop.time() + pause >= deadline:
-                    raise failure
-            if not left or isinstance(failure, ResourceExhaustedError):
-                raise failure  # queues that are full want fewer requests, not more
-            await asyncio.sleep(pause)
-            pause *= 2
+        failure: ConnectionFailed | ServerError | None = None
+        try:
+            for left in range(ROUNDS - 1, -1, -1):
+                tried: set[Backend] = set()
+                while len(tried) < len(self.backends):
+                    backend = await self._choose(tried, deadline)
+                    try:
+                        return await self._call_once(backend, method, deadline, values)
+                    except (ConnectionFailed, UnavailableError, ResourceExhaustedError) as error:
+                        failure = error
+                    tried.add(backend)
+                    if not _repeatable(failure) or loop.time() + pause >= deadline:
+                        raise failure
+                if failure is not None and (not left or isinstance(failure, ResourceExhaustedError)):
+                    raise failure  # queues that are full want fewer requests, not more
+                await asyncio.sleep(pause)
+                pause *= 2
+        finally:
+            failure = None  # it knows this frame: the two would wait for the collector
         raise AssertionError("the last round returns or raises")
 
     async def ask_each(self, method: str, timeout_s: float, *values: Any) -> list[tuple[Backend, Any]]:

@@ -33,7 +33,10 @@ class Dialogue:
     """
 
     def __init__(self, protocol: str, max_message_bytes: int, whom: str, words: str) -> None:
-        self._protocol = protocol
+        # One each way, kept: a protocol object knows itself by its methods, so each would wait for the collector.
+        self._outgoing = Outgoing()
+        self._writer = make_protocol(protocol, self._outgoing, max_message_bytes)
+        self._reader = make_protocol(protocol, None, max_message_bytes)
         self._max_message_bytes = max_message_bytes
         self._whom = whom
         self._words = words
@@ -47,12 +50,10 @@ class Dialogue:
             MessageTooLarge: it exceeds the limit.
         """
         self._seqid = self._seqid % 0x7FFFFFFF + 1
-        outgoing = Outgoing()
-        protocol = make_protocol(self._protocol, outgoing, self._max_message_bytes)
-        protocol.writeMessageBegin(method, TMessageType.CALL, self._seqid)
-        getattr(Predict, method + "_args")(*values).write(protocol)
-        protocol.writeMessageEnd()
-        parts = outgoing.take()
+        self._writer.writeMessageBegin(method, TMessageType.CALL, self._seqid)
+        getattr(Predict, method + "_args")(*values).write(self._writer)
+        self._writer.writeMessageEnd()
+        parts = self._outgoing.take()
         size = sum(map(len, parts))
         if size > self._max_message_bytes:
             raise MessageTooLarge(f"the request takes {size} bytes; max_message_bytes is {self._max_message_bytes}")
@@ -70,8 +71,14 @@ class Dialogue:
             ProtocolMismatch: it was no answer to this call.
             Exception: what the decoders made of bytes that are no message; see `mismatch`.
         """
-        protocol = make_protocol(self._protocol, source, self._max_message_bytes)
-        protocol.container_length_limit = source.size  # an item takes a byte at least
+        self._reader.trans = source
+        self._reader.container_length_limit = source.size  # an item takes a byte at least
+        try:
+            return self._read(self._reader, method)
+        finally:
+            self._reader.trans = None  # or an idle connection would keep its last answer
+
+    def _read(self, protocol: Any, method: str) -> Any:
         name, kind, seqid = protocol.readMessageBegin()
         if kind not in (TMessageType.REPLY, TMessageType.EXCEPTION) or seqid != self._seqid:
             raise self.mismatch(f"message type {kind} number {seqid}, expected the reply to number {self._seqid}")

@@ -113,8 +113,11 @@ class Gateway:
         except Exception as error:
             refusal = refusal_of(error, exchange.request_id)
             self._metrics.requests.failed(error, refusal.status)
-        body = orjson.dumps({"error": refusal.message.encode("utf-8", "replace").decode()})
-        return Reply(body, status=refusal.status, headers=dict(refusal.headers))
+        try:
+            body = orjson.dumps({"error": refusal.message.encode("utf-8", "replace").decode()})
+            return Reply(body, status=refusal.status, headers=dict(refusal.headers))
+        finally:
+            del refusal  # it knows this frame: the two would wait for the collector, and the request's body with them
 
     async def _routed(self, exchange: Exchange) -> Reply:
         path = exchange.path

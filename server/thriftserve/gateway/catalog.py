@@ -62,6 +62,8 @@ class Catalog:
             if path.label is not None:
                 raise path.not_found() from None
             raise
+        finally:
+            del task  # its error knows this frame
 
     async def refresh(self, path: ModelPath, timeout_s: float, *, ours: bool) -> ModelMetadata:
         """The same, after something failed by the description.

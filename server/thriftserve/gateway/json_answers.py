@@ -70,10 +70,11 @@ def _tokens(values: Array) -> Iterator[bytes]:
 
 
 def _texts(array: Array, as_bytes: bool) -> Any:
-    def nested(values: Any) -> Any:
-        return [nested(one) for one in values] if type(values) is list else _text(values, as_bytes)
+    return _nested(array.tolist(), as_bytes)
 
-    return nested(array.tolist())
+
+def _nested(values: Any, as_bytes: bool) -> Any:
+    return [_nested(one, as_bytes) for one in values] if type(values) is list else _text(values, as_bytes)
 
 
 def _text(value: bytes, as_bytes: bool) -> Any:
