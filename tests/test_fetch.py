@@ -5,11 +5,13 @@ from __future__ import annotations
 import hashlib
 import logging
 import os
+import ssl
 import threading
 from pathlib import Path
 
 import pytest
 
+from certificates import Authority
 from fetch_server import File, FileServer
 from packed_models import fetch, files, holds_model, packed, tar_of
 from thriftserve.errors import (
@@ -183,6 +185,25 @@ def test_wrong_sum_is_refused(target: Path) -> None:
     with FileServer({"/m": File(packed("zip"))}) as server, pytest.raises(InvalidArgument, match="SHA-256 of its"):
         fetch(server.url("/m"), target, limits=QUICK, sha256="0" * 64)
     assert left(target) == []
+
+
+def test_https_is_verified(tmp_path: Path, target: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A server whose certificate nobody trusts is refused at once; one that is trusted may not lead to plain http."""
+    authority = Authority(tmp_path, "authority")
+    own = authority.issue("server")
+    context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
+    context.load_cert_chain(own.cert, own.key)
+    with FileServer({"/m": File(packed("zip"))}) as server:
+        server.files["/plain"] = File(redirect=server.url("/m"))
+        server.socket = context.wrap_socket(server.socket, server_side=True, do_handshake_on_connect=False)
+        url = server.url("/m").replace("http:", "https:")
+        with pytest.raises(FailedPrecondition, match="certificate is not trusted"):
+            fetch(url, target, limits=QUICK)
+        monkeypatch.setenv("SSL_CERT_FILE", authority.cert)
+        with pytest.raises(FailedPrecondition, match=r"redirects to http://.*: not followed"):
+            fetch(url.replace("/m", "/plain"), target, limits=QUICK)
+        fetch(url, target, limits=QUICK)
+    assert holds_model(target)
 
 
 @pytest.mark.parametrize(

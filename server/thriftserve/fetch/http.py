@@ -138,6 +138,7 @@ class _Redirects(urllib.request.HTTPRedirectHandler):
 
     def redirect_request(self, req: Any, fp: Any, code: int, msg: str, headers: Any, newurl: str) -> Any:
         if not newurl.startswith("https://") and not (newurl.startswith("http://") and req.type == "http"):
+            fp.close()
             raise FailedPrecondition(f"{shown(req.full_url)} redirects to {shown(newurl)}: not followed")
         return super().redirect_request(req, fp, code, msg, headers, newurl)
 
