@@ -10,6 +10,7 @@ import pytest
 from numpy_models import Counter, NumpySession, Server, half_plus_two, over_the_wire, serve, signature
 from thriftserve.errors import ConfigError
 from thriftserve.handler import ControlHandler
+from thriftserve.models.registry import VersionStatus
 from thriftserve.models.servable import Servable
 from thriftserve_idl.ttypes import (
     DataType,
@@ -119,34 +120,72 @@ def test_server_status_tells_server_and_workers(versions: Server) -> None:
     assert (worker.connections, worker.restarts) == (6, 7)
 
 
-def test_reload_is_called() -> None:
-    """reloadConfig begins the reload that it was given; its failure is answered and counted."""
-    called = []
-    ControlHandler(reload=lambda: called.append(1), counters=Counter()).reloadConfig()
-    assert called == [1]
+class Told:
+    """Stands for a keeper: notes what it is told."""
 
-    def fail() -> None:
-        raise ConfigError("port is 99999: must lie between 0 and 65535")
+    def __init__(self, fault: Exception | None = None) -> None:
+        self.calls: list[Any] = []
+        self._fault = fault
+
+    def reload(self) -> None:
+        self.calls.append("reload")
+        if self._fault is not None:
+            raise self._fault
+
+    def load(self, name: str, source: str, version: int | None = None) -> list[VersionStatus]:
+        self.calls.append((name, source, version))
+        return [VersionStatus(7, ModelState.START)]
+
+    def unload(self, name: str, version: int | None = None) -> list[VersionStatus]:
+        self.calls.append((name, version))
+        return [VersionStatus(7, ModelState.UNLOADING)]
+
+    def label(
+        self, name: str, label: str, version: int | None, *, allow_unavailable: bool = False
+    ) -> list[VersionStatus]:
+        self.calls.append((name, label, version, allow_unavailable))
+        return [VersionStatus(7, ModelState.AVAILABLE, labels=(label,))]
+
+
+def test_reload_is_called() -> None:
+    """reloadConfig begins the reload; its failure is answered and counted."""
+    told = Told()
+    ControlHandler(told, counters=Counter()).reloadConfig()
+    assert told.calls == ["reload"]
 
     counter = Counter()
     with pytest.raises(PredictError, match="port is 99999"):
-        ControlHandler(reload=fail, counters=counter).reloadConfig()
+        ControlHandler(Told(ConfigError("port is 99999")), counters=counter).reloadConfig()
     assert counter.errors == 1
 
 
+def test_operators_are_heard() -> None:
+    """What ModelControl is asked for reaches who does it, and its answer is the model's states."""
+    told = Told()
+    handler = ControlHandler(told, counters=Counter())
+    states = [
+        handler.loadModel(LoadModelRequest("m", "/models/m", 7)),
+        handler.unloadModel(ModelSpec("m", 7)),
+        handler.setVersionLabel(SetVersionLabelRequest("m", "stable", 7)),
+    ]
+    assert told.calls == [("m", "/models/m", 7), ("m", 7), ("m", "stable", 7, False)]
+    assert [(one.name, one.versions[0].state) for one in states] == [
+        ("m", ModelState.START), ("m", ModelState.UNLOADING), ("m", ModelState.AVAILABLE),
+    ]  # fmt: skip
+
+
 @pytest.mark.parametrize(
-    ("call", "remedy"),
+    ("call", "code", "said"),
     [
-        (lambda handler: handler.loadModel(LoadModelRequest("m", "/models/m")), "SIGHUP"),
-        (lambda handler: handler.unloadModel(ModelSpec("m")), "SIGHUP"),
-        (lambda handler: handler.setVersionLabel(SetVersionLabelRequest("m", "stable", 1)), "model_spec.version"),
+        (lambda handler: handler.loadModel(LoadModelRequest("m", "/m", None, "ab")), ErrorCode.UNIMPLEMENTED, "sha256"),
+        (lambda handler: handler.loadModel(None), ErrorCode.INVALID_ARGUMENT, "a name and a source"),
+        (lambda handler: handler.unloadModel(ModelSpec("m", None, "stable")), ErrorCode.INVALID_ARGUMENT, "number"),
+        (lambda handler: handler.setVersionLabel(None), ErrorCode.INVALID_ARGUMENT, "name is not set"),
     ],
 )
-def test_what_is_not_there_yet_says_what_to_do(call: Callable[[ControlHandler], Any], remedy: str) -> None:
-    """UNIMPLEMENTED, not retryable, with another way."""
-    with pytest.raises(PredictError, match="not there yet") as caught:
-        call(ControlHandler(reload=lambda: None, counters=Counter()))
+def test_what_operators_can_not_have(call: Callable[[ControlHandler], Any], code: ErrorCode, said: str) -> None:
+    """What is left out, or not there yet, is an error that says so and is not retryable."""
+    with pytest.raises(PredictError, match=said) as caught:
+        call(ControlHandler(Told(), counters=Counter()))
     error = over_the_wire(caught.value)
-    assert error.code == ErrorCode.UNIMPLEMENTED
-    assert error.retryable is False
-    assert remedy in error.message
+    assert (error.code, error.retryable) == (code, False)

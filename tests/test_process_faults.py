@@ -53,12 +53,21 @@ def works(server: Served) -> bool:
 
 
 def worker_pids(server: Served) -> list[int]:
-    """The parent's own children, those left out that hold no model: the front of TBatchingServer."""
-    children = [child.pid for child in psutil.Process(server.pid).children()]
+    """The parent's own children, those left out that hold no model: fronts, and who looks after the models."""
+    children = psutil.Process(server.pid).children()
     if server.server_type != "TBatchingServer":
-        return children
+        return [child.pid for child in children if has_listener(child)]
+    pids = [child.pid for child in children]
     with server.client() as client:
-        return [each.pid for each in client.server_status().workers if each.role == "worker" and each.pid in children]
+        return [each.pid for each in client.server_status().workers if each.role == "worker" and each.pid in pids]
+
+
+def has_listener(process: psutil.Process) -> bool:
+    """Whether a process holds the socket on which clients connect; who looks after the models does not."""
+    try:
+        return any(each.status == psutil.CONN_LISTEN for each in process.net_connections("tcp"))
+    except psutil.NoSuchProcess:
+        return False
 
 
 def alive(pid: int) -> bool:
@@ -379,7 +388,7 @@ class ServedThroughGate(Served):
     """A server whose model loads when its gate was opened and closed; opened once here, for its first worker."""
 
     def __init__(self, gate: Path) -> None:
-        super().__init__("--model", f"m=python:fault_models:OpensGate?path={gate}", PYTHONPATH=HERE)
+        super().__init__("--model", f"m=python:fault_models:OpensGate?path={gate}", "--workers", "1", PYTHONPATH=HERE)
         with gate.open("w"):
             pass
 

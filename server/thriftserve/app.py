@@ -2,17 +2,20 @@
 
 ::
 
-    parent:  settings  -->  models, devices checked  -->  server_types.serve(factory, …)
-    worker:  factory(context)  -->  device claimed  -->  models loaded, warmed up  -->  processor
+    parent:  settings  -->  models, devices checked, the first plan  -->  server_types.serve(factory, …)
+    keeper:  settings, base paths, operators  -->  the next plan  -->  workers are replaced
+    worker:  factory(context)  -->  device claimed  -->  the plan's versions loaded, warmed up  -->  processor
 
-The settings are read anew whenever a worker starts: after SIGHUP new workers see a changed file and new versions,
-and where they can't start with them, the old workers stay.
+The settings are read anew whenever a worker starts: after SIGHUP new workers see a changed file, and where they
+can't start with it, the old workers stay.
 """
 
 from __future__ import annotations
 
 import logging
+import tempfile
 from collections.abc import Callable
+from contextlib import nullcontext
 from dataclasses import fields, replace
 from functools import partial
 from pathlib import Path
@@ -22,14 +25,17 @@ from thrift.Thrift import TProcessor
 
 from thriftserve import __version__, server_types
 from thriftserve.batching import MAX_BATCH_SIZE, Batcher
-from thriftserve.errors import Code, ConfigError, ExitCode, ModelLoadError
+from thriftserve.errors import Code, ExitCode
 from thriftserve.gateway.beside import group as gateway_group
 from thriftserve.handler import ControlHandler, PredictHandler, PredictProcessor, at_front
+from thriftserve.keeper import Keeper, Operations, first_plan, models_of
 from thriftserve.models import devices, loader, warmup
 from thriftserve.models.devices import SessionOptions
 from thriftserve.models.placement import placed
-from thriftserve.models.registry import Registry
-from thriftserve.models.repository import ModelConfig, newest_version, parse_model_flags
+from thriftserve.models.priority import in_background
+from thriftserve.models.repository import ModelConfig
+from thriftserve.models.state import Attempt, KeptRegistry, Plan, StateDir, Told
+from thriftserve.models.watcher import Watcher
 from thriftserve.server_types import ControlContext, Desk, WorkerContext
 from thriftserve.settings import HostSettings, ServeSettings
 from thriftserve_idl import ModelControl, Predict
@@ -55,47 +61,28 @@ def serve(source: Source) -> ExitCode:
     configs = models_of(settings)
     # Told here at once, and not by every worker once it has imported TensorFlow.
     devices.plan(settings.devices, settings.worker_processes)
-    for config in configs:
-        check_versions(config)
-    laid_out = placed(settings, configs)
-    return server_types.serve(
-        partial(predict_processor, source, settings, laid_out),
-        laid_out,
-        refusal=refused,
-        desk=predict_desk(),
-        preload=devices.preload if needs_tensorflow(configs) else None,
-        control=control_processor if settings.control_port is not None else None,
-        control_port=settings.control_port or 0,
-        beside=partial(gateway_group, settings) if settings.rest_port is not None else None,
-        on_ready=partial(print, flush=True),
-    )
-
-
-def models_of(settings: ServeSettings) -> tuple[ModelConfig, ...]:
-    """The models to serve, at least one.
-
-    Raises:
-        ConfigError: there is none, or one can't be read.
-    """
-    if not settings.model:
-        raise ConfigError(
-            "no model to serve: give one or more as --model NAME=BASE_PATH, for example --model digits=/models/digits"
+    with _state_dir(settings) as place:
+        state = StateDir(Path(place).absolute())
+        watcher = first_plan(configs, state)
+        laid_out = placed(settings, configs)
+        return server_types.serve(
+            Predictor(source, laid_out, state),
+            laid_out,
+            refusal=refused,
+            desk=predict_desk(),
+            preload=devices.preload if needs_tensorflow(configs) else None,
+            control=partial(KeeperService, source, settings, laid_out, state, watcher),
+            control_port=settings.control_port,
+            frees_first=settings.swap_policy == "resource",
+            beside=partial(gateway_group, settings) if settings.rest_port is not None else None,
+            on_ready=partial(print, flush=True),
         )
-    return parse_model_flags(settings.model)
 
 
-def check_versions(config: ModelConfig) -> None:
-    """Looks whether a model has a version to load.
-
-    Raises:
-        ModelLoadError: it has none; the message names the model and the remedy.
-    """
-    if config.platform != "tensorflow":
-        return
-    try:
-        newest_version(Path(config.source))
-    except ModelLoadError as error:
-        raise ModelLoadError(f"model {config.name!r}: {error.message}") from error
+def _state_dir(settings: ServeSettings) -> tempfile.TemporaryDirectory[str] | nullcontext[str]:
+    if settings.state_dir is not None:
+        return nullcontext(str(Path(settings.state_dir).expanduser()))
+    return tempfile.TemporaryDirectory(prefix="thriftserve-")
 
 
 def needs_tensorflow(configs: tuple[ModelConfig, ...]) -> bool:
@@ -129,33 +116,56 @@ def front_processor(context: WorkerContext, about: dict[str, Any]) -> TProcessor
     return Predict.Processor(handler)
 
 
-def predict_processor(
-    source: Source, started_with: ServeSettings, laid_out: ServeSettings, context: WorkerContext
-) -> TProcessor:
-    """The Predict service with its models loaded, in the worker that calls this.
+class Predictor:
+    """Makes the Predict service with its models loaded, in the worker that calls it.
 
-    Raises:
-        StartError: a setting is wrong by now, a device is not there, or a model can't be loaded.
+    Args:
+        source: reads the settings.
+        laid_out: the settings that the server started with.
+        state: where the plan is.
     """
-    settings = source()
-    _tell_ignored(started_with, settings)
-    settings = replace(settings, **{name: getattr(laid_out, name) for name in _PLACEMENT})
-    registry = _load(settings, context)
-    batcher = _batcher(settings)
-    handler = PredictHandler(
-        registry,
-        status=context.server_snapshot,
-        counters=context.counters,
-        max_image_pixels=settings.max_image_pixels,
-        server_version=__version__,
-        batcher=batcher,
-    )
-    if settings.warmup:
-        handler.prepare()
-        if batcher.merging:
-            for servable in registry.servables():
-                batcher.rehearse(servable)
-    return PredictProcessor(handler)
+
+    def __init__(self, source: Source, laid_out: ServeSettings, state: StateDir) -> None:
+        self._source = source
+        self._laid_out = laid_out
+        self._state = state
+        self._plan: Plan | None = None
+
+    def begin(self) -> None:
+        """A worker process begins: what it and its children serve is decided now, and by nobody later."""
+        self._plan = Plan.from_json(self._state.read("plan"))
+
+    def __call__(self, context: WorkerContext) -> TProcessor:
+        """The service.
+
+        Raises:
+            StartError: a setting is wrong by now, a device is not there, or a model can't be loaded.
+        """
+        settings = replace(self._source(), **{name: getattr(self._laid_out, name) for name in _PLACEMENT})
+        assert self._plan is not None, "begin was called"
+        with in_background(not self._plan.first):
+            processor = self._made(settings, self._plan, context)
+        if context.index < context.workers:  # not in a child of a forking server's worker
+            context.counters.set_plan(self._plan.number)
+        return processor
+
+    def _made(self, settings: ServeSettings, plan: Plan, context: WorkerContext) -> TProcessor:
+        registry = _load(settings, plan, self._state, context)
+        batcher = _batcher(settings)
+        handler = PredictHandler(
+            registry,
+            status=context.server_snapshot,
+            counters=context.counters,
+            max_image_pixels=settings.max_image_pixels,
+            server_version=__version__,
+            batcher=batcher,
+        )
+        if settings.warmup:
+            handler.prepare()
+            if batcher.merging:
+                for servable in registry.servables():
+                    batcher.rehearse(servable)
+        return PredictProcessor(handler)
 
 
 def _batcher(settings: ServeSettings) -> Batcher:
@@ -168,7 +178,7 @@ def _batcher(settings: ServeSettings) -> Batcher:
     )
 
 
-def _load(settings: ServeSettings, context: WorkerContext) -> Registry:
+def _load(settings: ServeSettings, plan: Plan, state: StateDir, context: WorkerContext) -> KeptRegistry:
     # A forking server has one worker, and each of its children a place of its own behind it.
     places = max(context.workers, context.index + 1)
     device = devices.plan(settings.devices, places)[context.index]
@@ -182,11 +192,43 @@ def _load(settings: ServeSettings, context: WorkerContext) -> Registry:
         gpu_memory_limit_mb=settings.gpu_memory_limit_mb,
         freeze=settings.freeze,
     )
-    registry = loader.load_models(models_of(settings), options)
+    attempt = Attempt(state) if context.index < context.workers else None
+    servables = loader.load_plan(plan, options, attempt)
     if settings.warmup:
-        for servable in registry.servables():
-            warmup.run(servable)
-    return registry
+        paths = {(name, one.version): one.path for name, one in plan.versions()}
+        for servable in servables:
+            warmup.run(servable, paths[servable.name, servable.version])
+    return KeptRegistry(servables, Told(state, lambda: context.board.state_number))
+
+
+class KeeperService:
+    """The process that looks after the models, and the ModelControl service."""
+
+    def __init__(
+        self,
+        source: Source,
+        settings: ServeSettings,
+        laid_out: ServeSettings,
+        state: StateDir,
+        watcher: Watcher,
+        context: ControlContext,
+    ) -> None:
+        told = partial(_tell_ignored, settings)
+        self._keeper = Keeper(source, settings, state, watcher, context, laid_out.worker_processes, told)
+        handler = ControlHandler(Operations(self._keeper), counters=context.counters)
+        self.processor = ModelControl.Processor(handler)
+
+    def run(self) -> None:
+        """Looks after the models."""
+        self._keeper.run()
+
+    def stop(self) -> None:
+        """Ends that."""
+        self._keeper.stop()
+
+    def ask_reload(self) -> None:
+        """SIGHUP came."""
+        self._keeper.ask_reload()
 
 
 def _tell_ignored(before: ServeSettings, now: ServeSettings) -> None:
@@ -194,8 +236,3 @@ def _tell_ignored(before: ServeSettings, now: ServeSettings) -> None:
     changed = [one.name for one in fields(HostSettings) if getattr(before, one.name) != getattr(now, one.name)]
     if changed:
         logger.warning("changed, but only a restart of the server takes it up: %s", ", ".join(changed))
-
-
-def control_processor(context: ControlContext) -> TProcessor:
-    """The ModelControl service."""
-    return ModelControl.Processor(ControlHandler(reload=context.reload, counters=context.counters))

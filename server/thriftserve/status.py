@@ -41,6 +41,8 @@ class WorkerRole(IntEnum):
     WORKER = 0
     #: Takes connections and queues requests; runs none.
     FRONT = 1
+    #: Decides what is served, and answers operators; it is no part of what is told of a server's workers.
+    KEEPER = 2
 
 
 @dataclass(frozen=True)

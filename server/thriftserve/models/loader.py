@@ -12,6 +12,7 @@ import logging
 import re
 import time
 from collections.abc import Iterable
+from contextlib import nullcontext
 from pathlib import Path
 
 from thriftserve.errors import ModelLoadError, StartError
@@ -19,9 +20,10 @@ from thriftserve.models import image_settings, model_settings
 from thriftserve.models.devices import SessionOptions
 from thriftserve.models.python_model import PythonSession
 from thriftserve.models.registry import Registry
-from thriftserve.models.repository import PYTHON_VERSION, ModelConfig, newest_version
+from thriftserve.models.repository import PYTHON_VERSION, ModelConfig, VersionDir, newest_version
 from thriftserve.models.saved_model import SavedModelSession
 from thriftserve.models.servable import Servable
+from thriftserve.models.state import Attempt, Plan, PlannedModel
 
 log = logging.getLogger(__name__)
 
@@ -42,8 +44,46 @@ def load_models(configs: Iterable[ModelConfig], options: SessionOptions) -> Regi
     return Registry(loaded)
 
 
-def load(config: ModelConfig, options: SessionOptions) -> Servable:
-    """Loads one model.
+def load_plan(plan: Plan, options: SessionOptions, attempt: Attempt | None = None) -> list[Servable]:
+    """Loads every version of a plan.
+
+    Of the first plan a version that can't be loaded is left out where another one of its model can; of any
+    other it is an error, and what was loaded before it is closed again.
+
+    Raises:
+        ModelLoadError: names the model, its path and the reason.
+        DeviceError: the device of `options` is not there.
+    """
+    loaded: list[Servable] = []
+    try:
+        for model in plan.models:
+            loaded += _load_model(model, options, attempt, lenient=plan.first)
+    except StartError:
+        Registry(loaded).close()
+        raise
+    if attempt is not None:
+        attempt.done()
+    return loaded
+
+
+def _load_model(
+    model: PlannedModel, options: SessionOptions, attempt: Attempt | None, *, lenient: bool
+) -> list[Servable]:
+    loaded: list[Servable] = []
+    for one in model.versions:
+        try:
+            with attempt.loading(model.config.name, one.version) if attempt is not None else nullcontext():
+                loaded.append(load(model.config, options, one))
+        except ModelLoadError as error:
+            if not lenient or (not loaded and one is model.versions[-1]):
+                Registry(loaded).close()
+                raise
+            log.error("left out: %s", error.message)
+    return loaded
+
+
+def load(config: ModelConfig, options: SessionOptions, version: VersionDir | None = None) -> Servable:
+    """Loads one version of a model; its newest one where none is given.
 
     Raises:
         ModelLoadError: names the model, its path and the reason.
@@ -51,7 +91,7 @@ def load(config: ModelConfig, options: SessionOptions) -> Servable:
     """
     began = time.monotonic()
     try:
-        servable = _python(config, options) if config.platform == "python" else _saved_model(config, options)
+        servable = _python(config, options) if config.platform == "python" else _saved_model(config, options, version)
     except ModelLoadError as error:
         raise ModelLoadError(f"model {config.name!r}: {error.message}") from error
     log.info(
@@ -66,16 +106,17 @@ def _python(config: ModelConfig, options: SessionOptions) -> Servable:
     return Servable(config.name, PYTHON_VERSION, session, session.labels)
 
 
-def _saved_model(config: ModelConfig, options: SessionOptions) -> Servable:
-    found = newest_version(Path(config.source))
+def _saved_model(config: ModelConfig, options: SessionOptions, version: VersionDir | None) -> Servable:
+    found = version or newest_version(Path(config.source))
     # The small files first: a mistake in them is told without the seconds that a large model takes.
-    labels, image = read_labels(found.path), image_settings.load(found.path)
+    labels, image = read_labels(found.path), config.image or image_settings.load(found.path)
     settings = model_settings.load(found.path)
     session = SavedModelSession.open(found.path, options)
     if options.freeze:
         session.optimize(image)
     _give_memory_back()
-    return Servable(config.name, found.version, session, labels, image, settings.batching, note=session.optimized)
+    batching = config.batching or settings.batching
+    return Servable(config.name, found.version, session, labels, image, batching, note=session.optimized)
 
 
 def _give_memory_back() -> None:

@@ -1,7 +1,8 @@
 """How a request reaches the handler: one file a server type, one call for all of them."""
 
 from thriftserve.server_types.batched import Desk
-from thriftserve.server_types.hosting import LOOPS, ControlContext, serve
+from thriftserve.server_types.control import ControlContext
+from thriftserve.server_types.hosting import LOOPS, serve
 from thriftserve.settings import HostSettings
 from thriftserve.workers.context import WorkerContext
 

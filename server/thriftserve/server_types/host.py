@@ -27,6 +27,14 @@ log = logging.getLogger(__name__)
 Factory = Callable[[WorkerContext], TProcessor]
 
 
+def begun(factory: Factory) -> Factory:
+    """In a worker process, before it loads or forks: a factory that has something to settle then has `begin`."""
+    begin: Callable[[], None] | None = getattr(factory, "begin", None)
+    if begin is not None:
+        begin()
+    return factory
+
+
 class Wakeup:
     """Ends a wait in `poll` from a signal handler or another thread."""
 

@@ -18,7 +18,6 @@ import gc
 import importlib
 import logging
 import os
-import signal
 from collections.abc import Callable
 from dataclasses import replace
 from typing import Any
@@ -29,7 +28,8 @@ from thriftserve.errors import Code, ExitCode
 from thriftserve.rpc import Refusal
 from thriftserve.server_types.accepting import tune
 from thriftserve.server_types.batched import Desk, Switchboard, TBatchingFront, TBatchingWorker
-from thriftserve.server_types.host import Factory, Host
+from thriftserve.server_types.control import ControlFactory, control_group
+from thriftserve.server_types.host import Factory, Host, begun
 from thriftserve.settings import HostSettings
 from thriftserve.workers.arbiter import Arbiter
 from thriftserve.workers.child import Loop
@@ -37,7 +37,7 @@ from thriftserve.workers.context import WorkerContext
 from thriftserve.workers.group import WorkerGroup
 from thriftserve.workers.listener import Listener
 from thriftserve.workers.pages import forget_clean_pages
-from thriftserve.workers.scoreboard import Counters, Scoreboard
+from thriftserve.workers.scoreboard import Scoreboard
 from thriftserve.workers.tls import server_context
 
 log = logging.getLogger(__name__)
@@ -51,27 +51,6 @@ LOOPS = {
     "TForkingServer": "thriftserve.server_types.forking:TForkingServer",
     "TProcessPoolServer": "thriftserve.server_types.process_pool:TProcessPoolServer",
 }
-_CONTROL_HOST = "127.0.0.1"
-_CONTROL_THREADS = 4
-
-
-class ControlContext:
-    """What the factory of a control service is told.
-
-    Attributes:
-        counters: numbers of the process that serves it.
-    """
-
-    def __init__(self, context: WorkerContext) -> None:
-        self._server_pid = context.server_pid
-        self.counters: Counters = context.counters
-
-    def reload(self) -> None:
-        """Has the server replace its workers, as SIGHUP does."""
-        os.kill(self._server_pid, signal.SIGHUP)
-
-
-ControlFactory = Callable[[ControlContext], TProcessor]
 
 
 def serve(
@@ -82,7 +61,8 @@ def serve(
     refusal: Refusal | None = None,
     desk: Desk | None = None,
     control: ControlFactory | None = None,
-    control_port: int = 0,
+    control_port: int | None = None,
+    frees_first: bool = False,
     beside: Callable[[Listener], WorkerGroup] | None = None,
     on_ready: Callable[[str], None] = print,
 ) -> ExitCode:
@@ -96,8 +76,9 @@ def serve(
         refusal: makes the answer to a request that is turned away for a full queue: (method, reason) -> a
             result struct; without it the answer is a TApplicationException.
         desk: what the fronts of TBatchingServer may do by themselves; the other types have no use for it.
-        control: makes the processor of a second service, on a loopback port of its own.
-        control_port: that port; 0 picks one.
+        control: makes the service that looks after what is served, in a process of its own; SIGHUP is for it.
+        control_port: the loopback port on which its processor is served; 0 picks one, None: it is not.
+        frees_first: whether a reload ends each worker before its successor loads.
         beside: makes a group that calls the service on its listener; it drains before the service does.
         on_ready: gets the one line that says that every worker is ready.
 
@@ -117,8 +98,9 @@ def serve(
     ready = f"thriftserve ready {_described(groups[0])} server_type={settings.server_type}"
     ready += f" workers={settings.worker_processes} pid={os.getpid()}"
     if control is not None:
-        groups.append(_control_group(control, settings, control_port))
-        ready += f" control_port={_port(groups[-1])}"
+        groups.append(control_group(control, settings, control_port))
+        ready += f" control_port={_port(groups[-1])}" if control_port is not None else ""
+    groups = [replace(group, frees_first=frees_first) for group in groups]
     if beside is not None:
         groups, rest_port = _with_one_before(groups, beside)
         ready += f" rest_port={rest_port}"
@@ -162,7 +144,7 @@ def _own_group(factory: Factory, settings: HostSettings, refusal: Refusal | None
     return WorkerGroup(
         "worker",
         settings.worker_processes,
-        lambda context: _loop(settings.server_type, Host(settings, listener, context, factory, refusal)),
+        lambda context: _loop(settings.server_type, Host(settings, listener, context, begun(factory), refusal)),
         listener,
     )
 
@@ -176,7 +158,7 @@ def _batching_groups(
     groups = [_front_group(number, listener, settings, switchboard, desk) for number, listener in enumerate(listeners)]
 
     def make_worker(context: WorkerContext) -> Loop:
-        return TBatchingWorker(Host(settings, listeners[0], context, factory), switchboard)
+        return TBatchingWorker(Host(settings, listeners[0], context, begun(factory)), switchboard)
 
     workers = WorkerGroup("worker", settings.worker_processes, make_worker, None, preload=preload, drain_order=1)
     return [*groups, workers]
@@ -210,22 +192,3 @@ def _loop(server_type: str, host: Host) -> Loop:
     cls: Any = getattr(importlib.import_module(module), name)
     loop: Loop = cls(host)
     return loop
-
-
-def _control_group(control: ControlFactory, settings: HostSettings, port: int) -> WorkerGroup:
-    own = HostSettings(
-        server_type="TThreadPoolServer",
-        host=_CONTROL_HOST,
-        port=port,
-        threads=_CONTROL_THREADS,
-        transport=settings.transport,
-        protocol=settings.protocol,
-    )
-    listener = Listener.open(own)
-    tune(listener.sock)
-
-    def make_loop(context: WorkerContext) -> Loop:
-        host = Host(own, listener, context, lambda found: control(ControlContext(found)))
-        return _loop(own.server_type, host)
-
-    return WorkerGroup("control", 1, make_loop, listener, reloads=False)

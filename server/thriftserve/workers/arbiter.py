@@ -125,6 +125,14 @@ class Arbiter:
     handle_int = handle_term
 
     def handle_hup(self) -> None:
+        """Has the keeper look at everything anew; without one, the workers are replaced."""
+        keepers = [place for place in self._places if place.group.keeper]
+        for keeper in (place.worker for place in keepers if place.worker):  # one that begins reads everything
+            os.kill(keeper.pid, signal.SIGHUP)
+        if not keepers:
+            self._reload()
+
+    def _reload(self) -> None:
         """Replaces the workers one place after the other, each by one that loads everything anew."""
         if self._stop_by is not None:
             return
@@ -144,6 +152,9 @@ class Arbiter:
         for pid, held_s in worker.accused:
             self._end_stuck(pid, held_s)
         worker.accused.clear()
+        if worker.asks_reload:
+            worker.asks_reload = False
+            self._reload()
         if worker.pipe < 0 and not worker.pid:  # its nursery could not fork it, or ended
             self._ended(worker, ExitCode.INTERNAL)
         elif worker.state is State.READY and before is State.STARTING:
@@ -198,6 +209,10 @@ class Arbiter:
         if worker is place.successor:
             place.successor = None
             log.error("reload of %s failed, the old one serves on: %s", worker.label, _why(worker, code))
+            for each in self._places:  # a keeper will say what to load instead
+                each.reload_due = each.reload_due and not any(group.keeper for group in self._groups)
+        elif place.freed and worker is place.worker:
+            place.freed, place.worker, place.respawn_at = False, None, 0.0
         elif worker is place.worker:
             place.worker = None
             if not self._is_told(place.group):
@@ -251,13 +266,23 @@ class Arbiter:
 
     def _reload_next(self) -> None:
         """Begins the next place's reload when no other is under way: one model more in memory, not one a place."""
-        if any(place.successor for place in self._places):
+        if any(place.successor or place.freed for place in self._places):
             return
         for place in self._places:
+            if place.reload_due and place.serves and place.group.frees_first:
+                if all(each.serves for each in self._places if each.group is place.group):
+                    self._free(place)
+                return
             if place.reload_due and place.serves and self._roster.can_spawn(place):
                 place.successor = self._roster.spawn(place)
                 place.reload_due = place.successor is None
                 return
+
+    def _free(self, place: Place) -> None:
+        """Ends a place's worker; its end has the place filled again."""
+        if place.worker is not None:
+            place.freed, place.reload_due = True, False
+            self._roster.tell_to_drain(place.worker)
 
     # The end
 

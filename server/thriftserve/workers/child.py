@@ -77,6 +77,10 @@ class Report:
         """Worker `pid` holds its requests longer than it may, for `held_s` seconds now: have it killed and replaced."""
         self._say(f"stuck {pid} {held_s:.3f}")
 
+    def reload(self) -> None:
+        """What is to be served has changed: have the workers replaced, one place after the other."""
+        self._say("reload")
+
     def close(self) -> None:
         """Says nothing more."""
         os.close(self._fd)

@@ -43,6 +43,8 @@ class WorkerGroup:
             that have another one don't keep it.
         reloads: whether SIGHUP replaces its workers.
         preload: imports what its workers need, in a nursery; None: they are forked from the arbiter itself.
+        keeper: whether SIGHUP is for its worker, which knows what that changes, and asks for the reload itself.
+        frees_first: whether a reload ends a worker before its successor begins to load.
         drain_order: from 0; when the server drains, its workers hear of it after all of lower orders have
             ended, and those that die before are replaced.
     """
@@ -53,6 +55,8 @@ class WorkerGroup:
     listener: Listener | None = None
     reloads: bool = True
     preload: Callable[[], None] | None = None
+    keeper: bool = False
+    frees_first: bool = False
     drain_order: int = 0
 
     def listen(self) -> None:
@@ -81,6 +85,7 @@ class Place:
     restarts: int = 0
     respawn_at: float | None = 0.0
     reload_due: bool = False
+    freed: bool = False
 
     @property
     def label(self) -> str:
@@ -107,6 +112,7 @@ class Worker:
         pid: 0 until a nursery has forked it and it has said so.
         failure: why it can't start, as it reported.
         stuck: whether it was killed for not coming to an end with its requests.
+        asks_reload: whether it said that what is served has changed.
         accused: other workers that it reported as stuck: (pid, for how long, seconds).
     """
 
@@ -119,6 +125,7 @@ class Worker:
     failure: tuple[ExitCode, str] | None = None
     was_ready: bool = False
     stuck: bool = False
+    asks_reload: bool = False
     accused: list[tuple[int, float]] = field(default_factory=list)
     _rest: bytes = b""
 
@@ -154,5 +161,7 @@ class Worker:
                 self.state = State.READY
         elif word == "failed":
             self.failure = (ExitCode(int(first)), second)
+        elif word == "reload":
+            self.asks_reload = True
         elif word == "stuck":
             self.accused.append((int(first), float(second)))

@@ -124,6 +124,10 @@ class Counters:
         """What else there is to say of this process; at most 64 bytes are kept."""
         write_text(self._slot[NOTE_CELLS], note)
 
+    def set_plan(self, number: int) -> None:
+        """The plan whose models this worker has loaded."""
+        self._cells[self._at + Cell.PLAN] = number
+
     def set_role(self, role: WorkerRole) -> None:
         """What this process does."""
         self._cells[self._at + Cell.ROLE] = role
@@ -248,6 +252,24 @@ class Scoreboard:
             if cells[at] and cells[at + Cell.PHASE] == WorkerPhase.IDLE and cells[at + Cell.ROLE] == WorkerRole.WORKER
         ]
 
+    def plans(self) -> list[tuple[int, WorkerPhase, int]]:
+        """(pid, phase, number of its plan) of every worker; a forking server's children are in its one worker's."""
+        cells = self.cells
+        return [
+            (cells[at], WorkerPhase(cells[at + Cell.PHASE] or WorkerPhase.STARTING), cells[at + Cell.PLAN])
+            for at in range(0, self.parent_slots * SLOT_CELLS, SLOT_CELLS)
+            if cells[at] and cells[at + Cell.ROLE] == WorkerRole.WORKER
+        ]
+
+    @property
+    def state_number(self) -> int:
+        """Grows whenever the state of the models that is written down changes."""
+        return self.cells[self._own + Cell.PLAN]
+
+    def state_changed(self) -> None:
+        """It has been written anew; one process calls it."""
+        self.cells[self._own + Cell.PLAN] += 1
+
     def slot(self, slot: int) -> Cells:
         """The cells of one slot."""
         return self.cells[slot * SLOT_CELLS : (slot + 1) * SLOT_CELLS]
@@ -256,12 +278,13 @@ class Scoreboard:
         """Everything, as it stands; memory and CPU times are asked of the operating system."""
         *used, own = every = self._copied()
         fronts = [slot for slot in used if slot[Cell.ROLE] == WorkerRole.FRONT]
+        shown = [slot for slot in used if slot[Cell.ROLE] != WorkerRole.KEEPER]
         return ServerSnapshot(
             phase=ServerPhase(own[Cell.PHASE] or ServerPhase.STARTING),
             server_type=self.server_type,
             pid=self.pid,
             uptime_s=time.time() - self._started,
-            workers=tuple(sorted(map(_worker, used), key=lambda worker: (worker.role, worker.index, worker.pid))),
+            workers=tuple(sorted(map(_worker, shown), key=lambda worker: (worker.role, worker.index, worker.pid))),
             past_requests=sum(slot[Cell.PAST_REQUESTS] for slot in every),
             past_errors=sum(slot[Cell.PAST_ERRORS] for slot in every),
             refused=sum(slot[Cell.REFUSED] for slot in every),
@@ -287,7 +310,7 @@ class Scoreboard:
 
 
 def _worker(slot: Cells) -> WorkerSnapshot:
-    phase = WorkerPhase(slot[Cell.PHASE])
+    phase = WorkerPhase(slot[Cell.PHASE] or WorkerPhase.STARTING)  # its process is just beginning the slot
     if phase is WorkerPhase.IDLE and slot[Cell.IN_FLIGHT]:
         phase = WorkerPhase.BUSY
     rss_bytes, cpu_s = _usage(slot[Cell.PID])

@@ -40,12 +40,14 @@ class Cell(IntEnum):
     MOVES = 16
     DEVICE = 17
     NOTE = 19
-    HISTOGRAMS = 27
+    #: Of a worker: the plan whose models it has loaded. Of the server: how often its models' state has changed.
+    PLAN = 27
+    HISTOGRAMS = 28
 
 
 #: Texts, UTF-8, filled up with zeros.
 DEVICE_CELLS = slice(Cell.DEVICE, Cell.NOTE)
-NOTE_CELLS = slice(Cell.NOTE, Cell.HISTOGRAMS)
+NOTE_CELLS = slice(Cell.NOTE, Cell.PLAN)
 
 
 def _cells_of(measure: Measure) -> int:

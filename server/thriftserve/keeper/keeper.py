@@ -1,0 +1,317 @@
+"""Decides what is served: looks, plans, has workers replaced, tells what became of it.
+
+    configuration + base paths + wishes --step--> plan.json --reload--> workers --their numbers, attempts--> state.json
+
+It holds no model itself. Whatever it decided is in the state directory, so a keeper that takes over from one that
+died goes on where that one was.
+"""
+
+from __future__ import annotations
+
+import logging
+import threading
+import time
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from typing import Any, Protocol
+
+from thriftserve.errors import FailedPrecondition, StartError
+from thriftserve.keeper.configuration import file_stamp, models_of
+from thriftserve.keeper.desired import desired
+from thriftserve.keeper.failures import Failures
+from thriftserve.keeper.lives import Lives
+from thriftserve.keeper.timing import Timing
+from thriftserve.keeper.wishes import Wishes
+from thriftserve.models.labels import Labels
+from thriftserve.models.repository import ModelConfig, VersionDir
+from thriftserve.models.state import Plan, StateDir, Told, attempts, told
+from thriftserve.models.states import VersionStatus
+from thriftserve.models.watcher import Watcher
+from thriftserve.settings import ServeSettings
+from thriftserve.status import WorkerPhase
+
+log = logging.getLogger(__name__)
+
+#: While workers are being replaced they are looked at so often.
+_BUSY_S = 0.05
+_IDLE_S = 1.0
+#: A reload that nobody works on any more is asked for again after this time.
+_ASK_AGAIN_S = 3.0
+
+
+class Workers(Protocol):
+    """The worker processes, as the keeper sees and moves them."""
+
+    def plans(self) -> list[tuple[int, WorkerPhase, int]]:
+        """(pid, phase, number of the plan that it has loaded) of each."""
+
+    def reload(self) -> None:
+        """Has them replaced by new ones, which load the plan as it is then."""
+
+    def state_changed(self) -> None:
+        """Tells every process that the state is written anew."""
+
+
+class Keeper:
+    """Such a keeper. Its methods may be called from any thread.
+
+    Args:
+        read: reads the settings as they are now.
+        settings: as they were at the start.
+        state: where it writes; `first_plan` has been there.
+        watcher: has looked at the base paths once.
+        workers: who serves.
+        count: how many of them there are when all are well.
+        on_reload: told of settings that were read again.
+    """
+
+    def __init__(
+        self,
+        read: Callable[[], ServeSettings],
+        settings: ServeSettings,
+        state: StateDir,
+        watcher: Watcher,
+        workers: Workers,
+        count: int,
+        on_reload: Callable[[ServeSettings], None] = lambda settings: None,
+    ) -> None:
+        self._read = read
+        self._settings = settings
+        self._on_reload = on_reload
+        self._state = state
+        self._watcher = watcher
+        self._workers = workers
+        self._count = count
+        self.lock = threading.RLock()
+        self.wishes = Wishes(state)
+        self.configured = models_of(settings)
+        self._failures = Failures(Timing.of(settings))
+        self._plan = Plan.from_json(state.read("plan"))
+        kept = state.read("keeper") or {"served": None, "number": self._plan.number}
+        self._served = None if kept["served"] is None else Plan.from_json(kept["served"])
+        self._number: int = kept["number"]
+        self.lives = Lives({} if self._served is None else Told(state, lambda: 0).statuses())
+        self.labels = Labels(state.labels_file)
+        self.labels.configure(self._labels_of(self.configured))
+        self._plans = {each.number: each for each in (self._plan, self._served) if each is not None}
+        self._wanted: dict[str, tuple[VersionDir, ...]] = {}
+        self._written: Any = None
+        self._stamp = file_stamp(settings)
+        self._looks_due = 2
+        self._look_at = 0.0
+        self._read_at = time.monotonic() + (Timing.of(settings).configuration_s or float("inf"))
+        self._asked_at = 0.0
+        self._setbacks = 0
+        self._not_before = 0.0
+        self._forced = False
+        self._reload_asked = False
+        self._stopped = False
+        self._wake = threading.Event()
+
+    @property
+    def _timing(self) -> Timing:
+        return Timing.of(self._settings)
+
+    # Its thread
+
+    def run(self) -> None:
+        """Goes on until `stop`."""
+        while not self._stopped:
+            try:
+                wait_s = self.step()
+            except Exception:  # what is served stays so; the next step may see what this one could not
+                log.exception("the models can't be looked after now")
+                wait_s = _IDLE_S
+            self._wake.wait(wait_s)
+            self._wake.clear()
+
+    def stop(self) -> None:
+        """Ends `run` soon."""
+        self._stopped = True
+        self._wake.set()
+
+    def ask_reload(self) -> None:
+        """Has the configuration read again and every worker replaced; safe in a signal handler."""
+        self._reload_asked = True
+        self._wake.set()
+
+    def step(self) -> float:
+        """Looks at everything once and does what follows.
+
+        Returns:
+            Seconds until it should be called again.
+        """
+        with self.lock:
+            now = time.monotonic()
+            if self._reload_asked or now >= self._read_at:
+                self._configuration(now)
+            if now >= self._look_at:
+                self._look(now)
+            self._hear(now)
+            self._decide(now)
+            self._tell()
+            if self._served is not self._plan:
+                return _BUSY_S
+            return max(_BUSY_S, min(self._look_at - now, self._read_at - now, _IDLE_S))
+
+    # What there is
+
+    def _configuration(self, now: float) -> None:
+        asked, self._reload_asked = self._reload_asked, False
+        self._read_at = now + (self._timing.configuration_s or float("inf"))
+        stamp = file_stamp(self._settings)
+        if not asked and stamp == self._stamp:
+            return
+        self._stamp = stamp
+        try:
+            settings = self._read()
+            configured = models_of(settings)
+            self.labels.configure(self._labels_of(configured), self._available(configured))
+        except (StartError, FailedPrecondition) as error:
+            log.error("the configuration can't be used, the old one stays: %s", error.message)
+            return
+        self._on_reload(settings)
+        self._settings, self.configured, self._forced = settings, configured, asked
+        self._failures.clear()
+        self.wishes.forget_models()
+        self.reconfigure()
+        self._looks_due = 2
+
+    def reconfigure(self) -> None:
+        """What is to be served may have changed: it is looked at once more soon."""
+        configs = self.wishes.configs(self.configured)
+        self.labels.configure(self._labels_of(self.configured), self._available(configs))
+        self._watcher.configure(configs)
+        self._look_at = 0.0
+        self._wake.set()
+
+    def _labels_of(self, configured: Sequence[ModelConfig]) -> dict[str, Mapping[str, int]]:
+        return {one.name: one.labels for one in self.wishes.configs(configured)}
+
+    def _available(self, configs: Iterable[ModelConfig]) -> dict[str, frozenset[int]]:
+        return {one.name: self.lives.available(one.name) for one in configs}
+
+    def try_anew(self, name: str) -> None:
+        """A model is wanted: what failed of it does not count."""
+        self._failures.clear_of(name)
+        self.reconfigure()
+
+    def _look(self, now: float) -> None:
+        changes = self._watcher.poll()
+        self._looks_due = max(0, self._looks_due - 1)
+        pause_s = self._timing.second_look_s if self._looks_due else self._timing.repository_s or float("inf")
+        self._look_at = now + pause_s
+        for name, found in changes.models.items():
+            self._wanted[name] = found.wanted
+            for one in found.disappeared:
+                self._failures.forget(name, one.version)
+            for problem in found.problems:
+                log.warning("model %s: %s", name, problem)
+
+    # What became of it
+
+    def _hear(self, now: float) -> None:
+        for done, failed in attempts.failures(self._state):
+            if self._served is None and not done:
+                continue  # the first workers are tried again, or the server ends: not for the keeper to decide
+            what = next((one for name, one in self._plan.versions() if (name, one.version) == failed[:2]), None)
+            if self._served is not None and self._served.holds(failed.name, failed.version):
+                log.error("model %s version %d can't be loaded again: %s", failed.name, failed.version, failed.message)
+                self._fall_back(now)
+            elif what is not None:
+                self._failures.note(failed, what, now)
+        numbers = [number for _, phase, number in self._workers.plans() if phase is WorkerPhase.IDLE]
+        if self._served is not self._plan and len(numbers) >= self._count and set(numbers) == {self._plan.number}:
+            self._all_have_it()
+
+    def _fall_back(self, now: float) -> None:
+        """What is served can't even be loaded again: the workers that have it must last, until another time."""
+        assert self._served is not None
+        self._setbacks += 1
+        self._not_before = now + self._timing.pause_s(min(self._setbacks, max(1, self._timing.retries)))
+        self._publish(self._served, now)
+
+    def _all_have_it(self) -> None:
+        if self._plan.first:
+            self._leave_out_failed()
+        self._served = self._plan
+        self._setbacks, self._not_before = 0, 0.0
+        for name, one in self._plan.versions():
+            self._failures.forget(name, one.version)
+        self._keep()
+
+    def _leave_out_failed(self) -> None:
+        """The first workers have left out what did not load, where the model had something else."""
+        failed = self._failures.why()
+        self._plan = self._plan.without(failed)
+        self._plans[self._plan.number] = self._plan
+        self._state.write("plan", self._plan.to_json())
+
+    # What to do
+
+    def _decide(self, now: float) -> None:
+        if self._served is None or self._looks_due:
+            return
+        configs = self.wishes.configs(self.configured)
+        wanted = {name: self.wishes.versions(name, found) for name, found in self._wanted.items()}
+        models = desired(configs, wanted, self._failures.held_back(now), self._served)
+        if not self._forced and now < self._not_before:
+            return
+        if self._forced or models not in (self._plan.models, self._served.models):
+            self._forced = False
+            self._number += 1
+            self._publish(Plan(self._number, models), now)
+        elif models != self._plan.models:
+            self._publish(self._served, now)
+        elif self._stalled(now):
+            self._ask(now)
+
+    def _publish(self, plan: Plan, now: float) -> None:
+        self._plan = plan
+        self._plans[plan.number] = plan
+        self._state.write("plan", plan.to_json())
+        self._keep()
+        if any(number != plan.number for _, phase, number in self._workers.plans() if phase is WorkerPhase.IDLE):
+            self._ask(now)
+
+    def _ask(self, now: float) -> None:
+        self._asked_at = now
+        self._workers.reload()
+
+    def _stalled(self, now: float) -> bool:
+        """Whether somebody has not loaded the plan, and nobody is about to: its successor died, say."""
+        seen = self._workers.plans()
+        quiet = all(phase is WorkerPhase.IDLE for _, phase, _ in seen)
+        late = any(number != self._plan.number for _, _, number in seen)
+        return quiet and late and now - self._asked_at > _ASK_AGAIN_S
+
+    def _keep(self) -> None:
+        served = None if self._served is None else self._served.to_json()
+        self._state.write("keeper", {"served": served, "number": self._number})
+
+    # What is told
+
+    def _tell(self) -> None:
+        if self._served is None:
+            return  # who answers now has loaded everything: the state that the first plan came with holds
+        numbers = {number for _, _, number in self._workers.plans()}
+        self._plans = {
+            number: plan
+            for number, plan in self._plans.items()
+            if number in numbers or plan in (self._plan, self._served)
+        }
+        live = [self._plans[number] for number in numbers if number in self._plans]
+        self.lives.settle(self._plan, self._served, live, self._failures.why())
+        content = told.written(self.statuses(), self.labels.now())
+        if content != self._written:
+            self._state.write(told.FILE, content)
+            self._written = content
+            self._workers.state_changed()
+
+    def statuses(self) -> dict[str, list[VersionStatus]]:
+        """The state of every version, by model."""
+        return self.lives.statuses([each.name for each in self.wishes.configs(self.configured)])
+
+    def refresh(self) -> None:
+        """Hears and tells now, without a new decision: before an operator is answered."""
+        self._hear(time.monotonic())
+        self._tell()

@@ -1,0 +1,82 @@
+"""The life of each version: what follows from plans and failures.
+
+plans, failures  --settle-->  VersionStates: START -> LOADING -> AVAILABLE -> UNLOADING -> ENDED
+"""
+
+from __future__ import annotations
+
+from collections.abc import Collection, Iterable, Mapping
+
+from thriftserve.errors import Code
+from thriftserve.models.state import Failed, Plan
+from thriftserve.models.states import FOLLOWS, VersionStates, VersionStatus
+from thriftserve_idl.ttypes import ModelState
+
+
+class Lives:
+    """Every version that is or was to be served.
+
+    Args:
+        known: what a keeper before this one told.
+    """
+
+    def __init__(self, known: Mapping[str, Iterable[VersionStatus]]) -> None:
+        self._states = VersionStates()
+        self._names: set[str] = set()
+        for name, versions in known.items():
+            for one in versions:
+                self._bring(name, one.version, ModelState(one.state), one.error_code, one.error_message)
+
+    def settle(self, plan: Plan, served: Plan, live: Iterable[Plan], failed: Mapping[tuple[str, int], Failed]) -> None:
+        """Brings every version to the state that follows from these.
+
+        Args:
+            plan: what workers are to load.
+            served: what every worker had loaded last.
+            live: the plans of the workers that there are.
+            failed: versions that could not be loaded.
+        """
+        held = {(name, one.version) for each in live for name, one in each.versions()}
+        planned = {(name, one.version) for name, one in plan.versions()}
+        for name, one in plan.versions():
+            ready = served.holds(name, one.version)
+            self._bring(name, one.version, ModelState.AVAILABLE if ready else ModelState.LOADING)
+        for (name, version), failure in failed.items():
+            if (name, version) not in planned:
+                self._bring(name, version, ModelState.ENDED, failure.code, failure.message)
+        for name, versions in self._states.statuses().items():
+            for told in versions:
+                if (name, told.version) not in planned and told.state != ModelState.ENDED:
+                    loaded = (name, told.version) in held and told.state != ModelState.LOADING
+                    self._bring(name, told.version, ModelState.UNLOADING if loaded else ModelState.ENDED)
+
+    def statuses(self, configured: Collection[str]) -> dict[str, list[VersionStatus]]:
+        """Every version that is told of, by model; of models that are not configured only until all have ended."""
+        return {
+            name: versions
+            for name, versions in self._states.statuses().items()
+            if name in configured or any(one.state != ModelState.ENDED for one in versions)
+        }
+
+    def available(self, name: str) -> frozenset[int]:
+        """The versions of a model that every worker answers with."""
+        return self._states.available(name)
+
+    def _bring(self, name: str, version: int, state: ModelState, code: Code | None = None, message: str = "") -> None:
+        """Takes a version to a state, by way of those that lie between."""
+        now = self._states.state(name, version)
+        if now == state:
+            return
+        *between, last = _way(now, state)
+        for step in between:
+            self._states.move(name, version, step)
+        self._states.move(name, version, last, code, message)
+
+
+def _way(now: ModelState | None, state: ModelState) -> list[ModelState]:
+    """The states by which a version comes from one to another, that one included: as few as there can be."""
+    ways: list[list[ModelState]] = [[one] for one in FOLLOWS[now]]
+    while ways[0][-1] != state:
+        first = ways.pop(0)
+        ways += [[*first, one] for one in FOLLOWS[first[-1]] if one not in first]
+    return ways[0]

@@ -1,0 +1,109 @@
+"""Exactly which versions every worker is to serve.
+
+Plan(7, models)  --to_json-->  plan.json  --from_json-->  worker: each version loaded
+"""
+
+from __future__ import annotations
+
+from collections.abc import Collection, Iterator, Mapping
+from dataclasses import asdict, dataclass, replace
+from pathlib import Path
+from typing import Any, TypeVar
+
+from thriftserve.models.image_settings import ImageSettings
+from thriftserve.models.model_settings import BatchingSettings, RunSettings
+from thriftserve.models.repository import ModelConfig, VersionDir
+from thriftserve.models.version_policy import NEWEST
+
+S = TypeVar("S", BatchingSettings, RunSettings, ImageSettings)
+
+
+@dataclass(frozen=True)
+class PlannedModel:
+    """A model and its versions to serve, newest first. Its configuration has no policy and no labels here."""
+
+    config: ModelConfig
+    versions: tuple[VersionDir, ...]
+
+    @classmethod
+    def of(cls, config: ModelConfig, versions: tuple[VersionDir, ...]) -> PlannedModel:
+        """A model as workers need to know it."""
+        return cls(replace(config, policy=NEWEST, labels={}), versions)
+
+
+@dataclass(frozen=True)
+class Plan:
+    """What is to be served.
+
+    Attributes:
+        number: workers of one number serve the same.
+        models: by name, in the order of the configuration.
+        first: whether nothing was served before: a version that can't be loaded is then left out where
+            another one of its model can.
+    """
+
+    number: int
+    models: tuple[PlannedModel, ...]
+    first: bool = False
+
+    def versions(self) -> Iterator[tuple[str, VersionDir]]:
+        """Each version with its model's name."""
+        return ((model.config.name, one) for model in self.models for one in model.versions)
+
+    def holds(self, name: str, version: int) -> bool:
+        """Whether that version is in it."""
+        return any((name, version) == (each, one.version) for each, one in self.versions())
+
+    def without(self, left_out: Collection[tuple[str, int]]) -> Plan:
+        """The same workers' plan, those versions left out; it is not the first any more."""
+        models = [
+            replace(
+                each, versions=tuple(one for one in each.versions if (each.config.name, one.version) not in left_out)
+            )
+            for each in self.models
+        ]
+        return Plan(self.number, tuple(models))
+
+    def named(self, name: str) -> PlannedModel | None:
+        """The model of that name."""
+        return next((model for model in self.models if model.config.name == name), None)
+
+    def to_json(self) -> dict[str, Any]:
+        """As what JSON can hold."""
+        return {
+            "number": self.number,
+            "first": self.first,
+            "models": [
+                {
+                    **{key: value for key, value in asdict(model.config).items() if key not in ("policy", "labels")},
+                    "versions": [[one.version, str(one.path)] for one in model.versions],
+                }
+                for model in self.models
+            ],
+        }
+
+    @classmethod
+    def from_json(cls, content: Mapping[str, Any]) -> Plan:
+        """From what `to_json` made."""
+        return cls(content["number"], tuple(map(_model, content["models"])), content["first"])
+
+
+def _model(content: Mapping[str, Any]) -> PlannedModel:
+    config = ModelConfig(
+        content["name"],
+        content["platform"],
+        content["source"],
+        batching=_settings(BatchingSettings, content["batching"]),
+        session=_settings(RunSettings, content["session"]),
+        image=_settings(ImageSettings, content["image"]),
+        devices=content["devices"],
+        warmup=content["warmup"],
+    )
+    return PlannedModel(config, tuple(VersionDir(version, Path(path)) for version, path in content["versions"]))
+
+
+def _settings(cls: type[S], content: Mapping[str, Any] | None) -> S | None:
+    if content is None:
+        return None
+    values: dict[str, Any] = {key: tuple(value) if isinstance(value, list) else value for key, value in content.items()}
+    return cls(**values)

@@ -1,0 +1,136 @@
+"""The process beside the workers that looks after what they serve, and listens to operators where it is to.
+
+control(ControlContext)  -->  ControlService: run() in a thread, its processor on a loopback port
+SIGHUP  -->  ask_reload()  -->  …  -->  ControlContext.reload()  -->  workers are replaced
+"""
+
+from __future__ import annotations
+
+import signal
+import threading
+from collections.abc import Callable
+from typing import Protocol
+
+from thrift.Thrift import TProcessor
+
+from thriftserve.server_types.accepting import tune
+from thriftserve.server_types.host import Host, Wakeup
+from thriftserve.server_types.thread_pool import TThreadPoolServer
+from thriftserve.settings import HostSettings
+from thriftserve.status import WorkerPhase, WorkerRole
+from thriftserve.workers.child import Loop
+from thriftserve.workers.context import WorkerContext
+from thriftserve.workers.group import WorkerGroup
+from thriftserve.workers.listener import Listener
+from thriftserve.workers.scoreboard import Counters
+
+_HOST = "127.0.0.1"
+_THREADS = 4
+_TICK_S = 1.0
+
+
+class ControlContext:
+    """What the factory of a control service is told.
+
+    Attributes:
+        counters: numbers of the process that serves it.
+    """
+
+    def __init__(self, context: WorkerContext) -> None:
+        self._context = context
+        self.counters: Counters = context.counters
+
+    def plans(self) -> list[tuple[int, WorkerPhase, int]]:
+        """(pid, phase, number of the plan that it has loaded) of each worker."""
+        return self._context.board.plans()
+
+    def reload(self) -> None:
+        """Has the server replace its workers, one place after the other."""
+        self._context.report.reload()
+
+    def state_changed(self) -> None:
+        """Has every process look at the state of the models again."""
+        self._context.board.state_changed()
+
+
+class ControlService(Protocol):
+    """Looks after what the workers serve."""
+
+    processor: TProcessor
+
+    def run(self) -> None:
+        """Goes on until `stop`, in a thread of its own."""
+
+    def stop(self) -> None:
+        """Ends `run` soon."""
+
+    def ask_reload(self) -> None:
+        """SIGHUP came; must not block."""
+
+
+ControlFactory = Callable[[ControlContext], ControlService]
+
+
+class _ControlLoop:
+    """What the process runs."""
+
+    def __init__(self, context: WorkerContext, control: ControlFactory, door: Loop | None) -> None:
+        self._context = context
+        self._control = control
+        self._door = door
+        self._wakeup = Wakeup()
+        self._draining = False
+        self.service: ControlService
+
+    def prepare(self) -> None:
+        """Takes up what a process before this one left."""
+        self._context.set_role(WorkerRole.KEEPER)
+        self.service = self._control(ControlContext(self._context))
+        signal.signal(signal.SIGHUP, lambda *_: self.service.ask_reload())
+        if self._door is not None:
+            self._door.prepare()
+        self._context.set_phase(WorkerPhase.IDLE)
+
+    def run(self) -> None:
+        """Serves until drained."""
+        keeping = threading.Thread(target=self.service.run, name="keeper", daemon=True)
+        keeping.start()
+        if self._door is not None:
+            self._door.run()
+        while not self._draining:
+            self._wakeup.wait(_TICK_S)
+        self.service.stop()
+        keeping.join(_TICK_S)
+
+    def drain(self) -> None:
+        """Answers who is being answered, then ends."""
+        self._draining = True
+        self._wakeup.set()
+        if self._door is not None:
+            self._door.drain()
+
+
+def control_group(control: ControlFactory, settings: HostSettings, port: int | None) -> WorkerGroup:
+    """The group of that process; without a port nobody can call it."""
+    if port is None:
+        return WorkerGroup(
+            "keeper", 1, lambda context: _ControlLoop(context, control, None), reloads=False, keeper=True
+        )
+    own = HostSettings(
+        server_type="TThreadPoolServer",
+        host=_HOST,
+        port=port,
+        threads=_THREADS,
+        transport=settings.transport,
+        protocol=settings.protocol,
+    )
+    listener = Listener.open(own)
+    tune(listener.sock)
+
+    def make_loop(context: WorkerContext) -> Loop:
+        loop: _ControlLoop
+        door = TThreadPoolServer(Host(own, listener, context, lambda _: loop.service.processor))
+        loop = _ControlLoop(context, control, door)
+        return loop
+
+    return WorkerGroup("keeper", 1, make_loop, listener, reloads=False, keeper=True)
