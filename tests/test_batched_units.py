@@ -16,6 +16,7 @@ import pytest
 
 from thriftserve.server_types.batched.arena import Arena, Block, SharedFrames
 from thriftserve.server_types.batched.request import Request, Waiting
+from thriftserve.server_types.batched.sharing import chosen, share
 from thriftserve.server_types.batched.switchboard import Hello, Switchboard
 from thriftserve.server_types.batched.wire import (
     CLOSE,
@@ -276,3 +277,41 @@ def test_strangers_are_sent_away() -> None:
         assert os.waitstatus_to_exitcode(os.waitpid(pid, 0)[1]) == REFUSED
     board.close_but(None)
     os.close(arena.fd)
+
+
+class Room:
+    """As much of a slot as sharing looks at."""
+
+    def __init__(
+        self, pid: int, in_hand: int = 0, *, take: int = 64, depth: int = 2, wait_us: int | None = None
+    ) -> None:
+        self.pid = pid
+        self.advice = Advice(take, depth, 0, wait_us)
+        self.batches = [[None] * in_hand] if in_hand else []
+        self.room = depth - len(self.batches)
+
+
+@pytest.mark.parametrize(
+    ("slots", "waiting", "expected"),
+    [
+        ([Room(1)], 1, 1),
+        ([Room(1)], 64, 32),
+        ([Room(1, 32)], 32, 32),
+        ([Room(1), Room(2)], 64, 13),  # one fifth: four rooms, and some wait
+        ([Room(1, 13), Room(2, 13)], 38, 13),
+        ([Room(1, depth=1, take=4), Room(1, depth=1, take=4)], 32, 4),
+        ([Room(1, wait_us=1000, take=9)], 3, 9),
+    ],
+)
+def test_shares_of_what_waits(slots: list[Any], waiting: int, expected: int) -> None:
+    """What waits is divided by the room there is; beside other workers some is left, so that clients change workers."""
+    free = [slot for slot in slots if slot.room]
+    assert share(chosen(free, slots), waiting, free, slots) == expected
+
+
+def test_the_least_busy_is_chosen() -> None:
+    """The slot without a batch, of the worker with the fewest; of equals the last one used."""
+    slots: list[Any] = [Room(1, 5), Room(1), Room(2), Room(3)]
+    busy, beside, idle, warm = slots
+    assert chosen([busy, beside, idle], [busy, beside, idle]) is idle
+    assert chosen([idle, warm], [idle, warm]) is warm

@@ -29,7 +29,7 @@ log = logging.getLogger(__name__)
 
 _LENGTH = Struct("!i").unpack_from
 _NOT_YET = (BlockingIOError, ssl.SSLWantReadError, ssl.SSLWantWriteError)
-#: Requests of one client that are taken before the first of them is answered.
+#: Requests of one client that are taken before the first of them is answered, at most.
 AHEAD = 256
 #: Reads of a large frame in a row, before others get their turn.
 _READS = 8
@@ -67,6 +67,8 @@ class Client:
         self._buffer = b""
         self._block: Block | None = None
         self._filled = 0
+        #: Requests of it that are taken before the first one is answered: a few such clients must not fill the queue.
+        self._ahead = min(AHEAD, max(16, front.settings.max_queued // 8))
         self._discard = 0
         self._low_water = 1
         self._unsent: deque[memoryview] = deque()
@@ -176,7 +178,7 @@ class Client:
     def _cut(self) -> None:
         """Makes requests of what was read."""
         buffer, at = self._buffer, 0
-        while len(self.pending) < AHEAD and len(buffer) - at >= HEADER_BYTES:
+        while len(self.pending) < self._ahead and len(buffer) - at >= HEADER_BYTES:
             try:
                 size = frame_length(buffer, self._settings.max_message_bytes, at)
             except FrameError as error:
@@ -192,7 +194,7 @@ class Client:
                 at = len(buffer)
             break
         self._buffer = buffer[at:]
-        if len(self.pending) >= AHEAD:
+        if len(self.pending) >= self._ahead:
             self._watch(self._events & ~_IN)
 
     def _out_of_step(self, error: FrameError) -> None:
@@ -277,7 +279,7 @@ class Client:
         while pending and (ready := pending[0].answer) is not None:
             pending.popleft()
             self._send(ready)
-        if not self._events & _IN and not self._ended and not self._unsent and len(pending) <= AHEAD // 2:
+        if not self._events & _IN and not self._ended and not self._unsent and len(pending) <= self._ahead // 2:
             self._resume()
 
     def _send(self, data: bytes | memoryview) -> None:

@@ -18,6 +18,7 @@ from thriftserve.server_types.batched.arena import Arena, Block
 from thriftserve.server_types.batched.client import Client, PeerGone
 from thriftserve.server_types.batched.desk import Desk
 from thriftserve.server_types.batched.request import Request, Waiting
+from thriftserve.server_types.batched.sharing import chosen, share
 from thriftserve.server_types.batched.slot import Slot, WorkerGone
 from thriftserve.server_types.batched.wire import Answers, Kind
 from thriftserve.settings import HostSettings
@@ -208,21 +209,10 @@ class Dispatcher:
             slots = self._open
             if self._quarantine and not (slots := [each for each in slots if each.pid not in self._quarantine]):
                 return
-            slot = self._choose(slots)
+            slot = chosen(slots, self.slots.values())
             if self._holds(slot):
                 return
-            # What was waited for goes together; else everybody gets a share.
-            shares = 1 if slot.advice.wait_us else sum(each.room for each in slots)
-            self._give(slot, waiting.take(min(slot.advice.take, -(-waiting.count // shares)), _INLINE_BYTES))
-
-    def _choose(self, slots: list[Slot]) -> Slot:
-        """The slot with the least in hand, of the worker with the least; of equals the one used last: it is warm."""
-        if len(slots) == 1:
-            return slots[0]
-        busy: dict[int, int] = {}
-        for slot in self.slots.values():
-            busy[slot.pid] = busy.get(slot.pid, 0) + len(slot.batches)
-        return min(reversed(slots), key=lambda slot: (len(slot.batches), busy[slot.pid]))
+            self._give(slot, waiting.take(share(slot, waiting.count, slots, self.slots.values()), _INLINE_BYTES))
 
     def _run_again(self) -> bool:
         """Runs a request whose worker died, on a worker that has nothing else: it may be what killed it."""
@@ -230,7 +220,7 @@ class Dispatcher:
         free = [slot for slot in self._open if slot.pid not in busy]
         if not free:
             return False
-        slot = self._choose(free)
+        slot = chosen(free, self.slots.values())
         self._quarantine.add(slot.pid)
         self._give(slot, [self.waiting.again.popleft()])
         return True
