@@ -11,6 +11,7 @@ import subprocess
 import sys
 from functools import partial
 from pathlib import Path
+from urllib.request import Request, urlopen
 
 import pytest
 
@@ -104,6 +105,9 @@ def test_a_machine_comes_up_by_one_command_and_survives(tmp_path: Path) -> None:
         counted = re.findall(r'thriftserve_gateway_requests_total{code="200",method="predict",.*} (\S+)', text)
         assert sum(map(float, counted)) >= load.done
         _bench(front, tmp_path)
+        mine = Request(f"http://127.0.0.1:{front}/healthz", headers={"X-Request-Id": "mine"})
+        with urlopen(mine, timeout=10) as answer:
+            assert answer.headers["X-Request-Id"] == "mine"
         last = running(tmp_path)
     assert not [pid for pid in last.values() if alive(pid)]
 
