@@ -46,7 +46,9 @@ class Lives:
                 self._bring(name, version, ModelState.ENDED, failure.code, failure.message)
         for name, versions in self._states.statuses().items():
             for told in versions:
-                if (name, told.version) not in planned and told.state != ModelState.ENDED:
+                if (name, told.version) in planned or told.state == ModelState.ENDED:
+                    continue
+                if not served.holds(name, told.version):  # else it serves until others have taken over everywhere
                     loaded = (name, told.version) in held and told.state != ModelState.LOADING
                     self._bring(name, told.version, ModelState.UNLOADING if loaded else ModelState.ENDED)
 
