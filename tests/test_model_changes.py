@@ -208,6 +208,18 @@ def test_operators_load_and_unload(half: Path, base: Path) -> None:
         operator.reloadConfig()
         wait_until(lambda: state(server, 2) == "AVAILABLE" and state(server, 1) == "END")
 
+        def command(*words: str) -> str:
+            line = [str(Path(sys.executable).with_name("thriftserve-client")), "--port", str(server.control_port)]
+            return subprocess.run([*line, *words], capture_output=True, text=True, check=True, timeout=60).stdout
+
+        assert "START" in command("load", "more", str(base), "--version", "1")
+        wait_until(lambda: state(server, 1, "more") == "AVAILABLE")
+        assert "canary" in command("label", "more", "canary", "1")
+        assert "canary" not in command("label", "more", "canary")
+        assert command("unload", "more").splitlines()[0].split()[:3] == ["model", "version", "state"]
+        wait_until(lambda: not states(server, "more"))
+        assert command("reload") == "begun\n"
+
 
 def test_a_configuration_file_is_read_again(half: Path, base: Path, tmp_path: Path) -> None:
     """A changed file adds and removes models by itself where it is polled; a bad one changes nothing."""

@@ -3,6 +3,7 @@
 from thriftserve_client.address import SslOptions
 from thriftserve_client.client import Client
 from thriftserve_client.codec import data_type, from_tensor, numpy_dtype, to_tensor
+from thriftserve_client.control import Control
 from thriftserve_client.errors import (
     CallTimeout,
     ConnectionFailed,
@@ -43,6 +44,7 @@ __all__ = [
     "Classification",
     "Client",
     "ConnectionFailed",
+    "Control",
     "DataType",
     "DeadlineExceededError",
     "Detection",

@@ -9,14 +9,17 @@ from __future__ import annotations
 import json
 import os
 import sys
+import time
 from argparse import Namespace
 from collections.abc import Sequence
 from enum import IntEnum
 
 from thriftserve_client.address import SslOptions
-from thriftserve_client.cli_commands import COMMANDS
+from thriftserve_client.cli_commands import COMMANDS, CONTROL_COMMANDS, watched
 from thriftserve_client.cli_flags import UsageError, parse
+from thriftserve_client.cli_tables import Report
 from thriftserve_client.client import Client
+from thriftserve_client.control import Control
 from thriftserve_client.errors import (
     CallTimeout,
     ConnectionFailed,
@@ -24,6 +27,8 @@ from thriftserve_client.errors import (
     ServerError,
     ThriftServeClientError,
 )
+
+_WATCH_S = 0.5
 
 
 class ExitCode(IntEnum):
@@ -54,10 +59,14 @@ def main(argv: Sequence[str] | None = None) -> int:
 
 def _run(arguments: Namespace) -> int:
     try:
-        with _client(arguments) as client:
-            report = COMMANDS[arguments.command](client, arguments)
-        print(json.dumps(report.data) if arguments.json else report.text)
-        sys.stdout.flush()
+        if arguments.command in CONTROL_COMMANDS:
+            with _control(arguments) as control:
+                _show(CONTROL_COMMANDS[arguments.command](control, arguments), arguments)
+        else:
+            with _client(arguments) as client:
+                _show(COMMANDS[arguments.command](client, arguments), arguments)
+                if getattr(arguments, "watch", False):
+                    _watch(client, arguments)
     except BrokenPipeError:
         raise
     except ServerError as error:
@@ -75,9 +84,41 @@ def _run(arguments: Namespace) -> int:
     return ExitCode.OK
 
 
-def _client(arguments: Namespace) -> Client:
+def _show(report: Report, arguments: Namespace) -> None:
+    print(json.dumps(report.data) if arguments.json else report.text)
+    sys.stdout.flush()
+
+
+def _watch(client: Client, arguments: Namespace) -> None:
+    """Shows the models' versions whenever they have changed, until Ctrl-C."""
+    seen = None
+    while True:
+        report = watched(client)
+        if report.data != seen:
+            print()
+            _show(report, arguments)
+        seen = report.data
+        time.sleep(_WATCH_S)
+
+
+def _ssl(arguments: Namespace) -> SslOptions | None:
     secure = arguments.tls or arguments.tls_ca or arguments.tls_cert
     options = SslOptions(arguments.tls_ca, arguments.tls_cert, arguments.tls_key, arguments.tls_server_name)
+    return options if secure else None
+
+
+def _control(arguments: Namespace) -> Control:
+    return Control(
+        arguments.host,
+        arguments.port,
+        transport=arguments.transport,
+        protocol=arguments.protocol,
+        timeout_s=arguments.timeout_s,
+        ssl=_ssl(arguments),
+    )
+
+
+def _client(arguments: Namespace) -> Client:
     return Client(
         arguments.host,
         arguments.port,
@@ -85,7 +126,7 @@ def _client(arguments: Namespace) -> Client:
         transport=arguments.transport,
         protocol=arguments.protocol,
         timeout_s=arguments.timeout_s,
-        ssl=options if secure else None,
+        ssl=_ssl(arguments),
         max_message_bytes=arguments.max_message_bytes,
     )
 

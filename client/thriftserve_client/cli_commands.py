@@ -15,6 +15,7 @@ from thriftserve_client import results
 from thriftserve_client.cli_runs import classify, detect, predict
 from thriftserve_client.cli_tables import Report, amount, duration, mebibytes, pairs, table
 from thriftserve_client.client import Client
+from thriftserve_client.control import Control
 from thriftserve_client.histogram import Histogram
 
 
@@ -93,8 +94,16 @@ def _workers(workers: tuple[results.WorkerStatus, ...]) -> str:
     return table((*headings, *more), rows, right=right) if rows else "no workers"
 
 
+def watched(client: Client) -> Report:
+    """What `status --watch` shows again and again: the versions of every model."""
+    return _models(client, Namespace())
+
+
 def _models(client: Client, _: Namespace) -> Report:
-    models = client.models()
+    return _states(client.models())
+
+
+def _states(models: list[results.ModelStatus]) -> Report:
     rows = [
         (model.name, str(one.version), one.state, ", ".join(one.labels), _failure(one) or one.note)
         for model in models
@@ -136,6 +145,31 @@ def _metadata_data(found: results.ModelMetadata) -> Any:
     return data
 
 
+def _load(control: Control, arguments: Namespace) -> Report:
+    return _states([control.load(arguments.model, arguments.source, version=arguments.version)])
+
+
+def _unload(control: Control, arguments: Namespace) -> Report:
+    return _states([control.unload(arguments.model, version=arguments.version)])
+
+
+def _label(control: Control, arguments: Namespace) -> Report:
+    version, allow = arguments.to_version, arguments.allow_unavailable
+    return _states([control.set_label(arguments.model, arguments.label, version, allow_unavailable=allow)])
+
+
+def _reload(control: Control, _: Namespace) -> Report:
+    control.reload()
+    return Report({"ok": True}, "begun")
+
+
+#: What goes to the control port.
+CONTROL_COMMANDS: dict[str, Callable[[Control, Namespace], Report]] = {
+    "load": _load,
+    "unload": _unload,
+    "label": _label,
+    "reload": _reload,
+}
 COMMANDS: dict[str, Callable[[Client, Namespace], Report]] = {
     "ping": _ping,
     "status": _status,

@@ -105,7 +105,8 @@ def parse(argv: Sequence[str] | None = None) -> Namespace:
         return command
 
     add("ping", "is the server taking requests?")
-    add("status", "the server and its workers")
+    status = add("status", "the server and its workers")
+    status.add_argument("--watch", action="store_true", help="every model's versions, whenever something has changed")
     add("models", "every model's versions and their states")
     _version_flags(_model(add("metadata", "a model's inputs, outputs and labels", _METADATA, "MODEL ")))
     _predict_flags(_version_flags(_model(add("predict", "run a model on arrays or JSON", _PREDICT, "MODEL "))))
@@ -114,7 +115,22 @@ def parse(argv: Sequence[str] | None = None) -> Namespace:
     detect = _version_flags(_images(add("detect", "find objects in image files", _DETECT, "MODEL IMAGE… ")))
     detect.add_argument("--min-score", type=float, help="leave out boxes below this score (default: 0.5)")
     detect.add_argument("--max-detections", type=_whole(1), help="boxes for each image (default: 100)")
+    _control_flags(add)
     return parser.parse_args(argv)
+
+
+def _control_flags(add: Callable[..., ArgumentParser]) -> None:
+    """What operators ask, of the server's control port."""
+    load = _model(add("load", "serve a model from a base path (--port: the control port)", "", "MODEL BASE_PATH "))
+    load.add_argument("source", metavar="BASE_PATH", help="its absolute base path, on the server")
+    load.add_argument("--version", type=int, help="this version (default: the newest): a rollback, say")
+    unload = _model(add("unload", "serve a model, or a version, no more", "", "MODEL "))
+    unload.add_argument("--version", type=int, help="only this version")
+    label = _model(add("label", "point a label at a version, or at none", "", "MODEL LABEL [VERSION] "))
+    label.add_argument("label", metavar="LABEL", help="like stable or canary")
+    label.add_argument("to_version", metavar="VERSION", type=int, nargs="?", help="without it the label is taken away")
+    label.add_argument("--allow-unavailable", action="store_true", help="a new label may point at any version")
+    add("reload", "read the configuration again, as SIGHUP does")
 
 
 def _connection_flags(parser: ArgumentParser, *, suppress: bool) -> None:

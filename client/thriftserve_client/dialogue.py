@@ -13,10 +13,15 @@ from thrift.Thrift import TApplicationException, TMessageType
 
 from thriftserve_client.errors import MessageTooLarge, ProtocolMismatch, ServerError
 from thriftserve_client.wire import Outgoing, make_protocol
-from thriftserve_idl import Predict
+from thriftserve_idl import ModelControl, Predict
 from thriftserve_idl.ttypes import ErrorCode
 
 _VOID = object()
+
+
+def _struct(name: str) -> Any:
+    """The arguments or the result of a method; no name is in both services."""
+    return getattr(Predict, name, None) or getattr(ModelControl, name)
 
 
 class Dialogue:
@@ -44,14 +49,14 @@ class Dialogue:
         self.answered = False
 
     def ask(self, method: str, values: tuple[Any, ...]) -> list[bytes]:
-        """The message that calls a method of the Predict service, in segments.
+        """The message that calls a method of the contract, in segments.
 
         Raises:
             MessageTooLarge: it exceeds the limit.
         """
         self._seqid = self._seqid % 0x7FFFFFFF + 1
         self._writer.writeMessageBegin(method, TMessageType.CALL, self._seqid)
-        getattr(Predict, method + "_args")(*values).write(self._writer)
+        _struct(method + "_args")(*values).write(self._writer)
         self._writer.writeMessageEnd()
         parts = self._outgoing.take()
         size = sum(map(len, parts))
@@ -87,7 +92,7 @@ class Dialogue:
             refusal = TApplicationException()
             refusal.read(protocol)
             raise self._refused(refusal, method)
-        result = getattr(Predict, method + "_result")()
+        result = _struct(method + "_result")()
         result.read(protocol)
         protocol.readMessageEnd()
         return self._unwrap(result, name)
