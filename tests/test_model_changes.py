@@ -14,6 +14,7 @@ from contextlib import contextmanager
 from pathlib import Path
 
 import numpy as np
+import psutil
 import pytest
 from thrift.protocol.TBinaryProtocol import TBinaryProtocolAccelerated
 from thrift.transport.TSocket import TSocket
@@ -241,3 +242,24 @@ def test_a_worker_frees_first_where_told(half: Path, base: Path) -> None:
         wait_until(lambda: state(server, 2) == "AVAILABLE")
         log = server.log().split('"before": "START", "state": "LOADING"')[-1]
         assert log.index("ran ") < log.index("loaded model half version 2") if "ran " in log else "version 2" in log
+
+
+def test_memory_returns_and_a_keeper_is_replaceable(half: Path, base: Path) -> None:
+    """After ten swaps the process tree is no larger than after three; kill -9 of the keeper costs nothing but time."""
+    with Served("--model", f"half={base}", *QUICK) as server:
+        tree = psutil.Process(server.pid)
+
+        def size() -> int:
+            return sum(each.memory_full_info().pss for each in [tree, *tree.children(recursive=True)])
+
+        sizes = []
+        for version in range(2, 12):
+            put(half, base, version)
+            wait_until(lambda new=version: state(server, new) == "AVAILABLE" and state(server, new - 1) == "END")  # type: ignore[misc]  # bound now
+            sizes.append(size())
+        wait_until(lambda: size() < 1.05 * sizes[2])
+        keeper = int(server.log().split("keeper 0 (pid ")[1].split(")")[0])
+        os.kill(keeper, signal.SIGKILL)
+        put(half, base, 12)
+        wait_until(lambda: state(server, 12) == "AVAILABLE" and state(server, 11) == "END")
+        assert server.stop() == (ExitCode.OK, "")
