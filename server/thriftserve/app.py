@@ -12,6 +12,7 @@ can't start with it, the old workers stay.
 
 from __future__ import annotations
 
+import contextlib
 import logging
 import tempfile
 from collections.abc import Callable
@@ -197,7 +198,12 @@ def _load(settings: ServeSettings, plan: Plan, state: StateDir, context: WorkerC
     if settings.warmup:
         paths = {(name, one.version): one.path for name, one in plan.versions()}
         for servable in servables:
-            warmup.run(servable, paths[servable.name, servable.version])
+            # A recorded request that must run and can't is a failed load, like any other.
+            with attempt.loading(servable.name, servable.version) if attempt else contextlib.nullcontext():
+                path = paths[servable.name, servable.version]
+                warmup.run(servable, path, strict=settings.strict_warmup)
+        if attempt is not None:
+            attempt.done()
     return KeptRegistry(servables, Told(state, lambda: context.board.state_number))
 
 
