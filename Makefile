@@ -44,7 +44,7 @@ serve: $(STAMP) ## the demo's server, left running
 	$(BIN)/python -m thriftserve_bench.demo --server-type $(SERVER_TYPE) --serve --port $(PORT)
 
 test: $(STAMP) ## every test
-	$(BIN)/python -m pytest $(PYTEST_ARGS)
+	$(BIN)/python -m pytest -n 2 --dist loadfile $(PYTEST_ARGS)
 
 check: $(STAMP) ## lint, format, types, imports, stubs and generated pages up to date
 	$(BIN)/ruff check
