@@ -77,7 +77,8 @@ class BinaryDialect(Dialect):
 _COMPACT = {TType.STRING: 8, TType.LIST: 9, TType.SET: 10, TType.MAP: 11, TType.STRUCT: 12}
 
 
-def _varint(number: int) -> bytes:
+def varint(number: int) -> bytes:
+    """A number of 0 or more, seven bits a byte, the low ones first: as the compact protocol and protobuf write it."""
     out = bytearray()
     while number > 0x7F:
         out.append(number & 0x7F | 0x80)
@@ -91,17 +92,17 @@ class CompactDialect(Dialect):
 
     def field(self, ttype: int, field_id: int) -> bytes:
         zigzag = (field_id << 1) ^ (field_id >> 15)
-        return bytes((_COMPACT[ttype],)) + _varint(zigzag)
+        return bytes((_COMPACT[ttype],)) + varint(zigzag)
 
     def length(self, size: int) -> bytes:
-        return _varint(size)
+        return varint(size)
 
     def list_header(self, ttype: int, size: int) -> bytes:
         kind = _COMPACT[ttype]
-        return bytes((size << 4 | kind,)) if size < 15 else bytes((0xF0 | kind,)) + _varint(size)
+        return bytes((size << 4 | kind,)) if size < 15 else bytes((0xF0 | kind,)) + varint(size)
 
     def map_header(self, ktype: int, vtype: int, size: int) -> bytes:
-        return _varint(size) + bytes((_COMPACT[ktype] << 4 | _COMPACT[vtype],)) if size else b"\0"
+        return varint(size) + bytes((_COMPACT[ktype] << 4 | _COMPACT[vtype],)) if size else b"\0"
 
 
 class FieldPlan:
