@@ -329,6 +329,8 @@ struct ModelVersionStatus {
   5: required list<string> labels = [],
   /** How it is served, for people: "frozen", "as loaded: …". Unset: there is nothing to say. */
   6: optional string note,
+  /** Milliseconds that loading and warming it up took, in the worker that did so last. Unset: none has. */
+  7: optional double load_time_ms,
 }
 
 /** The state of every version of one model. */
@@ -337,6 +339,8 @@ struct ModelStatus {
   1: required string name,
   /** Its versions, newest first. */
   2: required list<ModelVersionStatus> versions,
+  /** How often a version of the model has come into each state since the server started. Unset: not counted. */
+  3: optional map<ModelState, i64> transitions,
 }
 
 /** The state of a server. */

@@ -1636,11 +1636,11 @@ class listModels_result(object):
             if fid == 0:
                 if ftype == TType.LIST:
                     self.success = []
-                    (_etype174, _size171) = iprot.readListBegin()
-                    for _i175 in range(_size171):
-                        _elem176 = ModelStatus()
-                        _elem176.read(iprot)
-                        self.success.append(_elem176)
+                    (_etype183, _size180) = iprot.readListBegin()
+                    for _i184 in range(_size180):
+                        _elem185 = ModelStatus()
+                        _elem185.read(iprot)
+                        self.success.append(_elem185)
                     iprot.readListEnd()
                 else:
                     iprot.skip(ftype)
@@ -1662,8 +1662,8 @@ class listModels_result(object):
         if self.success is not None:
             oprot.writeFieldBegin('success', TType.LIST, 0)
             oprot.writeListBegin(TType.STRUCT, len(self.success))
-            for iter177 in self.success:
-                iter177.write(oprot)
+            for iter186 in self.success:
+                iter186.write(oprot)
             oprot.writeListEnd()
             oprot.writeFieldEnd()
         if self.error is not None:

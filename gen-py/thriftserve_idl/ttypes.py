@@ -2239,6 +2239,7 @@ class ModelVersionStatus(object):
      - error_message: The failure in words; empty where there was none.
      - labels: Labels that point at it.
      - note: How it is served, for people: "frozen", "as loaded: …". Unset: there is nothing to say.
+     - load_time_ms: Milliseconds that loading and warming it up took, in the worker that did so last. Unset: none has.
 
     """
 
@@ -2249,11 +2250,12 @@ class ModelVersionStatus(object):
         'error_message',
         'labels',
         'note',
+        'load_time_ms',
     )
 
 
     def __init__(self, version=None, state=None, error_code=None, error_message="", labels=[
-    ], note=None,):
+    ], note=None, load_time_ms=None,):
         self.version = version
         self.state = state
         self.error_code = error_code
@@ -2263,6 +2265,7 @@ class ModelVersionStatus(object):
             ]
         self.labels = labels
         self.note = note
+        self.load_time_ms = load_time_ms
 
     def read(self, iprot):
         if iprot._fast_decode is not None and isinstance(iprot.trans, TTransport.CReadableTransport) and self.thrift_spec is not None:
@@ -2308,6 +2311,11 @@ class ModelVersionStatus(object):
                     self.note = iprot.readString().decode('utf-8', errors='replace') if sys.version_info[0] == 2 else iprot.readString()
                 else:
                     iprot.skip(ftype)
+            elif fid == 7:
+                if ftype == TType.DOUBLE:
+                    self.load_time_ms = iprot.readDouble()
+                else:
+                    iprot.skip(ftype)
             else:
                 iprot.skip(ftype)
             iprot.readFieldEnd()
@@ -2344,6 +2352,10 @@ class ModelVersionStatus(object):
         if self.note is not None:
             oprot.writeFieldBegin('note', TType.STRING, 6)
             oprot.writeString(self.note.encode('utf-8') if sys.version_info[0] == 2 else self.note)
+            oprot.writeFieldEnd()
+        if self.load_time_ms is not None:
+            oprot.writeFieldBegin('load_time_ms', TType.DOUBLE, 7)
+            oprot.writeDouble(self.load_time_ms)
             oprot.writeFieldEnd()
         oprot.writeFieldStop()
         oprot.writeStructEnd()
@@ -2385,18 +2397,21 @@ class ModelStatus(object):
     Attributes:
      - name: The model's name.
      - versions: Its versions, newest first.
+     - transitions: How often a version of the model has come into each state since the server started. Unset: not counted.
 
     """
 
     __slots__ = (
         'name',
         'versions',
+        'transitions',
     )
 
 
-    def __init__(self, name=None, versions=None,):
+    def __init__(self, name=None, versions=None, transitions=None,):
         self.name = name
         self.versions = versions
+        self.transitions = transitions
 
     def read(self, iprot):
         if iprot._fast_decode is not None and isinstance(iprot.trans, TTransport.CReadableTransport) and self.thrift_spec is not None:
@@ -2423,6 +2438,17 @@ class ModelStatus(object):
                     iprot.readListEnd()
                 else:
                     iprot.skip(ftype)
+            elif fid == 3:
+                if ftype == TType.MAP:
+                    self.transitions = {}
+                    (_ktype136, _vtype137, _size135) = iprot.readMapBegin()
+                    for _i139 in range(_size135):
+                        _key140 = ModelState(iprot.readI32()).name
+                        _val141 = iprot.readI64()
+                        self.transitions[_key140] = _val141
+                    iprot.readMapEnd()
+                else:
+                    iprot.skip(ftype)
             else:
                 iprot.skip(ftype)
             iprot.readFieldEnd()
@@ -2440,9 +2466,17 @@ class ModelStatus(object):
         if self.versions is not None:
             oprot.writeFieldBegin('versions', TType.LIST, 2)
             oprot.writeListBegin(TType.STRUCT, len(self.versions))
-            for iter135 in self.versions:
-                iter135.write(oprot)
+            for iter142 in self.versions:
+                iter142.write(oprot)
             oprot.writeListEnd()
+            oprot.writeFieldEnd()
+        if self.transitions is not None:
+            oprot.writeFieldBegin('transitions', TType.MAP, 3)
+            oprot.writeMapBegin(TType.I32, TType.I64, len(self.transitions))
+            for kiter143, viter144 in self.transitions.items():
+                oprot.writeI32(ModelState[kiter143].value)
+                oprot.writeI64(viter144)
+            oprot.writeMapEnd()
             oprot.writeFieldEnd()
         oprot.writeFieldStop()
         oprot.writeStructEnd()
@@ -2776,20 +2810,20 @@ class Histogram(object):
             elif fid == 3:
                 if ftype == TType.LIST:
                     self.bounds = []
-                    (_etype139, _size136) = iprot.readListBegin()
-                    for _i140 in range(_size136):
-                        _elem141 = iprot.readI64()
-                        self.bounds.append(_elem141)
+                    (_etype148, _size145) = iprot.readListBegin()
+                    for _i149 in range(_size145):
+                        _elem150 = iprot.readI64()
+                        self.bounds.append(_elem150)
                     iprot.readListEnd()
                 else:
                     iprot.skip(ftype)
             elif fid == 4:
                 if ftype == TType.LIST:
                     self.counts = []
-                    (_etype145, _size142) = iprot.readListBegin()
-                    for _i146 in range(_size142):
-                        _elem147 = iprot.readI64()
-                        self.counts.append(_elem147)
+                    (_etype154, _size151) = iprot.readListBegin()
+                    for _i155 in range(_size151):
+                        _elem156 = iprot.readI64()
+                        self.counts.append(_elem156)
                     iprot.readListEnd()
                 else:
                     iprot.skip(ftype)
@@ -2819,15 +2853,15 @@ class Histogram(object):
         if self.bounds is not None:
             oprot.writeFieldBegin('bounds', TType.LIST, 3)
             oprot.writeListBegin(TType.I64, len(self.bounds))
-            for iter148 in self.bounds:
-                oprot.writeI64(iter148)
+            for iter157 in self.bounds:
+                oprot.writeI64(iter157)
             oprot.writeListEnd()
             oprot.writeFieldEnd()
         if self.counts is not None:
             oprot.writeFieldBegin('counts', TType.LIST, 4)
             oprot.writeListBegin(TType.I64, len(self.counts))
-            for iter149 in self.counts:
-                oprot.writeI64(iter149)
+            for iter158 in self.counts:
+                oprot.writeI64(iter158)
             oprot.writeListEnd()
             oprot.writeFieldEnd()
         if self.sum is not None:
@@ -2959,21 +2993,21 @@ class ServerStatus(object):
             elif fid == 6:
                 if ftype == TType.LIST:
                     self.workers = []
-                    (_etype153, _size150) = iprot.readListBegin()
-                    for _i154 in range(_size150):
-                        _elem155 = WorkerStatus()
-                        _elem155.read(iprot)
-                        self.workers.append(_elem155)
+                    (_etype162, _size159) = iprot.readListBegin()
+                    for _i163 in range(_size159):
+                        _elem164 = WorkerStatus()
+                        _elem164.read(iprot)
+                        self.workers.append(_elem164)
                     iprot.readListEnd()
                 else:
                     iprot.skip(ftype)
             elif fid == 7:
                 if ftype == TType.LIST:
                     self.models = []
-                    (_etype159, _size156) = iprot.readListBegin()
-                    for _i160 in range(_size156):
-                        _elem161 = iprot.readString().decode('utf-8', errors='replace') if sys.version_info[0] == 2 else iprot.readString()
-                        self.models.append(_elem161)
+                    (_etype168, _size165) = iprot.readListBegin()
+                    for _i169 in range(_size165):
+                        _elem170 = iprot.readString().decode('utf-8', errors='replace') if sys.version_info[0] == 2 else iprot.readString()
+                        self.models.append(_elem170)
                     iprot.readListEnd()
                 else:
                     iprot.skip(ftype)
@@ -2995,11 +3029,11 @@ class ServerStatus(object):
             elif fid == 11:
                 if ftype == TType.LIST:
                     self.histograms = []
-                    (_etype165, _size162) = iprot.readListBegin()
-                    for _i166 in range(_size162):
-                        _elem167 = Histogram()
-                        _elem167.read(iprot)
-                        self.histograms.append(_elem167)
+                    (_etype174, _size171) = iprot.readListBegin()
+                    for _i175 in range(_size171):
+                        _elem176 = Histogram()
+                        _elem176.read(iprot)
+                        self.histograms.append(_elem176)
                     iprot.readListEnd()
                 else:
                     iprot.skip(ftype)
@@ -3046,15 +3080,15 @@ class ServerStatus(object):
         if self.workers is not None:
             oprot.writeFieldBegin('workers', TType.LIST, 6)
             oprot.writeListBegin(TType.STRUCT, len(self.workers))
-            for iter168 in self.workers:
-                iter168.write(oprot)
+            for iter177 in self.workers:
+                iter177.write(oprot)
             oprot.writeListEnd()
             oprot.writeFieldEnd()
         if self.models is not None:
             oprot.writeFieldBegin('models', TType.LIST, 7)
             oprot.writeListBegin(TType.STRING, len(self.models))
-            for iter169 in self.models:
-                oprot.writeString(iter169.encode('utf-8') if sys.version_info[0] == 2 else iter169)
+            for iter178 in self.models:
+                oprot.writeString(iter178.encode('utf-8') if sys.version_info[0] == 2 else iter178)
             oprot.writeListEnd()
             oprot.writeFieldEnd()
         if self.past_requests is not None:
@@ -3072,8 +3106,8 @@ class ServerStatus(object):
         if self.histograms is not None:
             oprot.writeFieldBegin('histograms', TType.LIST, 11)
             oprot.writeListBegin(TType.STRUCT, len(self.histograms))
-            for iter170 in self.histograms:
-                iter170.write(oprot)
+            for iter179 in self.histograms:
+                iter179.write(oprot)
             oprot.writeListEnd()
             oprot.writeFieldEnd()
         if self.queued is not None:
@@ -3498,12 +3532,14 @@ ModelVersionStatus.thrift_spec = (
     (5, TType.LIST, 'labels', (TType.STRING, 'UTF8', False), [
     ], ),  # 5
     (6, TType.STRING, 'note', 'UTF8', None, ),  # 6
+    (7, TType.DOUBLE, 'load_time_ms', None, None, ),  # 7
 )
 all_structs.append(ModelStatus)
 ModelStatus.thrift_spec = (
     None,  # 0
     (1, TType.STRING, 'name', 'UTF8', None, ),  # 1
     (2, TType.LIST, 'versions', (TType.STRUCT, [ModelVersionStatus, None], False), None, ),  # 2
+    (3, TType.MAP, 'transitions', (TType.I32, None, TType.I64, None, False), None, ),  # 3
 )
 all_structs.append(WorkerStatus)
 WorkerStatus.thrift_spec = (
