@@ -6,10 +6,11 @@ Part.done, counted while bytes arrive  --save-->  download.json  --load-->  the 
 from __future__ import annotations
 
 import json
-import os
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
+
+from thriftserve.files import write_whole
 
 
 @dataclass
@@ -69,13 +70,3 @@ class Journal:
                 return False
             at += one.size
         return at == self.total
-
-
-def write_whole(path: Path, text: str) -> None:
-    """Writes a small file so that it is there whole or as it was before, whenever the process or machine dies."""
-    fresh = path.with_name(path.name + ".new")
-    with open(fresh, "w", encoding="utf-8") as file:
-        file.write(text)
-        file.flush()
-        os.fsync(file.fileno())
-    os.replace(fresh, path)

@@ -19,7 +19,7 @@ from types import TracebackType
 
 from thriftserve.errors import FailedPrecondition
 from thriftserve.fetch.download import Place
-from thriftserve.fetch.journal import write_whole
+from thriftserve.files import write_whole
 
 _PREFIX = ".fetching-"
 #: Untouched for so many seconds, what is in a staging directory is not gone on with any more.

@@ -6,11 +6,11 @@
 from __future__ import annotations
 
 import argparse
-import os
 from collections.abc import Mapping
 from pathlib import Path
 
 from thriftserve.errors import ConfigError, ExitCode
+from thriftserve.files import write_whole
 from thriftserve.model_tools.version_path import version_of
 from thriftserve.models import devices, meta_graph, tf_records, warmup_records
 from thriftserve.models.prediction_log import Recorded, encode
@@ -67,9 +67,7 @@ def add(path: Path, content: bytes, *, replace: bool = False) -> int:
         if len(records) >= warmup_records.MAX_RECORDS:
             raise ConfigError(f"{path}: it has {len(records)} requests, and no more are run; --replace drops them")
         path.parent.mkdir(exist_ok=True)
-        fresh = path.with_name(f".{path.name}.new")
-        fresh.write_bytes(before + tf_records.framed(content))
-        os.replace(fresh, path)
+        write_whole(path, before + tf_records.framed(content))
     except OSError as error:
         raise ConfigError(f"{path}: can't be written: {error.strerror}") from error
     return len(records) + 1

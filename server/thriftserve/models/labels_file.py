@@ -5,15 +5,13 @@
 
 from __future__ import annotations
 
-import contextlib
 import json
-import os
-import tempfile
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass
 from pathlib import Path
 
 from thriftserve.errors import ConfigError
+from thriftserve.files import write_whole
 
 _FORMAT = 1
 
@@ -64,14 +62,4 @@ def write(file: Path, changed: Mapping[str, Mapping[str, SetLabel]]) -> None:
         "labels": {model: {label: asdict(one) for label, one in labels.items()} for model, labels in changed.items()},
     }
     file.parent.mkdir(parents=True, exist_ok=True)
-    handle, name = tempfile.mkstemp(dir=file.parent, prefix=f".{file.name}.")
-    try:
-        with os.fdopen(handle, "w", encoding="utf-8") as made:
-            json.dump(content, made, indent=1, sort_keys=True)
-            made.flush()
-            os.fsync(made.fileno())
-        os.replace(name, file)
-    except BaseException:
-        with contextlib.suppress(OSError):
-            os.unlink(name)
-        raise
+    write_whole(file, json.dumps(content, indent=1, sort_keys=True), mode=0o600)

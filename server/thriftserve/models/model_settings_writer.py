@@ -7,15 +7,14 @@ Comments and order stay where a key is on one line; a file that can't be changed
 
 from __future__ import annotations
 
-import os
 import re
-import tempfile
 from collections.abc import Mapping
 from dataclasses import fields
 from pathlib import Path
 from typing import Any
 
 from thriftserve.errors import ModelLoadError
+from thriftserve.files import write_whole
 from thriftserve.models.model_settings import ModelSettings, from_text
 
 _TABLE = re.compile(r"\s*\[([^\[\]]+)\]\s*(#.*)?$")
@@ -42,7 +41,7 @@ def write_model_settings(path: Path, settings: ModelSettings) -> None:
     if not _says(path, text, settings):
         text = _changed("", tables)
         from_text(path, text)
-    _replace(path, text)
+    write_whole(path, text, mode=path.stat().st_mode & 0o777 if path.exists() else 0o644)
 
 
 def _table(settings: Any) -> dict[str, str]:
@@ -99,17 +98,3 @@ def _says(path: Path, text: str, settings: ModelSettings) -> bool:
         return from_text(path, text) == settings
     except ModelLoadError:
         return False
-
-
-def _replace(path: Path, text: str) -> None:
-    descriptor, name = tempfile.mkstemp(dir=path.parent, prefix=f".{path.name}.")
-    try:
-        with os.fdopen(descriptor, "w", encoding="utf-8") as file:
-            file.write(text)
-            file.flush()
-            os.fsync(file.fileno())
-        os.chmod(name, path.stat().st_mode & 0o777 if path.exists() else 0o644)
-        os.replace(name, path)
-    except BaseException:
-        os.unlink(name)
-        raise

@@ -9,12 +9,12 @@ from __future__ import annotations
 
 import contextlib
 import json
-import os
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
 from thriftserve.errors import ConfigError
+from thriftserve.files import write_whole
 
 
 class StateDir:
@@ -45,14 +45,7 @@ class StateDir:
 
     def write(self, name: str, content: Any, *, durable: bool = True) -> None:
         """Puts `content` into NAME.json, whole or not at all; `durable`: also where the machine fails."""
-        path = self.path / f"{name}.json"
-        beside = path.with_name(f"{path.name}.{os.getpid()}.new")
-        with open(beside, "w", encoding="utf-8") as file:
-            json.dump(content, file, indent=1)
-            file.flush()
-            if durable:
-                os.fsync(file.fileno())
-        beside.rename(path)
+        write_whole(self.path / f"{name}.json", json.dumps(content, indent=1), durable=durable)
 
     def read(self, name: str) -> Any:
         """What is in NAME.json; None where there is no such file, or none that can be read."""
