@@ -13,11 +13,12 @@ from typing import Any
 from thriftserve.gateway.failures import Refusal
 from thriftserve.gateway.json_faults import from_base64, is_base64, json_type, lossless, lossy
 from thriftserve.gateway.json_text import shown
+from thriftserve.models.wire_writer import packed_field
+from thriftserve_client.encoding import varint
 from thriftserve_idl.ttypes import DataType
 
 #: Field numbers of Feature's three lists, by kind.
 _LISTS = {"bytes": 1, "float": 2, "int64": 3}
-_LENGTH_DELIMITED = 2
 _INT64 = range(-(2**63), 2**63)
 
 
@@ -59,12 +60,12 @@ def _feature(name: str, values: list[Any]) -> bytes:
     if not kind:
         return b""
     if kind == "bytes":
-        content = b"".join(_field(1, one) for one in elements)
+        content = b"".join(packed_field(1, one) for one in elements)
     elif kind == "float":
-        content = _field(1, struct.pack(f"<{len(elements)}f", *elements))
+        content = packed_field(1, struct.pack(f"<{len(elements)}f", *elements))
     else:
-        content = _field(1, b"".join(_varint(one % 2**64) for one in elements))
-    return _field(_LISTS[kind], content)
+        content = packed_field(1, b"".join(varint(one % 2**64) for one in elements))
+    return packed_field(_LISTS[kind], content)
 
 
 def _element(name: str, value: Any) -> tuple[str, Any]:
@@ -88,20 +89,7 @@ def _element(name: str, value: Any) -> tuple[str, Any]:
 
 def _example(features: dict[str, bytes]) -> bytes:
     entries = (
-        _field(1, _field(1, name.encode("utf-8", "replace")) + _field(2, message))
+        packed_field(1, packed_field(1, name.encode("utf-8", "replace")) + packed_field(2, message))
         for name, message in sorted(features.items())
     )
-    return _field(1, b"".join(entries))
-
-
-def _field(number: int, content: bytes) -> bytes:
-    return _varint(number << 3 | _LENGTH_DELIMITED) + _varint(len(content)) + content
-
-
-def _varint(value: int) -> bytes:
-    out = bytearray()
-    while value > 0x7F:
-        out.append(value & 0x7F | 0x80)
-        value >>= 7
-    out.append(value)
-    return bytes(out)
+    return packed_field(1, b"".join(entries))
