@@ -25,7 +25,8 @@ from thriftserve_bench.load import measure
 from thriftserve_bench.load_loops import three_digits
 from thriftserve_bench.payloads import LENGTH, Question, payload
 from thriftserve_bench.report import markdown
-from thriftserve_bench.results import Cell, Measured, NotARun, Order, Run, Window, load_run
+from thriftserve_bench.results import Cell, Measured, Order, Run, Window, load_run
+from thriftserve_bench.run_file import NotARun
 
 _LOOK_EVERY_S = 0.02
 QUICK = CallsSettings(rounds=1, seconds=0.05, min_calls=3, workers=2, threads=2, pin=False)

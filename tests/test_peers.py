@@ -21,8 +21,9 @@ from thriftserve_bench.peers.environments import Peer, PeerMissing, environment
 from thriftserve_bench.peers.figures import comparisons
 from thriftserve_bench.peers.load import measure
 from thriftserve_bench.peers.questions import Question, WrongAnswer, job_of, load_pool, save_pool
-from thriftserve_bench.peers.record import Limit, LimitWindow, NotAPeersRun, PeerOrder, PeersRun, PeerWindow, load_peers
+from thriftserve_bench.peers.record import Limit, LimitWindow, PeerOrder, PeersRun, PeerWindow, load_peers
 from thriftserve_bench.peers.report import markdown
+from thriftserve_bench.run_file import NotARun
 
 SECONDS = 0.1
 
@@ -71,7 +72,7 @@ def test_a_run_is_read_as_it_was_written(tmp_path: Path) -> None:
     assert found == run
     assert "| tensor | 8 | even | ours | 100 | 130 | 1.30 |" in markdown(found)
     (tmp_path / "other.json").write_text('{"format": "else"}', encoding="utf-8")
-    with pytest.raises(NotAPeersRun, match=r"other\.json"):
+    with pytest.raises(NotARun, match=r"other\.json"):
         load_peers(tmp_path / "other.json")
 
 

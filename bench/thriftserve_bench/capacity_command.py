@@ -11,8 +11,9 @@ from pathlib import Path
 from typing import Any
 
 from thriftserve_bench.capacity import Demand, plan
+from thriftserve_bench.run_file import NotARun
 from thriftserve_bench.sweep.flags import floats
-from thriftserve_bench.sweep.record import NotASweep, load_sweep
+from thriftserve_bench.sweep.record import load_sweep
 
 _DESCRIPTION = """\
 From page views or requests a day to requests/s at the peak, and, with the results of a sweep, to the nodes and
@@ -60,7 +61,7 @@ def run(flags: argparse.Namespace) -> int:
     )
     try:
         found = load_sweep(flags.sweep) if flags.sweep else None
-    except (NotASweep, OSError) as error:
+    except (NotARun, OSError) as error:
         print(f"thriftserve-bench: {error}", file=sys.stderr)
         return 1
     print("\n".join(demand.steps(flags.headroom)))

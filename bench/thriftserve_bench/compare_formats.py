@@ -5,7 +5,6 @@ FILE.json  --its "format"-->  calls | experiments | sweep  -->  Readings
 
 from __future__ import annotations
 
-import json
 from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
@@ -14,6 +13,7 @@ from thriftserve_bench import results
 from thriftserve_bench.compare import Readings, Series
 from thriftserve_bench.experiments import record as experiments
 from thriftserve_bench.figures import quantile
+from thriftserve_bench.run_file import NotARun, format_of
 from thriftserve_bench.sweep import latency
 from thriftserve_bench.sweep import record as sweeps
 from thriftserve_bench.sweep.settle import rate
@@ -31,9 +31,8 @@ def read(path: Path) -> Readings:
         OSError: it can't be read.
     """
     try:
-        name = json.loads(path.read_text(encoding="utf-8"))["format"]
-        return _FORMATS[name](path)
-    except (results.NotARun, experiments.NotAnExperimentRun, sweeps.NotASweep) as error:
+        return _FORMATS[format_of(path, list(_FORMATS))](path)
+    except NotARun as error:
         raise NotComparable(str(error)) from error
     except (ValueError, KeyError, TypeError) as error:
         raise NotComparable(f"{path}: no results of thriftserve-bench ({type(error).__name__}: {error})") from error

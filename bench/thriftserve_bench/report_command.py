@@ -6,7 +6,6 @@ FILE.json  --its "format"-->  table on the terminal | Markdown on stdout | DIR/i
 from __future__ import annotations
 
 import argparse
-import json
 import sys
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
@@ -20,6 +19,7 @@ from thriftserve_bench.experiments import digest, record
 from thriftserve_bench.experiments.joined import joined
 from thriftserve_bench.peers import record as peers
 from thriftserve_bench.peers import report as peers_report
+from thriftserve_bench.run_file import NotARun, format_of
 from thriftserve_bench.sweep import record as sweeps
 from thriftserve_bench.sweep import table as sweep_table
 
@@ -83,7 +83,7 @@ def run(flags: argparse.Namespace) -> int:
     """Shows it; 1 where the file is of no use."""
     try:
         made, found = _loaded(flags.files)
-    except (results.NotARun, record.NotAnExperimentRun, sweeps.NotASweep, peers.NotAPeersRun, OSError) as error:
+    except (NotARun, OSError) as error:
         print(f"thriftserve-bench: {error}", file=sys.stderr)
         return 1
     if flags.page is None or flags.markdown:
@@ -92,13 +92,13 @@ def run(flags: argparse.Namespace) -> int:
 
 
 def _loaded(paths: Sequence[Path]) -> tuple[Format, Any]:
-    formats = [FORMATS[_format_of(path)] for path in paths]
+    formats = [FORMATS[format_of(path, list(FORMATS))] for path in paths]
     found = [made.load(path) for made, path in zip(formats, paths, strict=True)]
     if len(found) == 1:
         return formats[0], found[0]
     join = formats[0].join
     if join is None or any(made is not formats[0] for made in formats):
-        raise results.NotARun("several files: all must be results of the experiments")
+        raise NotARun("several files: all must be results of the experiments")
     return formats[0], join(found)
 
 
@@ -115,13 +115,3 @@ def _page(made: Format, found: Any, directory: Path) -> int:
         return 1
     print(f"page: {made.write_page(found, directory)}", file=sys.stderr)
     return 0
-
-
-def _format_of(path: Path) -> str:
-    try:
-        name = str(json.loads(path.read_text(encoding="utf-8"))["format"])
-    except (ValueError, KeyError, TypeError) as error:
-        raise results.NotARun(f"{path}: no results of thriftserve-bench ({type(error).__name__}: {error})") from error
-    if name not in FORMATS:
-        raise results.NotARun(f"{path}: format {name!r}, this command reads {', '.join(map(repr, FORMATS))}")
-    return name

@@ -12,6 +12,8 @@ from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
 
+from thriftserve_bench import run_file
+
 FORMAT = "thriftserve-bench calls 1"
 OURS, APACHE = "ours", "apache"
 SIDES = (OURS, APACHE)
@@ -90,10 +92,7 @@ class Run:
         """Writes it as JSON, one line a window."""
         data = asdict(self)
         cells = data.pop("cells")
-        head = json.dumps(data, indent=1, ensure_ascii=False)
-        body = ",\n".join(_cell_text(cell) for cell in cells)
-        path.parent.mkdir(parents=True, exist_ok=True)
-        path.write_text(f'{head[:-2]},\n "cells": [\n{body}\n]}}\n', encoding="utf-8")
+        run_file.write(path, data, cells=[_cell_text(cell) for cell in cells])
 
 
 def _cell_text(cell: dict[str, Any]) -> str:
@@ -104,10 +103,6 @@ def _cell_text(cell: dict[str, Any]) -> str:
     return f' {{"cell": {json.dumps(cell["cell"])},\n{sides}}}'
 
 
-class NotARun(Exception):
-    """A file holds no run of this format."""
-
-
 def load_run(path: Path) -> Run:
     """Reads what `Run.save` wrote.
 
@@ -115,14 +110,9 @@ def load_run(path: Path) -> Run:
         NotARun: it is something else.
         OSError: it can't be read.
     """
-    try:
-        data = json.loads(path.read_text(encoding="utf-8"))
-        if data["format"] != FORMAT:
-            raise NotARun(f"{path}: format {data['format']!r}, this command reads {FORMAT!r}")
+    with run_file.reading(path, FORMAT) as data:
         cells = [
             Measured(Cell(**one["cell"]), *([Window(**each) for each in one[side]] for side in SIDES))
             for one in data.pop("cells")
         ]
         return Run(**data, cells=cells)
-    except (ValueError, KeyError, TypeError) as error:
-        raise NotARun(f"{path}: no results of thriftserve-bench calls ({type(error).__name__}: {error})") from error

@@ -7,7 +7,8 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
-from thriftserve_bench.experiments.record import ExperimentRun, NotAnExperimentRun
+from thriftserve_bench.experiments.record import ExperimentRun
+from thriftserve_bench.run_file import NotARun
 
 _SAME = ("cpu", "cores", "kernel")
 
@@ -18,7 +19,7 @@ def joined(runs: Sequence[ExperimentRun]) -> ExperimentRun:
     Fork costs and calibration are those of the first run that has them.
 
     Raises:
-        NotAnExperimentRun: they are from different machines.
+        NotARun: they are from different machines.
     """
     first = runs[0]
     if len(runs) == 1:
@@ -26,7 +27,7 @@ def joined(runs: Sequence[ExperimentRun]) -> ExperimentRun:
     for other in runs[1:]:
         for name in _SAME:
             if other.machine.get(name) != first.machine.get(name):
-                raise NotAnExperimentRun(
+                raise NotARun(
                     f"runs of different machines can't be joined: {name} is {first.machine.get(name)!r} in one and "
                     f"{other.machine.get(name)!r} in another"
                 )

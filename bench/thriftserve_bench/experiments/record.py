@@ -7,11 +7,11 @@ Times are seconds from the moment at which the first client thread of an outcome
 
 from __future__ import annotations
 
-import json
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
 
+from thriftserve_bench import run_file
 from thriftserve_bench.server_types import APACHE_TYPES, SERVER_TYPES
 
 FORMAT = "thriftserve-bench experiments 1"
@@ -146,31 +146,19 @@ class ExperimentRun:
         """Writes it as JSON, one line an outcome."""
         data = asdict(self)
         outcomes = data.pop("outcomes")
-        head = json.dumps(data, indent=1, ensure_ascii=False)
-        body = ",\n".join("  " + json.dumps(one, separators=(",", ":")) for one in outcomes)
-        path.parent.mkdir(parents=True, exist_ok=True)
-        path.write_text(f'{head[:-2]},\n "outcomes": [\n{body}\n]}}\n', encoding="utf-8")
-
-
-class NotAnExperimentRun(Exception):
-    """A file holds no run of this format."""
+        run_file.write(path, data, outcomes=[run_file.line(one) for one in outcomes])
 
 
 def load_experiments(path: Path) -> ExperimentRun:
     """Reads what `ExperimentRun.save` wrote.
 
     Raises:
-        NotAnExperimentRun: it is something else.
+        NotARun: it is something else.
         OSError: it can't be read.
     """
-    try:
-        data = json.loads(path.read_text(encoding="utf-8"))
-        if data["format"] != FORMAT:
-            raise NotAnExperimentRun(f"{path}: format {data['format']!r}, this command reads {FORMAT!r}")
+    with run_file.reading(path, FORMAT) as data:
         outcomes = [
             Outcome(**{**one, "calls": [Call(**call) for call in one["calls"]]}) for one in data.pop("outcomes")
         ]
         costs = [ForkCost(**one) for one in data.pop("fork_costs")]
         return ExperimentRun(**data, outcomes=outcomes, fork_costs=costs)
-    except (ValueError, KeyError, TypeError) as error:
-        raise NotAnExperimentRun(f"{path}: no results of the experiments ({type(error).__name__}: {error})") from error

@@ -11,9 +11,10 @@ from dataclasses import fields
 from pathlib import Path
 from typing import Any
 
-from thriftserve_bench.experiments.record import PATTERNS, SIDES, NotAnExperimentRun, load_experiments
+from thriftserve_bench.experiments.record import PATTERNS, SIDES, load_experiments
 from thriftserve_bench.experiments.simulator_setup import WORKLOADS, NotToBeSimulated
 from thriftserve_bench.experiments.what_if import Question, answer
+from thriftserve_bench.run_file import NotARun
 from thriftserve_bench.server_types import SERVER_TYPES, WITH_WORKERS
 
 _EPILOG = """\
@@ -60,7 +61,7 @@ def run(flags: argparse.Namespace) -> int:
     except NotToBeSimulated as error:
         print(f"thriftserve-bench: {error}", file=sys.stderr)
         return 2
-    except NotAnExperimentRun as error:
+    except NotARun as error:
         print(f"thriftserve-bench: {error}", file=sys.stderr)
         return 1
     return 0

@@ -5,11 +5,11 @@ peers  -->  PeersRun  --save-->  FILE.json  --load_peers-->  PeersRun  -->  repo
 
 from __future__ import annotations
 
-import json
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
 
+from thriftserve_bench import run_file
 from thriftserve_bench.results import Window
 
 FORMAT = "thriftserve-bench peers 1"
@@ -101,29 +101,17 @@ class PeersRun:
         """Writes it as JSON, one line a cell and a limit."""
         data = asdict(self)
         parts = {name: data.pop(name) for name in ("cells", "limits")}
-        text = json.dumps(data, indent=1, ensure_ascii=False)[:-2]
-        for name, rows in parts.items():
-            body = ",\n".join("  " + json.dumps(row, separators=(",", ":")) for row in rows)
-            text += f',\n "{name}": [\n{body}\n ]'
-        path.parent.mkdir(parents=True, exist_ok=True)
-        path.write_text(text + "\n}\n", encoding="utf-8")
-
-
-class NotAPeersRun(Exception):
-    """A file holds no run of this format."""
+        run_file.write(path, data, **{name: [run_file.line(row) for row in rows] for name, rows in parts.items()})
 
 
 def load_peers(path: Path) -> PeersRun:
     """Reads what `PeersRun.save` wrote.
 
     Raises:
-        NotAPeersRun: it is something else.
+        NotARun: it is something else.
         OSError: it can't be read.
     """
-    try:
-        data = json.loads(path.read_text(encoding="utf-8"))
-        if data["format"] != FORMAT:
-            raise NotAPeersRun(f"{path}: format {data['format']!r}, this command reads {FORMAT!r}")
+    with run_file.reading(path, FORMAT) as data:
         for row in data["cells"]:
             for one in row["windows"]:
                 one["latencies_us"] = [(micros, count) for micros, count in one["latencies_us"]]
@@ -133,7 +121,3 @@ def load_peers(path: Path) -> PeersRun:
         cells = [Measured(**row) for row in data.pop("cells")]
         limits = [Limit(**row) for row in data.pop("limits")]
         return PeersRun(**data, cells=cells, limits=limits)
-    except (ValueError, KeyError, TypeError) as error:
-        raise NotAPeersRun(
-            f"{path}: no results of thriftserve-bench peers ({type(error).__name__}: {error})"
-        ) from error

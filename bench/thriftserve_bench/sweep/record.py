@@ -7,10 +7,11 @@ Histograms are text as `latency.encoded` makes it; an empty text is an empty his
 
 from __future__ import annotations
 
-import json
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
+
+from thriftserve_bench import run_file
 
 FORMAT = "thriftserve-bench sweep 1"
 CLOSED, OPEN = "closed", "open"
@@ -137,31 +138,19 @@ class SweepRun:
         """Writes it as JSON, one line a point."""
         data = asdict(self)
         points = data.pop("points")
-        head = json.dumps(data, indent=1, ensure_ascii=False)
-        body = ",\n".join("  " + json.dumps(one, separators=(",", ":")) for one in points)
-        path.parent.mkdir(parents=True, exist_ok=True)
-        path.write_text(f'{head[:-2]},\n "points": [\n{body}\n]}}\n', encoding="utf-8")
-
-
-class NotASweep(Exception):
-    """A file holds no run of this format."""
+        run_file.write(path, data, points=[run_file.line(one) for one in points])
 
 
 def load_sweep(path: Path) -> SweepRun:
     """Reads what `SweepRun.save` wrote.
 
     Raises:
-        NotASweep: it is something else.
+        NotARun: it is something else.
         OSError: it can't be read.
     """
-    try:
-        data = json.loads(path.read_text(encoding="utf-8"))
-        if data["format"] != FORMAT:
-            raise NotASweep(f"{path}: format {data['format']!r}, this command reads {FORMAT!r}")
+    with run_file.reading(path, FORMAT) as data:
         points = [_point(one) for one in data.pop("points")]
         return SweepRun(**data, points=points)
-    except (ValueError, KeyError, TypeError) as error:
-        raise NotASweep(f"{path}: no results of thriftserve-bench sweep ({type(error).__name__}: {error})") from error
 
 
 def _point(data: dict[str, Any]) -> Point:
