@@ -134,6 +134,11 @@ def test_versions_come_and_go_under_load(server_type: str, half: Path, base: Pat
             wait_until(lambda: state(server, 1) == "AVAILABLE" and state(server, 2) == "END")
             before = callers.calls
             wait_until(lambda: callers.calls > before + 20 or bool(callers.failures))
+        with server.client() as client:
+            told = client.models()[0]
+        # Version 1 came twice, version 2 once and both left once.
+        assert told.transitions == {"START": 3, "LOADING": 3, "AVAILABLE": 3, "UNLOADING": 2, "END": 2}
+        assert all(one.load_time_ms is not None and one.load_time_ms > 0 for one in told.versions)
         assert not callers.failures
         assert callers.versions == {1, 2}
         log = server.log()
@@ -262,4 +267,6 @@ def test_memory_returns_and_a_keeper_is_replaceable(half: Path, base: Path) -> N
         os.kill(keeper, signal.SIGKILL)
         put(half, base, 12)
         wait_until(lambda: state(server, 12) == "AVAILABLE" and state(server, 11) == "END")
+        with server.client() as client:
+            assert (client.models()[0].transitions or {})["AVAILABLE"] == 12
         assert server.stop() == (ExitCode.OK, "")

@@ -95,6 +95,21 @@ def test_statuses_and_counts() -> None:
     assert [one.state for one in heard] == [START, LOADING, START, LOADING, AVAILABLE, ENDED, START]
 
 
+def test_a_successor_goes_on_without_a_step(caplog: pytest.LogCaptureFixture) -> None:
+    """What another process told is taken over with its counts and load times, and nothing is logged for it."""
+    before = lived(START, LOADING)
+    before.loaded("m", 1, 1.5)
+    before.move("m", 1, AVAILABLE)
+    caplog.clear()
+    caplog.set_level(logging.INFO)
+    after = VersionStates()
+    after.restore(before.statuses(), before.counts())
+    assert after.statuses() == {"m": [VersionStatus(1, AVAILABLE, load_time_s=1.5)]}
+    assert not caplog.records
+    after.move("m", 1, UNLOADING)
+    assert after.counts() == {("m", state): 1 for state in (START, LOADING, AVAILABLE, UNLOADING)}
+
+
 def test_another_try_clears_the_reason() -> None:
     """The reason of a failed try stands while it is tried again, and goes when the version is available."""
     states = lived(START, LOADING)

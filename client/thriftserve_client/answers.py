@@ -87,15 +87,26 @@ def _tensor_info(one: Any) -> results.TensorInfo:
 
 def model_status(answer: Any) -> results.ModelStatus:
     """Of a ModelStatus of the contract."""
-    return results.ModelStatus(answer.name, tuple(map(_version_status, answer.versions)))
+    counted = None if answer.transitions is None else {_state(key): n for key, n in answer.transitions.items()}
+    return results.ModelStatus(answer.name, tuple(map(_version_status, answer.versions)), counted)
 
 
 def _version_status(one: Any) -> results.VersionStatus:
-    # END is a reserved word of Thrift, so the contract calls this state ENDED; operators know it as END.
-    state = "END" if one.state == ModelState.ENDED else _name(ModelState, one.state)
     error = None if one.error_code is None else _name(ErrorCode, one.error_code)
-    labels = tuple(one.labels or ())
-    return results.VersionStatus(one.version, state, error, one.error_message or "", labels, one.note or "")
+    return results.VersionStatus(
+        one.version,
+        _state(one.state),
+        error,
+        one.error_message or "",
+        tuple(one.labels or ()),
+        one.note or "",
+        one.load_time_ms,
+    )
+
+
+def _state(number: int) -> str:
+    """A version's state by name. END is a reserved word of Thrift: the contract calls it ENDED, operators END."""
+    return "END" if number == ModelState.ENDED else _name(ModelState, number)
 
 
 def server_status(answer: Any) -> results.ServerStatus:

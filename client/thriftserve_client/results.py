@@ -166,6 +166,8 @@ class VersionStatus:
     error_message: str = ""
     labels: tuple[str, ...] = ()
     note: str = ""
+    #: Milliseconds that loading and warming it up took; None where no worker has told.
+    load_time_ms: float | None = None
 
 
 @dataclass(frozen=True)
@@ -174,6 +176,8 @@ class ModelStatus:
 
     name: str
     versions: tuple[VersionStatus, ...] = ()
+    #: How often its versions came into each state since the server started; None where nobody counts.
+    transitions: dict[str, int] | None = None
 
 
 @dataclass(frozen=True)

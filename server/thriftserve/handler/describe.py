@@ -80,10 +80,12 @@ def _tensor_info(spec: TensorSpec) -> TensorInfo:
     return TensorInfo(spec.name, spec.dtype, sizes, spec.shape is None)
 
 
-def model_status(name: str, versions: Iterable[VersionStatus]) -> ModelStatus:
-    """The state of a model's versions, newest first."""
+def model_status(
+    name: str, versions: Iterable[VersionStatus], transitions: dict[ModelState, int] | None = None
+) -> ModelStatus:
+    """The state of a model's versions, newest first, and how often they came into each state."""
     newest_first = sorted(versions, key=lambda status: status.version, reverse=True)
-    return ModelStatus(name, [_version_status(status) for status in newest_first])
+    return ModelStatus(name, [_version_status(status) for status in newest_first], transitions)
 
 
 def _version_status(status: VersionStatus) -> ModelVersionStatus:
@@ -95,6 +97,7 @@ def _version_status(status: VersionStatus) -> ModelVersionStatus:
         status.error_message or "",
         list(status.labels),
         status.note or None,
+        None if status.load_time_s is None else round(status.load_time_s * 1e3, 3),
     )
 
 

@@ -165,12 +165,16 @@ class PredictHandler(Predict.Iface):
         """Tells the state of every version of a model, or of the one named by version or label."""
         spec = named(model_spec)
         version = self._plans.servable(spec).version if spec.version_label else spec.version
-        return describe.model_status(spec.name, self._registry.statuses(spec.name, version)[spec.name])
+        found = self._registry.statuses(spec.name, version)[spec.name]
+        return describe.model_status(spec.name, found, self._registry.transitions(spec.name))
 
     @door
     def listModels(self) -> list[ModelStatus]:
         """Tells the state of every version of every model."""
-        return [describe.model_status(name, each) for name, each in self._registry.statuses().items()]
+        registry = self._registry
+        return [
+            describe.model_status(name, each, registry.transitions(name)) for name, each in registry.statuses().items()
+        ]
 
     @door
     def getServerStatus(self) -> ServerStatus:

@@ -23,7 +23,7 @@ from thriftserve.keeper.timing import Timing
 from thriftserve.keeper.wishes import Wishes
 from thriftserve.models.labels import Labels
 from thriftserve.models.repository import ModelConfig, VersionDir
-from thriftserve.models.state import Plan, StateDir, Told, attempts, told
+from thriftserve.models.state import Failed, Plan, StateDir, Told, attempts, told
 from thriftserve.models.states import VersionStatus
 from thriftserve.models.watcher import Watcher
 from thriftserve.settings import ServeSettings
@@ -89,7 +89,7 @@ class Keeper:
         kept = state.read("keeper") or {"served": None, "number": self._plan.number}
         self._served = None if kept["served"] is None else Plan.from_json(kept["served"])
         self._number: int = kept["number"]
-        self.lives = Lives({} if self._served is None else Told(state, lambda: 0).statuses())
+        self.lives = Lives(None if self._served is None else Told(state, lambda: 0))
         self.labels = Labels(state.labels_file)
         self.labels.configure(self._labels_of(self.configured))
         self._plans = {each.number: each for each in (self._plan, self._served) if each is not None}
@@ -210,18 +210,24 @@ class Keeper:
     # What became of it
 
     def _hear(self, now: float) -> None:
-        for done, failed in attempts.failures(self._state):
-            if self._served is None and not done:
-                continue  # the first workers are tried again, or the server ends: not for the keeper to decide
-            what = next((one for name, one in self._plan.versions() if (name, one.version) == failed[:2]), None)
-            if self._served is not None and self._served.holds(failed.name, failed.version):
-                log.error("model %s version %d can't be loaded again: %s", failed.name, failed.version, failed.message)
-                self._fall_back(now)
-            elif what is not None:
-                self._failures.note(failed, what, now)
+        for outcome in attempts.outcomes(self._state):
+            for (name, version), took_s in outcome.took_s.items():
+                self.lives.loaded(name, version, took_s)
+            # The first workers are tried again, or the server ends: not for the keeper to decide.
+            if self._served is not None or outcome.done:
+                for failed in outcome.failed:
+                    self._failed(failed, now)
         numbers = [number for _, phase, number in self._workers.plans() if phase is WorkerPhase.IDLE]
         if self._served is not self._plan and len(numbers) >= self._count and set(numbers) == {self._plan.number}:
             self._all_have_it()
+
+    def _failed(self, failed: Failed, now: float) -> None:
+        what = next((one for name, one in self._plan.versions() if (name, one.version) == failed[:2]), None)
+        if self._served is not None and self._served.holds(failed.name, failed.version):
+            log.error("model %s version %d can't be loaded again: %s", failed.name, failed.version, failed.message)
+            self._fall_back(now)
+        elif what is not None:
+            self._failures.note(failed, what, now)
 
     def _fall_back(self, now: float) -> None:
         """What is served can't even be loaded again: the workers that have it must last, until another time."""
@@ -301,7 +307,7 @@ class Keeper:
         }
         live = [self._plans[number] for number in numbers if number in self._plans]
         self.lives.settle(self._plan, self._served, live, self._failures.why())
-        content = told.written(self.statuses(), self.labels.now())
+        content = told.written(self.statuses(), self.labels.now(), self.lives.counts())
         if content != self._written:
             self._state.write(told.FILE, content)
             self._written = content

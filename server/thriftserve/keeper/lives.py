@@ -8,7 +8,7 @@ from __future__ import annotations
 from collections.abc import Collection, Iterable, Mapping
 
 from thriftserve.errors import Code
-from thriftserve.models.state import Failed, Plan
+from thriftserve.models.state import Failed, Plan, Told
 from thriftserve.models.states import FOLLOWS, VersionStates, VersionStatus
 from thriftserve_idl.ttypes import ModelState
 
@@ -17,15 +17,13 @@ class Lives:
     """Every version that is or was to be served.
 
     Args:
-        known: what a keeper before this one told.
+        told: what a keeper before this one told; None: nothing has been served.
     """
 
-    def __init__(self, known: Mapping[str, Iterable[VersionStatus]]) -> None:
+    def __init__(self, told: Told | None) -> None:
         self._states = VersionStates()
-        self._names: set[str] = set()
-        for name, versions in known.items():
-            for one in versions:
-                self._bring(name, one.version, ModelState(one.state), one.error_code, one.error_message)
+        if told is not None:
+            self._states.restore(told.statuses(), told.counts())
 
     def settle(self, plan: Plan, served: Plan, live: Iterable[Plan], failed: Mapping[tuple[str, int], Failed]) -> None:
         """Brings every version to the state that follows from these.
@@ -51,6 +49,14 @@ class Lives:
                 if not served.holds(name, told.version):  # else it serves until others have taken over everywhere
                     loaded = (name, told.version) in held and told.state != ModelState.LOADING
                     self._bring(name, told.version, ModelState.UNLOADING if loaded else ModelState.ENDED)
+
+    def loaded(self, name: str, version: int, took_s: float) -> None:
+        """A worker has loaded a version, in that time."""
+        self._states.loaded(name, version, took_s)
+
+    def counts(self) -> dict[tuple[str, ModelState], int]:
+        """How often a version of a model came into a state since the server started."""
+        return self._states.counts()
 
     def statuses(self, configured: Collection[str]) -> dict[str, list[VersionStatus]]:
         """Every version that is told of, by model; of models that are not configured only until all have ended."""

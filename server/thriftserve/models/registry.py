@@ -106,6 +106,10 @@ class Registry:
             raise _no_version(name, table, version)
         return {name: named}
 
+    def transitions(self, name: str) -> dict[ModelState, int] | None:
+        """How often a version of a model has come into each state; None where nobody counts."""
+        return None
+
     def replace(
         self, servables: Iterable[Servable], labels: Mapping[str, Mapping[str, int]] | None = None
     ) -> list[Servable]:

@@ -14,7 +14,7 @@ import logging
 import threading
 import time
 from collections import Counter
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass
 from types import MappingProxyType
 
@@ -50,6 +50,8 @@ class VersionStatus:
     labels: tuple[str, ...] = ()
     #: How it is served.
     note: str = ""
+    #: Seconds that loading and warming it up took, in the worker that did so last; None where none has.
+    load_time_s: float | None = None
 
 
 @dataclass(frozen=True)
@@ -100,6 +102,21 @@ class VersionStates:
         self._changing = threading.Lock()
         self._latest: dict[str, dict[int, Transition]] = {}
         self._counts: Counter[tuple[str, ModelState]] = Counter()
+        self._load_times_s: dict[tuple[str, int], float] = {}
+
+    def restore(
+        self, statuses: Mapping[str, Iterable[VersionStatus]], counts: Mapping[tuple[str, ModelState], int]
+    ) -> None:
+        """Takes over what another process told: no version makes a step, so nothing is logged or counted."""
+        with self._changing:
+            now = self._clock()
+            self._counts.update(counts)
+            for model, versions in statuses.items():
+                for one in versions:
+                    known = Transition(model, one.version, None, one.state, now, 0.0, one.error_code, one.error_message)
+                    self._latest.setdefault(model, {})[one.version] = known
+                    if one.load_time_s is not None:
+                        self._load_times_s[model, one.version] = one.load_time_s
 
     def move(
         self, model: str, version: int, state: ModelState, error_code: Code | None = None, error_message: str = ""
@@ -132,6 +149,11 @@ class VersionStates:
             self._tell(made)
         return made
 
+    def loaded(self, model: str, version: int, took_s: float) -> None:
+        """A worker has loaded a version and warmed it up, in that time."""
+        with self._changing:
+            self._load_times_s[model, version] = took_s
+
     def state(self, model: str, version: int) -> ModelState | None:
         """The state of a version; None where nothing is known of it."""
         found = self._latest.get(model, {}).get(version)
@@ -149,7 +171,13 @@ class VersionStates:
         with self._changing:
             return {
                 model: [
-                    VersionStatus(version, last.state, last.error_code, last.error_message)
+                    VersionStatus(
+                        version,
+                        last.state,
+                        last.error_code,
+                        last.error_message,
+                        load_time_s=self._load_times_s.get((model, version)),
+                    )
                     for version, last in sorted(versions.items(), reverse=True)
                 ]
                 for model, versions in sorted(self._latest.items())
@@ -171,3 +199,4 @@ class VersionStates:
         ended = [last for last in versions.values() if last.state == ModelState.ENDED]
         for last in sorted(ended, key=lambda one: one.at)[:-KEPT_ENDED]:
             del versions[last.version]
+            self._load_times_s.pop((model, last.version), None)

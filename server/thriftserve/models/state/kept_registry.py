@@ -13,6 +13,7 @@ from dataclasses import replace
 from thriftserve.models.registry import Registry, VersionStatus
 from thriftserve.models.servable import Servable
 from thriftserve.models.state.told import Told
+from thriftserve_idl.ttypes import ModelState
 
 
 class KeptRegistry(Registry):
@@ -47,6 +48,11 @@ class KeptRegistry(Registry):
             each: [replace(one, note=notes.get((each, one.version), "")) for one in versions]
             for each, versions in found.items()
         }
+
+    def transitions(self, name: str) -> dict[ModelState, int] | None:
+        """How often a version of a model has come into each state since the server started."""
+        counts = {state: number for (each, state), number in self._told.counts().items() if each == name}
+        return counts or None
 
     def _refresh(self) -> None:
         number = self._told.number()

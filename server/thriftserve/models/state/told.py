@@ -6,6 +6,7 @@ keeper --state.json--> Told: read again when the number that the processes share
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Mapping
+from types import MappingProxyType
 from typing import Any
 
 from thriftserve.errors import Code
@@ -16,14 +17,21 @@ from thriftserve_idl.ttypes import ModelState
 FILE = "state"
 
 
-def written(statuses: Mapping[str, Iterable[VersionStatus]], labels: Mapping[str, Mapping[str, int]]) -> dict[str, Any]:
-    """The states by model, and the versions by model and label, as what JSON can hold."""
+def written(
+    statuses: Mapping[str, Iterable[VersionStatus]],
+    labels: Mapping[str, Mapping[str, int]],
+    counts: Mapping[tuple[str, ModelState], int] = MappingProxyType({}),
+) -> dict[str, Any]:
+    """The states by model, the versions by model and label, and the number of steps, as what JSON can hold."""
     return {
         "models": {
-            name: [[one.version, int(one.state), one.error_code, one.error_message] for one in versions]
+            name: [
+                [one.version, int(one.state), one.error_code, one.error_message, one.load_time_s] for one in versions
+            ]
             for name, versions in statuses.items()
         },
         "labels": {name: dict(each) for name, each in labels.items()},
+        "counts": [[name, int(state), number] for (name, state), number in counts.items()],
     }
 
 
@@ -38,7 +46,7 @@ class Told:
     def __init__(self, state: StateDir, number: Callable[[], int]) -> None:
         self.number = number
         self._state = state
-        self._read: tuple[int, Mapping[str, Any]] = (-1, {"models": {}, "labels": {}})
+        self._read: tuple[int, Mapping[str, Any]] = (-1, {"models": {}, "labels": {}, "counts": []})
 
     def _now(self) -> Mapping[str, Any]:
         number = self.number()
@@ -50,6 +58,10 @@ class Told:
         """The versions of a model by their labels."""
         found: Mapping[str, int] = self._now()["labels"].get(name, {})
         return found
+
+    def counts(self) -> dict[tuple[str, ModelState], int]:
+        """How often a version of a model came into a state."""
+        return {(name, ModelState(state)): number for name, state, number in self._now()["counts"]}
 
     def statuses(self) -> dict[str, list[VersionStatus]]:
         """The state of every version, newest first, by model."""
@@ -66,6 +78,7 @@ def _statuses(versions: list[list[Any]], labels: Mapping[str, int]) -> list[Vers
             None if code is None else Code(code),
             message,
             tuple(sorted(each for each in labels if labels[each] == version)),
+            load_time_s=load_time_s,
         )
-        for version, state, code, message in newest_first
+        for version, state, code, message, load_time_s in newest_first
     ]
