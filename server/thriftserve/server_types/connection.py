@@ -18,18 +18,11 @@ from collections.abc import Callable
 
 from thrift.Thrift import TProcessor
 
-from thriftserve.rpc import BadMessage, make_exchange
+from thriftserve.rpc import make_exchange
 from thriftserve.server_types.accepting import arrived_before_s
+from thriftserve.server_types.ending import FAILURES, tell
 from thriftserve.server_types.host import Host
-from thriftserve_client.channel import (
-    BufferedChannel,
-    ChannelClosed,
-    ChannelTimeout,
-    FramedChannel,
-    IdleTimeout,
-    make_channel,
-)
-from thriftserve_client.framing import FrameError
+from thriftserve_client.channel import BufferedChannel, FramedChannel, IdleTimeout, make_channel
 
 log = logging.getLogger(__name__)
 
@@ -113,12 +106,8 @@ class Connection:
         except IdleTimeout:
             self.last_used = time.monotonic()
             return linger_s is not None
-        except (BadMessage, FrameError) as error:
-            log.warning("%s: closed: %s", self.peer, error)
-        except (ChannelTimeout, ChannelClosed) as error:
-            log.info("%s: closed: %s", self.peer, error)
-        except (ssl.SSLError, OSError) as error:
-            log.info("%s: broken: %s", self.peer, error)
+        except FAILURES as error:
+            tell(self.peer, error)
         return False
 
     @property
@@ -200,7 +189,7 @@ class Connection:
                 source = channel.receive()
                 if source is not None:
                     channel.send(self._exchange.refuse(source, reason, self.host.refusal))
-            except (BadMessage, FrameError, ChannelTimeout, ChannelClosed, ssl.SSLError, OSError) as error:
+            except FAILURES as error:
                 log.info("%s: closed while it was refused: %s", self.peer, error)
 
     def close(self) -> None:

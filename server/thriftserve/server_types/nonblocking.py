@@ -14,19 +14,17 @@ import logging
 import queue
 import select
 import socket
-import ssl
 import threading
 import time
 from collections.abc import Callable
 from enum import Enum
 from functools import partial
 
-from thriftserve.rpc import BadMessage
 from thriftserve.server_types.accepting import PAUSE_S, Acceptor, OutOfDescriptors
+from thriftserve.server_types.ending import tell
 from thriftserve.server_types.host import Host
 from thriftserve.server_types.polled import PeerGone, PolledConnection
-from thriftserve_client.channel import ChannelClosed
-from thriftserve_client.framing import Frame, FrameError
+from thriftserve_client.framing import Frame
 
 log = logging.getLogger(__name__)
 
@@ -157,14 +155,8 @@ class TNonblockingServer:
             step(connection)
         except PeerGone:
             self._end(connection)
-        except (BadMessage, FrameError) as error:
-            log.warning("%s: closed: %s", connection.peer, error)
-            self._end(connection)
-        except (ChannelClosed, ssl.SSLError, OSError) as error:
-            log.info("%s: closed: %s", connection.peer, error)
-            self._end(connection)
-        except Exception:
-            log.exception("%s: closed", connection.peer)
+        except Exception as error:
+            tell(connection.peer, error)
             self._end(connection)
 
     def _read(self, connection: _Connection) -> None:

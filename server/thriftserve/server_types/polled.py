@@ -168,11 +168,6 @@ class PolledConnection:
             return self.sock.send(views[0], self._flags)
         return self.sock.sendmsg(views[:MAX_SEGMENTS], [], self._flags)
 
-    @property
-    def wants_write(self) -> bool:
-        """True where the rest of a message is to be sent."""
-        return bool(self._unsent)
-
     def close(self) -> None:
         """Closes the socket; safe to call twice."""
         self.sock.close()

@@ -8,22 +8,18 @@ for the buffered transport shows its end only to the decoder.
 
 from __future__ import annotations
 
-import logging
 import select
 import socket
-import ssl
 import time
 from collections.abc import Callable
 from struct import Struct
 
-from thriftserve.rpc import BadMessage
 from thriftserve.server_types.connection import Connection
+from thriftserve.server_types.ending import FAILURES, tell
 from thriftserve.server_types.host import Host
 from thriftserve.server_types.polled import PeerGone, PolledConnection
-from thriftserve_client.channel import READ_BYTES, ChannelClosed, ChannelTimeout
-from thriftserve_client.framing import Frame, FrameError
-
-log = logging.getLogger(__name__)
+from thriftserve_client.channel import READ_BYTES, ChannelTimeout
+from thriftserve_client.framing import Frame
 
 #: A large message whose bytes keep coming is read on for this long, before others get their turn.
 _READ_ON_S = 0.02
@@ -85,12 +81,8 @@ class FramedTurns(PolledConnection):
             return step()
         except PeerGone:
             return False
-        except (BadMessage, FrameError) as error:
-            log.warning("%s: closed: %s", self.peer, error)
-        except (ChannelTimeout, ChannelClosed) as error:
-            log.info("%s: closed: %s", self.peer, error)
-        except (ssl.SSLError, OSError) as error:
-            log.info("%s: broken: %s", self.peer, error)
+        except FAILURES as error:
+            tell(self.peer, error)
         return False
 
     def _answer(self, frame: Frame) -> bool:
