@@ -25,11 +25,10 @@ from thriftserve.server_types.batched.desk import Desk
 from thriftserve.server_types.batched.dispatcher import Dispatcher
 from thriftserve.server_types.batched.slot import Slot
 from thriftserve.server_types.batched.switchboard import Switchboard
+from thriftserve.server_types.ending import FAILURES, tell
 from thriftserve.server_types.host import Host
 from thriftserve.status import WorkerRole
 from thriftserve.workers.tls import server_context
-from thriftserve_client.channel import ChannelClosed
-from thriftserve_client.framing import FrameError
 
 log = logging.getLogger(__name__)
 
@@ -186,14 +185,8 @@ class TBatchingFront:
             client.on_event(mask)
         except PeerGone:
             self._over.append(client)
-        except FrameError as error:
-            log.warning("%s: closed: %s", client.peer, error)
-            self._over.append(client)
-        except ChannelClosed as error:
-            log.info("%s: closed: %s", client.peer, error)
-            self._over.append(client)
-        except (ssl.SSLError, OSError) as error:
-            log.info("%s: broken: %s", client.peer, error)
+        except FAILURES as error:
+            tell(client.peer, error)
             self._over.append(client)
         else:
             if client.finished:
