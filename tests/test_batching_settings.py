@@ -107,6 +107,18 @@ def test_what_people_wrote_stays(tmp_path: Path) -> None:
     )
 
 
+def test_what_does_not_change_stays_as_written(tmp_path: Path) -> None:
+    """A key that keeps its value keeps its lines: a list on several, a number with a separator, a default."""
+    path = tmp_path / "model.toml"
+    rest = (
+        "allowed_batch_sizes = [\n  8,  # small\n  32,\n]\npad_variable_length_inputs = false  # never\n"
+        "max_enqueued = 1_000\n"
+    )
+    path.write_text(f"[session]\nworkers = 1\n[batching]\n{rest}")
+    write_model_settings(path, ModelSettings(BatchingSettings(None, 2.5, (8, 32), False, 1000), RunSettings(3)))
+    assert path.read_text() == f"[session]\nworkers = 3\n[batching]\n{rest}batch_timeout_ms = 2.5\n"
+
+
 def test_nonsense_is_not_written(tmp_path: Path) -> None:
     """Settings that could not be read again leave the file as it was."""
     path = tmp_path / "model.toml"

@@ -2,7 +2,8 @@
 
     ModelSettings + the file as it is  -->  lines changed, added, taken out  -->  a new file in its place
 
-Comments and order stay where a key is on one line; a file that can't be changed line by line is written anew.
+What does not change stays as it is written, comments and order too; a file that can't be changed line by line is
+written anew.
 """
 
 from __future__ import annotations
@@ -15,39 +16,55 @@ from typing import Any
 
 from thriftserve.errors import ModelLoadError
 from thriftserve.files import write_whole
-from thriftserve.models.model_settings import ModelSettings, from_text
+from thriftserve.models.model_settings import UNSET, ModelSettings, from_text
 
 _TABLE = re.compile(r"\s*\[([^\[\]]+)\]\s*(#.*)?$")
 _KEY = re.compile(r"(\s*([A-Za-z0-9_-]+)\s*=\s*)([^#]*?)(\s*(#.*)?)$")
 
-Tables = Mapping[str, Mapping[str, str]]
+#: By table and key what is to be written; None: nothing, the key goes.
+Tables = Mapping[str, Mapping[str, str | None]]
 
 
 def write_model_settings(path: Path, settings: ModelSettings) -> None:
     """Makes a model.toml say exactly `settings`; the file changes at once, or not at all.
 
-    Settings that are at their default are left out.
+    Settings that come to be at their default are left out.
 
     Raises:
         ModelLoadError: the settings would not be accepted when they are read again.
         OSError: the file can't be written.
     """
-    tables = {one.name: _table(getattr(settings, one.name)) for one in fields(settings)}
     try:
         before = path.read_text(encoding="utf-8")
     except FileNotFoundError:
         before = ""
-    text = _changed(before, tables)
-    if not _says(path, text, settings):
-        text = _changed("", tables)
+    text = _edited(path, before, settings)
+    if text is None:
+        text = _changed("", _differences(UNSET, settings))
         from_text(path, text)
     write_whole(path, text, mode=path.stat().st_mode & 0o777 if path.exists() else 0o644)
 
 
-def _table(settings: Any) -> dict[str, str]:
-    """The keys of a table that are not at their default, as TOML."""
-    given = [(one, getattr(settings, one.name)) for one in fields(settings)]
-    return {one.name: _toml(value) for one, value in given if value != one.default}
+def _edited(path: Path, before: str, settings: ModelSettings) -> str | None:
+    """The text with what differs changed line by line; None where that does not lead there."""
+    try:
+        text = _changed(before, _differences(from_text(path, before), settings))
+        return text if from_text(path, text) == settings else None
+    except ModelLoadError:
+        return None
+
+
+def _differences(before: ModelSettings, after: ModelSettings) -> Tables:
+    return {one.name: _table(getattr(before, one.name), getattr(after, one.name)) for one in fields(after)}
+
+
+def _table(before: Any, after: Any) -> dict[str, str | None]:
+    given = [(one, getattr(after, one.name)) for one in fields(after)]
+    return {
+        one.name: None if value == one.default else _toml(value)
+        for one, value in given
+        if value != getattr(before, one.name)
+    }
 
 
 def _toml(value: Any) -> str:
@@ -78,23 +95,16 @@ def _sections(text: str) -> dict[str, list[str]]:
     return sections
 
 
-def _section(lines: list[str], table: Mapping[str, str]) -> list[str]:
+def _section(lines: list[str], table: Mapping[str, str | None]) -> list[str]:
     kept: list[str] = []
     left = dict(table)
     for line in lines:
         found = _KEY.match(line)
-        if found is None:
+        if found is None or found[2] not in left:
             kept.append(line)
-        elif found[2] in left:
-            kept.append(f"{found[1]}{left.pop(found[2])}{found[4]}")
+        elif (value := left.pop(found[2])) is not None:
+            kept.append(f"{found[1]}{value}{found[4]}")
     end = len(kept)
     while end and not kept[end - 1].strip():
         end -= 1
     return [*kept[:end], *(f"{key} = {value}" for key, value in left.items()), *kept[end:]]
-
-
-def _says(path: Path, text: str, settings: ModelSettings) -> bool:
-    try:
-        return from_text(path, text) == settings
-    except ModelLoadError:
-        return False
