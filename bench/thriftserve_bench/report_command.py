@@ -20,6 +20,8 @@ from thriftserve_bench.experiments.joined import joined
 from thriftserve_bench.peers import record as peers
 from thriftserve_bench.peers import report as peers_report
 from thriftserve_bench.run_file import NotARun, format_of
+from thriftserve_bench.swaps import record as swaps
+from thriftserve_bench.swaps import table as swaps_table
 from thriftserve_bench.sweep import record as sweeps
 from thriftserve_bench.sweep import table as sweep_table
 
@@ -54,6 +56,7 @@ FORMATS = {
     results.FORMAT: Format(results.load_run, report.markdown, report.show),
     record.FORMAT: Format(record.load_experiments, digest.markdown, digest.show, _experiments_page, joined),
     peers.FORMAT: Format(peers.load_peers, peers_report.markdown, peers_report.show),
+    swaps.FORMAT: Format(swaps.load_swaps, swaps_table.markdown, swaps_table.show),
     sweeps.FORMAT: Format(sweeps.load_sweep, sweep_table.table, sweep_table.show, _sweep_page),
 }
 

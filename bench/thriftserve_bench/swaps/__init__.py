@@ -1,0 +1,1 @@
+"""Versions that change under load: what clients notice of it, and whether the memory comes back."""
