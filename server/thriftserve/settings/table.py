@@ -256,6 +256,21 @@ class ServeSettings(HostSettings):
         unit="seconds",
         check=at_least(0),
     )
+    mirror_poll_s: float = setting(
+        10.0,
+        "how often base paths that are URLs are looked at for new and removed versions; 0: only on SIGHUP and "
+        "reloadConfig",
+        group=MODELS,
+        unit="seconds",
+        check=at_least(0),
+    )
+    mirror_dir: str | None = setting(
+        None,
+        "where versions of base paths that are URLs are kept, and found again after a restart; this server's alone; "
+        "unset: in state_dir",
+        group=MODELS,
+        metavar="DIR",
+    )
     max_load_retries: int = setting(
         5, "how often a version that failed to load is tried again", group=MODELS, check=at_least(0)
     )
@@ -336,9 +351,51 @@ class ServeSettings(HostSettings):
     )
     control_port: int | None = setting(
         None,
-        "serve ModelControl on this loopback port; unset: not at all",
+        "serve ModelControl on this port; unset: not at all",
         group=NETWORK,
         check=lambda value: None if value is None else within(0, 65535)(value),
+    )
+    control_host: str = setting(
+        "127.0.0.1",
+        "address of the control port; one that is not loopback needs control_token_file or control_tls_client_ca",
+        group=NETWORK,
+    )
+    control_token_file: str | None = setting(
+        None,
+        "ModelControl answers only calls that carry the token in this file; it is read again when it changes",
+        group=NETWORK,
+        metavar="FILE",
+    )
+    control_open: bool = setting(
+        False,
+        "allow everybody who reaches control_host to call ModelControl, without a token or a certificate",
+        group=NETWORK,
+    )
+    control_tls_cert: str | None = setting(
+        None, "certificate chain (PEM) of the control port; turns TLS on there", group=TLS, metavar="FILE"
+    )
+    control_tls_key: str | None = setting(None, "private key (PEM) of --control-tls-cert", group=TLS, metavar="FILE")
+    control_tls_client_ca: str | None = setting(
+        None,
+        "the control port accepts only clients with a certificate signed by these authorities (PEM)",
+        group=TLS,
+        metavar="FILE",
+    )
+    fetch_dir: str | None = setting(
+        None,
+        "where models that loadModel fetches by URL are kept, as NAME/VERSION; unset: fetched in state_dir",
+        group=MODELS,
+        metavar="DIR",
+    )
+    fetch_max_bytes: int = setting(
+        16 * 1024**3,
+        "largest download of a model by URL; it may unpack to twice as much",
+        group=LIMITS,
+        unit="bytes",
+        check=at_least(1024),
+    )
+    fetch_timeout_s: float = setting(
+        3600.0, "fetching a model by URL must be done within this time", group=LIMITS, unit="seconds", check=above(0)
     )
     rest_port: int | None = setting(
         None,
