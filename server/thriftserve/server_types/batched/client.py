@@ -1,6 +1,6 @@
 """One client of a front: its frames in, its answers out in their order, neither waited for.
 
-    readable --> small frame: as it came | large frame: read into the arena --> front.arrived(Request)
+    readable --> small frame: as it came | large frame: into the arena --> door.arrived(Request)
     answered(Request) --> sent at once | kept until the client reads, and nothing more of it is read or run meanwhile
 
 A client may send on before its answers come (pipelining); `AHEAD` requests of it are taken, the rest stays
@@ -17,12 +17,13 @@ from collections import deque
 from struct import Struct
 from typing import TYPE_CHECKING
 
+from thriftserve.server_types.batched.incoming import Incoming
 from thriftserve.server_types.batched.request import Request
+from thriftserve.server_types.polled import PeerGone
 from thriftserve_client.channel import READ_BYTES, ChannelClosed
-from thriftserve_client.framing import HEADER_BYTES, IN_PLACE_BYTES, FrameError, frame_length
+from thriftserve_client.framing import HEADER_BYTES, FrameError
 
 if TYPE_CHECKING:
-    from thriftserve.server_types.batched.arena import Block
     from thriftserve.server_types.batched.front import TBatchingFront
 
 log = logging.getLogger(__name__)
@@ -31,17 +32,7 @@ _LENGTH = Struct("!i").unpack_from
 _NOT_YET = (BlockingIOError, ssl.SSLWantReadError, ssl.SSLWantWriteError)
 #: Requests of one client that are taken before the first of them is answered, at most.
 AHEAD = 256
-#: Reads of a large frame in a row, before others get their turn.
-_READS = 8
-#: So much of a large frame is to be there before the front is woken for it.
-_WAKE_BYTES = 256 * 1024
-#: What is kept of a frame that is too much to hold: enough to refuse it by name.
-_HEAD_BYTES = 2048
 _IN, _OUT = select.EPOLLIN, select.EPOLLOUT
-
-
-class PeerGone(Exception):
-    """The client closed the connection, and nothing of it is under way."""
 
 
 class Client:
@@ -51,6 +42,7 @@ class Client:
         self.peer = peer
         self.fd = sock.fileno()
         self._front = front
+        self._door = front.door
         self._settings = front.settings
         #: Requests that no slot has yet, in their order; `Waiting` keeps it.
         self.waiting: deque[Request] = deque()
@@ -64,13 +56,8 @@ class Client:
         #: True where it does not read its answers: its requests wait.
         self.held = False
         self._ended = False
-        self._buffer = b""
-        self._block: Block | None = None
-        self._filled = 0
         #: Requests of it that are taken before the first one is answered: a few such clients must not fill the queue.
         self._ahead = min(AHEAD, max(16, front.settings.max_queued // 8))
-        self._discard = 0
-        self._low_water = 1
         self._unsent: deque[memoryview] = deque()
         self._events = _IN
         tls = front.tls
@@ -79,9 +66,9 @@ class Client:
         self.sock = sock
         self._tls: ssl.SSLSocket | None = None
         self._shaking = tls is not None
+        self._incoming = Incoming(front.door, front.settings.max_message_bytes, self._flags, wakes=tls is None)
         #: When it began to do what it does: see `deadline`; monotonic seconds.
-        self.since = front.now
-        self.opened = front.now
+        self.since = self.opened = front.door.now
         self.served = False
 
     # What it waits for
@@ -89,7 +76,7 @@ class Client:
     @property
     def mid_message(self) -> bool:
         """True where part of a message came, and the rest is to come."""
-        return bool(self._buffer) or self._block is not None or self._discard > 0 or self._shaking
+        return self._incoming.partial or self._shaking
 
     def deadline(self) -> tuple[float, str] | None:
         """When it is closed if nothing happens, and why; None where it waits for us."""
@@ -129,7 +116,7 @@ class Client:
         try:
             if self._tls is not None or self._shaking:
                 self._read_tls()
-            elif self._block is not None or self._discard:
+            elif self._incoming.large:
                 self._read_large()
             else:
                 self._take(self.sock.recv(READ_BYTES, socket.MSG_DONTWAIT))
@@ -140,7 +127,7 @@ class Client:
         if self._shaking:
             self._shake()
         while self._events & _IN and not self._ended:  # what the TLS layer holds does not make the socket readable
-            if self._block is not None or self._discard:
+            if self._incoming.large:
                 self._read_large()
             else:
                 self._take(self.sock.recv(READ_BYTES))
@@ -153,16 +140,16 @@ class Client:
             )
         self._tls.do_handshake()
         self._shaking = False
-        self.since = self._front.now
+        self.since = self._door.now
 
     def _take(self, data: bytes) -> None:
         size = len(data) - HEADER_BYTES
-        if not self._buffer and size >= 0 and _LENGTH(data)[0] == size <= self._settings.max_message_bytes:
-            self._arrived(Request(self, data, None, size, self._front.now))  # whole and alone, as most are
+        if not self._incoming.buffer and size >= 0 and _LENGTH(data)[0] == size <= self._settings.max_message_bytes:
+            self._arrived(Request(self, data, None, size, self._door.now))  # whole and alone, as most are
         elif data:
-            if not self._buffer:
-                self.since = self._front.now
-            self._buffer += data
+            if not self._incoming.buffer:
+                self.since = self._door.now
+            self._incoming.feed(data)
             self._cut()
         else:
             self._peer_ended()
@@ -177,90 +164,39 @@ class Client:
 
     def _cut(self) -> None:
         """Makes requests of what was read."""
-        buffer, at = self._buffer, 0
-        while len(self.pending) < self._ahead and len(buffer) - at >= HEADER_BYTES:
-            try:
-                size = frame_length(buffer, self._settings.max_message_bytes, at)
-            except FrameError as error:
-                self._out_of_step(error)
-                return
-            end = at + HEADER_BYTES + size
-            if end <= len(buffer):
-                self._arrived(Request(self, buffer[at:end], None, size, self._front.now))
-                at = end
-                continue
-            if end - len(buffer) > IN_PLACE_BYTES:
-                self._begin_large(size, buffer[at + HEADER_BYTES :])
-                at = len(buffer)
-            break
-        self._buffer = buffer[at:]
+        incoming = self._incoming
+        try:
+            while len(self.pending) < self._ahead and (frame := incoming.next_frame()) is not None:
+                self._arrived(Request(self, frame, None, len(frame) - HEADER_BYTES, self._door.now))
+        except FrameError as error:
+            self._out_of_step(error)
         if len(self.pending) >= self._ahead:
             self._watch(self._events & ~_IN)
 
     def _out_of_step(self, error: FrameError) -> None:
         """Where the next message begins is unknown: what came before is still answered, then it is over."""
-        self._buffer = b""
+        self._incoming.drop()
         if not self.pending:
             raise error
         log.warning("%s: no more is read: %s", self.peer, error)
         self._ended = True
         self._watch(self._events & ~_IN)
 
-    def _begin_large(self, size: int, have: bytes) -> None:
-        block = self._front.room_for(size)
-        if block is None:
-            self._discard = size - len(have)
-            self._head = (size.to_bytes(HEADER_BYTES, "big") + have)[:_HEAD_BYTES]
-            return
-        block.view[: len(have)] = have
-        self._block, self._filled = block, len(have)
-
     def _read_large(self) -> None:
-        left = 0
-        for _ in range(_READS):
-            short = self._read_part()
-            left = len(self._block.view) - self._filled if self._block is not None else self._discard
-            if not left:
-                self._wake_at(1)
-                self._large_came()
-                return
-            if short:
-                break
-        self._wake_at(min(left, _WAKE_BYTES))
-
-    def _read_part(self) -> bool:
-        """Reads on; true where the socket had less than was asked for."""
-        if self._block is not None:
-            space = self._block.view[self._filled :]
-            got = self.sock.recv_into(space, 0, self._flags)
-            self._filled += got
-        else:
-            space = self._front.scrap[: self._discard]
-            got = self.sock.recv_into(space, 0, self._flags)
-            self._discard -= got
-        if not got:
-            raise ChannelClosed("the peer closed in the middle of a message")
-        return got < len(space)
-
-    def _wake_at(self, size: int) -> None:
-        """Has the kernel wait for so many bytes before it tells of them: waking for each packet costs more."""
-        if self._tls is None and size != self._low_water:
-            self._low_water = size
-            self.sock.setsockopt(socket.SOL_SOCKET, socket.SO_RCVLOWAT, size)
-
-    def _large_came(self) -> None:
-        block, self._block = self._block, None
-        if block is not None:
-            self._arrived(Request(self, None, block, self._filled, self._front.now))
+        if not self._incoming.read_large(self.sock):
             return
-        request = Request(self, self._head, None, len(self._head) - HEADER_BYTES, self._front.now)
+        head, block, size = self._incoming.take_large()
+        request = Request(self, None if block is not None else head, block, size, self._door.now)
+        if block is not None:
+            self._arrived(request)
+            return
         self.pending.append(request)
-        self._front.refuse_for_bytes(request)
+        self._door.refuse_for_bytes(request)
 
     def _arrived(self, request: Request) -> None:
         self.served = True
         self.pending.append(request)
-        self._front.arrived(request)
+        self._door.arrived(request)
 
     # Writing
 
@@ -283,7 +219,7 @@ class Client:
             self._resume()
 
     def _send(self, data: bytes | memoryview) -> None:
-        self.since = self._front.now
+        self.since = self._door.now
         if self._unsent:
             self._unsent.append(memoryview(data))
             return
@@ -295,7 +231,7 @@ class Client:
             sent = 0
         if sent < len(data):
             self._unsent.append(memoryview(data)[sent:])
-            self._front.hold(self, True)
+            self._door.waiting.hold(self, True)
             self._watch(_OUT)
 
     def _send_rest(self) -> None:
@@ -303,14 +239,14 @@ class Client:
             while self._unsent:
                 view = self._unsent[0]
                 sent = self.sock.send(view, self._flags)
-                self.since = self._front.now
+                self.since = self._door.now
                 if sent < len(view):
                     self._unsent[0] = view[sent:]
                     return
                 self._unsent.popleft()
         except _NOT_YET:
             return
-        self._front.hold(self, False)
+        self._door.waiting.hold(self, False)
         if self._ended:
             self._watch(0)
         else:
@@ -318,7 +254,7 @@ class Client:
 
     def _resume(self) -> None:
         self._watch(_IN)
-        if self._buffer:
+        if self._incoming.buffer:
             self._cut()
         if self._tls is not None and self._events & _IN:
             self._read()
@@ -338,13 +274,8 @@ class Client:
             self._events = events
             self._front.watch(self.fd, events)
 
-    def close(self) -> Block | None:
-        """Closes the socket.
-
-        Returns:
-            The block of a message that did not come whole.
-        """
+    def close(self) -> None:
+        """Closes the socket; what it holds of a message that did not come whole is given back."""
         self.closed = True
         self.sock.close()
-        block, self._block = self._block, None
-        return block
+        self._incoming.close()

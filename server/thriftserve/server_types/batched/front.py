@@ -20,13 +20,15 @@ from typing import Any
 
 from thriftserve.server_types.accepting import PAUSE_S, Acceptor, OutOfDescriptors
 from thriftserve.server_types.batched.answers import DeskAnswers
-from thriftserve.server_types.batched.client import Client, PeerGone
+from thriftserve.server_types.batched.client import Client
 from thriftserve.server_types.batched.desk import Desk
 from thriftserve.server_types.batched.dispatcher import Dispatcher
+from thriftserve.server_types.batched.door import Door
 from thriftserve.server_types.batched.slot import Slot
 from thriftserve.server_types.batched.switchboard import Switchboard
 from thriftserve.server_types.ending import FAILURES, tell
 from thriftserve.server_types.host import Host
+from thriftserve.server_types.polled import PeerGone
 from thriftserve.status import WorkerRole
 from thriftserve.workers.tls import server_context
 
@@ -39,7 +41,6 @@ _DRAIN_STEP_S = 0.02
 _REFUSING = 64
 #: Connections taken in a row, before the others get their turn.
 _ACCEPTS = 64
-_SCRAP_BYTES = 1 << 20
 #: A connection this young has not had the time to send its first request; a drain waits for it so long.
 _NEWCOMER_S = 0.1
 
@@ -61,7 +62,6 @@ class TBatchingFront:
         self._expire_at = 0.0
         self._about: dict[str, Any] = {}
         self.tls: ssl.SSLContext | None = None
-        self.scrap = memoryview(bytearray(_SCRAP_BYTES))
         self.now = time.monotonic()
         self._epoll: select.epoll
 
@@ -73,18 +73,18 @@ class TBatchingFront:
         if self._desk.make_processor is not None:
             processor = self._desk.make_processor(self._host.context, self._about)
         answers = DeskAnswers(self._desk, processor, self.settings.protocol, self.settings.max_message_bytes)
-        self._dispatcher = dispatcher = Dispatcher(
+        self.door = Door(
             self.settings,
-            self._desk,
             answers,
             self._counters,
+            ordered=self._desk.ordered,
+            clients=self._clients.values,
             over=self._over.append,
-            dropped=self._unwatch,
-            stuck=self._host.context.report.stuck,
         )
-        dispatcher.clients = self._clients.values
-        self.arrived, self.refuse_for_bytes = dispatcher.arrived, dispatcher.refuse_for_bytes
-        self.room_for, self.hold = dispatcher.room_for, dispatcher.waiting.hold
+        stuck = self._host.context.report.stuck
+        self._dispatcher = dispatcher = Dispatcher(
+            self.settings, self._desk, answers, self.door, dropped=self._unwatch, stuck=stuck
+        )
         self._switchboard.close_but(self._number)
         self._epoll = select.epoll()
         self._waiting_slots = self._switchboard.sockets[self._number]
@@ -121,12 +121,12 @@ class TBatchingFront:
         """Waits for events, does what they ask for, hands out what waits then."""
         dispatcher, handlers = self._dispatcher, self._handlers
         events = self._epoll.poll(max(0.0, self._wake_at(until) - time.monotonic()))
-        self.now = dispatcher.now = time.monotonic()
+        self.now = self.door.now = time.monotonic()
         for fd, mask in events:
             handler = handlers.get(fd)
             if handler is not None:
                 handler(mask)
-        if dispatcher.waiting.ready:
+        if self.door.waiting.ready:
             dispatcher.dispatch()
             if self.now >= self._expire_at:
                 self._expire_at = self.now + _EXPIRE_S
@@ -140,7 +140,7 @@ class TBatchingFront:
             until = min(until, dispatcher.hold_until)
         if self._resume_at is not None:
             until = min(until, self._resume_at)
-        return min(until, self._expire_at) if dispatcher.waiting.ready else until
+        return min(until, self._expire_at) if self.door.waiting.ready else until
 
     def watch(self, fd: int, events: int) -> None:
         """Changes what is waited for on a descriptor."""
@@ -201,10 +201,8 @@ class TBatchingFront:
     def _end(self, client: Client) -> None:
         del self._clients[client.fd]
         self._unwatch(client.fd)
-        self._dispatcher.forget(client)
-        block = client.close()
-        if block is not None:
-            self._dispatcher.arena.free(block)
+        self.door.forget(client)
+        client.close()
         self._counters.connection_closed()
 
     def _sweep(self) -> None:
@@ -213,20 +211,20 @@ class TBatchingFront:
             if due is not None and self.now >= due[0]:
                 log.info("%s: closed: %s", client.peer, due[1])
                 self._end(client)
-        dispatcher = self._dispatcher
-        dispatcher.watch_slots()
-        if not dispatcher.held_bytes:
-            dispatcher.arena.trim()
-        self._counters.set_queued(len(dispatcher.waiting), dispatcher.held_bytes)
+        self._dispatcher.watch_slots()
+        door = self.door
+        if not door.held_bytes:
+            door.arena.trim()
+        self._counters.set_queued(len(door.waiting), door.held_bytes)
 
     # Slots
 
     def _accept_slots(self, mask: int) -> None:
-        while (found := self._switchboard.accept(self._number, self._dispatcher.arena.fd)) is not None:
+        while (found := self._switchboard.accept(self._number, self.door.arena.fd)) is not None:
             sock, hello = found
             slot = Slot(sock, hello, self)
             self._about.update(hello.about)
-            self._dispatcher.limits = hello.about.get("max_waiting", {})
+            self.door.limits = hello.about.get("max_waiting", {})
             self._dispatcher.add_slot(slot)
             self._watch_new(slot.fd, partial(self._dispatcher.on_slot, slot))
             log.debug("%s is there", slot.label)

@@ -34,12 +34,10 @@ READ_BYTES = 256 * 1024
 class Kind(IntEnum):
     """What a slot tells its front."""
 
-    #: Answers to some requests of the batch in hand; more are to come.
-    SOME = 1
-    #: The last ones: the slot takes the next batch.
-    LAST = 2
+    #: Answers to the batch in hand: the slot takes the next one.
+    LAST = 1
     #: No more batches for this slot.
-    LEAVE = 3
+    LEAVE = 2
 
 
 class Item(NamedTuple):
@@ -131,7 +129,7 @@ def pack_answers(kind: Kind, advice: Advice, answers: Sequence[tuple[int, int, l
     """The segments that tell answers.
 
     Args:
-        kind: SOME, LAST or LEAVE.
+        kind: LAST or LEAVE.
         advice: what the slot wants next.
         answers: for each its index in the batch (with CLOSE where the connection is to be closed), the size
             of its message, and the message in segments; none for a oneway call.

@@ -1,0 +1,166 @@
+"""What a request meets first: an answer at the desk, a refusal, or a place in the queue.
+
+    arrived(Request) --> its desk | refused: the queue is full | waiting
+    answer(Request, bytes) --> its client        fail(Request, Code, message) --> a typed error
+
+The limits on what a front takes stand here: requests that wait, and bytes that are held.
+"""
+
+from __future__ import annotations
+
+import logging
+import time
+from collections.abc import Callable, Iterable
+
+from thriftserve.errors import Code
+from thriftserve.server_types.batched.answers import DeskAnswers
+from thriftserve.server_types.batched.arena import Arena, Block
+from thriftserve.server_types.batched.client import Client
+from thriftserve.server_types.batched.patience import Patience
+from thriftserve.server_types.batched.request import Request, Waiting
+from thriftserve.server_types.ending import FAILURES
+from thriftserve.server_types.polled import PeerGone
+from thriftserve.settings import HostSettings
+from thriftserve.workers.scoreboard import Counters
+
+log = logging.getLogger(__name__)
+
+_LOG_EVERY_S = 1.0
+_SCRAP_BYTES = 1 << 20
+
+
+class Door:
+    """A front's requests, from their arrival to their answer.
+
+    Args:
+        settings: the limits.
+        answers: makes the answers that the front gives itself.
+        counters: the front's own.
+        ordered: whether a client's requests run one after the other.
+        clients: all that are connected.
+        over: told of a client whose connection has to be closed.
+    """
+
+    def __init__(
+        self,
+        settings: HostSettings,
+        answers: DeskAnswers,
+        counters: Counters,
+        *,
+        ordered: bool,
+        clients: Callable[[], Iterable[Client]],
+        over: Callable[[Client], None],
+    ) -> None:
+        self._settings = settings
+        self._answers = answers
+        self._counters = counters
+        self._over = over
+        self.arena = Arena(settings.max_queued_bytes)
+        self.waiting = Waiting(ordered=ordered)
+        self.patience = Patience(self.waiting, clients, answers.expiry)
+        #: Where bytes go that nobody keeps.
+        self.scrap = memoryview(bytearray(_SCRAP_BYTES))
+        #: How many requests may wait for a part of the service, by its name.
+        self.limits: dict[str, int] = {}
+        #: Bytes of all requests that are not answered yet.
+        self.held_bytes = 0
+        #: The present, as of the last look at the clock.
+        self.now = time.monotonic()
+        self._refused = 0
+        self._refused_logged = 0.0
+        self._queue_full = f"the queue is full: {settings.max_queued} requests wait already; try again later"
+        self._bytes_full = (
+            f"the queue is full: requests of {settings.max_queued_bytes} bytes in all are held at once, the limit; "
+            "try again later"
+        )
+
+    # In
+
+    def arrived(self, request: Request) -> None:
+        """Takes a request that came whole: answers, refuses or queues it."""
+        frame = request.frame
+        if frame is not None and self._answers.is_local(frame):
+            self.answer(request, self._answers.local(frame, request.arrived))
+        elif request.client.refusal is not None:
+            self._refuse(request, request.client.refusal)
+        elif self.waiting.count >= self._settings.max_queued:
+            self._refuse(request, self._queue_full)
+        elif self.held_bytes + request.size > self._settings.max_queued_bytes:
+            self._refuse(request, self._bytes_full)
+        elif self.limits and (reason := self._lane_full(request)):
+            self._refuse(request, reason)
+        else:
+            self.held_bytes += request.size
+            self.waiting.add(request)
+            self.patience.arrived(self.now)
+            return
+        if request.block is not None:
+            self.arena.free(request.block)
+
+    def _lane_full(self, request: Request) -> str | None:
+        """Why a part of the service takes no more requests; notes which part this one is for."""
+        lane = self._answers.lane_of(request)
+        limit = None if lane is None else self.limits.get(lane)
+        if lane is None or limit is None:
+            return None
+        if self.waiting.of_lane[lane] >= limit:
+            return f"{limit} requests for {lane!r} wait already, its limit; try again later"
+        request.lane = lane
+        return None
+
+    def room_for(self, size: int) -> Block | None:
+        """Room for a frame that is about to come."""
+        if self.waiting.count >= self._settings.max_queued:
+            return None
+        return self.arena.allocate(size)
+
+    def refuse_for_bytes(self, request: Request) -> None:
+        """Refuses a request whose bytes were not kept, for there was no room."""
+        full = self.waiting.count >= self._settings.max_queued
+        self._refuse(request, self._queue_full if full else self._bytes_full)
+
+    def _refuse(self, request: Request, reason: str) -> None:
+        self._counters.add_refused()
+        self._refused += 1
+        self.answer(request, self._answers.fault(request, Code.RESOURCE_EXHAUSTED, reason))
+        if self.now - self._refused_logged >= _LOG_EVERY_S:  # a line for each would be a load of its own
+            log.warning("%s and others: %d refused: %s", request.client.peer, self._refused, reason)
+            self._refused, self._refused_logged = 0, self.now
+
+    # Out
+
+    def answer(self, request: Request, answer: bytes | memoryview | None) -> None:
+        """Gives a request's client its answer; None: its connection is to be closed."""
+        client = request.client
+        if client.closed:
+            return
+        if answer is None:
+            self._over(client)
+            return
+        try:
+            client.answered(request, answer)
+        except (PeerGone, *FAILURES) as error:  # of what it sent on, which is read now
+            log.info("%s: broken: %s", client.peer, error or "closed")
+            self._over(client)
+            return
+        if client.finished:
+            self._over(client)
+
+    def fail(self, request: Request, code: Code, message: str) -> None:
+        """Answers a request that was taken with an error."""
+        self._counters.add_error()
+        answer = self._answers.fault(request, code, message)
+        self.release(request)
+        self.answer(request, answer)
+
+    def release(self, request: Request) -> None:
+        """Lets go of a request's bytes."""
+        self.held_bytes -= request.size
+        if request.block is not None:
+            self.arena.free(request.block)
+            request.block = None
+
+    def forget(self, client: Client) -> None:
+        """Drops what a client that is gone was waiting for."""
+        for request in self.waiting.forget(client):
+            self.release(request)
