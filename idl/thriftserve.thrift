@@ -327,7 +327,7 @@ struct ModelVersionStatus {
   4: required string error_message = "",
   /** Labels that point at it. */
   5: required list<string> labels = [],
-  /** How it is served, for people: "frozen", "as loaded: …". Unset: there is nothing to say. */
+  /** How it is served, or how far its fetch is, for people: "frozen", "downloading 41.0 of 120.0 MiB (34 %)". */
   6: optional string note,
   /** Milliseconds that loading and warming it up took, in the worker that did so last. Unset: none has. */
   7: optional double load_time_ms,
@@ -480,7 +480,9 @@ struct LoadModelRequest {
   1: required string name,
   /** A base path, or a URL (http, https, file) of a packed model. */
   2: required string source,
-  /** The version to give it. Unset: one more than the newest. */
+  /**
+   * The version. Unset: of a base path the newest; what a URL has becomes one more than the newest.
+   */
   3: optional i64 version,
   /** SHA-256 of the download, in hexadecimal. Unset: not checked. */
   4: optional string sha256,
@@ -498,17 +500,25 @@ struct SetVersionLabelRequest {
   4: required bool allow_unavailable = false,
 }
 
-/** What operators call. It listens on a port of its own. */
+/**
+ * What operators call. It listens on a port of its own.
+ *
+ * A server that was given a token answers only calls that carry it, and every other one with UNAUTHENTICATED; one that
+ * was given none does not look at it.
+ */
 service ModelControl {
   /** Reads the configuration again, as SIGHUP does. It answers when the reading has been begun. */
-  void reloadConfig() throws (1: PredictError error),
+  void reloadConfig(1: string token) throws (1: PredictError error),
 
-  /** Fetches a model and serves it. */
-  ModelStatus loadModel(1: LoadModelRequest request) throws (1: PredictError error),
+  /** Fetches a model, where it lies under a URL, and serves it. It answers when that has been begun. */
+  ModelStatus loadModel(1: LoadModelRequest request, 2: string token) throws (1: PredictError error),
 
-  /** Stops serving a model, or the one version named. */
-  ModelStatus unloadModel(1: ModelSpec model_spec) throws (1: PredictError error),
+  /** Stops serving a model, or the one version named; ends what is being fetched of it. */
+  ModelStatus unloadModel(1: ModelSpec model_spec, 2: string token) throws (1: PredictError error),
 
   /** Points a label at a version, or removes it. */
-  ModelStatus setVersionLabel(1: SetVersionLabelRequest request) throws (1: PredictError error),
+  ModelStatus setVersionLabel(1: SetVersionLabelRequest request, 2: string token) throws (1: PredictError error),
+
+  /** What became of it: the state of every version of a model, those that are being fetched included. */
+  ModelStatus getLoadStatus(1: ModelSpec model_spec, 2: string token) throws (1: PredictError error),
 }

@@ -132,8 +132,10 @@ class Told:
         if self._fault is not None:
             raise self._fault
 
-    def load(self, name: str, source: str, version: int | None = None) -> list[VersionStatus]:
-        self.calls.append((name, source, version))
+    def load(
+        self, name: str, source: str, version: int | None = None, sha256: str | None = None
+    ) -> list[VersionStatus]:
+        self.calls.append((name, source, version, sha256))
         return [VersionStatus(7, ModelState.START)]
 
     def unload(self, name: str, version: int | None = None) -> list[VersionStatus]:
@@ -145,6 +147,10 @@ class Told:
     ) -> list[VersionStatus]:
         self.calls.append((name, label, version, allow_unavailable))
         return [VersionStatus(7, ModelState.AVAILABLE, labels=(label,))]
+
+    def status(self, name: str, version: int | None = None) -> list[VersionStatus]:
+        self.calls.append((name, version))
+        return [VersionStatus(7, ModelState.START, note="downloading")]
 
 
 def test_reload_is_called() -> None:
@@ -164,20 +170,20 @@ def test_operators_are_heard() -> None:
     told = Told()
     handler = ControlHandler(told, counters=Counter())
     states = [
-        handler.loadModel(LoadModelRequest("m", "/models/m", 7)),
+        handler.loadModel(LoadModelRequest("m", "/models/m", 7, "ab")),
         handler.unloadModel(ModelSpec("m", 7)),
         handler.setVersionLabel(SetVersionLabelRequest("m", "stable", 7)),
+        handler.getLoadStatus(ModelSpec("m")),
     ]
-    assert told.calls == [("m", "/models/m", 7), ("m", 7), ("m", "stable", 7, False)]
+    assert told.calls == [("m", "/models/m", 7, "ab"), ("m", 7), ("m", "stable", 7, False), ("m", None)]
     assert [(one.name, one.versions[0].state) for one in states] == [
-        ("m", ModelState.START), ("m", ModelState.UNLOADING), ("m", ModelState.AVAILABLE),
+        ("m", ModelState.START), ("m", ModelState.UNLOADING), ("m", ModelState.AVAILABLE), ("m", ModelState.START),
     ]  # fmt: skip
 
 
 @pytest.mark.parametrize(
     ("call", "code", "said"),
     [
-        (lambda handler: handler.loadModel(LoadModelRequest("m", "/m", None, "ab")), ErrorCode.UNIMPLEMENTED, "sha256"),
         (lambda handler: handler.loadModel(None), ErrorCode.INVALID_ARGUMENT, "a name and a source"),
         (lambda handler: handler.unloadModel(ModelSpec("m", None, "stable")), ErrorCode.INVALID_ARGUMENT, "number"),
         (lambda handler: handler.setVersionLabel(None), ErrorCode.INVALID_ARGUMENT, "name is not set"),

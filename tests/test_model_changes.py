@@ -183,11 +183,11 @@ def test_labels_move_at_once_and_stay(half: Path, base: Path, tmp_path: Path) ->
     with Served(*arguments, "--control-port", "0") as server:
         with server.client() as client, control(server) as operator:
             assert {client.predict("half", {"x": X}, label="stable").version for _ in range(4)} == {1}
-            answer = operator.setVersionLabel(SetVersionLabelRequest("half", "stable", 2))
+            answer = operator.setVersionLabel(SetVersionLabelRequest("half", "stable", 2), None)
             assert [(one.version, one.labels) for one in answer.versions] == [(2, ["stable"]), (1, [])]
             assert {client.predict("half", {"x": X}, label="stable").version for _ in range(8)} == {2}
             assert "not available" in refused(
-                lambda: operator.setVersionLabel(SetVersionLabelRequest("half", "stable", 9))
+                lambda: operator.setVersionLabel(SetVersionLabelRequest("half", "stable", 9), None)
             )
         assert server.stop() == (ExitCode.OK, "")
     with Served(*arguments) as server, server.client() as client:
@@ -198,20 +198,20 @@ def test_operators_load_and_unload(half: Path, base: Path) -> None:
     """Models come and go by command, one version of several for a rollback; reloadConfig has the configuration hold."""
     put(half, base, 2)
     with Served("--model", f"half={base}", "--control-port", "0", *QUICK) as server, control(server) as operator:
-        operator.loadModel(LoadModelRequest("other", str(base), 1))
+        operator.loadModel(LoadModelRequest("other", str(base), 1), None)
         wait_until(lambda: state(server, 1, "other") == "AVAILABLE")
-        operator.loadModel(LoadModelRequest("half", str(base), 1))  # a rollback
+        operator.loadModel(LoadModelRequest("half", str(base), 1), None)  # a rollback
         wait_until(lambda: state(server, 1) == "AVAILABLE" and state(server, 2) == "END")
-        operator.unloadModel(ModelSpec("other"))
+        operator.unloadModel(ModelSpec("other"), None)
         wait_until(lambda: not states(server, "other"))
         for call, why in (
-            (lambda: operator.loadModel(LoadModelRequest("x", "/nowhere")), "no such directory"),
-            (lambda: operator.loadModel(LoadModelRequest("x", str(base), 9)), "it has 1, 2"),
-            (lambda: operator.loadModel(LoadModelRequest("x", "python:os:X")), "configuration"),
-            (lambda: operator.unloadModel(ModelSpec("other")), "no model named 'other'"),
+            (lambda: operator.loadModel(LoadModelRequest("x", "/nowhere"), None), "no such directory"),
+            (lambda: operator.loadModel(LoadModelRequest("x", str(base), 9), None), "it has 1, 2"),
+            (lambda: operator.loadModel(LoadModelRequest("x", "python:os:X"), None), "configuration"),
+            (lambda: operator.unloadModel(ModelSpec("other"), None), "no model named 'other'"),
         ):
             assert why in refused(call)
-        operator.reloadConfig()
+        operator.reloadConfig(None)
         wait_until(lambda: state(server, 2) == "AVAILABLE" and state(server, 1) == "END")
 
         def command(*words: str) -> str:

@@ -87,7 +87,7 @@ def test_control_has_a_port_of_its_own(modules: str) -> None:
         before = _pids(server)[0]
         transport = TFramedTransport(TSocket("127.0.0.1", server.control_port))
         transport.open()
-        ModelControl.Client(TBinaryProtocolAccelerated(transport)).reloadConfig()
+        ModelControl.Client(TBinaryProtocolAccelerated(transport)).reloadConfig(None)
         transport.close()
         while before in _pids(server):
             pass

@@ -18,6 +18,7 @@ from thriftserve_client.errors import (
     ServerError,
     TensorError,
     ThriftServeClientError,
+    UnauthenticatedError,
     UnavailableError,
     UnimplementedError,
 )
@@ -70,6 +71,7 @@ __all__ = [
     "TensorInfo",
     "ThriftServeClientError",
     "Timing",
+    "UnauthenticatedError",
     "UnavailableError",
     "UnimplementedError",
     "VersionStatus",

@@ -18,6 +18,7 @@ from thriftserve_client.address import SslOptions
 from thriftserve_client.cli_commands import COMMANDS, CONTROL_COMMANDS, watched
 from thriftserve_client.cli_flags import UsageError, parse
 from thriftserve_client.cli_tables import Report
+from thriftserve_client.cli_watch import follow
 from thriftserve_client.client import Client
 from thriftserve_client.control import Control
 from thriftserve_client.errors import (
@@ -26,6 +27,8 @@ from thriftserve_client.errors import (
     ProtocolMismatch,
     ServerError,
     ThriftServeClientError,
+    UnauthenticatedError,
+    UnimplementedError,
 )
 
 _WATCH_S = 0.5
@@ -61,6 +64,8 @@ def _run(arguments: Namespace) -> int:
     try:
         if arguments.command in CONTROL_COMMANDS:
             with _control(arguments) as control:
+                if arguments.command == "load" and arguments.watch:
+                    return _followed(control, arguments)
                 _show(CONTROL_COMMANDS[arguments.command](control, arguments), arguments)
         else:
             with _client(arguments) as client:
@@ -70,7 +75,7 @@ def _run(arguments: Namespace) -> int:
     except BrokenPipeError:
         raise
     except ServerError as error:
-        return _fail(ExitCode.SERVER, f"{error}{' (the same call may succeed later)' if error.retryable else ''}")
+        return _fail(ExitCode.SERVER, f"{error}{_advice(error)}")
     except ProtocolMismatch as error:
         return _fail(ExitCode.SERVER, str(error))
     except ConnectionFailed as error:
@@ -84,9 +89,22 @@ def _run(arguments: Namespace) -> int:
     return ExitCode.OK
 
 
+def _advice(error: ServerError) -> str:
+    if isinstance(error, UnauthenticatedError):
+        return " (see --token-file)"
+    if isinstance(error, UnimplementedError):
+        return f" (see --port: {', '.join(CONTROL_COMMANDS)} are for the control port, all others for the serving one)"
+    return " (the same call may succeed later)" if error.retryable else ""
+
+
 def _show(report: Report, arguments: Namespace) -> None:
     print(json.dumps(report.data) if arguments.json else report.text)
     sys.stdout.flush()
+
+
+def _followed(control: Control, arguments: Namespace) -> int:
+    begun = control.load(arguments.model, arguments.source, version=arguments.version, sha256=arguments.sha256)
+    return ExitCode.OK if follow(control, arguments, begun) else ExitCode.SERVER
 
 
 def _watch(client: Client, arguments: Namespace) -> None:
@@ -115,7 +133,15 @@ def _control(arguments: Namespace) -> Control:
         protocol=arguments.protocol,
         timeout_s=arguments.timeout_s,
         ssl=_ssl(arguments),
+        token=_token(arguments),
     )
+
+
+def _token(arguments: Namespace) -> str | None:
+    if arguments.token_file is None:
+        return os.environ.get("THRIFTSERVE_TOKEN")
+    with open(arguments.token_file, encoding="utf-8") as file:
+        return file.read().strip()
 
 
 def _client(arguments: Namespace) -> Client:

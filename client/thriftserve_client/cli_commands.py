@@ -146,7 +146,9 @@ def _metadata_data(found: results.ModelMetadata) -> Any:
 
 
 def _load(control: Control, arguments: Namespace) -> Report:
-    return _states([control.load(arguments.model, arguments.source, version=arguments.version)])
+    return _states(
+        [control.load(arguments.model, arguments.source, version=arguments.version, sha256=arguments.sha256)]
+    )
 
 
 def _unload(control: Control, arguments: Namespace) -> Report:

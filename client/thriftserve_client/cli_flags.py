@@ -1,6 +1,6 @@
 """The flags of thriftserve-client.
 
-argv + THRIFTSERVE_HOST, THRIFTSERVE_PORT --> Namespace
+argv + THRIFTSERVE_HOST, THRIFTSERVE_PORT, THRIFTSERVE_TOKEN_FILE --> Namespace
 """
 
 from __future__ import annotations
@@ -58,6 +58,16 @@ Finds objects in image files (JPEG, PNG, GIF, BMP, WebP, TIFF). The server decod
 
 example:
   thriftserve-client detect street crossing.jpg --min-score 0.6
+"""
+
+_LOAD = """\
+Serves a model: from a base path on the server's machine, or packed (tar, tar.gz, zip) from a URL. The version that
+served before serves on until the new one does. The command ends when that has begun; with --watch when it is done: exit
+code 0 where the version serves, 1 where it can't be fetched or loaded.
+
+examples:
+  thriftserve-client --port 9091 load digits /models/digits --version 42
+  thriftserve-client --port 9091 load digits https://models.example/digits-43.tar.gz --sha256 9f86d0… --watch
 """
 
 _METADATA = """\
@@ -121,16 +131,30 @@ def parse(argv: Sequence[str] | None = None) -> Namespace:
 
 def _control_flags(add: Callable[..., ArgumentParser]) -> None:
     """What operators ask, of the server's control port."""
-    load = _model(add("load", "serve a model from a base path (--port: the control port)", "", "MODEL BASE_PATH "))
-    load.add_argument("source", metavar="BASE_PATH", help="its absolute base path, on the server")
-    load.add_argument("--version", type=int, help="this version (default: the newest): a rollback, say")
-    unload = _model(add("unload", "serve a model, or a version, no more", "", "MODEL "))
+    load = _model(_guarded(add("load", "serve a model from a base path or a URL", _LOAD, "MODEL SOURCE ")))
+    load.add_argument("source", metavar="SOURCE", help="its absolute base path on the server, or its URL")
+    load.add_argument("--version", type=int, help="this version (default: the newest; of a URL one more): see above")
+    load.add_argument("--sha256", metavar="HEX", help="what is fetched from the URL must have this SHA-256")
+    load.add_argument("--watch", action="store_true", help="show what becomes of it, until it serves or has failed")
+    unload = _model(_guarded(add("unload", "serve a model, or a version, no more", "", "MODEL ")))
     unload.add_argument("--version", type=int, help="only this version")
-    label = _model(add("label", "point a label at a version, or at none", "", "MODEL LABEL [VERSION] "))
+    label = _model(_guarded(add("label", "point a label at a version, or at none", "", "MODEL LABEL [VERSION] ")))
     label.add_argument("label", metavar="LABEL", help="like stable or canary")
     label.add_argument("to_version", metavar="VERSION", type=int, nargs="?", help="without it the label is taken away")
     label.add_argument("--allow-unavailable", action="store_true", help="a new label may point at any version")
-    add("reload", "read the configuration again, as SIGHUP does")
+    _guarded(add("reload", "read the configuration again, as SIGHUP does"))
+
+
+def _guarded(parser: ArgumentParser) -> ArgumentParser:
+    parser.description = f"{parser.description}\n\nIt is for the server's control port: give it as --port."
+    parser.add_argument(
+        "--token-file",
+        metavar="FILE",
+        default=os.environ.get("THRIFTSERVE_TOKEN_FILE"),
+        help="the token that the server wants calls to carry; also THRIFTSERVE_TOKEN_FILE, or the token itself "
+        "as THRIFTSERVE_TOKEN",
+    )
+    return parser
 
 
 def _connection_flags(parser: ArgumentParser, *, suppress: bool) -> None:

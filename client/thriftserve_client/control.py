@@ -3,12 +3,13 @@
     load | unload | set_label | reload --Caller--> ModelControl --> the states of the model's versions
 
 >>> with Control("127.0.0.1", 9091) as control:       # doctest: +SKIP
-...     control.load("digits", "/models/digits", version=42)
+...     control.load("digits", "https://models.example/digits-43.tar.gz", sha256="9f86…")
 """
 
 from __future__ import annotations
 
 from types import TracebackType
+from typing import Any
 
 from thriftserve_client import answers, requests, results
 from thriftserve_client.address import Address, SslOptions
@@ -23,7 +24,7 @@ _CONNECT_TIMEOUT_S = 5.0
 class Control:
     """Calls the ModelControl service of one server; raises what `Client` raises.
 
-    A call is answered when the thing has begun; `Client.status` tells what becomes of it.
+    A call is answered when the thing has begun; `status` tells what becomes of it.
 
     Args:
         host: name or address of the server.
@@ -32,6 +33,7 @@ class Control:
         protocol: "binary" or "compact", as the server has it.
         timeout_s: how long a call may take, connecting included; None waits for ever.
         ssl: TLS options; None speaks plain text.
+        token: what the server wants calls to carry; None: nothing.
     """
 
     def __init__(
@@ -43,10 +45,12 @@ class Control:
         protocol: str = "binary",
         timeout_s: float | None = 30.0,
         ssl: SslOptions | None = None,
+        token: str | None = None,
     ) -> None:
         address = Address(host, port, None, ssl)
         self._caller = Caller(Dialing(address, transport, protocol, _CONNECT_TIMEOUT_S, DEFAULT_MAX_MESSAGE_BYTES))
         self._timeout_s = timeout_s
+        self._token = token
 
     def __enter__(self) -> Control:
         return self
@@ -60,21 +64,34 @@ class Control:
 
     def reload(self) -> None:
         """Has the server read its configuration again, as SIGHUP does."""
-        self._caller.call("reloadConfig", self._timeout_s)
+        self._call("reloadConfig")
 
-    def load(self, model: str, source: str, *, version: int | None = None) -> results.ModelStatus:
-        """Has a model served from a base path: one version of it, or the newest."""
-        request = LoadModelRequest(model, source, version)
-        return answers.model_status(self._caller.call("loadModel", self._timeout_s, request))
+    def load(
+        self, model: str, source: str, *, version: int | None = None, sha256: str | None = None
+    ) -> results.ModelStatus:
+        """Has a model served from a base path, one version of it or the newest; or fetched from a URL and served.
+
+        Args:
+            source: an absolute path on the server, or the http://, https:// or file:// URL of a packed model.
+            version: of a base path the one to serve, of a URL the one that it becomes; None: the newest, or one more.
+            sha256: what the download's must be, in hexadecimal; for a URL only.
+        """
+        return answers.model_status(self._call("loadModel", LoadModelRequest(model, source, version, sha256)))
 
     def unload(self, model: str, *, version: int | None = None) -> results.ModelStatus:
-        """Has a model, or one version of it, served no more."""
-        spec = requests.model_spec(model, version, None)
-        return answers.model_status(self._caller.call("unloadModel", self._timeout_s, spec))
+        """Has a model, or one version of it, served and fetched no more."""
+        return answers.model_status(self._call("unloadModel", requests.model_spec(model, version, None)))
 
     def set_label(
         self, model: str, label: str, version: int | None, *, allow_unavailable: bool = False
     ) -> results.ModelStatus:
         """Points a label at a version; None takes the label away."""
         request = SetVersionLabelRequest(model, label, version, allow_unavailable)
-        return answers.model_status(self._caller.call("setVersionLabel", self._timeout_s, request))
+        return answers.model_status(self._call("setVersionLabel", request))
+
+    def status(self, model: str, *, version: int | None = None) -> results.ModelStatus:
+        """The state of every version of a model, or of one; of those that are being fetched, how far that is."""
+        return answers.model_status(self._call("getLoadStatus", requests.model_spec(model, version, None)))
+
+    def _call(self, method: str, *values: Any) -> Any:
+        return self._caller.call(method, self._timeout_s, *values, self._token)

@@ -11,6 +11,7 @@
         ResourceExhaustedError        a queue or a limit is full: try again after a pause
         FailedPreconditionError       the model is not what the method needs
         UnimplementedError            this server can't do that
+        UnauthenticatedError          the control port wants a token, and this is not it
         InternalError                 the server or the model failed
         UnavailableError              loading or stopping: try again, or elsewhere
       MessageTooLarge                 the request exceeds max_message_bytes; nothing was sent
@@ -98,6 +99,10 @@ class UnimplementedError(ServerError):
     """The server does not have this capability."""
 
 
+class UnauthenticatedError(ServerError):
+    """The call does not carry the token that the control port wants."""
+
+
 class InternalError(ServerError):
     """The server or the model failed; the server's log has the cause."""
 
@@ -113,6 +118,7 @@ _BY_CODE: dict[int, type[ServerError]] = {
     ErrorCode.RESOURCE_EXHAUSTED: ResourceExhaustedError,
     ErrorCode.FAILED_PRECONDITION: FailedPreconditionError,
     ErrorCode.UNIMPLEMENTED: UnimplementedError,
+    ErrorCode.UNAUTHENTICATED: UnauthenticatedError,
     ErrorCode.INTERNAL: InternalError,
     ErrorCode.UNAVAILABLE: UnavailableError,
 }

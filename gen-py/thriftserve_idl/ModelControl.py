@@ -23,40 +23,60 @@ class Iface(object):
     """
     What operators call. It listens on a port of its own.
 
+    A server that was given a token answers only calls that carry it, and every other one with UNAUTHENTICATED; one that
+    was given none does not look at it.
+
     """
-    def reloadConfig(self):
+    def reloadConfig(self, token):
         """
         Reads the configuration again, as SIGHUP does. It answers when the reading has been begun.
 
+        Parameters:
+         - token
+
         """
         pass
 
-    def loadModel(self, request):
+    def loadModel(self, request, token):
         """
-        Fetches a model and serves it.
+        Fetches a model, where it lies under a URL, and serves it. It answers when that has been begun.
 
         Parameters:
          - request
+         - token
 
         """
         pass
 
-    def unloadModel(self, model_spec):
+    def unloadModel(self, model_spec, token):
         """
-        Stops serving a model, or the one version named.
+        Stops serving a model, or the one version named; ends what is being fetched of it.
 
         Parameters:
          - model_spec
+         - token
 
         """
         pass
 
-    def setVersionLabel(self, request):
+    def setVersionLabel(self, request, token):
         """
         Points a label at a version, or removes it.
 
         Parameters:
          - request
+         - token
+
+        """
+        pass
+
+    def getLoadStatus(self, model_spec, token):
+        """
+        What became of it: the state of every version of a model, those that are being fetched included.
+
+        Parameters:
+         - model_spec
+         - token
 
         """
         pass
@@ -66,6 +86,9 @@ class Client(Iface):
     """
     What operators call. It listens on a port of its own.
 
+    A server that was given a token answers only calls that carry it, and every other one with UNAUTHENTICATED; one that
+    was given none does not look at it.
+
     """
     def __init__(self, iprot, oprot=None):
         self._iprot = self._oprot = iprot
@@ -73,17 +96,21 @@ class Client(Iface):
             self._oprot = oprot
         self._seqid = 0
 
-    def reloadConfig(self):
+    def reloadConfig(self, token):
         """
         Reads the configuration again, as SIGHUP does. It answers when the reading has been begun.
 
+        Parameters:
+         - token
+
         """
-        self.send_reloadConfig()
+        self.send_reloadConfig(token)
         self.recv_reloadConfig()
 
-    def send_reloadConfig(self):
+    def send_reloadConfig(self, token):
         self._oprot.writeMessageBegin('reloadConfig', TMessageType.CALL, self._seqid)
         args = reloadConfig_args()
+        args.token = token
         args.write(self._oprot)
         self._oprot.writeMessageEnd()
         self._oprot.trans.flush()
@@ -103,21 +130,23 @@ class Client(Iface):
             raise result.error
         return
 
-    def loadModel(self, request):
+    def loadModel(self, request, token):
         """
-        Fetches a model and serves it.
+        Fetches a model, where it lies under a URL, and serves it. It answers when that has been begun.
 
         Parameters:
          - request
+         - token
 
         """
-        self.send_loadModel(request)
+        self.send_loadModel(request, token)
         return self.recv_loadModel()
 
-    def send_loadModel(self, request):
+    def send_loadModel(self, request, token):
         self._oprot.writeMessageBegin('loadModel', TMessageType.CALL, self._seqid)
         args = loadModel_args()
         args.request = request
+        args.token = token
         args.write(self._oprot)
         self._oprot.writeMessageEnd()
         self._oprot.trans.flush()
@@ -139,21 +168,23 @@ class Client(Iface):
             raise result.error
         raise TApplicationException(TApplicationException.MISSING_RESULT, "loadModel failed: unknown result")
 
-    def unloadModel(self, model_spec):
+    def unloadModel(self, model_spec, token):
         """
-        Stops serving a model, or the one version named.
+        Stops serving a model, or the one version named; ends what is being fetched of it.
 
         Parameters:
          - model_spec
+         - token
 
         """
-        self.send_unloadModel(model_spec)
+        self.send_unloadModel(model_spec, token)
         return self.recv_unloadModel()
 
-    def send_unloadModel(self, model_spec):
+    def send_unloadModel(self, model_spec, token):
         self._oprot.writeMessageBegin('unloadModel', TMessageType.CALL, self._seqid)
         args = unloadModel_args()
         args.model_spec = model_spec
+        args.token = token
         args.write(self._oprot)
         self._oprot.writeMessageEnd()
         self._oprot.trans.flush()
@@ -175,21 +206,23 @@ class Client(Iface):
             raise result.error
         raise TApplicationException(TApplicationException.MISSING_RESULT, "unloadModel failed: unknown result")
 
-    def setVersionLabel(self, request):
+    def setVersionLabel(self, request, token):
         """
         Points a label at a version, or removes it.
 
         Parameters:
          - request
+         - token
 
         """
-        self.send_setVersionLabel(request)
+        self.send_setVersionLabel(request, token)
         return self.recv_setVersionLabel()
 
-    def send_setVersionLabel(self, request):
+    def send_setVersionLabel(self, request, token):
         self._oprot.writeMessageBegin('setVersionLabel', TMessageType.CALL, self._seqid)
         args = setVersionLabel_args()
         args.request = request
+        args.token = token
         args.write(self._oprot)
         self._oprot.writeMessageEnd()
         self._oprot.trans.flush()
@@ -211,6 +244,44 @@ class Client(Iface):
             raise result.error
         raise TApplicationException(TApplicationException.MISSING_RESULT, "setVersionLabel failed: unknown result")
 
+    def getLoadStatus(self, model_spec, token):
+        """
+        What became of it: the state of every version of a model, those that are being fetched included.
+
+        Parameters:
+         - model_spec
+         - token
+
+        """
+        self.send_getLoadStatus(model_spec, token)
+        return self.recv_getLoadStatus()
+
+    def send_getLoadStatus(self, model_spec, token):
+        self._oprot.writeMessageBegin('getLoadStatus', TMessageType.CALL, self._seqid)
+        args = getLoadStatus_args()
+        args.model_spec = model_spec
+        args.token = token
+        args.write(self._oprot)
+        self._oprot.writeMessageEnd()
+        self._oprot.trans.flush()
+
+    def recv_getLoadStatus(self):
+        iprot = self._iprot
+        (fname, mtype, rseqid) = iprot.readMessageBegin()
+        if mtype == TMessageType.EXCEPTION:
+            x = TApplicationException()
+            x.read(iprot)
+            iprot.readMessageEnd()
+            raise x
+        result = getLoadStatus_result()
+        result.read(iprot)
+        iprot.readMessageEnd()
+        if result.success is not None:
+            return result.success
+        if result.error is not None:
+            raise result.error
+        raise TApplicationException(TApplicationException.MISSING_RESULT, "getLoadStatus failed: unknown result")
+
 
 class Processor(Iface, TProcessor):
     def __init__(self, handler):
@@ -220,6 +291,7 @@ class Processor(Iface, TProcessor):
         self._processMap["loadModel"] = Processor.process_loadModel
         self._processMap["unloadModel"] = Processor.process_unloadModel
         self._processMap["setVersionLabel"] = Processor.process_setVersionLabel
+        self._processMap["getLoadStatus"] = Processor.process_getLoadStatus
         self._on_message_begin = None
 
     def on_message_begin(self, func):
@@ -248,7 +320,7 @@ class Processor(Iface, TProcessor):
         iprot.readMessageEnd()
         result = reloadConfig_result()
         try:
-            self._handler.reloadConfig()
+            self._handler.reloadConfig(args.token)
             msg_type = TMessageType.REPLY
         except TTransport.TTransportException:
             raise
@@ -274,7 +346,7 @@ class Processor(Iface, TProcessor):
         iprot.readMessageEnd()
         result = loadModel_result()
         try:
-            result.success = self._handler.loadModel(args.request)
+            result.success = self._handler.loadModel(args.request, args.token)
             msg_type = TMessageType.REPLY
         except TTransport.TTransportException:
             raise
@@ -300,7 +372,7 @@ class Processor(Iface, TProcessor):
         iprot.readMessageEnd()
         result = unloadModel_result()
         try:
-            result.success = self._handler.unloadModel(args.model_spec)
+            result.success = self._handler.unloadModel(args.model_spec, args.token)
             msg_type = TMessageType.REPLY
         except TTransport.TTransportException:
             raise
@@ -326,7 +398,7 @@ class Processor(Iface, TProcessor):
         iprot.readMessageEnd()
         result = setVersionLabel_result()
         try:
-            result.success = self._handler.setVersionLabel(args.request)
+            result.success = self._handler.setVersionLabel(args.request, args.token)
             msg_type = TMessageType.REPLY
         except TTransport.TTransportException:
             raise
@@ -346,14 +418,49 @@ class Processor(Iface, TProcessor):
         oprot.writeMessageEnd()
         oprot.trans.flush()
 
+    def process_getLoadStatus(self, seqid, iprot, oprot):
+        args = getLoadStatus_args()
+        args.read(iprot)
+        iprot.readMessageEnd()
+        result = getLoadStatus_result()
+        try:
+            result.success = self._handler.getLoadStatus(args.model_spec, args.token)
+            msg_type = TMessageType.REPLY
+        except TTransport.TTransportException:
+            raise
+        except PredictError as error:
+            msg_type = TMessageType.REPLY
+            result.error = error
+        except TApplicationException as ex:
+            logging.exception('TApplication exception in handler')
+            msg_type = TMessageType.EXCEPTION
+            result = ex
+        except Exception:
+            logging.exception('Unexpected exception in handler')
+            msg_type = TMessageType.EXCEPTION
+            result = TApplicationException(TApplicationException.INTERNAL_ERROR, 'Internal error')
+        oprot.writeMessageBegin("getLoadStatus", msg_type, seqid)
+        result.write(oprot)
+        oprot.writeMessageEnd()
+        oprot.trans.flush()
+
 # HELPER FUNCTIONS AND STRUCTURES
 
 
 class reloadConfig_args(object):
+    """
+    Attributes:
+     - token
+
+    """
 
     __slots__ = (
+        'token',
     )
 
+
+    def __init__(self, token=None,):
+        self.token = token
 
     def read(self, iprot):
         if iprot._fast_decode is not None and isinstance(iprot.trans, TTransport.CReadableTransport) and self.thrift_spec is not None:
@@ -364,6 +471,11 @@ class reloadConfig_args(object):
             (fname, ftype, fid) = iprot.readFieldBegin()
             if ftype == TType.STOP:
                 break
+            if fid == 1:
+                if ftype == TType.STRING:
+                    self.token = iprot.readString().decode('utf-8', errors='replace') if sys.version_info[0] == 2 else iprot.readString()
+                else:
+                    iprot.skip(ftype)
             else:
                 iprot.skip(ftype)
             iprot.readFieldEnd()
@@ -374,6 +486,10 @@ class reloadConfig_args(object):
             oprot.trans.write(oprot._fast_encode(self, [self.__class__, self.thrift_spec]))
             return
         oprot.writeStructBegin('reloadConfig_args')
+        if self.token is not None:
+            oprot.writeFieldBegin('token', TType.STRING, 1)
+            oprot.writeString(self.token.encode('utf-8') if sys.version_info[0] == 2 else self.token)
+            oprot.writeFieldEnd()
         oprot.writeFieldStop()
         oprot.writeStructEnd()
 
@@ -399,6 +515,8 @@ class reloadConfig_args(object):
         return not (self == other)
 all_structs.append(reloadConfig_args)
 reloadConfig_args.thrift_spec = (
+    None,  # 0
+    (1, TType.STRING, 'token', 'UTF8', None, ),  # 1
 )
 
 
@@ -479,16 +597,19 @@ class loadModel_args(object):
     """
     Attributes:
      - request
+     - token
 
     """
 
     __slots__ = (
         'request',
+        'token',
     )
 
 
-    def __init__(self, request=None,):
+    def __init__(self, request=None, token=None,):
         self.request = request
+        self.token = token
 
     def read(self, iprot):
         if iprot._fast_decode is not None and isinstance(iprot.trans, TTransport.CReadableTransport) and self.thrift_spec is not None:
@@ -505,6 +626,11 @@ class loadModel_args(object):
                     self.request.read(iprot)
                 else:
                     iprot.skip(ftype)
+            elif fid == 2:
+                if ftype == TType.STRING:
+                    self.token = iprot.readString().decode('utf-8', errors='replace') if sys.version_info[0] == 2 else iprot.readString()
+                else:
+                    iprot.skip(ftype)
             else:
                 iprot.skip(ftype)
             iprot.readFieldEnd()
@@ -518,6 +644,10 @@ class loadModel_args(object):
         if self.request is not None:
             oprot.writeFieldBegin('request', TType.STRUCT, 1)
             self.request.write(oprot)
+            oprot.writeFieldEnd()
+        if self.token is not None:
+            oprot.writeFieldBegin('token', TType.STRING, 2)
+            oprot.writeString(self.token.encode('utf-8') if sys.version_info[0] == 2 else self.token)
             oprot.writeFieldEnd()
         oprot.writeFieldStop()
         oprot.writeStructEnd()
@@ -546,6 +676,7 @@ all_structs.append(loadModel_args)
 loadModel_args.thrift_spec = (
     None,  # 0
     (1, TType.STRUCT, 'request', [LoadModelRequest, None], None, ),  # 1
+    (2, TType.STRING, 'token', 'UTF8', None, ),  # 2
 )
 
 
@@ -639,16 +770,19 @@ class unloadModel_args(object):
     """
     Attributes:
      - model_spec
+     - token
 
     """
 
     __slots__ = (
         'model_spec',
+        'token',
     )
 
 
-    def __init__(self, model_spec=None,):
+    def __init__(self, model_spec=None, token=None,):
         self.model_spec = model_spec
+        self.token = token
 
     def read(self, iprot):
         if iprot._fast_decode is not None and isinstance(iprot.trans, TTransport.CReadableTransport) and self.thrift_spec is not None:
@@ -665,6 +799,11 @@ class unloadModel_args(object):
                     self.model_spec.read(iprot)
                 else:
                     iprot.skip(ftype)
+            elif fid == 2:
+                if ftype == TType.STRING:
+                    self.token = iprot.readString().decode('utf-8', errors='replace') if sys.version_info[0] == 2 else iprot.readString()
+                else:
+                    iprot.skip(ftype)
             else:
                 iprot.skip(ftype)
             iprot.readFieldEnd()
@@ -678,6 +817,10 @@ class unloadModel_args(object):
         if self.model_spec is not None:
             oprot.writeFieldBegin('model_spec', TType.STRUCT, 1)
             self.model_spec.write(oprot)
+            oprot.writeFieldEnd()
+        if self.token is not None:
+            oprot.writeFieldBegin('token', TType.STRING, 2)
+            oprot.writeString(self.token.encode('utf-8') if sys.version_info[0] == 2 else self.token)
             oprot.writeFieldEnd()
         oprot.writeFieldStop()
         oprot.writeStructEnd()
@@ -706,6 +849,7 @@ all_structs.append(unloadModel_args)
 unloadModel_args.thrift_spec = (
     None,  # 0
     (1, TType.STRUCT, 'model_spec', [ModelSpec, None], None, ),  # 1
+    (2, TType.STRING, 'token', 'UTF8', None, ),  # 2
 )
 
 
@@ -799,16 +943,19 @@ class setVersionLabel_args(object):
     """
     Attributes:
      - request
+     - token
 
     """
 
     __slots__ = (
         'request',
+        'token',
     )
 
 
-    def __init__(self, request=None,):
+    def __init__(self, request=None, token=None,):
         self.request = request
+        self.token = token
 
     def read(self, iprot):
         if iprot._fast_decode is not None and isinstance(iprot.trans, TTransport.CReadableTransport) and self.thrift_spec is not None:
@@ -825,6 +972,11 @@ class setVersionLabel_args(object):
                     self.request.read(iprot)
                 else:
                     iprot.skip(ftype)
+            elif fid == 2:
+                if ftype == TType.STRING:
+                    self.token = iprot.readString().decode('utf-8', errors='replace') if sys.version_info[0] == 2 else iprot.readString()
+                else:
+                    iprot.skip(ftype)
             else:
                 iprot.skip(ftype)
             iprot.readFieldEnd()
@@ -838,6 +990,10 @@ class setVersionLabel_args(object):
         if self.request is not None:
             oprot.writeFieldBegin('request', TType.STRUCT, 1)
             self.request.write(oprot)
+            oprot.writeFieldEnd()
+        if self.token is not None:
+            oprot.writeFieldBegin('token', TType.STRING, 2)
+            oprot.writeString(self.token.encode('utf-8') if sys.version_info[0] == 2 else self.token)
             oprot.writeFieldEnd()
         oprot.writeFieldStop()
         oprot.writeStructEnd()
@@ -866,6 +1022,7 @@ all_structs.append(setVersionLabel_args)
 setVersionLabel_args.thrift_spec = (
     None,  # 0
     (1, TType.STRUCT, 'request', [SetVersionLabelRequest, None], None, ),  # 1
+    (2, TType.STRING, 'token', 'UTF8', None, ),  # 2
 )
 
 
@@ -950,6 +1107,179 @@ class setVersionLabel_result(object):
         return not (self == other)
 all_structs.append(setVersionLabel_result)
 setVersionLabel_result.thrift_spec = (
+    (0, TType.STRUCT, 'success', [ModelStatus, None], None, ),  # 0
+    (1, TType.STRUCT, 'error', [PredictError, None], None, ),  # 1
+)
+
+
+class getLoadStatus_args(object):
+    """
+    Attributes:
+     - model_spec
+     - token
+
+    """
+
+    __slots__ = (
+        'model_spec',
+        'token',
+    )
+
+
+    def __init__(self, model_spec=None, token=None,):
+        self.model_spec = model_spec
+        self.token = token
+
+    def read(self, iprot):
+        if iprot._fast_decode is not None and isinstance(iprot.trans, TTransport.CReadableTransport) and self.thrift_spec is not None:
+            iprot._fast_decode(self, iprot, [self.__class__, self.thrift_spec])
+            return
+        iprot.readStructBegin()
+        while True:
+            (fname, ftype, fid) = iprot.readFieldBegin()
+            if ftype == TType.STOP:
+                break
+            if fid == 1:
+                if ftype == TType.STRUCT:
+                    self.model_spec = ModelSpec()
+                    self.model_spec.read(iprot)
+                else:
+                    iprot.skip(ftype)
+            elif fid == 2:
+                if ftype == TType.STRING:
+                    self.token = iprot.readString().decode('utf-8', errors='replace') if sys.version_info[0] == 2 else iprot.readString()
+                else:
+                    iprot.skip(ftype)
+            else:
+                iprot.skip(ftype)
+            iprot.readFieldEnd()
+        iprot.readStructEnd()
+
+    def write(self, oprot):
+        if oprot._fast_encode is not None and self.thrift_spec is not None:
+            oprot.trans.write(oprot._fast_encode(self, [self.__class__, self.thrift_spec]))
+            return
+        oprot.writeStructBegin('getLoadStatus_args')
+        if self.model_spec is not None:
+            oprot.writeFieldBegin('model_spec', TType.STRUCT, 1)
+            self.model_spec.write(oprot)
+            oprot.writeFieldEnd()
+        if self.token is not None:
+            oprot.writeFieldBegin('token', TType.STRING, 2)
+            oprot.writeString(self.token.encode('utf-8') if sys.version_info[0] == 2 else self.token)
+            oprot.writeFieldEnd()
+        oprot.writeFieldStop()
+        oprot.writeStructEnd()
+
+    def validate(self):
+        return
+
+    def __repr__(self):
+        L = ['%s=%r' % (key, getattr(self, key))
+             for key in self.__slots__]
+        return '%s(%s)' % (self.__class__.__name__, ', '.join(L))
+
+    def __eq__(self, other):
+        if not isinstance(other, self.__class__):
+            return False
+        for attr in self.__slots__:
+            my_val = getattr(self, attr)
+            other_val = getattr(other, attr)
+            if my_val != other_val:
+                return False
+        return True
+
+    def __ne__(self, other):
+        return not (self == other)
+all_structs.append(getLoadStatus_args)
+getLoadStatus_args.thrift_spec = (
+    None,  # 0
+    (1, TType.STRUCT, 'model_spec', [ModelSpec, None], None, ),  # 1
+    (2, TType.STRING, 'token', 'UTF8', None, ),  # 2
+)
+
+
+class getLoadStatus_result(object):
+    """
+    Attributes:
+     - success
+     - error
+
+    """
+
+    __slots__ = (
+        'success',
+        'error',
+    )
+
+
+    def __init__(self, success=None, error=None,):
+        self.success = success
+        self.error = error
+
+    def read(self, iprot):
+        if iprot._fast_decode is not None and isinstance(iprot.trans, TTransport.CReadableTransport) and self.thrift_spec is not None:
+            iprot._fast_decode(self, iprot, [self.__class__, self.thrift_spec])
+            return
+        iprot.readStructBegin()
+        while True:
+            (fname, ftype, fid) = iprot.readFieldBegin()
+            if ftype == TType.STOP:
+                break
+            if fid == 0:
+                if ftype == TType.STRUCT:
+                    self.success = ModelStatus()
+                    self.success.read(iprot)
+                else:
+                    iprot.skip(ftype)
+            elif fid == 1:
+                if ftype == TType.STRUCT:
+                    self.error = PredictError.read(iprot)
+                else:
+                    iprot.skip(ftype)
+            else:
+                iprot.skip(ftype)
+            iprot.readFieldEnd()
+        iprot.readStructEnd()
+
+    def write(self, oprot):
+        if oprot._fast_encode is not None and self.thrift_spec is not None:
+            oprot.trans.write(oprot._fast_encode(self, [self.__class__, self.thrift_spec]))
+            return
+        oprot.writeStructBegin('getLoadStatus_result')
+        if self.success is not None:
+            oprot.writeFieldBegin('success', TType.STRUCT, 0)
+            self.success.write(oprot)
+            oprot.writeFieldEnd()
+        if self.error is not None:
+            oprot.writeFieldBegin('error', TType.STRUCT, 1)
+            self.error.write(oprot)
+            oprot.writeFieldEnd()
+        oprot.writeFieldStop()
+        oprot.writeStructEnd()
+
+    def validate(self):
+        return
+
+    def __repr__(self):
+        L = ['%s=%r' % (key, getattr(self, key))
+             for key in self.__slots__]
+        return '%s(%s)' % (self.__class__.__name__, ', '.join(L))
+
+    def __eq__(self, other):
+        if not isinstance(other, self.__class__):
+            return False
+        for attr in self.__slots__:
+            my_val = getattr(self, attr)
+            other_val = getattr(other, attr)
+            if my_val != other_val:
+                return False
+        return True
+
+    def __ne__(self, other):
+        return not (self == other)
+all_structs.append(getLoadStatus_result)
+getLoadStatus_result.thrift_spec = (
     (0, TType.STRUCT, 'success', [ModelStatus, None], None, ),  # 0
     (1, TType.STRUCT, 'error', [PredictError, None], None, ),  # 1
 )

@@ -2238,7 +2238,7 @@ class ModelVersionStatus(object):
      - error_code: Why it ended, where it failed. Unset: no failure.
      - error_message: The failure in words; empty where there was none.
      - labels: Labels that point at it.
-     - note: How it is served, for people: "frozen", "as loaded: …". Unset: there is nothing to say.
+     - note: How it is served, or how far its fetch is, for people: "frozen", "downloading 41.0 of 120.0 MiB (34 %)".
      - load_time_ms: Milliseconds that loading and warming it up took, in the worker that did so last. Unset: none has.
 
     """
@@ -3170,7 +3170,7 @@ class LoadModelRequest(object):
     Attributes:
      - name: The name to serve it under.
      - source: A base path, or a URL (http, https, file) of a packed model.
-     - version: The version to give it. Unset: one more than the newest.
+     - version: The version. Unset: of a base path the newest; what a URL has becomes one more than the newest.
      - sha256: SHA-256 of the download, in hexadecimal. Unset: not checked.
 
     """

@@ -29,7 +29,7 @@ from thriftserve.batching import MAX_BATCH_SIZE, Batcher
 from thriftserve.errors import Code, ExitCode
 from thriftserve.gateway.beside import group as gateway_group
 from thriftserve.handler import ControlHandler, PredictHandler, PredictProcessor, at_front
-from thriftserve.keeper import Keeper, Operations, first_plan, models_of
+from thriftserve.keeper import Keeper, Operations, door_of, first_plan, models_of, token_of
 from thriftserve.models import devices, loader, warmup
 from thriftserve.models.devices import SessionOptions
 from thriftserve.models.placement import placed
@@ -62,6 +62,7 @@ def serve(source: Source) -> ExitCode:
     configs = models_of(settings)
     # Told here at once, and not by every worker once it has imported TensorFlow.
     devices.plan(settings.devices, settings.worker_processes)
+    door = door_of(settings)
     with _state_dir(settings) as place:
         state = StateDir(Path(place).absolute())
         watcher = first_plan(configs, state)
@@ -73,7 +74,7 @@ def serve(source: Source) -> ExitCode:
             desk=predict_desk(),
             preload=devices.preload if needs_tensorflow(configs) else None,
             control=partial(KeeperService, source, settings, laid_out, state, watcher),
-            control_port=settings.control_port,
+            control_door=door,
             frees_first=settings.swap_policy == "resource",
             beside=partial(gateway_group, settings) if settings.rest_port is not None else None,
             on_ready=partial(print, flush=True),
@@ -221,7 +222,7 @@ class KeeperService:
     ) -> None:
         told = partial(_tell_ignored, settings)
         self._keeper = Keeper(source, settings, state, watcher, context, laid_out.worker_processes, told)
-        handler = ControlHandler(Operations(self._keeper), counters=context.counters)
+        handler = ControlHandler(Operations(self._keeper), counters=context.counters, token=token_of(settings))
         self.processor = ModelControl.Processor(handler)
 
     def run(self) -> None:

@@ -9,6 +9,7 @@
       ResourceExhausted               a queue or limit is full (retryable)
       FailedPrecondition              the model is not what the method needs
       Unimplemented                   a capability that is not there
+      Unauthenticated                 the token is missing or wrong
       Internal                        the server or the model failed
       Unavailable                     loading or stopping (retryable)
       StartError                      the server can't start; carries an exit code
@@ -103,6 +104,12 @@ class Unimplemented(ThriftServeError):
     """The server does not have this capability."""
 
     code = Code.UNIMPLEMENTED
+
+
+class Unauthenticated(ThriftServeError):
+    """The call does not carry the token that the server was given."""
+
+    code = Code.UNAUTHENTICATED
 
 
 class Internal(ThriftServeError):

@@ -36,7 +36,9 @@ class Operations:
         """Has the configuration read again and every worker replaced."""
         self._keeper.ask_reload()
 
-    def load(self, name: str, source: str, version: int | None = None) -> list[VersionStatus]:
+    def load(
+        self, name: str, source: str, version: int | None = None, sha256: str | None = None
+    ) -> list[VersionStatus]:
         """Has a model served from a base path: one version of it, or the newest.
 
         Raises:
@@ -45,6 +47,8 @@ class Operations:
             NotFound: there is no such version.
         """
         config = _config(name, source)
+        if sha256:
+            raise InvalidArgument(f"source is {source!r}, a base path: sha256 is for what is fetched from a URL")
         try:
             found = repository.versions(Path(config.source))
             if not found:
@@ -93,6 +97,17 @@ class Operations:
                 labels.set(name, label, version, available, allow_unavailable=allow_unavailable)
             self._keeper.refresh()
             return self._states(name)
+
+    def status(self, name: str, version: int | None = None) -> list[VersionStatus]:
+        """The state of every version of a model, or of one.
+
+        Raises:
+            NotFound: nothing is known of it.
+        """
+        with self._keeper.lock:
+            self._keeper.refresh()
+            self._check(name, version)
+            return [one for one in self._states(name) if version in (None, one.version)]
 
     def _check(self, name: str, version: int | None) -> None:
         served = [each.name for each in self._keeper.wishes.configs(self._keeper.configured)]

@@ -1,6 +1,6 @@
 """The process beside the workers that looks after what they serve, and listens to operators where it is to.
 
-control(ControlContext)  -->  ControlService: run() in a thread, its processor on a loopback port
+control(ControlContext)  -->  ControlService: run() in a thread, its processor on a port of its own
 SIGHUP  -->  ask_reload()  -->  …  -->  ControlContext.reload()  -->  workers are replaced
 """
 
@@ -23,9 +23,8 @@ from thriftserve.workers.context import WorkerContext
 from thriftserve.workers.group import WorkerGroup
 from thriftserve.workers.listener import Listener
 from thriftserve.workers.scoreboard import Counters
+from thriftserve.workers.tls import server_context
 
-_HOST = "127.0.0.1"
-_THREADS = 4
 _TICK_S = 1.0
 
 
@@ -110,27 +109,29 @@ class _ControlLoop:
             self._door.drain()
 
 
-def control_group(control: ControlFactory, settings: HostSettings, port: int | None) -> WorkerGroup:
-    """The group of that process; without a port nobody can call it."""
-    if port is None:
+def control_group(control: ControlFactory, door: HostSettings | None) -> WorkerGroup:
+    """The group of that process.
+
+    Args:
+        control: makes its service.
+        door: how its processor is served, by a TThreadPoolServer; None: nobody can call it.
+
+    Raises:
+        BindError: the address can't be listened on.
+        ConfigError: a certificate can't be used.
+    """
+    if door is None:
         return WorkerGroup(
             "keeper", 1, lambda context: _ControlLoop(context, control, None), reloads=False, keeper=True
         )
-    own = HostSettings(
-        server_type="TThreadPoolServer",
-        host=_HOST,
-        port=port,
-        threads=_THREADS,
-        transport=settings.transport,
-        protocol=settings.protocol,
-    )
-    listener = Listener.open(own)
+    server_context(door)
+    listener = Listener.open(door)
     tune(listener.sock)
 
     def make_loop(context: WorkerContext) -> Loop:
         loop: _ControlLoop
-        door = TThreadPoolServer(Host(own, listener, context, lambda _: loop.service.processor))
-        loop = _ControlLoop(context, control, door)
+        server = TThreadPoolServer(Host(door, listener, context, lambda _: loop.service.processor))
+        loop = _ControlLoop(context, control, server)
         return loop
 
     return WorkerGroup("keeper", 1, make_loop, listener, reloads=False, keeper=True)

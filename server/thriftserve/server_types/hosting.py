@@ -61,7 +61,7 @@ def serve(
     refusal: Refusal | None = None,
     desk: Desk | None = None,
     control: ControlFactory | None = None,
-    control_port: int | None = None,
+    control_door: HostSettings | None = None,
     frees_first: bool = False,
     beside: Callable[[Listener], WorkerGroup] | None = None,
     on_ready: Callable[[str], None] = print,
@@ -77,7 +77,7 @@ def serve(
             result struct; without it the answer is a TApplicationException.
         desk: what the fronts of TBatchingServer may do by themselves; the other types have no use for it.
         control: makes the service that looks after what is served, in a process of its own; SIGHUP is for it.
-        control_port: the loopback port on which its processor is served; 0 picks one, None: it is not.
+        control_door: the address, TLS and limits with which its processor is served; None: it is not.
         frees_first: whether a reload ends each worker before its successor loads.
         beside: makes a group that calls the service on its listener; it drains before the service does.
         on_ready: gets the one line that says that every worker is ready.
@@ -98,8 +98,8 @@ def serve(
     ready = f"thriftserve ready {_described(groups[0])} server_type={settings.server_type}"
     ready += f" workers={settings.worker_processes} pid={os.getpid()}"
     if control is not None:
-        groups.append(control_group(control, settings, control_port))
-        ready += f" control_port={_port(groups[-1])}" if control_port is not None else ""
+        groups.append(control_group(control, control_door))
+        ready += f" control_port={_port(groups[-1])}" if control_door is not None else ""
     groups = [replace(group, frees_first=frees_first) for group in groups]
     if beside is not None:
         groups, rest_port = _with_one_before(groups, beside)
