@@ -10,7 +10,7 @@ import os
 import signal
 import time
 from pathlib import Path
-from typing import Any
+from typing import Any, ClassVar
 
 Inputs = dict[str, Any]
 
@@ -36,6 +36,24 @@ class Crasher:
     def predict(self, inputs: Inputs) -> Inputs:
         """Never answers."""
         os.abort()  # at once, in whatever thread
+
+
+class CrashesWith:
+    """Kills its own process when a run has so many rows: 1 is the warm-up with zeros, more are rehearsed after it."""
+
+    signatures: ClassVar[dict[str, Any]] = {
+        "inputs": {"x": ("float32", [None])},
+        "outputs": {"x": ("float32", [None])},
+    }
+
+    def __init__(self, rows: str) -> None:
+        self._rows = int(rows)
+
+    def predict(self, inputs: Inputs) -> Inputs:
+        """Answers with its input, where that has fewer rows."""
+        if len(inputs["x"]) >= self._rows:
+            os.abort()
+        return {"x": inputs["x"]}
 
 
 class CrashesOnLoad:

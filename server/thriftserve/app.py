@@ -12,7 +12,6 @@ can't start with it, the old workers stay.
 
 from __future__ import annotations
 
-import contextlib
 import logging
 import tempfile
 from collections.abc import Callable
@@ -152,10 +151,12 @@ class Predictor:
         return processor
 
     def _made(self, settings: ServeSettings, plan: Plan, context: WorkerContext) -> TProcessor:
-        registry = _load(settings, plan, self._state, context)
+        options = _session_options(settings, context)
+        attempt = Attempt(self._state) if context.index < context.workers else None
+        servables = loader.load_plan(plan, options, attempt)
         batcher = _batcher(settings)
         handler = PredictHandler(
-            registry,
+            KeptRegistry(servables, Told(self._state, lambda: context.board.state_number)),
             status=context.server_snapshot,
             counters=context.counters,
             max_image_pixels=settings.max_image_pixels,
@@ -164,9 +165,15 @@ class Predictor:
         )
         if settings.warmup:
             handler.prepare()
-            if batcher.merging:
-                for servable in registry.servables():
-                    batcher.rehearse(servable)
+            paths = {(name, one.version): one.path for name, one in plan.versions()}
+            for servable in servables:
+                # A recorded request that must run and can't, or a run that kills the worker, is a failed load.
+                with attempt.loading(servable.name, servable.version) if attempt else nullcontext():
+                    warmup.run(servable, paths[servable.name, servable.version], strict=settings.strict_warmup)
+                    if batcher.merging:
+                        batcher.rehearse(servable)
+        if attempt is not None:
+            attempt.done()
         return PredictProcessor(handler)
 
 
@@ -180,13 +187,14 @@ def _batcher(settings: ServeSettings) -> Batcher:
     )
 
 
-def _load(settings: ServeSettings, plan: Plan, state: StateDir, context: WorkerContext) -> KeptRegistry:
+def _session_options(settings: ServeSettings, context: WorkerContext) -> SessionOptions:
+    """What the sessions of this worker run on, a device of its own where there are several: claimed for it here."""
     # A forking server has one worker, and each of its children a place of its own behind it.
     places = max(context.workers, context.index + 1)
     device = devices.plan(settings.devices, places)[context.index]
     devices.claim(device)
     context.set_device(device)
-    options = SessionOptions.divided(
+    return SessionOptions.divided(
         device,
         context.workers * settings.slots,
         intra_op_threads=settings.intra_op_threads,
@@ -194,18 +202,6 @@ def _load(settings: ServeSettings, plan: Plan, state: StateDir, context: WorkerC
         gpu_memory_limit_mb=settings.gpu_memory_limit_mb,
         freeze=settings.freeze,
     )
-    attempt = Attempt(state) if context.index < context.workers else None
-    servables = loader.load_plan(plan, options, attempt)
-    if settings.warmup:
-        paths = {(name, one.version): one.path for name, one in plan.versions()}
-        for servable in servables:
-            # A recorded request that must run and can't is a failed load, like any other.
-            with attempt.loading(servable.name, servable.version) if attempt else contextlib.nullcontext():
-                path = paths[servable.name, servable.version]
-                warmup.run(servable, path, strict=settings.strict_warmup)
-        if attempt is not None:
-            attempt.done()
-    return KeptRegistry(servables, Told(state, lambda: context.board.state_number))
 
 
 class KeeperService:

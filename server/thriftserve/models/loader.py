@@ -61,8 +61,6 @@ def load_plan(plan: Plan, options: SessionOptions, attempt: Attempt | None = Non
     except StartError:
         Registry(loaded).close()
         raise
-    if attempt is not None:
-        attempt.done()
     return loaded
 
 
