@@ -16,7 +16,7 @@ export PIP_DISABLE_PIP_VERSION_CHECK := 1
 export TF_CPP_MIN_LOG_LEVEL ?= 2
 
 .DEFAULT_GOAL := help
-.PHONY: help venv demo serve test check format idl docs bench clean
+.PHONY: help venv demo serve test fuzz check format idl docs bench clean
 
 help: ## this list
 	@awk -F ':.*## ' '/^[a-z]+:.*## / {printf "  make %-8s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
@@ -45,6 +45,9 @@ serve: $(STAMP) ## the demo's server, left running
 
 test: $(STAMP) ## every test
 	$(BIN)/python -m pytest -n 2 --dist loadfile $(PYTEST_ARGS)
+
+fuzz: $(STAMP) ## more and more bad requests to the HTTP side: FUZZ_TIMES=100 FUZZ_SEED=7 make fuzz
+	FUZZ_TIMES=$${FUZZ_TIMES:-20} $(BIN)/python -m pytest --timeout 0 tests/test_gateway_fuzz.py
 
 check: $(STAMP) ## lint, format, types, imports, stubs and generated pages up to date
 	$(BIN)/ruff check

@@ -304,6 +304,12 @@ WRONG: list[tuple[str, Any, int, str | None]] = [
         400,
         "Cannot convert JSON value: 9007199254740992 to double without loss of precision.",
     ),
+    (
+        KINDS,
+        b'{"signature_name": "float64", "inputs": [NaN, 1%s]}' % (b"0" * 400),
+        400,
+        f"Cannot convert JSON value: 1{'0' * 400} to double without loss of precision.",
+    ),
     (KINDS, kind("string", inputs=[{"b64": "?"}]), 400, "Unable to base64 decode"),
     (
         KINDS,

@@ -20,6 +20,10 @@ _LENGTH = struct.Struct("!i")
 _SCRATCH_BYTES = 64 * 1024
 
 
+class NotInTime(ConnectionFailed):
+    """Connecting took longer than it was allowed to."""
+
+
 class AsyncConnection(asyncio.BufferedProtocol):
     """An open connection, for one call at a time.
 
@@ -42,7 +46,8 @@ class AsyncConnection(asyncio.BufferedProtocol):
         """Connects within the connect time-out, and within `timeout_s`.
 
         Raises:
-            ConnectionFailed: nobody listens there, the name is unknown, the handshake failed, or it took too long.
+            NotInTime: it took too long.
+            ConnectionFailed: nobody listens there, the name is unknown, or the handshake failed.
         """
         limit = min(timeout_s, dialing.connect_timeout_s or timeout_s)
         address = dialing.address
@@ -50,7 +55,7 @@ class AsyncConnection(asyncio.BufferedProtocol):
             async with asyncio.timeout(limit):
                 return await cls._connect(dialing)
         except TimeoutError:
-            raise ConnectionFailed(f"no connection to {address} within {limit:g} s") from None
+            raise NotInTime(f"no connection to {address} within {limit:g} s") from None
         except ConnectionRefusedError:
             raise ConnectionFailed(f"{address} refused the connection: does a server listen there?") from None
         except OSError as error:  # ssl.SSLError and socket.gaierror are some

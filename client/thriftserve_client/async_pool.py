@@ -17,7 +17,7 @@ from dataclasses import dataclass, field
 from types import TracebackType
 from typing import Any
 
-from thriftserve_client.async_connection import AsyncConnection
+from thriftserve_client.async_connection import AsyncConnection, NotInTime
 from thriftserve_client.connection import Dialing
 from thriftserve_client.errors import (
     CallTimeout,
@@ -35,6 +35,11 @@ LONGEST_REST_S = 5.0
 FIRST_PAUSE_S = 0.05
 #: Rounds over all servers before a call gives up.
 ROUNDS = 3
+#: A server that could not be connected to within less than this has not failed for it.
+FAIR_CONNECT_S = 0.1
+
+#: What another server may do better.
+Passing = ConnectionFailed | ServerError
 
 
 @dataclass(eq=False)
@@ -129,31 +134,34 @@ class AsyncPool:
         loop = asyncio.get_running_loop()
         deadline = loop.time() + timeout_s
         pause = FIRST_PAUSE_S
-        failure: ConnectionFailed | ServerError | None = None
+        failures: list[Passing] = []
         try:
-            for left in range(ROUNDS - 1, -1, -1):
+            for round_ in range(1, ROUNDS + 1):
+                failures.clear()
                 tried: set[Backend] = set()
-                while len(tried) < len(self.backends):
+                while len(tried) < len(self.backends) and loop.time() < deadline:
                     backend = await self._choose(tried, deadline)
-                    try:
-                        return await self._call_once(backend, method, deadline, values)
-                    except (ConnectionFailed, UnavailableError, ResourceExhaustedError) as error:
-                        failure = error
                     tried.add(backend)
-                    if not _repeatable(failure) or loop.time() + pause >= deadline:
-                        raise failure
-                if failure is not None and (not left or isinstance(failure, ResourceExhaustedError)):
-                    raise failure  # queues that are full want fewer requests, not more
+                    try:
+                        return await self._call_once(backend, method, deadline, values, len(self.backends) - len(tried))
+                    except (ConnectionFailed, UnavailableError, ResourceExhaustedError) as error:
+                        if isinstance(error, ResourceExhaustedError) and not error.retryable:
+                            raise
+                        failures.append(error)
+                # Queues that are full want fewer requests, not more.
+                full = any(isinstance(one, ResourceExhaustedError) for one in failures)
+                if full or round_ == ROUNDS or loop.time() + pause >= deadline:
+                    raise _most_telling(failures, timeout_s)
                 await asyncio.sleep(pause)
                 pause *= 2
         finally:
-            failure = None  # it knows this frame: the two would wait for the collector
+            failures.clear()  # they know this frame: all would wait for the collector
         raise AssertionError("the last round returns or raises")
 
     async def ask_each(self, method: str, timeout_s: float, *values: Any) -> list[tuple[Backend, Any]]:
         """Calls a method of every server, whatever its health; for each what it returned, or its error."""
         deadline = asyncio.get_running_loop().time() + timeout_s
-        calls = [self._call_once(one, method, deadline, values) for one in self.backends]
+        calls = [self._call_once(one, method, deadline, values, 0) for one in self.backends]
         return list(zip(self.backends, await asyncio.gather(*calls, return_exceptions=True), strict=True))
 
     async def _choose(self, tried: set[Backend], deadline: float) -> Backend:
@@ -187,13 +195,16 @@ class AsyncPool:
                 raise CallTimeout("every connection was busy for the call's whole time") from None
             raise
 
-    async def _call_once(self, backend: Backend, method: str, deadline: float, values: tuple[Any, ...]) -> Any:
+    async def _call_once(
+        self, backend: Backend, method: str, deadline: float, values: tuple[Any, ...], others: int
+    ) -> Any:
+        """One call of one server; `others` might be tried after it."""
         loop = asyncio.get_running_loop()
         backend.in_flight += 1
         connection = backend.take_idle()
         try:
             if connection is None:
-                connection = await AsyncConnection.open(backend.dialing, max(deadline - loop.time(), 1e-3))
+                connection = await _opened(backend, deadline, others)
             result = await connection.call(method, deadline, *values)
         except (ServerError, MessageTooLarge) as error:
             if isinstance(error, UnavailableError):
@@ -203,7 +214,7 @@ class AsyncPool:
             self._keep(backend, connection)
             raise
         except BaseException as error:
-            if isinstance(error, ConnectionFailed):
+            if isinstance(error, ConnectionFailed) and not isinstance(error, NotInTime):
                 backend.failed(loop.time(), str(error))
             if connection is not None:
                 connection.close()
@@ -228,5 +239,26 @@ class AsyncPool:
                 return
 
 
-def _repeatable(error: Exception) -> bool:
-    return not isinstance(error, ResourceExhaustedError) or error.retryable
+async def _opened(backend: Backend, deadline: float, others: int) -> AsyncConnection:
+    """A new connection to a server; while there are others, it has half of the time that is left."""
+    loop = asyncio.get_running_loop()
+    left = max(deadline - loop.time(), 1e-3)
+    limit = left / 2 if others else left
+    try:
+        return await AsyncConnection.open(backend.dialing, limit)
+    except NotInTime as error:
+        allowed = min(limit, backend.dialing.connect_timeout_s or limit)
+        # A call in a hurry says nothing about the server: others would pass it over for that.
+        if allowed >= FAIR_CONNECT_S:
+            backend.failed(loop.time(), str(error))
+        if allowed == left:
+            raise CallTimeout(f"{error}, the call's whole time") from None
+        raise
+
+
+def _most_telling(failures: list[Passing], timeout_s: float) -> Passing | CallTimeout:
+    """Of what servers answered and why others could not: that a server is full, not available, not there."""
+    if not failures:
+        return CallTimeout(f"the call's time, {timeout_s:g} s, was over before a server was asked")
+    order = (ResourceExhaustedError, UnavailableError, ConnectionFailed)
+    return min(reversed(failures), key=lambda one: next(at for at, kind in enumerate(order) if isinstance(one, kind)))

@@ -26,6 +26,8 @@ Scope = MutableMapping[str, Any]
 Receive = Callable[[], Awaitable[MutableMapping[str, Any]]]
 
 JSON = "application/json"
+#: The contract counts in milliseconds.
+LEAST_TIMEOUT_S = 0.001
 #: Request ids of clients that are passed on; others are replaced.
 _REQUEST_ID = re.compile(r"[\x21-\x7e]{1,128}")
 _GZIP_OR_ZLIB = 32 + zlib.MAX_WBITS
@@ -113,8 +115,8 @@ class Exchange:
             seconds = float(text)
         except ValueError:
             seconds = math.nan
-        if not 0 < seconds < math.inf:
-            raise Refusal(f"timeout is {text[:100]!r}: expected seconds, more than 0")
+        if not LEAST_TIMEOUT_S <= seconds < math.inf:
+            raise Refusal(f"timeout is {text[:100]!r}: expected seconds, {LEAST_TIMEOUT_S:g} at least")
         return min(seconds, self._settings.max_timeout_s)
 
     @property

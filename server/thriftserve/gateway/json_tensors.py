@@ -72,7 +72,10 @@ def packed(flat: list[Any], shape: list[int], dtype: DataType) -> Tensor:
 def _floats(flat: list[Any], shape: list[int], dtype: DataType, kinds: set[type]) -> Tensor | None:
     if not kinds <= _NUMBERS:
         return None
-    wide = np.array(flat, dtype=np.float64)
+    try:
+        wide = np.array(flat, dtype=np.float64)
+    except OverflowError:  # a whole number beyond every float
+        return None
     if int in kinds and not np.abs(wide).max() <= LARGEST_WHOLE[dtype]:
         return None
     with np.errstate(over="ignore"):

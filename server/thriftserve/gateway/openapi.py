@@ -10,89 +10,96 @@ from html import escape
 from typing import Any
 
 from thriftserve import __version__
+from thriftserve.gateway import openapi_bodies as bodies
+from thriftserve.gateway.exchange import LEAST_TIMEOUT_S
 
 _JSON = "application/json"
 _BINARY = ("application/octet-stream", "application/x-npy", "application/x-npz")
 _IMAGES = ("image/*", "multipart/form-data")
-_ANYTHING: dict[str, Any] = {"type": "object"}
-_PREDICT: dict[str, Any] = {
-    "type": "object",
-    "properties": {"signature_name": {"type": "string"}, "instances": {"type": "array"}, "inputs": {}},
-}
-_EXAMPLES: dict[str, Any] = {
-    "type": "object",
-    "properties": {
-        "signature_name": {"type": "string"},
-        "context": {"type": "object"},
-        "examples": {"type": "array", "items": {"type": "object"}},
-    },
-    "required": ["examples"],
-}
-_INFER: dict[str, Any] = {
-    "type": "object",
-    "properties": {"id": {"type": "string"}, "inputs": {"type": "array", "items": {"type": "object"}}},
-    "required": ["inputs"],
-}
-_URLS: dict[str, Any] = {"type": "array", "items": {"type": "string"}}
 _TIMEOUT = {
     "name": "timeout",
     "in": "query",
     "required": False,
-    "schema": {"type": "number", "exclusiveMinimum": 0},
+    "schema": {"type": "number", "minimum": LEAST_TIMEOUT_S},
     "description": "seconds that the request may take",
 }
 
 
 @dataclass(frozen=True)
 class Operation:
-    """One thing that can be asked."""
+    """One thing that can be asked.
+
+    Attributes:
+        answer: the schema of its answer in JSON.
+        body: that of its body in JSON; None: it has none.
+        media: what the body may be.
+        gives: what the answer may be.
+        failed: whether its answer has the same form where its status is 503.
+    """
 
     method: str
     path: str
     summary: str
+    answer: dict[str, Any]
     body: dict[str, Any] | None = None
     media: tuple[str, ...] = (_JSON,)
+    gives: tuple[str, ...] = (_JSON,)
+    failed: bool = False
+
+
+def _calls(path: str) -> tuple[Operation, ...]:
+    """What can be run on a model of TensorFlow Serving's API."""
+    numbers = (_JSON, *_BINARY)
+    return (
+        Operation(
+            "post",
+            f"{path}:predict",
+            "runs a signature on tensors",
+            bodies.PREDICTED,
+            bodies.PREDICT,
+            media=numbers,
+            gives=numbers,
+        ),
+        Operation(
+            "post",
+            f"{path}:classify",
+            "labels and scores of examples or images",
+            bodies.CLASSIFIED,
+            bodies.CLASSIFY,
+            media=(_JSON, *_IMAGES),
+        ),
+        Operation("post", f"{path}:regress", "a value for each example", bodies.REGRESSED, bodies.EXAMPLES),
+        Operation(
+            "post", f"{path}:detect", "objects in images", bodies.DETECTED, bodies.DETECT, media=(_JSON, *_IMAGES)
+        ),
+        Operation("get", path, "the states of its versions", bodies.STATUS),
+        Operation("get", f"{path}/metadata", "its signatures", bodies.METADATA),
+    )
+
+
+def _v2(path: str) -> tuple[Operation, ...]:
+    """The same for the Open Inference Protocol."""
+    raw = (_JSON, _BINARY[0])
+    return (
+        Operation("get", path, "its inputs and outputs", bodies.V2_MODEL),
+        Operation("get", f"{path}/ready", "whether it is served", bodies.V2_READY),
+        Operation("post", f"{path}/infer", "runs it on tensors", bodies.INFERRED, bodies.INFER, media=raw, gives=raw),
+    )
 
 
 def _operations() -> tuple[Operation, ...]:
     which = ("", "/versions/{version}", "/labels/{label}")
-    calls: tuple[tuple[str, str, dict[str, Any], tuple[str, ...]], ...] = (
-        ("predict", "runs a signature on tensors", _PREDICT, (_JSON, *_BINARY)),
-        ("classify", "labels and scores of examples or images", _EXAMPLES, (_JSON, *_IMAGES)),
-        ("regress", "a value for each example", _EXAMPLES, (_JSON,)),
-        ("detect", "objects in images", _ANYTHING, (_JSON, *_IMAGES)),
-    )
-    models = [
-        one
-        for middle in which
-        for one in (
-            *(
-                Operation("post", f"/v1/models/{{model}}{middle}:{verb}", summary, body, media)
-                for verb, summary, body, media in calls
-            ),
-            Operation("get", f"/v1/models/{{model}}{middle}", "the states of its versions"),
-            Operation("get", f"/v1/models/{{model}}{middle}/metadata", "its signatures"),
-        )
-    ]
-    v2 = [
-        one
-        for middle in which[:2]
-        for one in (
-            Operation("get", f"/v2/models/{{model}}{middle}", "its inputs and outputs"),
-            Operation("get", f"/v2/models/{{model}}{middle}/ready", "whether it is served"),
-            Operation("post", f"/v2/models/{{model}}{middle}/infer", "runs it on tensors", _INFER),
-        )
-    ]
+    answers = "whether a server answers"
     return (
-        Operation("get", "/v1/models", "every model and the states of its versions"),
-        *models,
-        Operation("get", "/v2", "this server"),
-        Operation("get", "/v2/health/live", "whether the gateway lives"),
-        Operation("get", "/v2/health/ready", "whether a server answers"),
-        *v2,
-        Operation("post", "/service", "objects in images that are named by their addresses", _URLS),
-        Operation("get", "/healthz", "whether the gateway lives"),
-        Operation("get", "/readyz", "whether a server answers, and what is wrong where none does"),
+        Operation("get", "/v1/models", "every model and the states of its versions", bodies.MODELS),
+        *(one for middle in which for one in _calls(f"/v1/models/{{model}}{middle}")),
+        Operation("get", "/v2", "this server", bodies.V2_SERVER),
+        Operation("get", "/v2/health/live", "whether the gateway lives", bodies.V2_LIVE),
+        Operation("get", "/v2/health/ready", answers, bodies.READY, failed=True),
+        *(one for middle in which[:2] for one in _v2(f"/v2/models/{{model}}{middle}")),
+        Operation("post", "/service", "objects in images that are named by their addresses", bodies.FOUND, bodies.URLS),
+        Operation("get", "/healthz", "whether the gateway lives", bodies.LIVE),
+        Operation("get", "/readyz", f"{answers}, and what is wrong where none does", bodies.READY, failed=True),
     )
 
 
@@ -104,12 +111,11 @@ def document() -> dict[str, Any]:
     paths: dict[str, dict[str, Any]] = {}
     for one in OPERATIONS:
         paths.setdefault(one.path, {})[one.method] = _described(one)
-    error = {"type": "object", "properties": {"error": {"type": "string"}}, "required": ["error"]}
     return {
         "openapi": "3.1.0",
         "info": {"title": "thriftserve gateway", "version": __version__},
         "paths": paths,
-        "components": {"schemas": {"Error": error}},
+        "components": {"schemas": {"Error": bodies.ERROR}},
     }
 
 
@@ -119,15 +125,20 @@ def _described(one: Operation) -> dict[str, Any]:
     text = {"type": "string", "minLength": 1, "pattern": "^[^/:]+$"}
     named = [{"name": name, "in": "path", "required": True, "schema": kinds.get(name, text)} for name in names]
     wrong = {"description": "what is wrong", "content": {_JSON: {"schema": {"$ref": "#/components/schemas/Error"}}}}
-    told: dict[str, Any] = {
-        "summary": one.summary,
-        "parameters": [*named, _TIMEOUT],
-        "responses": {"200": {"description": "the answer"}, "default": wrong},
-    }
+    answer = {kind: {"schema": one.answer} if kind == _JSON else {} for kind in one.gives}
+    responses = {"200": {"description": "the answer", "content": answer}, "default": wrong}
+    if one.failed:
+        responses["503"] = {"description": "no server does", "content": answer}
+    told: dict[str, Any] = {"summary": one.summary, "parameters": [*named, _TIMEOUT], "responses": responses}
     if one.body is not None:
-        schemas = {kind: {"schema": one.body if kind == _JSON else {}} for kind in one.media}
-        told["requestBody"] = {"required": True, "content": schemas}
+        told["requestBody"] = {"required": True, "content": {kind: _body(one.body, kind) for kind in one.media}}
     return told
+
+
+def _body(schema: dict[str, Any], kind: str) -> dict[str, Any]:
+    if kind == _JSON:
+        return {"schema": schema}
+    return {"schema": bodies.FORM} if kind == "multipart/form-data" else {}
 
 
 def page() -> str:
