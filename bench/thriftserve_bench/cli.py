@@ -1,6 +1,6 @@
 """thriftserve-bench: measures, and shows what was measured.
 
-argv  -->  calls | session | experiments | simulate | sweep | peers | swaps  -->  FILE.json and a table
+argv  -->  calls | session | experiments | simulate | sweep | peers | http | swaps  -->  FILE.json and a table
 FILE.json  -->  report | capacity | compare
 """
 
@@ -12,6 +12,7 @@ from collections.abc import Sequence
 
 from thriftserve_bench import calls_command, capacity_command, compare_command, report_command, session_command
 from thriftserve_bench.experiments import command, simulate_command
+from thriftserve_bench.http import command as http_command
 from thriftserve_bench.peers import command as peers_command
 from thriftserve_bench.swaps import command as swaps_command
 from thriftserve_bench.sweep import command as sweep_command
@@ -27,6 +28,7 @@ throughput and latency:        thriftserve-bench sweep --quick
 how many nodes:                thriftserve-bench capacity --page-views-per-day 5000000 --sweep sweep.json
 what a change changed:         thriftserve-bench compare before.json after.json
 other servers, the same models: thriftserve-bench peers --quick
+HTTP, beside Flask and gRPC:   thriftserve-bench http --quick
 models that change under load: thriftserve-bench swaps --quick
 """
 _COMMANDS = (
@@ -39,6 +41,7 @@ _COMMANDS = (
     capacity_command,
     compare_command,
     peers_command,
+    http_command,
     swaps_command,
 )
 

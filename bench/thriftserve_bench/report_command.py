@@ -17,6 +17,8 @@ from rich.console import Console
 from thriftserve_bench import report, results
 from thriftserve_bench.experiments import digest, record
 from thriftserve_bench.experiments.joined import joined
+from thriftserve_bench.http import record as http_record
+from thriftserve_bench.http import report as http_report
 from thriftserve_bench.peers import record as peers
 from thriftserve_bench.peers import report as peers_report
 from thriftserve_bench.run_file import NotARun, format_of
@@ -57,6 +59,7 @@ FORMATS = {
     record.FORMAT: Format(record.load_experiments, digest.markdown, digest.show, _experiments_page, joined),
     peers.FORMAT: Format(peers.load_peers, peers_report.markdown, peers_report.show),
     swaps.FORMAT: Format(swaps.load_swaps, swaps_table.markdown, swaps_table.show),
+    http_record.FORMAT: Format(http_record.load_http, http_report.markdown, http_report.show),
     sweeps.FORMAT: Format(sweeps.load_sweep, sweep_table.table, sweep_table.show, _sweep_page),
 }
 

@@ -15,8 +15,8 @@ from pathlib import Path
 from typing import Any
 
 from rich.console import Console
-from rich.progress import BarColumn, MofNCompleteColumn, Progress, TaskID, TextColumn, TimeRemainingColumn
 
+from thriftserve_bench.bar import progress_bar
 from thriftserve_bench.peers.contestants import OUR_TYPES, PEER_CONTESTANTS
 from thriftserve_bench.peers.environments import PEERS, default_cache
 from thriftserve_bench.peers.open_loop import MOST_CONNECTIONS
@@ -127,24 +127,6 @@ def default_server_types() -> tuple[str, ...]:
     return OUR_TYPES[:1] if f"{OUR_TYPES[0]}," in done.stdout or f"{OUR_TYPES[0]}}}" in done.stdout else OUR_TYPES[1:]
 
 
-class _Bar:
-    """The progress bar."""
-
-    def __init__(self, progress: Progress) -> None:
-        self._progress = progress
-        self._task: TaskID = progress.add_task("", total=0)
-
-    def say(self, text: str) -> None:
-        self._progress.update(self._task, description=f"{text:<62.62}")
-
-    def more(self, steps: int) -> None:
-        total = self._progress.tasks[self._task].total or 0
-        self._progress.update(self._task, total=total + steps)
-
-    def step(self, text: str) -> None:
-        self._progress.update(self._task, advance=1, description=f"{text:<62.62}")
-
-
 def run(flags: argparse.Namespace) -> int:
     """Measures, writes and shows."""
     try:
@@ -169,10 +151,9 @@ def run(flags: argparse.Namespace) -> int:
 
 
 def _measure(settings: PeersSettings, cache: Path, kept: PeersRun, console: Console) -> int:
-    columns = (TextColumn("{task.description}"), BarColumn(bar_width=20), MofNCompleteColumn(), TimeRemainingColumn())
     try:
-        with Progress(*columns, console=console) as progress:
-            measure_peers(settings, cache, kept, _Bar(progress))
+        with progress_bar(console) as bar:
+            measure_peers(settings, cache, kept, bar)
     except KeyboardInterrupt:
         return _INTERRUPTED
     except (ServerFailed, PeersFailed) as error:

@@ -1,6 +1,6 @@
 """A server's memory as if nothing else ran that maps the same files.
 
-    pid  -->  it and its children, theirs too  -->  anonymous and shared memory + each mapped file once  -->  bytes
+    pids  -->  they and their children, theirs too  -->  anonymous and shared memory + each mapped file once  -->  bytes
 
 Contestants stay up side by side and map the same TensorFlow. PSS divides its pages among all of them, and would
 flatter each one the more the others are.
@@ -17,12 +17,12 @@ import psutil
 _NO_FILES = ("/dev/", "/memfd:", "/SYSV", "/anon_hugepage")
 
 
-def alone_bytes(pid: int) -> int:
-    """Bytes that would be free if this process tree ended and nothing else used its files."""
-    root = psutil.Process(pid)
+def alone_bytes(*pids: int) -> int:
+    """Bytes that would be free if these process trees ended and nothing else used their files."""
+    roots = [psutil.Process(pid) for pid in pids]
     own = 0
     files: defaultdict[str, int] = defaultdict(int)
-    for process in [root, *root.children(recursive=True)]:
+    for process in [*roots, *(child for root in roots for child in root.children(recursive=True))]:
         try:
             own += _own_bytes(process.pid)
             for mapped in process.memory_maps(grouped=True):
