@@ -1,6 +1,6 @@
 """One client that calls without a pause, in a process of its own, until it is told to stop.
 
-    order: port, stop file  -->  Client.predict in a closed loop  -->  each call's start, latency, version
+    order: port, file of flags  -->  Client.predict in a closed loop  -->  each call's start, latency, version
 
     python -m thriftserve_bench.swaps.client     one order a line of JSON, one answer a line
 
@@ -39,8 +39,9 @@ class Order:
 
     host: str
     port: int
-    #: A file of one byte: other than 0 once the client is to stop.
-    stop_file: str
+    #: A file with a byte for each client, 1 once it has an answer, and a last one, 1 once all are to stop.
+    flags_file: str
+    number: int
 
 
 @dataclass
@@ -81,15 +82,16 @@ class Caller:
         self._calls = Calls()
 
     def run(self) -> Calls:
-        """Calls until the stop file says so."""
+        """Calls until the last flag says so."""
         order = self._order
         with (
-            Path(order.stop_file).open("rb") as file,
-            mmap.mmap(file.fileno(), 1, access=mmap.ACCESS_READ) as stop,
+            Path(order.flags_file).open("r+b") as file,
+            mmap.mmap(file.fileno(), 0) as flags,
             Client(order.host, order.port, timeout_s=_CALL_TIMEOUT_S) as client,
         ):
-            while not stop[0] and self._in_row < _MAX_FAILURES_IN_ROW:
+            while not flags[-1] and self._in_row < _MAX_FAILURES_IN_ROW:
                 self._call(client)
+                flags[order.number] = len(self._columns[0]) > 0
         found = self._calls
         found.failures = dict(self._failures)
         found.begun_us, found.latency_us, found.version = (

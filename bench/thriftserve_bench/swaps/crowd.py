@@ -19,23 +19,32 @@ _MODULE = "thriftserve_bench.swaps.client"
 
 
 class Crowd:
-    """Clients that call from `crowd(…)` on.
+    """Clients that call, from its construction on.
 
     Args:
         processes: one for each client.
         pool: as many threads, each waiting for one of them.
-        order: what they do.
+        host: the server's.
+        port: the server's.
+        flags: a path for the file by which they are told to stop.
     """
 
-    def __init__(self, processes: list[AskedProcess], pool: ThreadPoolExecutor, order: Order) -> None:
-        self._stop = Path(order.stop_file)
-        self._stop.write_bytes(b"\0")
-        self._answers: list[Future[Any]] = [pool.submit(one.ask, asdict(order)) for one in processes]
+    def __init__(
+        self, processes: list[AskedProcess], pool: ThreadPoolExecutor, host: str, port: int, flags: Path
+    ) -> None:
+        self._flags = flags
+        self._count = len(processes)
+        flags.write_bytes(bytes(self._count + 1))
+        orders = (Order(host, port, str(flags), number) for number in range(self._count))
+        self._answers: list[Future[Any]] = [
+            pool.submit(process.ask, asdict(order)) for process, order in zip(processes, orders, strict=True)
+        ]
 
     @property
-    def all_gone(self) -> bool:
-        """Whether every one has given up: the server answers nobody."""
-        return all(one.done() for one in self._answers)
+    def begun(self) -> bool:
+        """Whether every one has been answered, or has given up."""
+        flags = self._flags.read_bytes()
+        return all(flags[number] or one.done() for number, one in enumerate(self._answers))
 
     def end(self) -> list[Calls]:
         """Has each finish its call and stop; what they were answered.
@@ -43,7 +52,8 @@ class Crowd:
         Raises:
             ProcessEnded: a client's process is gone.
         """
-        with self._stop.open("r+b") as file:  # never shorter meanwhile: they have it mapped
+        with self._flags.open("r+b") as file:  # in place, and never shorter: they have it mapped
+            file.seek(self._count)
             file.write(b"\1")
         return [Calls(**one.result()) for one in self._answers]
 
@@ -54,7 +64,7 @@ def crowd(count: int, host: str, port: int, scratch: Path) -> Iterator[Crowd]:
     processes = [AskedProcess(_MODULE) for _ in range(count)]
     with ThreadPoolExecutor(count) as pool:
         try:
-            yield Crowd(processes, pool, Order(host, port, str(scratch / "stop")))
+            yield Crowd(processes, pool, host, port, scratch / "flags")
         finally:
             for one in processes:
                 one.close()

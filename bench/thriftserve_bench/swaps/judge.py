@@ -3,7 +3,8 @@
     Calls of every client, the versions' states  -->  Load: phases with latencies, wrong and unavailable answers
 
 A version may answer from the moment it is being loaded, for a worker that has it answers while others still load, until
-the server tells that it is given up: requests made after that are not its own any more.
+the server tells that it is given up: requests made after that are not its own any more. A request and that news may
+cross on their way, which takes no longer than `GRACE_S`.
 """
 
 from __future__ import annotations
@@ -17,9 +18,10 @@ import numpy as np
 from thriftserve_bench.load_loops import three_digits
 from thriftserve_bench.swaps.client import Calls
 from thriftserve_bench.swaps.record import Load, Phase, Slice
-from thriftserve_bench.swaps.state_log import AVAILABLE, LOADING, UNLOADING
+from thriftserve_bench.swaps.state_log import AVAILABLE, ENDED, LOADING, UNLOADING
 
 SLICE_S = 0.25
+GRACE_S = 0.1
 _EXAMPLES = 5
 _P99 = 0.99
 _NEVER_S = 4e9  # the year 2096
@@ -58,13 +60,15 @@ def _judge_version(load: Load, number: int, begun_s: Any, took_s: Any, entered: 
     at = entered or {}
     known_from = at.get(LOADING, 0.0)
     answered_s = begun_s + took_s
-    too_early, too_late = answered_s < known_from, begun_s > at.get(UNLOADING, _NEVER_S)
+    known_to = at.get(UNLOADING, at.get(ENDED, _NEVER_S))
+    too_early, too_late = answered_s < known_from, begun_s > known_to + GRACE_S
+    load.crossed += int(np.sum((begun_s > known_to) & ~too_late))
     load.early += int(np.sum(answered_s < at.get(AVAILABLE, _NEVER_S if known_from else 0.0)))
     load.unavailable += int(np.sum(too_early | too_late))
     if too_early.any():
         load.examples.append(f"version {number} answered {known_from - answered_s.min():.3f} s before it was loaded")
     if too_late.any():
-        late_s = begun_s.max() - at[UNLOADING]
+        late_s = begun_s.max() - known_to
         load.examples.append(f"version {number} answered a request made {late_s:.3f} s after it was given up")
 
 

@@ -70,11 +70,13 @@ class Load:
     calls: int = 0
     #: Answers whose values are not those of the version that they name.
     wrong: int = 0
-    #: Answers from a version that was not loaded yet, or was given up before the request was made.
+    #: Answers from a version that was not loaded yet, or had been given up when the request was made.
     unavailable: int = 0
     #: Those of a new version that came while other workers still answered with the old one.
     early: int = 0
-    #: Which of them were wrong or unavailable, in words: the first ones.
+    #: Those of an old version to requests that were made while the news was on its way that it is given up.
+    crossed: int = 0
+    #: Which were wrong or unavailable, in words: the first ones.
     examples: list[str] = field(default_factory=list)
     #: Why it was not measured to its end; empty: it was.
     failure: str = ""

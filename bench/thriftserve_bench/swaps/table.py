@@ -20,8 +20,8 @@ from thriftserve_bench.swaps.record import WITH, WITHOUT, Load, Memory, Phase, S
 #: p99 with swaps is at most so many times that without, where new versions load in processes beside those that serve
 #: and several serve; and memory after the last swap at most so much above that after the first sample.
 P99_TARGET, MEMORY_TARGET = 2.0, 0.05
-OUTCOME_HEADINGS = ("server", "clients", "calls", "failed", "wrong", "versions", "swaps", "swap s", "longest s")
-LATENCY_HEADINGS = ("server", "calls/s", "p50 ms", "p99 ms", "max ms", "p99 ratio", "CPU µs")
+OUTCOME_HEADINGS = ("server", "clients", "calls", "failed", "wrong", "versions", "swaps", "swap s")
+LATENCY_HEADINGS = ("server", "calls/s", "p50 ms", "p99 ms", "max ms", "ratio", "CPU µs")
 _NONE = "–"
 
 
@@ -129,7 +129,7 @@ def show(run: SwapsRun, console: Console) -> None:
     for headings, rows in _tables(run):
         drawn = Table(header_style="bold", box=SIMPLE, padding=(0, 1, 0, 0))
         for at, heading in enumerate(headings):
-            drawn.add_column(heading, justify="right" if at else "left", no_wrap=at > 0)
+            drawn.add_column(heading, justify="right" if at else "left", no_wrap=True)
         for row in rows:
             drawn.add_row(*row)
         console.print(drawn)
@@ -159,8 +159,7 @@ def _outcome_row(one: Load) -> Sequence[str]:
         str(one.wrong + one.unavailable),
         str(sum(phase.landed for phase in one.phases)),
         str(len(took)),
-        f"{median(took):.2f}" if took else _NONE,
-        f"{max(took):.2f}" if took else _NONE,
+        f"{median(took):.2f}/{max(took):.2f}" if took else _NONE,
     )
 
 
@@ -169,7 +168,7 @@ def _latency_row(one: Load) -> Sequence[str]:
     ratio = p99_ratio(one)
 
     def pair(name: str, form: str) -> str:
-        return " / ".join(_NONE if each is None else format(getattr(each, name), form) for each in (without, swapped))
+        return "/".join(_NONE if each is None else format(getattr(each, name), form) for each in (without, swapped))
 
     return (
         one.server_type,
@@ -208,7 +207,8 @@ def _preface(run: SwapsRun) -> list[str]:
         lines.append(
             f"{settings['seconds']:g} s with a new version every {settings['every_s']:g} s and as long without, in "
             f"turns, {settings['rounds']} of each; swap s: from its directory until every worker answers with it "
-            "(median); latencies without / with swaps; CPU: user + system of all the server's processes, a call"
+            "(median/longest); then without/with swaps, ratio: of the p99s; CPU: user + system of all the "
+            "server's processes, a call"
         )
         if any(one.clients == 1 for one in run.loads):
             lines.append("TSimpleServer serves one connection at a time: it has one client")

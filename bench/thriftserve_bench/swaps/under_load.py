@@ -19,8 +19,11 @@ from thriftserve_bench.swaps.judge import judge
 from thriftserve_bench.swaps.record import WITH, WITHOUT, Load, Phase, Swap
 from thriftserve_bench.swaps.swapper import SwapStuck, wait
 
-#: Before anything is counted: connections are made, caches are warm.
-WARM_UP_S = 2.0
+#: Before anything is counted, once every client has had an answer.
+_WARM_UP_S = 1.0
+_BEGIN_TIMEOUT_S = 60.0
+#: A server's start and end, and that of its clients, about.
+_AROUND_S = 14.0
 #: It serves one connection at a time: the others would wait for it to end.
 ONE_CLIENT = ("TSimpleServer",)
 
@@ -53,8 +56,8 @@ class LoadSettings:
 
     @property
     def total_s(self) -> float:
-        """How long a server type takes, about: with its start and its end."""
-        return 2 * self.seconds + WARM_UP_S + 10.0
+        """How long a server type takes, about."""
+        return 2 * self.seconds + _AROUND_S
 
 
 class Stretches:
@@ -65,6 +68,13 @@ class Stretches:
         self._clients = clients
         self._load = load
         self._tick = tick
+
+    def warm_up(self) -> None:
+        """Until every client calls, and a moment longer."""
+        give_up_at = time.monotonic() + _BEGIN_TIMEOUT_S
+        while not self._clients.begun and time.monotonic() < give_up_at:
+            self._wait(0.1)
+        self._wait(_WARM_UP_S)
 
     def without(self, seconds: float) -> None:
         """Load alone."""
@@ -130,7 +140,7 @@ def measure_load(server_type: str, settings: LoadSettings, store: Path, logs: Pa
 
 
 def _go(stretches: Stretches, settings: LoadSettings, ticked: Callable[[], None]) -> None:
-    wait(time.monotonic() + WARM_UP_S, ticked)
+    stretches.warm_up()
     part_s = settings.seconds / settings.rounds
     for _ in range(settings.rounds):
         stretches.without(part_s)
