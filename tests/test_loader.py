@@ -14,16 +14,23 @@ from thriftserve.errors import ModelLoadError
 from thriftserve.models import loader, warmup
 from thriftserve.models.image_settings import ImageSettings
 from thriftserve.models.python_model import PythonSession
-from thriftserve.models.repository import parse_model_flags
+from thriftserve.models.registry import Registry
+from thriftserve.models.repository import PYTHON_VERSION, VersionDir, parse_model_flags
 from thriftserve.models.signature import Signature, TensorSpec
+from thriftserve.models.state import Plan, PlannedModel
 from thriftserve_bench import builders
 from thriftserve_idl.ttypes import DataType
+
+
+def loaded(*flags: str) -> Registry:
+    """The newest version of the model that each flag names."""
+    return Registry(loader.load(config, CPU) for config in parse_model_flags(flags))
 
 
 def test_models_are_loaded_by_their_flags() -> None:
     """Each flag becomes a servable of the newest version with its labels and image settings."""
     flags = [f"images={small('image_classifier')}", "two=python:served_models:Doubler"]
-    registry = loader.load_models(parse_model_flags(flags), CPU)
+    registry = loaded(*flags)
     images = registry.get("images")
     assert registry.names() == ["images", "two"]
     assert images.labels == ("horizontal", "vertical", "blank")
@@ -68,9 +75,13 @@ def test_failing_load_names_the_model_and_closes_the_others(monkeypatch: pytest.
         closed.append(session)
 
     monkeypatch.setattr(PythonSession, "close", close)
-    flags = ["good=python:served_models:Doubler", "bad=/no/such/place"]
+    good, bad = parse_model_flags(["good=python:served_models:Doubler", "bad=/no/such/place"])
     with pytest.raises(ModelLoadError, match="model 'bad': /no/such/place: there is no such directory"):
-        loader.load_models(parse_model_flags(flags), CPU)
+        loader.load(bad, CPU)
+    first = PlannedModel.of(good, (VersionDir(PYTHON_VERSION, Path()),))
+    second = PlannedModel.of(bad, (VersionDir(3, Path("/no/such/place/3")),))
+    with pytest.raises(ModelLoadError, match="model 'bad': /no/such/place/3"):
+        loader.load_plan(Plan(1, (first, second)), CPU)
     assert len(closed) == 1
 
 
@@ -80,13 +91,13 @@ def test_bad_image_settings_fail_the_load(tmp_path: Path) -> None:
     shutil.copytree(small("image_classifier"), base)
     (base / "1" / "assets.extra" / "image.toml").write_text("height = 'tall'")
     with pytest.raises(ModelLoadError, match=r"model 'm': .*image\.toml"):
-        loader.load_models(parse_model_flags([f"m={base}"]), CPU)
+        loaded(f"m={base}")
 
 
 @pytest.mark.parametrize("kind", builders.KINDS)
 def test_every_small_model_warms_up(kind: str, caplog: pytest.LogCaptureFixture) -> None:
     """Zeros of each signature's own shape suit every model that the builders make."""
-    registry = loader.load_models(parse_model_flags([f"m={small(kind)}"]), CPU)
+    registry = loaded(f"m={small(kind)}")
     caplog.set_level("INFO")
     warmup.run(registry.get("m"))
     registry.close()
@@ -96,7 +107,7 @@ def test_every_small_model_warms_up(kind: str, caplog: pytest.LogCaptureFixture)
 def test_warm_up_that_fails_is_a_warning(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
     """A signature that takes no zeros is told in the log; the others are warmed and the model serves."""
     exports_v1.write(tmp_path / "m" / "1")
-    registry = loader.load_models(parse_model_flags([f"m={tmp_path / 'm'}"]), CPU)
+    registry = loaded(f"m={tmp_path / 'm'}")
     warmup.run(registry.get("m"))
     warnings = [record.getMessage() for record in caplog.records if record.levelname == "WARNING"]
     assert len(warnings) == 1

@@ -9,7 +9,7 @@ counted). What is equal then goes to TBatchingServer, for what is not in the tim
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator
 from dataclasses import dataclass, replace
 from functools import cache
 from itertools import product
@@ -18,7 +18,6 @@ from statistics import median
 from thriftserve_bench.experiments.ideal import HOLDS_LOCK
 from thriftserve_bench.experiments.record import HUNDRED, OURS, TEN, ExperimentRun, Pattern
 from thriftserve_bench.experiments.simulator import Costs, Setup, costs_from, predict
-from thriftserve_bench.experiments.table import Row
 from thriftserve_bench.server_types import BATCHING, WITH_THREADS, WITH_WORKERS
 
 FORKING, POOL = "TForkingServer", "TProcessPoolServer"
@@ -127,11 +126,6 @@ class _Simulated:
             costs=self._costs[server_type, parent],
         )
         return predict(pattern, setup).elapsed_s
-
-
-def evidence(found: Sequence[Row], work: str, clients: str) -> list[str]:
-    """The rows of the table that show such a case on this machine."""
-    return [row.id for row in found if row.workload == work and row.pattern.name == clients]
 
 
 def _costs(run: ExperimentRun, server_type: str, parent: str) -> Costs:

@@ -1,6 +1,6 @@
 """Turns what is to be served into what is served.
 
-    ModelConfig  -->  newest version  -->  session + labels + image settings  -->  Servable  -->  Registry
+    Plan  -->  each version: session + labels + image settings  -->  Servables
 
 It runs in the process that serves, after any fork, and after `devices.claim`.
 """
@@ -11,7 +11,6 @@ import ctypes
 import logging
 import re
 import time
-from collections.abc import Iterable
 from contextlib import nullcontext
 from pathlib import Path
 
@@ -26,22 +25,6 @@ from thriftserve.models.servable import Servable
 from thriftserve.models.state import Attempt, Plan, PlannedModel
 
 log = logging.getLogger(__name__)
-
-
-def load_models(configs: Iterable[ModelConfig], options: SessionOptions) -> Registry:
-    """Loads every model; where one fails, those before it are closed again.
-
-    Raises:
-        ModelLoadError: names the model, its path and the reason.
-        DeviceError: the device of `options` is not there.
-    """
-    loaded: list[Servable] = []
-    try:
-        loaded.extend(load(config, options) for config in configs)
-    except StartError:
-        Registry(loaded).close()
-        raise
-    return Registry(loaded)
 
 
 def load_plan(plan: Plan, options: SessionOptions, attempt: Attempt | None = None) -> list[Servable]:
