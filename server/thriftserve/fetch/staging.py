@@ -105,6 +105,11 @@ class Staging:
         shutil.rmtree(self.path)
 
 
+def discard(target: Path) -> None:
+    """Removes what a fetch into a version directory has left for a later one."""
+    shutil.rmtree(Staging(target).path, ignore_errors=True)
+
+
 def _clear_abandoned(own: Path) -> None:
     """Removes what fetches of other versions left behind and nobody went on with."""
     for path in own.parent.glob(f"{_PREFIX}*"):

@@ -25,7 +25,14 @@ class Lives:
         if told is not None:
             self._states.restore(told.statuses(), told.counts())
 
-    def settle(self, plan: Plan, served: Plan, live: Iterable[Plan], failed: Mapping[tuple[str, int], Failed]) -> None:
+    def settle(
+        self,
+        plan: Plan,
+        served: Plan,
+        live: Iterable[Plan],
+        failed: Mapping[tuple[str, int], Failed],
+        coming: Collection[tuple[str, int]] = (),
+    ) -> None:
         """Brings every version to the state that follows from these.
 
         Args:
@@ -33,6 +40,7 @@ class Lives:
             served: what every worker had loaded last.
             live: the plans of the workers that there are.
             failed: versions that could not be loaded.
+            coming: versions that are on their way, and in no plan yet.
         """
         held = {(name, one.version) for each in live for name, one in each.versions()}
         planned = {(name, one.version) for name, one in plan.versions()}
@@ -42,9 +50,14 @@ class Lives:
         for (name, version), failure in failed.items():
             if (name, version) not in planned:
                 self._bring(name, version, ModelState.ENDED, failure.code, failure.message)
+        for name, version in coming:
+            if self._states.state(name, version) in (None, ModelState.ENDED):
+                self._bring(name, version, ModelState.START)
         for name, versions in self._states.statuses().items():
             for told in versions:
                 if (name, told.version) in planned or told.state == ModelState.ENDED:
+                    continue
+                if told.state == ModelState.START and (name, told.version) in coming:
                     continue
                 if not served.holds(name, told.version):  # else it serves until others have taken over everywhere
                     loaded = (name, told.version) in held and told.state != ModelState.LOADING

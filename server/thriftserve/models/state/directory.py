@@ -43,9 +43,13 @@ class StateDir:
         except OSError as error:
             raise ConfigError(f"state_dir is {str(self.path)!r}: it can't be used: {error.strerror}") from error
 
-    def write(self, name: str, content: Any, *, durable: bool = True) -> None:
-        """Puts `content` into NAME.json, whole or not at all; `durable`: also where the machine fails."""
-        write_whole(self.path / f"{name}.json", json.dumps(content, indent=1), durable=durable)
+    def write(self, name: str, content: Any, *, durable: bool = True, mode: int | None = None) -> None:
+        """Puts `content` into NAME.json, whole or not at all; `durable`: also where the machine fails.
+
+        Args:
+            mode: the file's permissions; None: those of any new file.
+        """
+        write_whole(self.path / f"{name}.json", json.dumps(content, indent=1), durable=durable, mode=mode)
 
     def read(self, name: str) -> Any:
         """What is in NAME.json; None where there is no such file, or none that can be read."""

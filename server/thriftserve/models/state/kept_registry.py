@@ -45,7 +45,7 @@ class KeptRegistry(Registry):
             found = {name: named}
         notes = {(one.name, one.version): one.note for one in self.servables()}
         return {
-            each: [replace(one, note=notes.get((each, one.version), "")) for one in versions]
+            each: [replace(one, note=one.note or notes.get((each, one.version), "")) for one in versions]
             for each, versions in found.items()
         }
 

@@ -26,7 +26,8 @@ def written(
     return {
         "models": {
             name: [
-                [one.version, int(one.state), one.error_code, one.error_message, one.load_time_s] for one in versions
+                [one.version, int(one.state), one.error_code, one.error_message, one.load_time_s, one.note]
+                for one in versions
             ]
             for name, versions in statuses.items()
         },
@@ -78,7 +79,8 @@ def _statuses(versions: list[list[Any]], labels: Mapping[str, int]) -> list[Vers
             None if code is None else Code(code),
             message,
             tuple(sorted(each for each in labels if labels[each] == version)),
-            load_time_s=load_time_s,
+            note,
+            load_time_s,
         )
-        for version, state, code, message, load_time_s in newest_first
+        for version, state, code, message, load_time_s, note in newest_first
     ]

@@ -1,0 +1,80 @@
+"""Versions that operators have asked for and that are in no plan yet.
+
+ask, fetch  -->  coming: START, with a note of how far  -->  planned | failed, with the reason
+"""
+
+from __future__ import annotations
+
+import threading
+from collections.abc import Callable, Mapping
+from dataclasses import replace
+
+from thriftserve.keeper.fetches import Fetches, Wanted
+from thriftserve.keeper.fetching import Limits
+from thriftserve.keeper.shelf import Shelf
+from thriftserve.models.state import Failed, StateDir
+from thriftserve.models.states import VersionStatus
+from thriftserve.settings import ServeSettings
+
+Version = tuple[str, int]
+
+
+class Coming:
+    """Those of a server. Call it with the keeper's lock held.
+
+    Args:
+        settings: asked when a fetch begins.
+        landed: told of a model, its base path and version when it has been fetched.
+        changed: told when there is something new to tell.
+
+    Attributes:
+        shelf: where fetched models lie.
+        fetches: those that are being fetched.
+    """
+
+    def __init__(
+        self,
+        settings: Callable[[], ServeSettings],
+        state: StateDir,
+        lock: threading.RLock,
+        landed: Callable[[str, str, int], None],
+        changed: Callable[[], None],
+    ) -> None:
+        self._landed = landed
+        self._asked: set[Version] = set()
+        self.shelf = Shelf.of(settings(), state)
+        self.fetches = Fetches(state, self.shelf, lambda: Limits.of(settings()), lock, self._has_landed, changed)
+
+    def ask(self, name: str, version: int) -> None:
+        """That version lies in its base path, and is to be served."""
+        self._asked.add((name, version))
+
+    def decided(self) -> None:
+        """What was asked for is in the plan now, or can't be."""
+        self._asked.clear()
+
+    @property
+    def versions(self) -> frozenset[Version]:
+        """Models and versions on their way."""
+        return frozenset(self._asked | self.fetches.notes().keys())
+
+    @property
+    def names(self) -> frozenset[str]:
+        """Models of which there is something to tell."""
+        return frozenset((*(name for name, _ in self._asked), *self.fetches.names))
+
+    def failures(self) -> dict[Version, Failed]:
+        """Those that could not be fetched."""
+        return self.fetches.failed()
+
+    def noted(self, statuses: Mapping[str, list[VersionStatus]]) -> dict[str, list[VersionStatus]]:
+        """These states, with how far the fetch of each is."""
+        notes = self.fetches.notes()
+        return {
+            name: [replace(one, note=notes.get((name, one.version), one.note)) for one in versions]
+            for name, versions in statuses.items()
+        }
+
+    def _has_landed(self, wanted: Wanted) -> None:
+        self.ask(wanted.name, wanted.version)
+        self._landed(wanted.name, str(self.shelf.base_path(wanted.name)), wanted.version)
