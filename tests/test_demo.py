@@ -12,7 +12,7 @@ import pytest
 
 from demo_process import DEMO, demo, environment, left_behind, trained
 from thriftserve.server_types import HostSettings
-from thriftserve.settings.table import SERVER_TYPES
+from thriftserve.settings import SERVER_TYPES
 from thriftserve_bench.demo import digits, options
 from thriftserve_bench.server_process import ServerProcess
 from thriftserve_bench.server_types import SERVER_TYPES as TYPES

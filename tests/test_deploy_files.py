@@ -14,10 +14,9 @@ import yaml
 
 from deployed import DEPLOY, rendered
 from documents import ROOT
-from thriftserve.settings import gather
+from thriftserve.settings import ServeSettings, gather
 from thriftserve.settings.flags import add_flags, given_flags
 from thriftserve.settings.gateway import GatewaySettings
-from thriftserve.settings.table import ServeSettings
 
 UNITS = ("systemd/thriftserve.service", "systemd/thriftserve-gateway@.service")
 SETTINGS: dict[str, type[Any]] = {"serve": ServeSettings, "gateway": GatewaySettings}

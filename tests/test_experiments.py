@@ -13,7 +13,7 @@ from pathlib import Path
 import psutil
 import pytest
 
-from thriftserve.settings.table import SERVER_TYPES
+from thriftserve.settings import SERVER_TYPES
 from thriftserve_bench.cli import main
 from thriftserve_bench.experiments.clients import OK, Crowd, Order
 from thriftserve_bench.experiments.forks import BALLAST, ForkCostFailed, measure

@@ -11,7 +11,7 @@ import pytest
 from demo_process import trained
 from documents import ROOT, blocks, commands, run_client, run_python
 from thriftserve.server_types import HostSettings
-from thriftserve.settings.table import SERVER_TYPES
+from thriftserve.settings import SERVER_TYPES
 from thriftserve_bench.server_process import ServerProcess
 
 DOCUMENTS = ["README.md", *(str(one.relative_to(ROOT)) for one in sorted((ROOT / "docs").glob("*.md")))]

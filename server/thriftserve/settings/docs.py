@@ -18,12 +18,12 @@ from pathlib import Path
 from thriftserve.settings.field import Setting, settings_of
 from thriftserve.settings.flags import shown
 from thriftserve.settings.gateway import GatewaySettings
-from thriftserve.settings.table import ServeSettings
+from thriftserve.settings.serve import ServeSettings
 
 _HEAD = """\
 # Settings
 
-<!-- Written by `make docs` from server/thriftserve/settings/table.py and gateway.py: change it there. -->
+<!-- Written by `make docs` from host.py, serve.py and gateway.py in server/thriftserve/settings: change it there. -->
 
 Each setting can be given in four places. A later one wins:
 
