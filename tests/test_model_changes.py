@@ -7,128 +7,31 @@ import shutil
 import signal
 import subprocess
 import sys
-import threading
-import time
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager
 from pathlib import Path
 
-import numpy as np
 import psutil
 import pytest
-from thrift.protocol.TBinaryProtocol import TBinaryProtocolAccelerated
-from thrift.transport.TSocket import TSocket
-from thrift.transport.TTransport import TFramedTransport
 
+from changing import QUICK, Callers, X, control, half_version, keeper, put, refused, state, states, wait_until
 from served import Served
 from thriftserve.errors import ExitCode
-from thriftserve_client import Client, ThriftServeClientError
-from thriftserve_idl import ModelControl
-from thriftserve_idl.ttypes import LoadModelRequest, ModelSpec, PredictError, SetVersionLabelRequest
-
-HERE = str(Path(__file__).parent)
-X = np.arange(3, dtype=np.float32)
-QUICK = ("--file-system-poll-s", "0.1", "--load-retry-interval-s", "0.2", "--workers", "1")
-
-
-@pytest.fixture(scope="module")
-def half(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A version's directory: y = x / 2 + 2."""
-    place = tmp_path_factory.mktemp("saved")
-    builder = [sys.executable, "-m", "thriftserve_bench.builders", "half_plus_two", str(place)]
-    subprocess.run(builder, capture_output=True, timeout=110, check=True)
-    return next(each for each in (place / "half_plus_two").iterdir() if each.is_dir())
+from thriftserve_idl.ttypes import LoadModelRequest, ModelSpec, SetVersionLabelRequest
 
 
 @pytest.fixture
-def base(tmp_path: Path, half: Path) -> Path:
+def base(tmp_path: Path) -> Path:
     """A base path with version 1."""
     place = tmp_path / "half"
-    put(half, place, 1)
+    put(place, 1)
     return place
 
 
-def put(half: Path, base: Path, version: int) -> Path:
-    """A new version, whole at once."""
-    shutil.copytree(half, base / f"{version}.tmp")
-    return (base / f"{version}.tmp").rename(base / str(version))
-
-
-def wait_until(true: Callable[[], bool]) -> None:
-    """Waits for something that has to happen; pytest's own time-out is the limit."""
-    while not true():
-        time.sleep(0.02)
-
-
-def states(server: Served, model: str = "half") -> dict[int, tuple[str, str]]:
-    """State and error of each version of a model."""
-    with server.client() as client:
-        found = {each.name: each.versions for each in client.models()}
-    return {one.version: (one.state, one.error_message) for one in found.get(model, ())}
-
-
-def state(server: Served, version: int, model: str = "half") -> str:
-    """State of a version; empty where nothing is known of it."""
-    return states(server, model).get(version, ("", ""))[0]
-
-
-@contextmanager
-def control(server: Served) -> Iterator[ModelControl.Client]:
-    """A client of the server's ModelControl."""
-    transport = TFramedTransport(TSocket("127.0.0.1", server.control_port))
-    transport.open()
-    try:
-        yield ModelControl.Client(TBinaryProtocolAccelerated(transport))
-    finally:
-        transport.close()
-
-
-def refused(call: Callable[[], object]) -> str:
-    """Why a control call is refused."""
-    try:
-        call()
-    except PredictError as error:
-        return str(error.message)
-    raise AssertionError("it was not refused")
-
-
-class Callers:
-    """Clients that call without a pause; what they were answered, and what went wrong."""
-
-    def __init__(self, server: Served, count: int) -> None:
-        self.versions: set[int | None] = set()
-        self.failures: list[Exception] = []
-        self.calls = 0
-        self._server = server
-        self._stop = threading.Event()
-        self._threads = [threading.Thread(target=self._call) for _ in range(count)]
-
-    def __enter__(self) -> Callers:
-        for thread in self._threads:
-            thread.start()
-        return self
-
-    def __exit__(self, *_: object) -> None:
-        self._stop.set()
-        for thread in self._threads:
-            thread.join()
-
-    def _call(self) -> None:
-        try:
-            with Client("127.0.0.1", self._server.port, timeout_s=30) as client:
-                while not self._stop.is_set():
-                    self.versions.add(client.predict("half", {"x": X}).version)
-                    self.calls += 1
-        except ThriftServeClientError as error:
-            self.failures.append(error)
-
-
 @pytest.mark.parametrize("server_type", ["TBatchingServer", "TProcessPoolServer", "TThreadPoolServer"])
-def test_versions_come_and_go_under_load(server_type: str, half: Path, base: Path) -> None:
+def test_versions_come_and_go_under_load(server_type: str, base: Path) -> None:
     """A new version is picked up by itself, the old one ends, a removed one too; no request of anybody fails."""
     with Served("--model", f"half={base}", "--server-type", server_type, *QUICK) as server:
         with Callers(server, 3) as callers:
-            put(half, base, 2)
+            put(base, 2)
             wait_until(lambda: state(server, 2) == "AVAILABLE" and state(server, 1) == "END")
             shutil.rmtree(base / "2")
             wait_until(lambda: state(server, 1) == "AVAILABLE" and state(server, 2) == "END")
@@ -146,16 +49,16 @@ def test_versions_come_and_go_under_load(server_type: str, half: Path, base: Pat
         assert server.stop() == (ExitCode.OK, "")
 
 
-def test_failed_and_half_copied_versions(half: Path, base: Path) -> None:
+def test_failed_and_half_copied_versions(base: Path) -> None:
     """A copy that is not done is never loaded; a version that fails leaves the old one and is retried."""
     with Served("--model", f"half={base}", *QUICK, "--max-load-retries", "1") as server:
         version = base / "2"
         (version / "variables").mkdir(parents=True)
-        shutil.copy(half / "saved_model.pb", version)
+        shutil.copy(half_version() / "saved_model.pb", version)
         wait_until(lambda: "half/2: is not whole" in server.log())
         assert list(states(server)) == [1]
 
-        broken = shutil.copytree(half, base / "3.tmp")
+        broken = shutil.copytree(half_version(), base / "3.tmp")
         (broken / "assets.extra").mkdir(exist_ok=True)
         (broken / "assets.extra" / "image.toml").write_text("height = 'tall'\n")
         broken = broken.rename(base / "3")
@@ -171,9 +74,9 @@ def test_failed_and_half_copied_versions(half: Path, base: Path) -> None:
         assert server.stop() == (ExitCode.OK, "")
 
 
-def test_labels_move_at_once_and_stay(half: Path, base: Path, tmp_path: Path) -> None:
+def test_labels_move_at_once_and_stay(base: Path, tmp_path: Path) -> None:
     """A label answers from the version that it was moved to last, in every worker, and after a restart."""
-    put(half, base, 2)
+    put(base, 2)
     listed = tmp_path / "models.config"
     listed.write_text(
         f"model_config_list {{ config {{ name: 'half' base_path: '{base}' model_version_policy {{ all {{}} }}\n"
@@ -194,9 +97,9 @@ def test_labels_move_at_once_and_stay(half: Path, base: Path, tmp_path: Path) ->
         assert client.predict("half", {"x": X}, label="stable").version == 2
 
 
-def test_operators_load_and_unload(half: Path, base: Path) -> None:
+def test_operators_load_and_unload(base: Path) -> None:
     """Models come and go by command, one version of several for a rollback; reloadConfig has the configuration hold."""
-    put(half, base, 2)
+    put(base, 2)
     with Served("--model", f"half={base}", "--control-port", "0", *QUICK) as server, control(server) as operator:
         operator.loadModel(LoadModelRequest("other", str(base), 1), None)
         wait_until(lambda: state(server, 1, "other") == "AVAILABLE")
@@ -227,7 +130,7 @@ def test_operators_load_and_unload(half: Path, base: Path) -> None:
         assert command("reload") == "begun\n"
 
 
-def test_a_configuration_file_is_read_again(half: Path, base: Path, tmp_path: Path) -> None:
+def test_a_configuration_file_is_read_again(base: Path, tmp_path: Path) -> None:
     """A changed file adds and removes models by itself where it is polled; a bad one changes nothing."""
     listed = tmp_path / "models.toml"
     entry = '[[model]]\nname = "{}"\nbase_path = "' + str(base) + '"\n'
@@ -240,16 +143,16 @@ def test_a_configuration_file_is_read_again(half: Path, base: Path, tmp_path: Pa
         wait_until(lambda: state(server, 1, "two") == "AVAILABLE" and not states(server))
 
 
-def test_a_worker_frees_first_where_told(half: Path, base: Path) -> None:
+def test_a_worker_frees_first_where_told(base: Path) -> None:
     """--swap-policy resource ends the old worker before the new one loads, and serves the new version then."""
     with Served("--model", f"half={base}", *QUICK, "--swap-policy", "resource") as server:
-        put(half, base, 2)
+        put(base, 2)
         wait_until(lambda: state(server, 2) == "AVAILABLE")
         log = server.log().split('"before": "START", "state": "LOADING"')[-1]
         assert log.index("ran ") < log.index("loaded model half version 2") if "ran " in log else "version 2" in log
 
 
-def test_memory_returns_and_a_keeper_is_replaceable(half: Path, base: Path) -> None:
+def test_memory_returns_and_a_keeper_is_replaceable(base: Path) -> None:
     """After ten swaps the process tree is no larger than after three; kill -9 of the keeper costs nothing but time."""
     with Served("--model", f"half={base}", *QUICK) as server:
         tree = psutil.Process(server.pid)
@@ -259,13 +162,12 @@ def test_memory_returns_and_a_keeper_is_replaceable(half: Path, base: Path) -> N
 
         sizes = []
         for version in range(2, 12):
-            put(half, base, version)
+            put(base, version)
             wait_until(lambda new=version: state(server, new) == "AVAILABLE" and state(server, new - 1) == "END")  # type: ignore[misc]  # bound now
             sizes.append(size())
         wait_until(lambda: size() < 1.05 * sizes[2])
-        keeper = int(server.log().split("keeper 0 (pid ")[1].split(")")[0])
-        os.kill(keeper, signal.SIGKILL)
-        put(half, base, 12)
+        os.kill(keeper(server), signal.SIGKILL)
+        put(base, 12)
         wait_until(lambda: state(server, 12) == "AVAILABLE" and state(server, 11) == "END")
         with server.client() as client:
             assert (client.models()[0].transitions or {})["AVAILABLE"] == 12

@@ -2,15 +2,12 @@
 
 from __future__ import annotations
 
-import http.server
 import os
 import shutil
-import threading
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
-from functools import partial
 from pathlib import Path
-from typing import Any, ClassVar
+from typing import Any
 
 import fsspec
 import pytest
@@ -20,6 +17,7 @@ from thriftserve.models.mirror import KEPT_SUPERSEDED, Mirror, Synced, directory
 from thriftserve.models.repository import ModelConfig, versions
 from thriftserve.models.version_policy import All, Latest, Specific
 from thriftserve.models.watcher import Watcher
+from web_directory import http_server
 
 
 def put(base: Path, name: str | int) -> Path:
@@ -35,38 +33,6 @@ def here(mirror: Mirror) -> list[int]:
 def whole(path: Path) -> bool:
     """Whether every file of the version came, byte for byte."""
     return all((path / name).read_bytes() == (whole_version() / name).read_bytes() for name in PARTS)
-
-
-class _Files(http.server.SimpleHTTPRequestHandler):
-    """Serves a directory; files that end in a name of `broken` are cut after half of what was announced."""
-
-    broken: ClassVar[set[str]]
-    asked: ClassVar[list[str]]
-
-    def log_message(self, format: str, *args: Any) -> None:
-        if self.command == "GET":
-            self.asked.append(self.path)
-
-    def copyfile(self, source: Any, outputfile: Any) -> None:
-        content = source.read()
-        cut = any(self.path.endswith(name) for name in self.broken)
-        outputfile.write(content[: len(content) // 2] if cut else content)
-        self.close_connection = True
-
-
-@contextmanager
-def http_server(directory: Path) -> Iterator[tuple[str, type[_Files]]]:
-    """Serves a directory on loopback: its URL, and what to break and to look at."""
-    kind = type("Files", (_Files,), {"broken": set(), "asked": []})
-    server = http.server.ThreadingHTTPServer(("127.0.0.1", 0), partial(kind, directory=str(directory)))
-    thread = threading.Thread(target=server.serve_forever)
-    thread.start()
-    try:
-        yield f"http://127.0.0.1:{server.server_port}", kind
-    finally:
-        server.shutdown()
-        thread.join()
-        server.server_close()
 
 
 @contextmanager
@@ -99,7 +65,7 @@ def test_mirror_brings_what_is_asked_for(tmp_path: Path, over: Callable[[Path], 
         put(base, name)
     with over(base) as url:
         mirror = Mirror(url, directory_of(tmp_path / "cache", url))
-        assert mirror.sync(Latest()) == Synced()
+        assert mirror.sync(Latest()) == Synced(coming=True)
         assert mirror.sync(Latest()) == Synced(landed=(2,))
         assert mirror.sync(Latest()) == Synced()
     assert whole(mirror.directory / "2")
@@ -120,6 +86,22 @@ def test_policies(tmp_path: Path) -> None:
     assert here(mirror) == [1, 2, 3]
 
 
+def test_policies_of_several_models(tmp_path: Path) -> None:
+    """Two models of one URL share a mirror: each has what it asks for, and what is served is never removed."""
+    base = tmp_path / "base"
+    for number in range(1, 7):
+        put(base, number)
+    (tmp_path / "cache").mkdir()
+    mirror = Mirror(f"file://{base}", tmp_path / "cache")
+    told = [mirror.sync(Latest(), Specific((1, 9))) for _ in range(3)]
+    assert [one.landed for one in told] == [(), (6, 1), ()]
+    assert all("base: has no version 9, which the policy names" in one.problems[0] for one in told)
+    for number in (2, 3, 4, 5):
+        put(tmp_path / "cache", number)
+    assert mirror.sync(Latest(), held=(1, 2)).removed == (3,)
+    assert here(mirror) == [1, 2, 4, 5, 6]
+
+
 def test_copy_that_is_not_done_is_not_brought(tmp_path: Path) -> None:
     """A version that is not whole lands when it is; until then the one before it, and it is downloaded once."""
     base = tmp_path / "base"
@@ -128,7 +110,7 @@ def test_copy_that_is_not_done_is_not_brought(tmp_path: Path) -> None:
     with http_server(base) as (url, files):
         mirror = Mirror(url, tmp_path / "cache")
         told = [mirror.sync(Latest()) for _ in range(4)]
-        assert told[0] == Synced()
+        assert told[0] == Synced(coming=True)
         assert all(
             "2: is not whole: variables/variables.data-00000-of-00002 is missing" in one.problems[0] for one in told[1:]
         )

@@ -14,7 +14,7 @@ from __future__ import annotations
 
 import logging
 import tempfile
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from contextlib import nullcontext
 from dataclasses import fields, replace
 from functools import partial
@@ -64,14 +64,14 @@ def serve(source: Source) -> ExitCode:
     door = door_of(settings)
     with _state_dir(settings) as place:
         state = StateDir(Path(place).absolute())
-        watcher = first_plan(configs, state)
-        laid_out = placed(settings, configs)
+        plan, watcher = first_plan(settings, configs, state)
+        laid_out = placed(settings, plan.models)
         return server_types.serve(
             Predictor(source, laid_out, state),
             laid_out,
             refusal=refused,
             desk=predict_desk(),
-            preload=devices.preload if needs_tensorflow(configs) else None,
+            preload=devices.preload if needs_tensorflow(one.config for one in plan.models) else None,
             control=partial(KeeperService, source, settings, laid_out, state, watcher),
             control_door=door,
             frees_first=settings.swap_policy == "resource",
@@ -86,7 +86,7 @@ def _state_dir(settings: ServeSettings) -> tempfile.TemporaryDirectory[str] | nu
     return tempfile.TemporaryDirectory(prefix="thriftserve-")
 
 
-def needs_tensorflow(configs: tuple[ModelConfig, ...]) -> bool:
+def needs_tensorflow(configs: Iterable[ModelConfig]) -> bool:
     """Whether a model runs in TensorFlow; where none does, it is never imported."""
     return any(config.platform == "tensorflow" for config in configs)
 

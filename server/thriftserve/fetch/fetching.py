@@ -183,6 +183,16 @@ class _Fetch:
             self._progress(progress)
 
 
+def hold(url: str, sha256: str | None) -> None:
+    """Holds what is asked for to what can be fetched at all.
+
+    Raises:
+        InvalidArgument: the URL can't be read, or has another scheme than http, https or file; or the sum can't be.
+    """
+    parse(url)
+    _checksum(sha256)
+
+
 def _checksum(text: str | None) -> str | None:
     if text is None:
         return None

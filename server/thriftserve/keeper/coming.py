@@ -8,10 +8,12 @@ from __future__ import annotations
 import threading
 from collections.abc import Callable, Mapping
 from dataclasses import replace
+from pathlib import Path
 
 from thriftserve.keeper.fetches import Fetches, Wanted
 from thriftserve.keeper.fetching import Limits
 from thriftserve.keeper.shelf import Shelf
+from thriftserve.keeper.wishes import Wishes
 from thriftserve.models.state import Failed, StateDir
 from thriftserve.models.states import VersionStatus
 from thriftserve.settings import ServeSettings
@@ -24,7 +26,8 @@ class Coming:
 
     Args:
         settings: asked when a fetch begins.
-        landed: told of a model, its base path and version when it has been fetched.
+        landed: told of a model, its base path and version when it has been fetched; says which version directories
+            are in use.
         changed: told when there is something new to tell.
 
     Attributes:
@@ -36,14 +39,15 @@ class Coming:
         self,
         settings: Callable[[], ServeSettings],
         state: StateDir,
+        wishes: Wishes,
         lock: threading.RLock,
-        landed: Callable[[str, str, int], None],
+        landed: Callable[[str, Path, int], set[Path]],
         changed: Callable[[], None],
     ) -> None:
         self._landed = landed
         self._asked: set[Version] = set()
         self.shelf = Shelf.of(settings(), state)
-        self.fetches = Fetches(state, self.shelf, lambda: Limits.of(settings()), lock, self._has_landed, changed)
+        self.fetches = Fetches(wishes, self.shelf, lambda: Limits.of(settings()), lock, self._has_landed, changed)
 
     def ask(self, name: str, version: int) -> None:
         """That version lies in its base path, and is to be served."""
@@ -75,6 +79,6 @@ class Coming:
             for name, versions in statuses.items()
         }
 
-    def _has_landed(self, wanted: Wanted) -> None:
+    def _has_landed(self, wanted: Wanted) -> set[Path]:
         self.ask(wanted.name, wanted.version)
-        self._landed(wanted.name, str(self.shelf.base_path(wanted.name)), wanted.version)
+        return self._landed(wanted.name, self.shelf.base_path(wanted.name), wanted.version)

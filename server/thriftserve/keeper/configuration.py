@@ -28,11 +28,6 @@ def models_of(settings: ServeSettings) -> tuple[ModelConfig, ...]:
         raise ConfigError(
             "no model to serve: give one or more as --model NAME=BASE_PATH, for example --model digits=/models/digits"
         )
-    for model in models:
-        if model.remote:
-            raise ConfigError(
-                f"model {model.name!r}: {model.source} is a URL: fetch it, and give the directory's absolute path"
-            )
     return models
 
 

@@ -4,7 +4,7 @@
                                                   another try, later and later   -->  failed: why
     cancel, a later begin  -->  that process killed
 
-What is wanted is in the state directory: a keeper or a server that takes over goes on with it.
+What is wanted is among the wishes: a keeper or a server that takes over goes on with it.
 """
 
 from __future__ import annotations
@@ -13,17 +13,17 @@ import logging
 import threading
 from collections.abc import Callable
 from dataclasses import asdict, dataclass
+from pathlib import Path
 
 from thriftserve.errors import Code
 from thriftserve.fetch.staging import discard
 from thriftserve.keeper.fetching import Fetching, Limits, Outcome
 from thriftserve.keeper.shelf import Shelf
-from thriftserve.models.state import Failed, StateDir
+from thriftserve.keeper.wishes import Wishes
+from thriftserve.models.state import Failed
 from thriftserve.models.states import KEPT_ENDED
 
 log = logging.getLogger(__name__)
-
-_FILE = "fetches"
 
 
 @dataclass(frozen=True)
@@ -40,24 +40,24 @@ class Fetches:
     """Those of a server. Call it with `lock` held.
 
     Args:
-        state: where it is written what is wanted.
+        wishes: where it is written what is wanted.
         shelf: where they land.
         limits: asked when one begins.
         lock: held when `landed` is called, from a thread of its own.
-        landed: told of each that has become a version directory.
+        landed: told of each that has become a version directory; says which of those are in use.
         changed: told when there is something new to say of one; called without the lock.
     """
 
     def __init__(
         self,
-        state: StateDir,
+        wishes: Wishes,
         shelf: Shelf,
         limits: Callable[[], Limits],
         lock: threading.RLock,
-        landed: Callable[[Wanted], None],
+        landed: Callable[[Wanted], set[Path]],
         changed: Callable[[], None],
     ) -> None:
-        self._state = state
+        self._wishes = wishes
         self._shelf = shelf
         self._limits = limits
         self._lock = lock
@@ -69,7 +69,7 @@ class Fetches:
 
     def resume(self) -> None:
         """Goes on with what was wanted when a keeper before this one ended."""
-        for content in self._state.read(_FILE) or ():
+        for content in self._wishes.fetching:
             wanted = Wanted(**content)
             log.info("the fetch of model %s version %d goes on", wanted.name, wanted.version)
             self._go_on(wanted)
@@ -151,8 +151,10 @@ class Fetches:
     def _start(self, wanted: Wanted) -> None:
         def ended(outcome: Outcome) -> None:
             with self._lock:
-                self._end(wanted, fetching, outcome)
+                used = self._end(wanted, fetching, outcome)
             self._changed()
+            if used is not None:
+                self._shelf.tidy(wanted.name, used)
 
         fetching = Fetching(
             wanted.url,
@@ -165,19 +167,22 @@ class Fetches:
         self._running[wanted.name] = wanted, fetching
         fetching.start()
 
-    def _end(self, wanted: Wanted, fetching: Fetching, outcome: Outcome) -> None:
+    def _end(self, wanted: Wanted, fetching: Fetching, outcome: Outcome) -> set[Path] | None:
+        """Takes note of how one has ended; the version directories in use where it landed."""
+        used = None
         found = self._running.get(wanted.name)
         if found is None or found[1] is not fetching:  # given up meanwhile
-            return
+            return None
         if outcome.error is None:
             # First it is to be served, then it is fetched no more: a keeper that is killed in between does it again.
-            self._landed(wanted)
+            used = {*self._landed(wanted), self._shelf.version(wanted.name, wanted.version)}
         else:
             code, message = outcome.error
             log.error("model %s version %d can't be fetched: %s", wanted.name, wanted.version, message)
             self._fail(wanted, code, message)
         del self._running[wanted.name]
         self._keep()
+        return used
 
     def _fail(self, wanted: Wanted, code: Code, message: str) -> None:
         key = wanted.name, wanted.version
@@ -187,5 +192,4 @@ class Fetches:
             del self._failed[old]
 
     def _keep(self) -> None:
-        # URLs may hold passwords and signatures.
-        self._state.write(_FILE, [asdict(wanted) for wanted, _ in self._running.values()], mode=0o600)
+        self._wishes.fetch([asdict(wanted) for wanted, _ in self._running.values()])

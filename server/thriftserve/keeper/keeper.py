@@ -12,17 +12,22 @@ import logging
 import threading
 import time
 from collections.abc import Callable, Iterable, Mapping, Sequence
+from functools import partial
+from pathlib import Path
 from typing import Any, Protocol
 
 from thriftserve.errors import FailedPrecondition, StartError
+from thriftserve.keeper.coming import Coming
 from thriftserve.keeper.configuration import file_stamp, models_of
 from thriftserve.keeper.desired import desired
 from thriftserve.keeper.failures import Failures
 from thriftserve.keeper.lives import Lives
+from thriftserve.keeper.mirrors import Mirrors, cache_of
+from thriftserve.keeper.sources import Sources
 from thriftserve.keeper.timing import Timing
 from thriftserve.keeper.wishes import Wishes
 from thriftserve.models.labels import Labels
-from thriftserve.models.repository import ModelConfig, VersionDir
+from thriftserve.models.repository import ModelConfig
 from thriftserve.models.state import Failed, Plan, StateDir, Told, attempts, told
 from thriftserve.models.states import VersionStatus
 from thriftserve.models.watcher import Watcher
@@ -78,12 +83,11 @@ class Keeper:
         self._settings = settings
         self._on_reload = on_reload
         self._state = state
-        self._watcher = watcher
         self._workers = workers
         self._count = count
         self.lock = threading.RLock()
-        self.wishes = Wishes(state)
         self.configured = models_of(settings)
+        self.wishes = Wishes(state, self.configured)
         self._failures = Failures(Timing.of(settings))
         self._plan = Plan.from_json(state.read("plan"))
         kept = state.read("keeper") or {"served": None, "number": self._plan.number}
@@ -93,11 +97,8 @@ class Keeper:
         self.labels = Labels(state.labels_file)
         self.labels.configure(self._labels_of(self.configured))
         self._plans = {each.number: each for each in (self._plan, self._served) if each is not None}
-        self._wanted: dict[str, tuple[VersionDir, ...]] = {}
         self._written: Any = None
         self._stamp = file_stamp(settings)
-        self._looks_due = 2
-        self._look_at = 0.0
         self._read_at = time.monotonic() + (Timing.of(settings).configuration_s or float("inf"))
         self._asked_at = 0.0
         self._setbacks = 0
@@ -106,6 +107,10 @@ class Keeper:
         self._reload_asked = False
         self._stopped = False
         self._wake = threading.Event()
+        self._sources = Sources(watcher, partial(Mirrors, cache_of(settings, state)), self._wake.set)
+        configs = self.wishes.configs(self.configured)
+        self._sources.configure(configs, self._timing, self._plans.values(), time.monotonic())
+        self.coming = Coming(lambda: self._settings, state, self.wishes, self.lock, self._has_landed, self._wake.set)
 
     @property
     def _timing(self) -> Timing:
@@ -115,14 +120,20 @@ class Keeper:
 
     def run(self) -> None:
         """Goes on until `stop`."""
-        while not self._stopped:
-            try:
-                wait_s = self.step()
-            except Exception:  # what is served stays so; the next step may see what this one could not
-                log.exception("the models can't be looked after now")
-                wait_s = _IDLE_S
-            self._wake.wait(wait_s)
-            self._wake.clear()
+        with self.lock:
+            self.coming.fetches.resume()
+        try:
+            while not self._stopped:
+                try:
+                    wait_s = self.step()
+                except Exception:  # what is served stays so; the next step may see what this one could not
+                    log.exception("the models can't be looked after now")
+                    wait_s = _IDLE_S
+                self._wake.wait(wait_s)
+                self._wake.clear()
+        finally:
+            self.coming.fetches.stop()
+            self._sources.close()
 
     def stop(self) -> None:
         """Ends `run` soon."""
@@ -144,14 +155,14 @@ class Keeper:
             now = time.monotonic()
             if self._reload_asked or now >= self._read_at:
                 self._configuration(now)
-            if now >= self._look_at:
-                self._look(now)
+            for name, version in self._sources.look(self._timing, now):
+                self._failures.forget(name, version)
             self._hear(now)
             self._decide(now)
             self._tell()
             if self._served is not self._plan:
                 return _BUSY_S
-            return max(_BUSY_S, min(self._look_at - now, self._read_at - now, _IDLE_S))
+            return max(_BUSY_S, min(self._sources.due_at - now, self._read_at - now, _IDLE_S))
 
     # What there is
 
@@ -172,16 +183,16 @@ class Keeper:
         self._on_reload(settings)
         self._settings, self.configured, self._forced = settings, configured, asked
         self._failures.clear()
-        self.wishes.forget_models()
+        self.wishes.forget_models(configured)
+        self.coming.fetches.cancel_all("the configuration was read again")
         self.reconfigure()
-        self._looks_due = 2
+        self._sources.look_anew(now)
 
     def reconfigure(self) -> None:
         """What is to be served may have changed: it is looked at once more soon."""
         configs = self.wishes.configs(self.configured)
         self.labels.configure(self._labels_of(self.configured), self._available(configs))
-        self._watcher.configure(configs)
-        self._look_at = 0.0
+        self._sources.configure(configs, self._timing, self._plans.values(), time.monotonic())
         self._wake.set()
 
     def _labels_of(self, configured: Sequence[ModelConfig]) -> dict[str, Mapping[str, int]]:
@@ -190,22 +201,16 @@ class Keeper:
     def _available(self, configs: Iterable[ModelConfig]) -> dict[str, frozenset[int]]:
         return {one.name: self.lives.available(one.name) for one in configs}
 
-    def try_anew(self, name: str) -> None:
-        """A model is wanted: what failed of it does not count."""
+    def load(self, name: str, source: str, version: int | None) -> None:
+        """A model is wanted from a base path: what failed of it before does not count."""
+        self.wishes.load(name, source, version)
         self._failures.clear_of(name)
         self.reconfigure()
+        self._sources.look_anew(time.monotonic())
 
-    def _look(self, now: float) -> None:
-        changes = self._watcher.poll()
-        self._looks_due = max(0, self._looks_due - 1)
-        pause_s = self._timing.second_look_s if self._looks_due else self._timing.repository_s or float("inf")
-        self._look_at = now + pause_s
-        for name, found in changes.models.items():
-            self._wanted[name] = found.wanted
-            for one in found.disappeared:
-                self._failures.forget(name, one.version)
-            for problem in found.problems:
-                log.warning("model %s: %s", name, problem)
+    def _has_landed(self, name: str, base_path: Path, version: int) -> set[Path]:
+        self.load(name, str(base_path), version)
+        return self.in_use()
 
     # What became of it
 
@@ -255,10 +260,10 @@ class Keeper:
     # What to do
 
     def _decide(self, now: float) -> None:
-        if self._served is None or self._looks_due:
+        if self._served is None or not self._sources.seen:
             return
         configs = self.wishes.configs(self.configured)
-        wanted = {name: self.wishes.versions(name, found) for name, found in self._wanted.items()}
+        wanted = {name: self.wishes.versions(name, found) for name, found in self._sources.wanted.items()}
         models = desired(configs, wanted, self._failures.held_back(now), self._served)
         if not self._forced and now < self._not_before:
             return
@@ -270,12 +275,14 @@ class Keeper:
             self._publish(self._served, now)
         elif self._stalled(now):
             self._ask(now)
+        self.coming.decided()
 
     def _publish(self, plan: Plan, now: float) -> None:
         self._plan = plan
         self._plans[plan.number] = plan
         self._state.write("plan", plan.to_json())
         self._keep()
+        self._sources.hold(self._timing, self._plans.values(), now)
         if any(number != plan.number for _, phase, number in self._workers.plans() if phase is WorkerPhase.IDLE):
             self._ask(now)
 
@@ -306,7 +313,8 @@ class Keeper:
             if number in numbers or plan in (self._plan, self._served)
         }
         live = [self._plans[number] for number in numbers if number in self._plans]
-        self.lives.settle(self._plan, self._served, live, self._failures.why())
+        failed = {**self.coming.failures(), **self._failures.why()}
+        self.lives.settle(self._plan, self._served, live, failed, self.coming.versions)
         content = told.written(self.statuses(), self.labels.now(), self.lives.counts())
         if content != self._written:
             self._state.write(told.FILE, content)
@@ -315,7 +323,15 @@ class Keeper:
 
     def statuses(self) -> dict[str, list[VersionStatus]]:
         """The state of every version, by model."""
-        return self.lives.statuses([each.name for each in self.wishes.configs(self.configured)])
+        return self.coming.noted(self.lives.statuses(self.names()))
+
+    def names(self) -> list[str]:
+        """Models that are to be served, or were to be fetched."""
+        return list(dict.fromkeys((*(one.name for one in self.wishes.configs(self.configured)), *self.coming.names)))
+
+    def in_use(self) -> set[Path]:
+        """The version directories that workers have loaded or are to load."""
+        return {one.path for plan in self._plans.values() for _, one in plan.versions()}
 
     def refresh(self) -> None:
         """Hears and tells now, without a new decision: before an operator is answered."""

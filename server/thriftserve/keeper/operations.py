@@ -5,20 +5,18 @@ load | unload | label | reload  -->  Operations  -->  Keeper, its wishes  -->  t
 
 from __future__ import annotations
 
+import contextlib
 from dataclasses import replace
 from pathlib import Path
 
-from thriftserve.errors import (
-    InvalidArgument,
-    ModelLoadError,
-    NotFound,
-    StartError,
-    Unimplemented,
-)
+from thriftserve import fetch
+from thriftserve.errors import FailedPrecondition, InvalidArgument, ModelLoadError, NotFound, StartError
+from thriftserve.keeper.fetches import Wanted
 from thriftserve.keeper.keeper import Keeper
 from thriftserve.models import repository
 from thriftserve.models.registry import VersionStatus
 from thriftserve.models.repository import ModelConfig, parse_model_flag
+from thriftserve.models.version_policy import MAX_VERSION
 from thriftserve_idl.ttypes import ModelState
 
 
@@ -39,14 +37,16 @@ class Operations:
     def load(
         self, name: str, source: str, version: int | None = None, sha256: str | None = None
     ) -> list[VersionStatus]:
-        """Has a model served from a base path: one version of it, or the newest.
+        """Has a model served from a base path, one version of it or the newest; or fetched from a URL and served.
 
         Raises:
-            InvalidArgument: the name or the source can't be read.
-            Unimplemented: the source is a URL.
+            InvalidArgument: the name, the source or the sum can't be read.
             NotFound: there is no such version.
+            FailedPrecondition: the version was fetched from elsewhere, or nothing can be fetched.
         """
         config = _config(name, source)
+        if config.remote:
+            return self._fetch(name, source, version, sha256)
         if sha256:
             raise InvalidArgument(f"source is {source!r}, a base path: sha256 is for what is fetched from a URL")
         try:
@@ -59,22 +59,55 @@ class Operations:
         if version is not None and version not in numbers:
             raise NotFound(f"{config.source}: has no version {version}; it has {', '.join(map(str, numbers))}")
         with self._keeper.lock:
-            self._keeper.wishes.load(name, config.source, version)
-            self._keeper.try_anew(name)
-            states, asked = self._states(name), numbers[-1] if version is None else version
-            begun = [] if any(one.version == asked for one in states) else [VersionStatus(asked, ModelState.START)]
-            return [*states, *begun]
+            self._keeper.coming.fetches.cancel(name, why="another load of the model took its place")
+            self._keeper.coming.ask(name, numbers[-1] if version is None else version)
+            self._keeper.load(name, config.source, version)
+            return self._begun(name, numbers[-1] if version is None else version)
+
+    def _fetch(self, name: str, url: str, version: int | None, sha256: str | None) -> list[VersionStatus]:
+        fetch.hold(url, sha256)
+        with self._keeper.lock:
+            coming = self._keeper.coming
+            same = coming.fetches.same(name, url, sha256)
+            if version is None:
+                version = same.version if same is not None else self._next_version(name)
+            coming.fetches.begin(Wanted(name, version, url, sha256))
+            return self._begun(name, version)
+
+    def _next_version(self, name: str) -> int:
+        """One more than the newest version that is known of a model."""
+        never_came = self._keeper.coming.failures()  # tried again, they go on with what was downloaded
+        known = [
+            one.version for one in self._keeper.statuses().get(name, ()) if (name, one.version) not in never_came
+        ]
+        for config in self._keeper.wishes.configs(self._keeper.configured):
+            if config.name == name and config.platform != "python" and not config.remote:
+                with contextlib.suppress(ModelLoadError):
+                    known += [one.version for one in repository.versions(Path(config.source))]
+        newest = max((*known, self._keeper.coming.shelf.newest(name) or 0), default=0)
+        if newest >= MAX_VERSION:
+            raise FailedPrecondition(f"model {name!r} has the highest version that there can be: give a version")
+        return newest + 1
+
+    def _begun(self, name: str, version: int) -> list[VersionStatus]:
+        self._keeper.refresh()
+        states = self._states(name)
+        # Before every worker has loaded its first models, nothing is told of others.
+        begun = [] if any(one.version == version for one in states) else [VersionStatus(version, ModelState.START)]
+        return [*states, *begun]
 
     def unload(self, name: str, version: int | None = None) -> list[VersionStatus]:
-        """Has a model, or one version of it, served no more.
+        """Has a model, or one version of it, served and fetched no more.
 
         Raises:
             NotFound: it is not served.
         """
         with self._keeper.lock:
             self._check(name, version)
+            self._keeper.coming.fetches.cancel(name, version)
             self._keeper.wishes.unload(name, version)
             self._keeper.reconfigure()
+            self._keeper.refresh()
             return self._states(name)
 
     def label(
@@ -110,7 +143,7 @@ class Operations:
             return [one for one in self._states(name) if version in (None, one.version)]
 
     def _check(self, name: str, version: int | None) -> None:
-        served = [each.name for each in self._keeper.wishes.configs(self._keeper.configured)]
+        served = self._keeper.names()
         if name not in served:
             raise NotFound(f"no model named {name!r} is served; served: {', '.join(map(repr, served)) or 'none'}")
         states = [one.version for one in self._keeper.statuses().get(name, ())]
@@ -132,8 +165,6 @@ def _config(name: str, source: str) -> ModelConfig:
         raise InvalidArgument(error.message) from error
     if config.platform != "tensorflow":
         raise InvalidArgument(f"source is {source!r}: a Python class has to be listed in the configuration")
-    if config.remote:
-        raise Unimplemented(f"source is {source!r}: models are not fetched yet: copy it here and give its base path")
-    if not Path(source).is_absolute():
+    if not config.remote and not Path(source).is_absolute():
         raise InvalidArgument(f"source is {source!r}: give an absolute base path")
     return config

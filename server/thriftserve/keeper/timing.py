@@ -21,6 +21,8 @@ class Timing:
     repository_s: float = 1.0
     #: Between two looks at the configuration file; 0: only when told.
     configuration_s: float = 0.0
+    #: Between two looks behind URLs; 0: only when told.
+    mirror_s: float = 10.0
     retries: int = 5
     retry_s: float = 10.0
 
@@ -30,6 +32,7 @@ class Timing:
         return cls(
             settings.file_system_poll_s,
             settings.model_config_poll_s,
+            settings.mirror_poll_s,
             settings.max_load_retries,
             settings.load_retry_interval_s,
         )

@@ -15,14 +15,15 @@ import logging
 import os
 import shutil
 import tempfile
-from collections.abc import Mapping
+import time
+from collections.abc import Collection, Iterator, Mapping
 from dataclasses import asdict, dataclass
 from pathlib import Path
 
 from thriftserve.errors import ModelLoadError
 from thriftserve.models import completeness, repository
 from thriftserve.models.remote_files import RemoteBase, RemoteFile
-from thriftserve.models.version_policy import Latest, VersionPolicy
+from thriftserve.models.version_policy import Latest, Specific, VersionPolicy
 from thriftserve.models.wire_fields import Damaged
 
 #: Versions that the policy asks for no more, kept for a rollback and for workers that still load them.
@@ -38,6 +39,14 @@ def directory_of(cache: Path, url: str) -> Path:
     return cache / f"{kept}-{hashlib.sha256(url.encode()).hexdigest()[:16]}"
 
 
+def has_any(directory: Path, policy: VersionPolicy) -> bool:
+    """Whether a version that the policy asks for has landed in a directory."""
+    try:
+        return bool(policy.among(one.version for one in repository.versions(directory)))
+    except ModelLoadError:
+        return False
+
+
 @dataclass(frozen=True)
 class Synced:
     """What one `sync` did."""
@@ -46,6 +55,8 @@ class Synced:
     removed: tuple[int, ...] = ()
     #: What is wrong now, whether or not it was before.
     problems: tuple[str, ...] = ()
+    #: Whether something was seen for the first time or has changed: the next call may land it.
+    coming: bool = False
 
 
 class Mirror:
@@ -56,12 +67,16 @@ class Mirror:
         self._remote = RemoteBase(url)
         self._listings: dict[int, dict[str, RemoteFile]] = {}
         self._refused: dict[int, str] = {}
+        #: Of this call: whether each version that was asked for landed, those seen first, what is wrong.
+        self._brought: dict[int, bool] = {}
+        self._fresh: set[int] = set()
+        self._problems: list[str] = []
 
-    def sync(self, policy: VersionPolicy) -> Synced:
-        """Brings what the policy asks for, and removes what is not there any more. It takes as long as downloads take.
+    def sync(self, *policies: VersionPolicy, held: Collection[int] = ()) -> Synced:
+        """Brings what the policies ask for, and removes what is not there any more. It takes as long as downloads take.
 
         A version that is seen for the first time, or has changed, waits for the next call. Where the URL can't be
-        listed, nothing is removed.
+        listed, nothing is removed; nor are, of versions that the policies ask for no more, those `held`.
         """
         try:
             found = self._remote.versions()
@@ -71,40 +86,53 @@ class Mirror:
             # An empty answer is more often a fault of the server, or of the URL, than meant.
             return Synced(problems=(f"{self._remote.url}: lists no version; what came before stays",))
         self.directory.mkdir(parents=True, exist_ok=True)
-        problems = [
-            f"{self._remote.url}: {' and '.join(one.rpartition('/')[2] for one in names)} are both version {version}: "
-            "remove one"
-            for version, names in found.items()
-            if len(names) > 1
-        ]
+        self._brought, self._fresh, self._problems = {}, set(), list(self._twins(found))
         here = {one.version for one in repository.versions(self.directory)}
-        landed = self._land(
-            {version: names[0] for version, names in found.items() if len(names) == 1}, here, policy, problems
-        )
-        removed = self._remove(set(found), here | set(landed), policy)
-        return Synced(tuple(landed), tuple(removed), tuple(problems))
+        single = {version: names[0] for version, names in found.items() if len(names) == 1}
+        for policy in policies:
+            self._problems += self._missing(policy, found)
+            self._land(single, here, policy)
+        self._listings = {version: one for version, one in self._listings.items() if version in found}
+        landed = tuple(version for version, came in self._brought.items() if came)
+        there = here.union(landed)
+        asked = {version for policy in policies for version in policy.among(there & set(found))}
+        removed = self._remove(set(found), there, asked.union(held))
+        return Synced(landed, tuple(removed), tuple(self._problems), coming=bool(self._fresh))
 
-    def _land(self, found: Mapping[int, str], here: set[int], policy: VersionPolicy, problems: list[str]) -> list[int]:
+    def _twins(self, found: Mapping[int, list[str]]) -> Iterator[str]:
+        for version, names in found.items():
+            if len(names) > 1:
+                several = " and ".join(one.rpartition("/")[2] for one in names)
+                yield f"{self._remote.url}: {several} are both version {version}: remove one"
+
+    def _missing(self, policy: VersionPolicy, found: Collection[int]) -> Iterator[str]:
+        if isinstance(policy, Specific):
+            for version in policy.versions:
+                if version not in found:
+                    yield f"{self._remote.url}: has no version {version}, which the policy names"
+
+    def _land(self, found: Mapping[int, str], here: set[int], policy: VersionPolicy) -> None:
         """Brings what is asked for; for Latest, an older version in place of one that is not whole."""
         latest = isinstance(policy, Latest)
         asked = sorted(found, reverse=True) if isinstance(policy, Latest) else policy.among(found)
         left = policy.num_versions if isinstance(policy, Latest) else len(asked)
-        landed: list[int] = []
         for version in asked:
             if left == 0:
                 break
-            new = version not in self._listings
-            try:
-                if version not in here and self._bring(version, found[version]):
-                    landed.append(version)
-            except (ModelLoadError, OSError) as error:
-                problems.append(getattr(error, "message", str(error)))
+            there = version in here or self._came(version, found[version])
             # What is seen for the first time will most likely be whole at the next look: no other in its place.
-            first_look = new and version in self._listings
-            if not latest or first_look or version in here or version in landed:
+            if not latest or there or version in self._fresh:
                 left -= 1
-        self._listings = {version: one for version, one in self._listings.items() if version in found}
-        return landed
+
+    def _came(self, version: int, name: str) -> bool:
+        """Whether a version lands now; tried once in a call, whichever policies ask for it."""
+        if version not in self._brought:
+            self._brought[version] = False
+            try:
+                self._brought[version] = self._bring(version, name)
+            except (ModelLoadError, OSError) as error:
+                self._problems.append(getattr(error, "message", str(error)))
+        return self._brought[version]
 
     def _bring(self, version: int, name: str) -> bool:
         """Downloads a version whose listing has not changed since the last call; tells whether it landed.
@@ -116,12 +144,16 @@ class Mirror:
         listing = self._listings[version] = self._remote.listing(name)
         if listing != before:
             self._refused.pop(version, None)
+            self._fresh.add(version)
             return False
         if version in self._refused:
             raise ModelLoadError(self._refused[version])
         partial = self._partial(version, listing)
-        self._remote.fetch({name: one for name, one in listing.items() if not _came(partial / name, one)}, partial)
+        began = time.monotonic()
+        log.info("%s is coming: %d files, %d bytes", name, len(listing), sum(one.size or 0 for one in listing.values()))
+        self._remote.fetch({name: one for name, one in listing.items() if not _is_here(partial / name, one)}, partial)
         if self._remote.listing(name) != listing:
+            self._fresh.add(version)
             return False
         told = _fault(partial)
         if told:
@@ -129,7 +161,7 @@ class Mirror:
             raise ModelLoadError(self._refused[version])
         os.replace(partial, self.directory / str(version))
         self._beside(version).unlink(missing_ok=True)
-        log.info("%s has come: %d files", name, len(listing))
+        log.info("%s has come in %.1f s", name, time.monotonic() - began)
         return True
 
     def _partial(self, version: int, listing: Mapping[str, RemoteFile]) -> Path:
@@ -147,9 +179,9 @@ class Mirror:
     def _beside(self, version: int) -> Path:
         return self.directory / f".partial-{version}.json"
 
-    def _remove(self, found: set[int], here: set[int], policy: VersionPolicy) -> list[int]:
+    def _remove(self, found: set[int], here: set[int], asked: set[int]) -> list[int]:
         """Removes versions that are not behind the URL any more, and those long superseded."""
-        superseded = sorted((here & found) - set(policy.among(here & found)), reverse=True)
+        superseded = sorted((here & found) - asked, reverse=True)
         removed = sorted(here - found) + superseded[KEPT_SUPERSEDED:]
         for one in repository.versions(self.directory):
             if one.version in removed:
@@ -161,7 +193,7 @@ class Mirror:
         return removed
 
 
-def _came(path: Path, one: RemoteFile) -> bool:
+def _is_here(path: Path, one: RemoteFile) -> bool:
     try:
         return one.size is not None and path.stat().st_size == one.size
     except OSError:

@@ -12,23 +12,22 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import replace
-from pathlib import Path
 
 from thriftserve.models import devices, model_settings
 from thriftserve.models.model_settings import RunSettings
-from thriftserve.models.repository import ModelConfig, newest_version
+from thriftserve.models.state import PlannedModel
 from thriftserve.settings import ServeSettings
 
 #: Runs at once in one process on the CPU.
 RUNS_ON_CPU = 2
 
 
-def placed(settings: ServeSettings, configs: Sequence[ModelConfig], cores: int | None = None) -> ServeSettings:
+def placed(settings: ServeSettings, models: Sequence[PlannedModel], cores: int | None = None) -> ServeSettings:
     """The settings with workers, runs and threads filled in; as they are for other server types.
 
     Args:
         settings: as given.
-        configs: what is served.
+        models: what is served.
         cores: all that may be used; None: what the system gives.
 
     Raises:
@@ -37,8 +36,8 @@ def placed(settings: ServeSettings, configs: Sequence[ModelConfig], cores: int |
     if settings.server_type != "TBatchingServer":
         return settings
     cores = cores or devices.usable_cores()
-    told = _told(configs)
-    tensorflow = any(config.platform == "tensorflow" for config in configs)
+    told = _told(models)
+    tensorflow = any(model.config.platform == "tensorflow" for model in models)
     gpus = 0 if settings.devices == devices.CPU else len(set(devices.plan(settings.devices, 256)) - {devices.CPU})
     runs = settings.runs_per_worker or told.runs_per_worker
     if runs is None:
@@ -54,12 +53,12 @@ def placed(settings: ServeSettings, configs: Sequence[ModelConfig], cores: int |
     )
 
 
-def _told(configs: Sequence[ModelConfig]) -> RunSettings:
-    """What the models' files say; of several that speak of one thing the largest number."""
+def _told(models: Sequence[PlannedModel]) -> RunSettings:
+    """What is said of the models; of several that speak of one thing the largest number."""
     said = [
-        model_settings.load(newest_version(Path(config.source)).path).session
-        for config in configs
-        if config.platform == "tensorflow"
+        model.config.session or model_settings.load(model.versions[0].path).session
+        for model in models
+        if model.config.session or model.config.platform == "tensorflow"
     ]
     return RunSettings(
         *(

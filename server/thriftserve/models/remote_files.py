@@ -21,6 +21,9 @@ from thriftserve.models.repository import version_number
 #: Where the file systems of fsspec put what changes with a file's content.
 _STAMPS = ("ETag", "etag", "md5Hash", "LastModified", "Last-Modified", "last_modified", "updated", "mtime", "created")
 
+#: Over HTTP, how long a server may take to connect, and may send nothing.
+_PATIENCE_S = 30.0
+
 log = logging.getLogger(__name__)
 
 
@@ -105,7 +108,7 @@ class RemoteBase:
         if self._opened is None:
             from fsspec.core import url_to_fs
 
-            files, root = url_to_fs(self.url, use_listings_cache=False)
+            files, root = url_to_fs(self.url, use_listings_cache=False, **_options(self.url))
             self._opened = (files, str(root).rstrip("/"))
         files, root = self._opened
         files.invalidate_cache()
@@ -119,6 +122,15 @@ class RemoteBase:
         if relative == name or not parts or ".." in parts or parts[0] == "/" or "\0" in relative:
             raise ModelLoadError(f"{directory}: lists {name!r}, which does not lie in it")
         return str(PurePosixPath(relative))
+
+
+def _options(url: str) -> dict[str, Any]:
+    """What a file system is told beside the URL: over HTTP a download may last, and a connection may not be silent."""
+    if not url.startswith(("http://", "https://")):
+        return {}
+    from aiohttp import ClientTimeout
+
+    return {"client_kwargs": {"timeout": ClientTimeout(total=None, sock_connect=_PATIENCE_S, sock_read=_PATIENCE_S)}}
 
 
 def _stamp(info: Mapping[str, Any]) -> str:

@@ -7,8 +7,9 @@ The three policies are TensorFlow Serving's.
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
+from typing import Any
 
 #: Versions travel as a signed 64-bit number.
 MIN_VERSION = -(2**63)
@@ -61,3 +62,18 @@ class Specific:
 VersionPolicy = Latest | All | Specific
 #: What a model without a policy has.
 NEWEST = Latest()
+
+
+def policy_to_json(policy: VersionPolicy) -> dict[str, Any]:
+    """A policy as what JSON can hold."""
+    if isinstance(policy, Latest):
+        return {"latest": policy.num_versions}
+    return {"specific": list(policy.versions)} if isinstance(policy, Specific) else {"all": None}
+
+
+def policy_from_json(content: Mapping[str, Any]) -> VersionPolicy:
+    """From what `policy_to_json` made."""
+    ((kind, value),) = content.items()
+    if kind == "latest":
+        return Latest(value)
+    return Specific(tuple(value)) if kind == "specific" else All()

@@ -1,0 +1,193 @@
+"""Base paths behind URLs: the process that mirrors them, and what it tells.
+
+    ModelConfigs  --Mirrors-->  python -m thriftserve.models.mirroring  -->  CACHE/digits-1b2c…/43
+                  <--problems, "something has landed"--
+
+Whether it runs, hangs or dies, what has come before stays where it is and is served.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import json
+import logging
+import subprocess
+import sys
+import threading
+from collections.abc import Callable, Collection, Iterable, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from thriftserve.models.mirror import directory_of
+from thriftserve.models.repository import ModelConfig
+from thriftserve.models.state import Plan, StateDir
+from thriftserve.models.version_policy import policy_to_json
+from thriftserve.settings import ServeSettings
+
+#: A process that died is followed by another after so long, and twice as long each time up to the second.
+_PAUSE_S, _LONGEST_PAUSE_S = 1.0, 60.0
+_END_S = 5.0
+
+log = logging.getLogger(__name__)
+
+
+def cache_of(settings: ServeSettings, state: StateDir) -> Path:
+    """Where versions that come from URLs lie."""
+    told = settings.mirror_dir
+    return state.path / "remote" if told is None else Path(told).expanduser().absolute()
+
+
+def base_path_of(cache: Path, config: ModelConfig) -> Path:
+    """Where the versions of a model lie on this machine."""
+    return directory_of(cache, config.source) if config.remote else Path(config.source)
+
+
+@dataclass(frozen=True)
+class Told:
+    """What was told of a URL last."""
+
+    #: Looks at it so far.
+    looks: int = 0
+    #: Whether nothing is about to land.
+    settled: bool = False
+    #: What is wrong.
+    problems: tuple[str, ...] = ()
+
+
+class Mirrors:
+    """Every base path behind a URL. A process is there while there is one.
+
+    Args:
+        cache: where versions lie.
+        changed: called, in a thread of its own, when a version has landed or gone.
+    """
+
+    def __init__(self, cache: Path, changed: Callable[[], None] = lambda: None) -> None:
+        self._cache = cache
+        self._changed = changed
+        self._wanted: dict[str, Any] = {"urls": {}}
+        self._process: subprocess.Popen[str] | None = None
+        self._listener: threading.Thread | None = None
+        self._start_at, self._pause_s = 0.0, _PAUSE_S
+        self._hearing = threading.Condition()
+        self._told: dict[str, Told] = {}
+
+    def want(self, configs: Iterable[ModelConfig], poll_s: float, plans: Collection[Plan], now: float) -> None:
+        """Mirrors these models' URLs, and looks at each at once; nothing where that is what it does already.
+
+        Args:
+            configs: the models; those without a URL are none of ours.
+            poll_s: seconds between two looks; 0: this one only.
+            plans: what is served or about to be, so not to be removed.
+            now: monotonic seconds.
+        """
+        urls: dict[str, dict[str, list[Any]]] = {}
+        for config in configs:
+            if config.remote:
+                wish = urls.setdefault(config.source, {"policies": [], "held": []})
+                wish["policies"].append(policy_to_json(config.policy))
+        for url, wish in urls.items():
+            directory = directory_of(self._cache, url)
+            wish["held"] = sorted(
+                {one.version for plan in plans for _, one in plan.versions() if one.path.parent == directory}
+            )
+        wanted = {"cache": str(self._cache), "poll_s": poll_s, "urls": urls}
+        if wanted != self._wanted:
+            self._wanted = wanted
+            self.look(now)
+
+    def look(self, now: float) -> None:
+        """Has every URL looked at now."""
+        if self._process is None:
+            self.tend(now)
+        else:
+            self._send(self._process)
+
+    def tend(self, now: float) -> None:
+        """Has a process there, where one is wanted."""
+        if self._process is not None and not self.alive:
+            log.error("the process that mirrors URLs has ended with code %d", self._process.returncode)
+            self.close()
+            self._start_at, self._pause_s = now + self._pause_s, min(2 * self._pause_s, _LONGEST_PAUSE_S)
+        if self._process is None and self._wanted["urls"] and now >= self._start_at:
+            self._process = _started()
+            self._listener = threading.Thread(target=self._listen, args=(self._process,), name="mirrors", daemon=True)
+            self._listener.start()
+            self._send(self._process)
+
+    @property
+    def alive(self) -> bool:
+        """Whether the process is there."""
+        return self._process is not None and self._process.poll() is None
+
+    def told(self, url: str) -> Told:
+        """What was told of a URL last."""
+        with self._hearing:
+            return self._told.get(url, Told())
+
+    def wait(self, timeout_s: float) -> None:
+        """Waits until something is told."""
+        with self._hearing:
+            self._hearing.wait(timeout_s)
+
+    def close(self) -> None:
+        """Ends the process; no thread of this one is left of it."""
+        process, listener = self._process, self._listener
+        self._process = self._listener = None
+        if process is None or listener is None:
+            return
+        assert process.stdin is not None
+        with contextlib.suppress(OSError):  # it has ended before us
+            process.stdin.close()
+        try:
+            process.wait(_END_S)
+        except subprocess.TimeoutExpired:
+            process.kill()
+            process.wait()
+        listener.join()
+
+    def _send(self, process: subprocess.Popen[str]) -> None:
+        assert process.stdin is not None
+        with contextlib.suppress(OSError):  # it has ended: another one follows
+            process.stdin.write(json.dumps(self._wanted) + "\n")
+            process.stdin.flush()
+
+    def _listen(self, process: subprocess.Popen[str]) -> None:
+        assert process.stdout is not None
+        with process.stdout:
+            for line in process.stdout:
+                content = json.loads(line)
+                if "log" in content:
+                    log.log(content["log"], "%s", content["message"])
+                else:
+                    self._hear(content)
+        with self._hearing:
+            self._hearing.notify_all()
+
+    def _hear(self, content: Mapping[str, Any]) -> None:
+        url, problems = content["url"], tuple(content["problems"])
+        with self._hearing:
+            before = self._told.get(url, Told())
+            self._told[url] = Told(before.looks + 1, content["settled"], problems)
+            self._hearing.notify_all()
+        for problem in problems:
+            if problem not in before.problems:
+                log.warning("%s", problem)
+        if before.problems and not problems:
+            log.info("%s: is well again", url)
+        self._pause_s = _PAUSE_S
+        if content["changed"]:
+            self._changed()
+
+
+def _started() -> subprocess.Popen[str]:
+    # A session of its own: a terminal's Ctrl-C is for the server, which ends it.
+    return subprocess.Popen(
+        [sys.executable, "-P", "-m", "thriftserve.models.mirroring"],
+        stdin=subprocess.PIPE,
+        stdout=subprocess.PIPE,
+        text=True,
+        encoding="utf-8",
+        start_new_session=True,
+    )

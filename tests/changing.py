@@ -1,0 +1,121 @@
+"""Models that change under a server's hands, and how a test sees it.
+
+half_version()  -->  put(BASE, 2)  -->  wait_until(lambda: state(server, 2) == "AVAILABLE")
+"""
+
+from __future__ import annotations
+
+import atexit
+import shutil
+import subprocess
+import sys
+import tempfile
+import threading
+import time
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from functools import cache
+from pathlib import Path
+
+import numpy as np
+from thrift.protocol.TBinaryProtocol import TBinaryProtocolAccelerated
+from thrift.transport.TSocket import TSocket
+from thrift.transport.TTransport import TFramedTransport
+
+from served import Served
+from thriftserve_client import Client, ThriftServeClientError
+from thriftserve_idl import ModelControl
+from thriftserve_idl.ttypes import PredictError
+
+X = np.arange(3, dtype=np.float32)
+QUICK = ("--file-system-poll-s", "0.1", "--load-retry-interval-s", "0.2", "--workers", "1")
+
+
+@cache
+def half_version() -> Path:
+    """A version's directory, made once: y = x / 2 + 2."""
+    place = Path(tempfile.mkdtemp(prefix="thriftserve-half-"))
+    atexit.register(shutil.rmtree, place, ignore_errors=True)
+    builder = [sys.executable, "-m", "thriftserve_bench.builders", "half_plus_two", str(place)]
+    subprocess.run(builder, capture_output=True, timeout=110, check=True)
+    return next(each for each in (place / "half_plus_two").iterdir() if each.is_dir())
+
+
+def put(base: Path, version: int) -> Path:
+    """A new version, whole at once."""
+    shutil.copytree(half_version(), base / f"{version}.tmp")
+    return (base / f"{version}.tmp").rename(base / str(version))
+
+
+def wait_until(true: Callable[[], bool]) -> None:
+    """Waits for something that has to happen; pytest's own time-out is the limit."""
+    while not true():
+        time.sleep(0.02)
+
+
+def states(server: Served, model: str = "half") -> dict[int, tuple[str, str]]:
+    """State and error of each version of a model."""
+    with server.client() as client:
+        found = {each.name: each.versions for each in client.models()}
+    return {one.version: (one.state, one.error_message) for one in found.get(model, ())}
+
+
+def state(server: Served, version: int, model: str = "half") -> str:
+    """State of a version; empty where nothing is known of it."""
+    return states(server, model).get(version, ("", ""))[0]
+
+
+def keeper(server: Served) -> int:
+    """Process id of the keeper that there was at the start."""
+    return int(server.log().split("keeper 0 (pid ")[1].split(")")[0])
+
+
+@contextmanager
+def control(server: Served) -> Iterator[ModelControl.Client]:
+    """A client of the server's ModelControl."""
+    transport = TFramedTransport(TSocket("127.0.0.1", server.control_port))
+    transport.open()
+    try:
+        yield ModelControl.Client(TBinaryProtocolAccelerated(transport))
+    finally:
+        transport.close()
+
+
+def refused(call: Callable[[], object]) -> str:
+    """Why a control call is refused."""
+    try:
+        call()
+    except PredictError as error:
+        return str(error.message)
+    raise AssertionError("it was not refused")
+
+
+class Callers:
+    """Clients that call without a pause; what they were answered, and what went wrong."""
+
+    def __init__(self, server: Served, count: int) -> None:
+        self.versions: set[int | None] = set()
+        self.failures: list[Exception] = []
+        self.calls = 0
+        self._server = server
+        self._stop = threading.Event()
+        self._threads = [threading.Thread(target=self._call) for _ in range(count)]
+
+    def __enter__(self) -> Callers:
+        for thread in self._threads:
+            thread.start()
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self._stop.set()
+        for thread in self._threads:
+            thread.join()
+
+    def _call(self) -> None:
+        try:
+            with Client("127.0.0.1", self._server.port, timeout_s=30) as client:
+                while not self._stop.is_set():
+                    self.versions.add(client.predict("half", {"x": X}).version)
+                    self.calls += 1
+        except ThriftServeClientError as error:
+            self.failures.append(error)
