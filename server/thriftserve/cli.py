@@ -24,7 +24,7 @@ from thriftserve.gateway import command as gateway_command
 from thriftserve.model_tools import flags as model_flags
 from thriftserve.settings import Effective, ServeSettings, gather
 from thriftserve.settings.field import settings_of
-from thriftserve.settings.flags import add_flags, given_flags, shown
+from thriftserve.settings.flags import add_flags, flag_names, given_flags, shown
 from thriftserve.settings.gateway import GatewaySettings
 from thriftserve.settings.sources import did_you_mean
 
@@ -137,8 +137,6 @@ def _parsers() -> tuple[_Parser, _Parser, _Parser, Mapping[str, _Parser]]:
         formatter_class=argparse.RawDescriptionHelpFormatter,
         allow_abbrev=False,
     )
-    serve.add_argument("--config", metavar="FILE", help="a TOML file with settings (THRIFTSERVE_CONFIG names one too)")
-    serve.add_argument("--print-settings", action="store_true", help="show every value and its source; serve nothing")
     add_flags(serve, ServeSettings)
     return parser, serve, gateway_command.add_to(commands), model_flags.add_to(commands)
 
@@ -147,13 +145,7 @@ def _unknown(argument: str, cls: type) -> str:
     if not argument.startswith("-") and cls is ServeSettings:
         example = argument if "=" in argument else f"NAME={argument}"
         return f"unexpected argument {argument!r}: a model is given as --model {example}"
-    flags = [
-        "--config",
-        "--print-settings",
-        *(one.flag for one in settings_of(cls)),
-        *(one.flag.replace("--", "--no-", 1) for one in settings_of(cls) if one.kind is bool),
-    ]
-    return f"unknown option {argument}{did_you_mean(argument.partition('=')[0], flags)}"
+    return f"unknown option {argument}{did_you_mean(argument.partition('=')[0], flag_names(cls))}"
 
 
 def _print_settings(effective: Effective[ServeSettings] | Effective[GatewaySettings]) -> None:

@@ -36,7 +36,7 @@ examples:
   before two, for everybody:
     thriftserve gateway --backend 10.0.0.1:9090,10.0.0.2:9090 --host 0.0.0.0
 
-Each setting is also a key of the TOML file and a THRIFTSERVE_<NAME> variable; docs/settings.md lists them all.
+Each setting is also a key of the TOML file and a THRIFTSERVE_GATEWAY_<NAME> variable; docs/settings.md lists them all.
 What can be asked: docs/rest.md.
 """
 
@@ -52,7 +52,9 @@ def add_to(commands: Any) -> argparse.ArgumentParser:
         formatter_class=argparse.RawDescriptionHelpFormatter,
         allow_abbrev=False,
     )
-    parser.add_argument("--config", metavar="FILE", help="a TOML file with settings (THRIFTSERVE_CONFIG names one too)")
+    parser.add_argument(
+        "--config", metavar="FILE", help="a TOML file with settings (THRIFTSERVE_GATEWAY_CONFIG names one too)"
+    )
     parser.add_argument("--print-settings", action="store_true", help="show every value and its source; serve nothing")
     add_flags(parser, GatewaySettings)
     return parser
