@@ -26,7 +26,6 @@ def understood(arguments: list[str]) -> Any:
     """The settings that a command of a file gives; a mistake in it ends the test."""
     cls = SETTINGS[arguments[0]]
     parser = argparse.ArgumentParser(allow_abbrev=False)
-    parser.add_argument("--config")
     add_flags(parser, cls)
     flags = given_flags(parser.parse_args(arguments[1:]), cls)
     return gather(cls, flags=flags, environ={}).settings

@@ -52,10 +52,6 @@ def add_to(commands: Any) -> argparse.ArgumentParser:
         formatter_class=argparse.RawDescriptionHelpFormatter,
         allow_abbrev=False,
     )
-    parser.add_argument(
-        "--config", metavar="FILE", help="a TOML file with settings (THRIFTSERVE_GATEWAY_CONFIG names one too)"
-    )
-    parser.add_argument("--print-settings", action="store_true", help="show every value and its source; serve nothing")
     add_flags(parser, GatewaySettings)
     return parser
 

@@ -18,12 +18,21 @@ from thriftserve.settings.field import Setting, settings_of
 
 
 def add_flags(parser: argparse.ArgumentParser, cls: type) -> None:
-    """Adds one flag for each setting of `cls`, in groups."""
+    """Adds --config and --print-settings, and one flag for each setting of `cls`, in groups."""
+    parser.add_argument("--config", metavar="FILE", help="a TOML file with settings (THRIFTSERVE_CONFIG names one too)")
+    parser.add_argument("--print-settings", action="store_true", help="show every value and its source; serve nothing")
     groups: dict[str, argparse._ArgumentGroup] = {}
     for one in settings_of(cls):
         if one.info.group not in groups:
             groups[one.info.group] = parser.add_argument_group(one.info.group)
         _add_flag(groups[one.info.group], one)
+
+
+def flag_names(cls: type) -> list[str]:
+    """Every flag that `add_flags` adds."""
+    settings = settings_of(cls)
+    negated = [one.flag.replace("--", "--no-", 1) for one in settings if one.kind is bool]
+    return ["--config", "--print-settings", *(one.flag for one in settings), *negated]
 
 
 def given_flags(namespace: argparse.Namespace, cls: type) -> dict[str, Any]:
