@@ -22,12 +22,16 @@ COMMAND = [sys.executable, "-m", "thriftserve", "serve"]
 
 @pytest.mark.parametrize("server_type", ["TBatchingServer", "TThreadPoolServer"])
 def test_a_server_with_its_own_gateway(server_type: str) -> None:
-    """It answers on both ports, replaces a gateway that is killed, and lets requests end before it stops."""
+    """It answers on both ports, takes the gateway's variables, replaces one that is killed, lets requests end."""
     flags = [*FLAGS, "--server-type", server_type, "--devices", "cpu"]
-    with ServerProcess(flags, env=clean_environment(PYTHONPATH=TESTS), command=COMMAND) as server:
+    # A port of its own would be ambiguous: that follows from the server's settings.
+    variables = {"THRIFTSERVE_GATEWAY_CORS_ORIGIN": "https://good.example", "THRIFTSERVE_GATEWAY_PORT": "1"}
+    with ServerProcess(flags, env=clean_environment(PYTHONPATH=TESTS, **variables), command=COMMAND) as server:
         door = Door(server)
         door.port = int(server.ready["rest_port"])
         assert door.predict("m", {"inputs": ["fine"]}).json() == {"outputs": ["fine"]}
+        allowed = door.get("/healthz", Origin="https://good.example").headers
+        assert allowed["access-control-allow-origin"] == "https://good.example"
         with Client(server.host, server.port) as client:
             (gateway,) = [one for one in client.server_status().workers if one.note == "HTTP gateway"]
         os.kill(gateway.pid, signal.SIGKILL)

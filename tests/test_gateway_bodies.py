@@ -246,6 +246,27 @@ def test_an_image_tensor_goes_both_ways(door: Door) -> None:
     assert np.shape(told) == (1, 320, 320, 1)
 
 
+def test_an_image_tensor_comes_as_an_encoded_image(door: Door) -> None:
+    """Base64 for an input of pixels is an image that the server decodes, in both forms; other inputs take none."""
+    image = {"b64": base64.b64encode(encoded(Image.new("RGB", (640, 480), (200, 30, 30)))).decode()}
+    pixels = np.broadcast_to(np.array([200, 30, 30], "f4"), (1, 320, 320, 3))
+    path = "/v1/models/saliency:predict"
+    expected = opened(door.post(path, npy(np.ascontiguousarray(pixels)), {"Content-Type": NPY, "Accept": NPY}))
+    for sent in (
+        {"instances": [image]},
+        {"instances": [{"img_in": image}]},
+        {"inputs": [image]},
+        {"inputs": {"img_in": [image]}},
+    ):
+        found = opened(door.post(path, sent, {"Accept": NPY}))
+        assert found.shape == (1, 320, 320, 1) and np.allclose(found, expected, atol=0.02)
+    two = door.post("/v1/models/stripes:predict", {"instances": [image, image]}).json()["predictions"]
+    assert len(two) == 2 and two[0] == two[1]
+    assert "Object is not of expected type: float" in door.post(HALF, {"instances": [image]}).error
+    assert "not formatted correctly for base64" in door.post(path, {"inputs": [image, {"b64": 3}]}).error
+    assert door.post(path, {"inputs": {"b64": "AAAA"}}).status == 400
+
+
 def test_text_and_several_inputs_come_as_npy_and_npz(door: Door) -> None:
     """numpy's text types are STRING, an .npz names its inputs, a query names the input and output otherwise."""
     texts = door.post(

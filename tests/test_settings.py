@@ -14,6 +14,7 @@ from thriftserve.settings.docs import main as docs_main
 from thriftserve.settings.docs import page
 from thriftserve.settings.field import settings_of
 from thriftserve.settings.flags import add_flags, given_flags, help_of
+from thriftserve.settings.gateway import GatewaySettings
 
 ROOT = Path(__file__).parents[1]
 
@@ -124,9 +125,28 @@ def test_what_is_not_ours_in_the_environment_is_left_alone() -> None:
         "THRIFTSERVE_SERVICE_HOST": "10.0.0.7",
         "THRIFTSERVE_SERVICE_PORT_RPC": "9090",
         "THRIFTSERVE_PORT_9090_TCP_ADDR": "10.0.0.7",
+        "THRIFTSERVE_GATEWAY_PORT": "8502",
         "PORT": "1",
     }
     assert gather(ServeSettings, environ=environ).settings == ServeSettings()
+
+
+def test_the_gateway_has_variables_of_its_own() -> None:
+    """They begin with THRIFTSERVE_GATEWAY_; the server's are left alone, mistakes among its own are told."""
+    environ = {
+        "THRIFTSERVE_PORT": "9090",
+        "THRIFTSERVE_BACKEND": "10.0.0.1:1",
+        "THRIFTSERVE_CONFIG": "/none.toml",
+        "THRIFTSERVE_GATEWAY_PORT": "8502",
+        "THRIFTSERVE_GATEWAY_PORT_8501_TCP": "tcp://10.0.0.7:8501",
+    }
+    found = gather(GatewaySettings, environ=environ)
+    assert found.settings == GatewaySettings(port=8502)
+    assert found.origins["port"] == "environment variable THRIFTSERVE_GATEWAY_PORT"
+    with pytest.raises(ConfigError, match="did you mean THRIFTSERVE_GATEWAY_BACKEND"):
+        gather(GatewaySettings, environ={"THRIFTSERVE_GATEWAY_BACKENT": "x"})
+    with pytest.raises(ConfigError, match=r"file /none\.toml"):
+        gather(GatewaySettings, environ={"THRIFTSERVE_GATEWAY_CONFIG": "/none.toml"})
 
 
 @pytest.mark.parametrize(

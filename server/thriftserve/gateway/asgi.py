@@ -7,7 +7,7 @@
     gunicorn -k uvicorn_worker.UvicornWorker 'thriftserve.gateway.asgi:app()'
     uvicorn --factory thriftserve.gateway.asgi:app
 
-Every setting of `thriftserve gateway` is such a variable: THRIFTSERVE_GATEWAY_BACKEND=10.0.0.1:9090,10.0.0.2:9090.
+The variables are those of `thriftserve gateway`: THRIFTSERVE_GATEWAY_BACKEND=10.0.0.1:9090,10.0.0.2:9090.
 Those of the socket (host, port, backlog, keep_alive_s, drain_timeout_s) are the other server's own: no effect here.
 """
 
@@ -17,14 +17,10 @@ import os
 from typing import Any
 
 from thriftserve import log
-from thriftserve.errors import ConfigError
 from thriftserve.gateway.app import Gateway
 from thriftserve.gateway.server import with_cors
 from thriftserve.settings import gather
 from thriftserve.settings.gateway import GatewaySettings
-from thriftserve.settings.sources import PREFIX
-
-_PREFIX = f"{PREFIX}GATEWAY_"
 
 
 def app() -> Any:
@@ -33,13 +29,6 @@ def app() -> Any:
     Raises:
         ConfigError: a variable is wrong.
     """
-    # The prefix keeps apart what is meant for a `thriftserve serve` of the same environment.
-    environ = {
-        PREFIX + name.removeprefix(_PREFIX): text for name, text in os.environ.items() if name.startswith(_PREFIX)
-    }
-    try:
-        settings = gather(GatewaySettings, environ=environ).settings
-    except ConfigError as error:
-        raise ConfigError(str(error).replace(PREFIX, _PREFIX)) from None
+    settings = gather(GatewaySettings, environ=os.environ).settings
     log.configure(settings.log_level, settings.log_format)
     return with_cors(Gateway(settings), settings)

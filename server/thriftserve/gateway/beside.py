@@ -1,16 +1,18 @@
 """The gateway as a child of `thriftserve serve`, before that server's own port.
 
-ServeSettings, the server's listener  -->  GatewaySettings, a bound socket  -->  WorkerGroup of one process
+ServeSettings, the server's listener, THRIFTSERVE_GATEWAY_… variables
+    -->  GatewaySettings, a bound socket  -->  WorkerGroup of one process
 
 It is supervised like any worker, and drains before those that it calls.
 """
 
 from __future__ import annotations
 
+import os
 from importlib.util import find_spec
 
 from thriftserve.errors import ConfigError
-from thriftserve.settings import HostSettings, ServeSettings
+from thriftserve.settings import HostSettings, ServeSettings, gather
 from thriftserve.settings.gateway import GatewaySettings, backend_of
 from thriftserve.status import WorkerRole
 from thriftserve.workers.child import Loop
@@ -40,10 +42,10 @@ def group(settings: ServeSettings, server: Listener) -> WorkerGroup:
 
 
 def derived(settings: ServeSettings, server: Listener) -> GatewaySettings:
-    """The gateway's settings where they follow from the server's; the others have their defaults.
+    """The gateway's settings: those that follow from the server's, the others from the gateway's own variables.
 
     Raises:
-        ConfigError: the gateway can't call such a server, or is not installed.
+        ConfigError: the gateway can't call such a server, is not installed, or a variable is wrong.
     """
     if settings.tls_cert or settings.framing != "framed":
         what = "TLS (whom to trust is not said here)" if settings.tls_cert else "the buffered transport"
@@ -52,14 +54,15 @@ def derived(settings: ServeSettings, server: Listener) -> GatewaySettings:
         )
     if find_spec("uvicorn") is None or find_spec("orjson") is None:
         raise ConfigError("rest_port is set, but the gateway is not installed: pip install 'thriftserve[gateway]'")
-    return GatewaySettings(
-        backend=(backend_of(server.sock.getsockname()),),
-        backend_protocol="compact" if settings.protocol == "compact" else "binary",
-        host=settings.host,
-        port=settings.rest_port or 0,
-        backlog=settings.backlog,
-        max_body_bytes=settings.max_message_bytes,
-        drain_timeout_s=settings.drain_timeout_s,
-        log_level=settings.log_level,
-        log_format=settings.log_format,
-    )
+    own = {
+        "backend": (backend_of(server.sock.getsockname()),),
+        "backend_protocol": "compact" if settings.protocol == "compact" else "binary",
+        "host": settings.host,
+        "port": settings.rest_port or 0,
+        "backlog": settings.backlog,
+        "max_body_bytes": settings.max_message_bytes,
+        "drain_timeout_s": settings.drain_timeout_s,
+        "log_level": settings.log_level,
+        "log_format": settings.log_format,
+    }
+    return gather(GatewaySettings, flags=own, environ=os.environ).settings

@@ -4,12 +4,13 @@
     {"inputs": tensor | {input: tensor}}    --as they stand-->  {input: Tensor}, COLUMNAR
 
 What a model takes is told by its signature; one that declares nothing (a Python model may) is sent what the JSON
-looks like: numbers with a point FLOAT, whole ones INT64, truth values BOOL, text and base64 STRING.
+looks like: numbers with a point FLOAT, whole ones INT64, truth values BOOL, text and base64 STRING. An input of pixels
+takes {"b64": …} as an encoded image, which the server decodes.
 """
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from enum import Enum
 from typing import Any
 
@@ -44,6 +45,24 @@ def signature_name(document: dict[str, Any]) -> str | None:
             f"JSON Value: {shown(document)} not formatted correctly. 'signature_name' key must be a string value."
         )
     return name or None
+
+
+def with_images(document: dict[str, Any], types: Types, pixels: Iterable[str]) -> Types:
+    """The types as a request sends them: STRING for those of the inputs `pixels` that it gives as base64."""
+    sent = {name: DataType.STRING for name in pixels if types and _begins_with_base64(document, name, types)}
+    return {**types, **sent} if types and sent else types
+
+
+def _begins_with_base64(document: dict[str, Any], name: str, types: Mapping[str, DataType]) -> bool:
+    rows = document.get("instances")
+    value = rows[0] if type(rows) is list and rows else document.get("inputs")
+    if type(value) is dict and not is_base64(value):
+        value = value.get(name)
+    elif len(types) > 1:
+        return False
+    while type(value) is list and value:
+        value = value[0]
+    return is_base64(value)
 
 
 def tensors_of(document: dict[str, Any], types: Types, signature: str | None) -> tuple[dict[str, Tensor], Form]:

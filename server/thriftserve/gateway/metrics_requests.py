@@ -26,6 +26,8 @@ from thriftserve_client.errors import CallTimeout, DeadlineExceededError, Resour
 DURATIONS_S = (0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 2.5, 5.0, 10.0, 30.0, 60.0, 600.0)
 #: Clients choose the words of a path: so many models and versions become labels, any further ones count as none.
 _MOST_NAMES = 1000
+#: Longer ones are not looked at, and not remembered: clients can make as many of them as they like.
+_LONGEST_PATH = 500
 _MODEL = re.compile(
     r"/v[12]/models/(?P<model>[^/:]+)(?:/versions/(?P<version>[0-9]{1,19})|/labels/[^/:]+)?(?:[:/](?P<verb>[a-z]+))?",
     re.IGNORECASE | re.ASCII,
@@ -54,13 +56,17 @@ class Named:
     version: str = ""
 
 
-@lru_cache(maxsize=4096)
 def named(path: str) -> Named:
     """What a path is about; of whatever it may be: the method is one of a few words."""
+    return _named(path) if len(path) <= _LONGEST_PATH else Named("other")
+
+
+@lru_cache(maxsize=4096)
+def _named(path: str) -> Named:
     fixed = _FIXED.get(path)
     if fixed is not None:
         return Named(fixed)
-    found = _MODEL.fullmatch(path) if len(path) < 1000 else None
+    found = _MODEL.fullmatch(path)
     if found is None:
         return Named("other")
     verb = (found["verb"] or "").lower()

@@ -19,12 +19,12 @@ from thriftserve.gateway.catalog import Catalog, declares_nothing, signature_of
 from thriftserve.gateway.exchange import Exchange, Reply
 from thriftserve.gateway.failures import Refusal
 from thriftserve.gateway.images_in import bears_images
-from thriftserve.gateway.json_requests import Form, Types, signature_name, tensors_of
+from thriftserve.gateway.json_requests import Form, Types, signature_name, tensors_of, with_images
 from thriftserve.gateway.json_text import parsed_object
 from thriftserve.gateway.paths import ModelPath
 from thriftserve_client.errors import FailedPreconditionError, InvalidArgumentError, NotFoundError
 from thriftserve_client.results import ModelMetadata, ModelStatus, Prediction, SignatureInfo, TensorInfo
-from thriftserve_idl.ttypes import Tensor
+from thriftserve_idl.ttypes import DataType, Tensor
 
 T = TypeVar("T")
 #: Makes tensors of a request by a signature and its inputs' types; the second value comes back beside the outputs.
@@ -32,6 +32,7 @@ Read = Callable[[SignatureInfo, Types], Awaitable[tuple[dict[str, Tensor], T]]]
 
 #: Larger bodies are read and written in a thread, so that other requests go on.
 LARGE_BYTES = 1024 * 1024
+_CHANNELS = (1, 3, 4)
 
 
 async def aside(size: int, work: Callable[..., T], *values: Any) -> T:
@@ -66,8 +67,9 @@ class ModelApi:
         document = await aside(len(body), parsed_object, body)
         name = signature_name(document)
 
-        async def read(_: SignatureInfo, types: Types) -> tuple[dict[str, Tensor], Form]:
-            return await aside(len(body), tensors_of, document, types, name)
+        async def read(signature: SignatureInfo, types: Types) -> tuple[dict[str, Tensor], Form]:
+            sent = with_images(document, types, pixels(signature))
+            return await aside(len(body), tensors_of, document, sent, name)
 
         return await self.run(exchange, path, name, read)
 
@@ -134,6 +136,18 @@ def types_of(described: ModelMetadata, signature: SignatureInfo) -> Types:
     if declares_nothing(described, signature):
         return None
     return {name: info.dtype for name, info in signature.inputs.items()}
+
+
+def pixels(signature: SignatureInfo) -> list[str]:
+    """The inputs that a server takes encoded images for: rows of one, three or four channels."""
+    return [
+        name
+        for name, info in signature.inputs.items()
+        if info.shape is not None
+        and len(info.shape) in (3, 4)
+        and info.shape[-1] in _CHANNELS
+        and info.dtype not in (DataType.STRING, DataType.BOOL)
+    ]
 
 
 def status_form(status: ModelStatus) -> dict[str, Any]:

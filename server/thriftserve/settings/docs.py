@@ -59,8 +59,12 @@ for a service called `thriftserve` (`THRIFTSERVE_SERVICE_HOST`, `THRIFTSERVE_POR
 _GATEWAY = """
 ## The gateway
 
-`thriftserve gateway` has settings of its own, given in the same four places. Where `serve --rest-port` starts it, those
-that follow from the server's settings do, and the others have their defaults.
+`thriftserve gateway` has settings of its own, given in the same four places. Its variables are `THRIFTSERVE_GATEWAY_…`
+(`THRIFTSERVE_GATEWAY_BACKEND=10.0.0.1:9090,10.0.0.2:9090`), and `THRIFTSERVE_GATEWAY_CONFIG` names its file. It does
+not look at the variables of `thriftserve serve`, nor does that look at these: both may have the same environment.
+
+Where `serve --rest-port` starts the gateway, whom it calls, its address and its limits of size and time follow from the
+server's settings of the same meaning; the others are taken from those variables.
 """
 
 

@@ -74,6 +74,15 @@ def within(low: float, high: float) -> Check:
     return check
 
 
+#: How every variable of ours begins; those of a class that has a VARIABLE_PREFIX begin with that.
+PREFIX = "THRIFTSERVE_"
+
+
+def prefix_of(cls: type) -> str:
+    """How the variables of a settings class begin."""
+    return str(getattr(cls, "VARIABLE_PREFIX", PREFIX))
+
+
 #: What is expected of a value, by kind.
 EXPECTED = {
     int: "must be a whole number",
@@ -94,6 +103,7 @@ class Setting:
     optional: bool
     default: Any
     info: SettingInfo
+    prefix: str
 
     @property
     def flag(self) -> str:
@@ -103,7 +113,7 @@ class Setting:
     @property
     def variable(self) -> str:
         """Its name in the environment."""
-        return "THRIFTSERVE_" + self.name.upper()
+        return self.prefix + self.name.upper()
 
     def fault(self, value: Any) -> str | None:
         """What is wrong with a value, as the remedy ("must be …"); None: nothing."""
@@ -135,14 +145,15 @@ def settings_of(cls: type) -> tuple[Setting, ...]:
     if cls not in _known:
         hints = get_type_hints(cls)
         _known[cls] = tuple(
-            _setting(one.name, hints[one.name], one.default, one.metadata["setting"]) for one in fields(cls)
+            _setting(one.name, hints[one.name], one.default, one.metadata["setting"], prefix_of(cls))
+            for one in fields(cls)
         )
     return _known[cls]
 
 
-def _setting(name: str, hint: Any, default: Any, info: SettingInfo) -> Setting:
+def _setting(name: str, hint: Any, default: Any, info: SettingInfo, prefix: str) -> Setting:
     parts = get_args(hint) or (hint,)
-    return Setting(name, parts[0], type(None) in parts, default, info)
+    return Setting(name, parts[0], type(None) in parts, default, info, prefix)
 
 
 def check(settings: object) -> None:

@@ -1,6 +1,6 @@
 """Every setting of `thriftserve gateway`, written once: default, help, unit and check.
 
-GatewaySettings  -->  flag | THRIFTSERVE_… variable | TOML key | row of docs/settings.md
+GatewaySettings  -->  flag | THRIFTSERVE_GATEWAY_… variable | TOML key | row of docs/settings.md
 
 >>> GatewaySettings(backend=("10.0.0.1:9090,10.0.0.2:9090",)).backends
 ('10.0.0.1:9090', '10.0.0.2:9090')
@@ -9,7 +9,7 @@ GatewaySettings  -->  flag | THRIFTSERVE_… variable | TOML key | row of docs/s
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, ClassVar
 
 from thriftserve.errors import ConfigError
 from thriftserve.settings.field import above, at_least, check, setting, within
@@ -38,6 +38,8 @@ def _check_origins(value: tuple[str, ...]) -> str | None:
 @dataclass(frozen=True)
 class GatewaySettings:
     """Everything that `thriftserve gateway` can be told."""
+
+    VARIABLE_PREFIX: ClassVar[str] = "THRIFTSERVE_GATEWAY_"
 
     backend: tuple[str, ...] = setting(
         ("127.0.0.1:9090",),

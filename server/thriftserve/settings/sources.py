@@ -4,6 +4,8 @@
 
     defaults < TOML file < THRIFTSERVE_… variables < flags  -->  Effective(settings, where each came from)
 
+The variables of a settings class begin with its own prefix; those of one with a longer prefix are not looked at.
+
 A TOML file has the settings' own names as keys, and may name models in a table:
 
     port = 9090
@@ -25,14 +27,14 @@ from typing import Any, Generic, TypeVar
 
 from thriftserve.errors import ConfigError
 from thriftserve.settings.convert import from_text, from_toml
-from thriftserve.settings.field import Setting, settings_of
+from thriftserve.settings.field import PREFIX, Setting, prefix_of, settings_of
 
 S = TypeVar("S")
 
-PREFIX = "THRIFTSERVE_"
-CONFIG_VARIABLE = "THRIFTSERVE_CONFIG"
+#: What else has variables of its own: one environment may hold those of a server and of its gateway.
+GATEWAY_PREFIX = f"{PREFIX}GATEWAY_"
 #: Container platforms put variables of these names beside a service that is called "thriftserve".
-_SERVICE_LINK = re.compile(r"THRIFTSERVE_(SERVICE_(HOST|PORT).*|PORT_\d+_(TCP|UDP).*)")
+_SERVICE_LINK = re.compile(r"SERVICE_(HOST|PORT).*|PORT_\d+_(TCP|UDP).*")
 
 
 @dataclass(frozen=True)
@@ -57,18 +59,19 @@ def gather(
     Args:
         cls: the settings class to fill.
         flags: values of the flags that were given, by the setting's name.
-        environ: the environment; only `THRIFTSERVE_…` is looked at.
-        config: path of the TOML file. None: the one that THRIFTSERVE_CONFIG names, if any.
+        environ: the environment; only what begins with the class's prefix is looked at.
+        config: path of the TOML file. None: the one that the variable …CONFIG names, if any.
 
     Raises:
         ConfigError: names the source, the setting, its value and the remedy.
     """
     known = {one.name: one for one in settings_of(cls)}
-    path = config or environ.get(CONFIG_VARIABLE)
+    prefix = prefix_of(cls)
+    path = config or environ.get(f"{prefix}CONFIG")
     found = {name: _Found(one.default, "default") for name, one in known.items()}
     if path:
         found |= _from_file(known, Path(path))
-    found |= _from_environment(known, environ)
+    found |= _from_environment(known, environ, prefix)
     for name, value in (flags or {}).items():
         found[name] = _checked(known[name], _Found(value, f"flag {known[name].flag}"))
     settings = cls(**{name: one.value for name, one in found.items()})
@@ -88,12 +91,13 @@ def did_you_mean(name: str, known: Iterable[str]) -> str:
     return f"; did you mean {near[0]}?" if near else ""
 
 
-def _from_environment(known: Mapping[str, Setting], environ: Mapping[str, str]) -> dict[str, _Found]:
+def _from_environment(known: Mapping[str, Setting], environ: Mapping[str, str], prefix: str) -> dict[str, _Found]:
     by_variable = {one.variable: one for one in known.values()}
     found = {}
-    for variable in sorted(name for name in environ if name.startswith(PREFIX)):
+    for variable in sorted(name for name in environ if name.startswith(prefix)):
         text = environ[variable]
-        if not text or variable == CONFIG_VARIABLE or _is_service_link(variable, text):
+        theirs = prefix == PREFIX and variable.startswith(GATEWAY_PREFIX)
+        if not text or theirs or variable == f"{prefix}CONFIG" or _is_service_link(variable.removeprefix(prefix), text):
             continue
         if variable not in by_variable:
             hint = did_you_mean(variable, by_variable) or "; docs/settings.md lists every setting"
@@ -107,9 +111,9 @@ def _from_environment(known: Mapping[str, Setting], environ: Mapping[str, str]) 
     return found
 
 
-def _is_service_link(variable: str, text: str) -> bool:
+def _is_service_link(name: str, text: str) -> bool:
     """Whether a container platform set the variable: it says tcp://10.0.0.7:9090 in THRIFTSERVE_PORT."""
-    return bool(_SERVICE_LINK.fullmatch(variable)) or (variable == "THRIFTSERVE_PORT" and "://" in text)
+    return bool(_SERVICE_LINK.fullmatch(name)) or (name == "PORT" and "://" in text)
 
 
 def _from_file(known: Mapping[str, Setting], path: Path) -> dict[str, _Found]:
