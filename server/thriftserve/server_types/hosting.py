@@ -91,10 +91,7 @@ def serve(
     server_context(settings)  # files that can't be used are told at once
     if unused := settings.unused():
         log.warning("%s has no use for %s: not used", settings.server_type, ", ".join(unused))
-    if settings.server_type == "TBatchingServer":
-        groups = _batching_groups(factory, settings, preload, desk or _plain_desk(refusal))
-    else:
-        groups = [_own_group(factory, settings, refusal)]
+    groups = _serving_groups(factory, settings, preload, refusal, desk)
     ready = f"thriftserve ready {_described(groups[0])} server_type={settings.server_type}"
     ready += f" workers={settings.worker_processes} pid={os.getpid()}"
     if control is not None:
@@ -108,14 +105,31 @@ def serve(
         preload()
         forget_clean_pages()
     gc.freeze()  # what is here now is shared with every child, until the collector writes on it
+    board = _scoreboard(settings, groups)
+    arbiter = Arbiter(groups, board, drain_timeout_s=settings.drain_timeout_s, on_ready=lambda: on_ready(ready))
+    return arbiter.run()
+
+
+def _serving_groups(
+    factory: Factory,
+    settings: HostSettings,
+    preload: Callable[[], None] | None,
+    refusal: Refusal | None,
+    desk: Desk | None,
+) -> list[WorkerGroup]:
+    """Who serves the service itself; the first of them listens."""
+    if settings.server_type == "TBatchingServer":
+        return _batching_groups(factory, settings, preload, desk or _plain_desk(refusal))
+    return [_own_group(factory, settings, refusal)]
+
+
+def _scoreboard(settings: HostSettings, groups: list[WorkerGroup]) -> Scoreboard:
     forking = settings.server_type == "TForkingServer"
-    board = Scoreboard(
+    return Scoreboard(
         settings.server_type,
         2 * sum(group.count for group in groups),  # a worker and its successor in each place
         settings.max_children if forking else 0,
     )
-    arbiter = Arbiter(groups, board, drain_timeout_s=settings.drain_timeout_s, on_ready=lambda: on_ready(ready))
-    return arbiter.run()
 
 
 def _with_one_before(
