@@ -14,12 +14,14 @@ from collections.abc import Callable
 from typing import Any
 
 from thriftserve.settings.convert import item_from_text
-from thriftserve.settings.field import Setting, settings_of
+from thriftserve.settings.field import Setting, prefix_of, settings_of
 
 
 def add_flags(parser: argparse.ArgumentParser, cls: type) -> None:
     """Adds --config and --print-settings, and one flag for each setting of `cls`, in groups."""
-    parser.add_argument("--config", metavar="FILE", help="a TOML file with settings (THRIFTSERVE_CONFIG names one too)")
+    parser.add_argument(
+        "--config", metavar="FILE", help=f"a TOML file with settings ({prefix_of(cls)}CONFIG names one too)"
+    )
     parser.add_argument("--print-settings", action="store_true", help="show every value and its source; serve nothing")
     groups: dict[str, argparse._ArgumentGroup] = {}
     for one in settings_of(cls):
