@@ -15,8 +15,9 @@ from thrift.transport.TTransport import TMemoryBuffer
 
 from services.gen.calculator.ttypes import Pair, Parcel, Tree
 from services.gen.cross.ttypes import Insanity, Number, Things
+from thriftserve_client.buffers import Buffers
 from thriftserve_client.encoding import LARGE_BYTES
-from thriftserve_client.framing import IN_PLACE_BYTES, FrameDecoder, FrameError
+from thriftserve_client.framing import IN_PLACE_BYTES, FrameDecoder, FrameError, LargeFrame
 from thriftserve_client.wire import Outgoing, make_protocol
 
 LIMIT = 1 << 20
@@ -95,6 +96,50 @@ def test_mid_message() -> None:
         decoder.next_frame()
         middle.append(decoder.in_message)
     assert middle == [False, True, True, False, True]
+
+
+def test_released_frames_lend_their_buffer() -> None:
+    """A message is read into the buffer of one that was released, and of no other; nothing of that one is in it."""
+    decoder = FrameDecoder(LIMIT)
+
+    def large(content: bytes) -> LargeFrame:
+        decoder.feed(frame(content)[:100])
+        assert decoder.next_frame() is None
+        wanted = decoder.wanted()
+        assert wanted is not None
+        with wanted:
+            wanted[:] = content[96:]
+        decoder.filled(len(content) - 96)
+        found = decoder.next_frame()
+        assert isinstance(found, LargeFrame)
+        return found
+
+    first, second = large(b"1" * 500_000), large(b"2" * 500_000)
+    assert first.cstringio_buf is not second.cstringio_buf
+    first.release()
+    third = large(b"3" * 400_000)
+    assert third.cstringio_buf is first.cstringio_buf
+    assert third.read(LIMIT) == b"3" * 400_000
+    assert second.read(LIMIT) == b"2" * 500_000
+    third.release()
+    assert large(b"4" * 500_000).readAll(500_000) == b"4" * 500_000
+
+
+def test_kept_buffers_are_bounded() -> None:
+    """No more is kept than allowed, the buffers used last; one is not given for less than half of its size."""
+    room = Buffers(1000)
+    first, second, third = (room.take(400) for _ in range(3))
+    for buffer in (first, second, third):
+        room.give(buffer)
+    assert room.take(199).capacity == 199
+    assert room.take(401).capacity == 401
+    assert [room.take(400), room.take(250)] == [third, second]
+    assert second.read() == bytes(250)
+    assert room.take(400) not in (first, second, third)
+    room.give(second)
+    assert len(room.take(400).getvalue()) == 400
+    room.give(room.take(1001))
+    assert room.take(1001).capacity == 1001
 
 
 SMALL, LARGE = b"small", bytes(range(256)) * (LARGE_BYTES // 128)

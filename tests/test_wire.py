@@ -135,6 +135,18 @@ def test_answers_are_never_mixed(server: Hosted) -> None:
     assert failures == []
 
 
+def test_arrays_of_earlier_calls(server: Hosted) -> None:
+    """A handler may keep an array over a large content: later messages, of its client or of others, never change it."""
+    sizes = [len(LARGE), len(LARGE), len(LARGE) - 1000, len(LARGE), len(LARGE) + 1000, 90_000, len(LARGE)]
+    with server.client() as one:
+        for number, size in enumerate(sizes):
+            content = bytes([number]) * size
+            assert one.echo(content) == content
+    with server.client() as other:
+        assert other.echo(LARGE) == LARGE
+        assert other.echo(b"the kept ones are looked at once more") != b""
+
+
 def test_pipelined(server: Hosted) -> None:
     """Calls that come in one segment are answered all, in order, oneway ones among them not."""
     calls = [add(n, 1, server.wire) for n in range(60)]

@@ -18,7 +18,8 @@ from typing import Any
 
 from thrift.transport.TTransport import CReadableTransport, TTransportBase
 
-from thriftserve_client.framing import HEADER_BYTES, Frame, FrameError, frame_length
+from thriftserve_client.buffers import buffers
+from thriftserve_client.framing import HEADER_BYTES, Frame, FrameError, LargeFrame, frame_length
 
 _LENGTH = Struct("!i")
 _TIMEVAL = Struct("@ll")
@@ -221,12 +222,12 @@ class FramedChannel(Channel):
         return bytes(header)
 
     def _receive_large(self, data: bytes, size: int) -> Frame:
-        buffer = BytesIO(bytes(size))
+        buffer = buffers.take(size)
         have = len(data) - HEADER_BYTES
         with buffer.getbuffer() as view:
             view[:have] = data[HEADER_BYTES:]
             self.read_into(view[have:], time.monotonic() + self._message_timeout_s)
-        return Frame(buffer, size)
+        return LargeFrame(buffer, size)
 
     def send(self, parts: list[bytes], size: int | None = None) -> None:
         if size is None:

@@ -152,16 +152,19 @@ class StructPlan:
 #: resolved when it is met, not now.
 _in_progress: set[type] = set()
 _planning = RLock()
-_plans: dict[type, StructPlan] = {}
 
 
-def plan_of(cls: type) -> StructPlan:
-    """The plan of a generated struct class; made once, kept for good."""
-    plan = _plans.get(cls)
-    if plan is None:
+class _Plans(dict[type, StructPlan]):
+    """Made when they are first asked for, kept for good."""
+
+    def __missing__(self, cls: type) -> StructPlan:
         with _planning:
-            plan = _plans[cls] = _make_plan(cls)
-    return plan
+            plan = self[cls] = _make_plan(cls)
+        return plan
+
+
+#: By generated class. A dict, because every message asks it.
+PLANS = _Plans()
 
 
 def _make_plan(cls: type) -> StructPlan:
@@ -199,7 +202,7 @@ def _never(struct: Any) -> bool:
 _WALK = Walk(
     at_struct=lambda cls, variable: [],
     at_binary=lambda variable: [f"if len({variable}) >= {LARGE_BYTES}: return True"],
-    again=lambda cls, struct: plan_of(cls).bears_large(struct),
+    again=lambda cls, struct: PLANS[cls].bears_large(struct),
     any_key=False,
     known={},
 )
@@ -216,11 +219,21 @@ def _emit_binary(dialect: Dialect, value: bytes, parts: list[bytes]) -> None:
 
 def _struct_plan(cls: type) -> tuple[Test, Emit] | None:
     if cls in _in_progress:
-        return (lambda value: plan_of(cls).bears_large(value)), (
-            lambda dialect, value, parts: plan_of(cls).emit(dialect, value, parts)
-        )
-    plan = plan_of(cls)
+        return _own_plan(cls)
+    plan = PLANS[cls]
     return (plan.bears_large, plan.emit) if plan.fields else None
+
+
+def _own_plan(cls: type) -> tuple[Test, Emit]:
+    """A struct inside one of its class, whose plan is being made."""
+
+    def bears_large(value: Any) -> bool:
+        return PLANS[cls].bears_large(value)
+
+    def emit(dialect: Dialect, value: Any, parts: list[bytes]) -> None:
+        PLANS[cls].emit(dialect, value, parts)
+
+    return bears_large, emit
 
 
 def _list_plan(ttype: int, test: Test, emit: Emit) -> tuple[Test, Emit]:

@@ -4,7 +4,8 @@ r"""Frames without sockets: bytes in, whole messages out.
 
 Every length is checked before a byte of its message is kept, so a hostile length costs nothing.
 A small frame is cut out of what one read brought; a large one is read straight into the buffer that
-the decoder of its message will read from, so its bytes are never moved.
+the decoder of its message will read from, so its bytes are never moved. Whoever has decoded it may release it:
+its buffer serves a later one then.
 
     >>> decoder = FrameDecoder(max_bytes=100)
     >>> decoder.feed(b"\0\0\0\2hi\0\0")
@@ -20,6 +21,8 @@ from io import BytesIO
 from struct import Struct
 
 from thrift.transport.TTransport import CReadableTransport, TTransportBase
+
+from thriftserve_client.buffers import Buffer, buffers
 
 _LENGTH = Struct("!i")
 HEADER_BYTES = 4
@@ -62,6 +65,17 @@ class Frame(TTransportBase, CReadableTransport):
         raise EOFError(f"the message ends {size - len(partial)} bytes early")
 
 
+class LargeFrame(Frame):
+    """A message whose buffer another one may use, once it is released."""
+
+    __slots__ = ()
+    cstringio_buf: Buffer
+
+    def release(self) -> None:
+        """It was decoded (which copies), and is read no more: only once, and by whoever reads it."""
+        buffers.give(self.cstringio_buf)
+
+
 def frame_length(header: bytes | bytearray | memoryview, max_bytes: int, offset: int = 0) -> int:
     """The length that a frame's header announces.
 
@@ -89,7 +103,7 @@ class FrameDecoder:
     def __init__(self, max_bytes: int) -> None:
         self._max_bytes = max_bytes
         self._pending = b""
-        self._large: BytesIO | None = None
+        self._large: Buffer | None = None
         self._view: memoryview | None = None
         self._filled = 0
 
@@ -146,7 +160,7 @@ class FrameDecoder:
         return None
 
     def _begin_large(self, size: int) -> None:
-        self._large = BytesIO(bytes(size))
+        self._large = buffers.take(size)
         self._view = self._large.getbuffer()
         self._filled = len(self._pending) - HEADER_BYTES
         self._view[: self._filled] = self._pending[HEADER_BYTES:]
@@ -154,8 +168,7 @@ class FrameDecoder:
 
     def _finish_large(self) -> Frame:
         assert self._large is not None and self._view is not None
-        size = self._filled
         self._view.release()
-        frame = Frame(self._large, size)
+        frame = LargeFrame(self._large, self._filled)
         self._large = self._view = None
         return frame

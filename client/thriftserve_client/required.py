@@ -1,6 +1,6 @@
 """Whether a decoded struct, and every struct in it, has its required fields.
 
-    class  --requirement_of-->  check(struct): nothing | TProtocolException
+    class  --REQUIREMENTS-->  check(struct): nothing | TProtocolException
 
 Thrift's Python code never checks `required` on read, so what the IDL promises would not hold.
 """
@@ -18,20 +18,20 @@ from thriftserve_client.walks import Walk
 Require = Callable[[Any], Any]
 
 _compiling = RLock()
-_requirements: dict[type, Require | None] = {}
 
 
-def requirement_of(cls: type) -> Require | None:
-    """What checks a struct of this class; None: nothing to check. Made once, kept for good.
+class _Requirements(dict[type, Require | None]):
+    """Made when they are first asked for, kept for good."""
 
-    Raises (the function returned): TProtocolException naming the struct and the field.
-    """
-    try:
-        return _requirements[cls]
-    except KeyError:
+    def __missing__(self, cls: type) -> Require | None:
         with _compiling:
-            found = _requirements[cls] = _WALK.compile(cls)
+            found = self[cls] = _WALK.compile(cls)
         return found
+
+
+#: By generated class: what checks a struct of it, raising a TProtocolException that names the struct and the field;
+#: None: nothing to check. A dict, because every message asks it.
+REQUIREMENTS = _Requirements()
 
 
 def _missing(cls: str, field: str) -> TProtocolException:
@@ -59,7 +59,7 @@ def _is_valid(struct: Any) -> bool:
 
 
 def _again(cls: type, struct: Any) -> bool:
-    check = requirement_of(cls)
+    check = REQUIREMENTS[cls]
     if check is not None:
         check(struct)
     return False

@@ -8,17 +8,19 @@ Server and client share it. A connection keeps one protocol object each way; `tr
 
 from __future__ import annotations
 
+from collections.abc import Container
 from struct import Struct
 from typing import Any
 
-from thrift.protocol import TProtocol, fastbinary
+from thrift.protocol import fastbinary
 from thrift.protocol.TBinaryProtocol import TBinaryProtocol
 from thrift.protocol.TCompactProtocol import TCompactProtocol
+from thrift.protocol.TProtocol import TProtocolException
 from thrift.transport.TTransport import TTransportBase
 
-from thriftserve_client.encoding import BinaryDialect, CompactDialect, plan_of
+from thriftserve_client.encoding import PLANS, BinaryDialect, CompactDialect
 from thriftserve_client.framing import Frame
-from thriftserve_client.required import requirement_of
+from thriftserve_client.required import REQUIREMENTS
 
 PROTOCOLS = ("binary", "compact")
 DEFAULT_MAX_MESSAGE_BYTES = 64 * 1024 * 1024
@@ -54,11 +56,15 @@ class _Checked:
     """What both protocols do besides Apache's work."""
 
     trans: Any
+    #: Of the message that is read: method, kind, number.
+    header: tuple[str, int, int] | None = None
+    #: Kinds of message that may come.
+    _kinds: Container[int] = range(256)
     _dialect: Any
     _decode_c: Any
 
     def _encode(self, struct: Any, spec: Any) -> bytes:
-        plan = plan_of(type(struct))
+        plan = PLANS[type(struct)]
         if not plan.fields or not plan.bears_large(struct):
             return self._dialect.encode(struct, spec)  # type: ignore[no-any-return]  # C code is untyped
         plan.emit(self._dialect, struct, self.trans.parts)
@@ -66,7 +72,7 @@ class _Checked:
 
     def _decode(self, struct: Any, iprot: Any, spec: Any) -> Any:
         decoded = self._decode_c(struct, iprot, spec)
-        require = requirement_of(spec[0])
+        require = REQUIREMENTS[spec[0]]
         if require is not None:
             require(struct if decoded is None else decoded)
         return decoded
@@ -96,11 +102,15 @@ class BinaryProtocol(_Checked, TBinaryProtocol):
             raise EOFError("the message ends within its header")
         version, length = _TWO(head)
         if version & _VERSION_MASK != _VERSION_1 or length > MAX_NAME_BYTES:
-            raise TProtocol.TProtocolException(TProtocol.TProtocolException.BAD_VERSION, _foreign(head))
+            raise TProtocolException(TProtocolException.BAD_VERSION, _foreign(head))
+        kind = version & 0xFF
+        if kind not in self._kinds:
+            raise TProtocolException(TProtocolException.INVALID_DATA, f"message type {kind} is not expected here")
         rest = read(length + 4)
         if len(rest) < length + 4:
             raise EOFError("the message ends within its header")
-        return rest[:length].decode(), version & 0xFF, _SEQID.unpack_from(rest, length)[0]
+        self.header = header = rest[:length].decode(), kind, _SEQID.unpack_from(rest, length)[0]
+        return header
 
 
 def _foreign(head: bytes) -> str:

@@ -23,7 +23,7 @@ from thriftserve import arrival
 from thriftserve.rpc.large import cut_out, put_back
 from thriftserve.rpc.recording import BinaryInput, CompactInput
 from thriftserve_client.channel import ChannelClosed, ChannelTimeout, Stream
-from thriftserve_client.framing import Frame, FrameError
+from thriftserve_client.framing import Frame, FrameError, LargeFrame
 from thriftserve_client.wire import Outgoing, make_protocol
 
 log = logging.getLogger(__name__)
@@ -130,11 +130,17 @@ class Exchange:
         self._iprot.begin(source)
         if arrived is None and source.size > _SLOW_TO_DECODE_BYTES:
             arrived = time.monotonic()
-        arrival.mark(arrived)
+        if arrived is not None:
+            arrival.mark(arrived)
         try:
             self.processor.process(self._iprot, self._oprot)
         except BaseException as error:  # a handler may raise anything, SystemExit included
             return self._failed(error)
+        finally:
+            if arrived is not None:
+                arrival.mark(None)
+        if type(source) is LargeFrame:
+            source.release()
         parts: list[bytes] = self._out.take()
         self.size = size = len(parts[0]) + len(parts[1]) if len(parts) == 2 else sum(map(len, parts))
         return parts if size <= self._max_bytes else self._too_large(size)

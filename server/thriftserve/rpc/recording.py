@@ -7,6 +7,7 @@ An `Exchange` tells by it what a failure means: a peer of another language, a br
 
 from __future__ import annotations
 
+from collections.abc import Container
 from typing import Any
 
 from thrift.protocol.TProtocol import TProtocolException
@@ -14,14 +15,13 @@ from thrift.Thrift import TMessageType
 
 from thriftserve_client.wire import BinaryProtocol, CompactProtocol
 
-_CALLS = (TMessageType.CALL, TMessageType.ONEWAY)
-
 
 class Recording:
     """What the reading side of every protocol does besides reading."""
 
-    header: tuple[str, int, int] | None = None
+    header: tuple[str, int, int] | None
     decoded = False
+    _kinds: Container[int] = (TMessageType.CALL, TMessageType.ONEWAY)
 
     def begin(self, source: Any) -> None:
         """A message is to be read from `source`."""
@@ -32,8 +32,8 @@ class Recording:
 
     def readMessageBegin(self) -> tuple[str, int, int]:
         header: tuple[str, int, int] = super().readMessageBegin()  # type: ignore[misc]  # the protocol's
-        if header[1] not in _CALLS:
-            raise TProtocolException(TProtocolException.INVALID_DATA, f"message type {header[1]} is no call")
+        if header[1] not in self._kinds:
+            raise TProtocolException(TProtocolException.INVALID_DATA, f"message type {header[1]} is not expected here")
         self.header = header
         return header
 
@@ -43,14 +43,9 @@ class Recording:
 
 
 class BinaryInput(Recording, BinaryProtocol):
-    """The binary protocol's reading side, which every usual request goes through: no call too many."""
+    """The binary protocol's reading side."""
 
-    def readMessageBegin(self) -> tuple[str, int, int]:
-        header = BinaryProtocol.readMessageBegin(self)
-        if header[1] not in _CALLS:
-            raise TProtocolException(TProtocolException.INVALID_DATA, f"message type {header[1]} is no call")
-        self.header = header
-        return header
+    readMessageBegin = BinaryProtocol.readMessageBegin  # it records by itself
 
     def readMessageEnd(self) -> None:
         self.decoded = True  # the protocol itself has nothing to do here
