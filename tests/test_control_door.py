@@ -115,14 +115,13 @@ def test_tls_on_one_side_only(guarded: Guarded) -> None:
 
 
 def test_the_command_line_carries_it(guarded: Guarded, tmp_path: Path) -> None:
-    """--token-file, THRIFTSERVE_TOKEN_FILE and THRIFTSERVE_TOKEN: with one of them `label` works; without, exit 1."""
+    """With --token-file or THRIFTSERVE_CONTROL_TOKEN_FILE `label` works, without it ends with 1."""
     (tmp_path / "token").write_text(TOKEN + "\n")
     held = str(tmp_path / "token")
     label = ("label", "twice", "stable", "1")
     for done in (
         guarded.command(*label, "--token-file", held),
-        guarded.command(*label, THRIFTSERVE_TOKEN_FILE=held),
-        guarded.command(*label, THRIFTSERVE_TOKEN=TOKEN),
+        guarded.command(*label, THRIFTSERVE_CONTROL_TOKEN_FILE=held),
     ):
         assert (done.returncode, done.stderr) == (0, "")
         assert "stable" in done.stdout
@@ -130,7 +129,7 @@ def test_the_command_line_carries_it(guarded: Guarded, tmp_path: Path) -> None:
     assert refused.returncode == 1
     assert "carries no token" in refused.stderr and "--token-file" in refused.stderr
     assert guarded.command(*label, "--token-file", "/nowhere").returncode == 2
-    assert guarded.command("label", "twice", "stable", THRIFTSERVE_TOKEN=TOKEN).returncode == 0
+    assert guarded.command("label", "twice", "stable", THRIFTSERVE_CONTROL_TOKEN_FILE=held).returncode == 0
 
 
 @pytest.mark.parametrize(

@@ -139,8 +139,8 @@ def _control(arguments: Namespace) -> Control:
 
 def _token(arguments: Namespace) -> str | None:
     if arguments.token_file is None:
-        return os.environ.get("THRIFTSERVE_TOKEN")
-    with open(arguments.token_file, encoding="utf-8") as file:
+        return None
+    with open(arguments.token_file, encoding="utf-8", errors="replace") as file:
         return file.read().strip()
 
 

@@ -1,6 +1,6 @@
 """The flags of thriftserve-client.
 
-argv + THRIFTSERVE_HOST, THRIFTSERVE_PORT, THRIFTSERVE_TOKEN_FILE --> Namespace
+argv + THRIFTSERVE_HOST, THRIFTSERVE_PORT, THRIFTSERVE_CONTROL_TOKEN_FILE --> Namespace
 """
 
 from __future__ import annotations
@@ -150,9 +150,8 @@ def _guarded(parser: ArgumentParser) -> ArgumentParser:
     parser.add_argument(
         "--token-file",
         metavar="FILE",
-        default=os.environ.get("THRIFTSERVE_TOKEN_FILE"),
-        help="the token that the server wants calls to carry; also THRIFTSERVE_TOKEN_FILE, or the token itself "
-        "as THRIFTSERVE_TOKEN",
+        default=os.environ.get("THRIFTSERVE_CONTROL_TOKEN_FILE"),
+        help="holds the token that the server wants calls to carry; also THRIFTSERVE_CONTROL_TOKEN_FILE",
     )
     return parser
 

@@ -28,7 +28,7 @@ def follow(control: Control, arguments: Namespace, begun: ModelStatus) -> bool:
     Returns:
         Whether it answers requests.
     """
-    version = arguments.version if arguments.version is not None else max(one.version for one in begun.versions)
+    version = arguments.version if arguments.version is not None else _asked_for(begun)
     lines = _Lines(arguments)
     try:
         while True:
@@ -39,6 +39,15 @@ def follow(control: Control, arguments: Namespace, begun: ModelStatus) -> bool:
             time.sleep(_LOOK_S)
     finally:
         lines.end()
+
+
+def _asked_for(begun: ModelStatus) -> int:
+    """The version that a load which named none has begun; where it had nothing to begin, the one that is served."""
+    for state in ("START", "LOADING", "AVAILABLE"):
+        found = [one.version for one in begun.versions if one.state == state]
+        if found:
+            return max(found)
+    return max(one.version for one in begun.versions)
 
 
 def _of(status: ModelStatus, version: int) -> VersionStatus:

@@ -73,7 +73,7 @@ class Coming:
 
     def noted(self, statuses: Mapping[str, list[VersionStatus]]) -> dict[str, list[VersionStatus]]:
         """These states, with how far the fetch of each is."""
-        notes = self.fetches.notes()
+        notes = {**dict.fromkeys(self._asked, "about to be loaded"), **self.fetches.notes()}
         return {
             name: [replace(one, note=notes.get((name, one.version), one.note)) for one in versions]
             for name, versions in statuses.items()

@@ -24,7 +24,7 @@ log = logging.getLogger(__name__)
 
 #: Versions of a model that stay for a rollback, beside those that are served.
 KEPT = 2
-_LEAVING = ".leaving-"
+_LEAVING, _ORIGIN = ".leaving-", ".origin-"
 
 
 class Shelf:
@@ -79,14 +79,21 @@ class Shelf:
         base_path = self.base_path(name)
         for leaving in base_path.glob(f"{_LEAVING}*"):  # of a process that was killed here
             shutil.rmtree(leaving, ignore_errors=True)
+        self._forget_origins(name)
         unused = [one for one in self._versions(name) if one.path not in used]
         for one in unused[: -KEPT or None]:
             log.info("%s: removed, newer ones have come", one.path)
             with contextlib.suppress(OSError):
                 leaving = base_path / f"{_LEAVING}{one.version}"
                 os.rename(one.path, leaving)
-                self._origin(name, one.version).unlink(missing_ok=True)
                 shutil.rmtree(leaving, ignore_errors=True)
+
+    def _forget_origins(self, name: str) -> None:
+        """Those of versions that never came, or are gone."""
+        for origin in self.base_path(name).glob(f"{_ORIGIN}*"):
+            version = origin.name.removeprefix(_ORIGIN)
+            if not (origin.parent / version).exists() and not (origin.parent / f".fetching-{version}").exists():
+                origin.unlink(missing_ok=True)
 
     def _versions(self, name: str) -> list[VersionDir]:
         try:
@@ -95,4 +102,4 @@ class Shelf:
             return []
 
     def _origin(self, name: str, version: int) -> Path:
-        return self.base_path(name) / f".origin-{version}"
+        return self.base_path(name) / f"{_ORIGIN}{version}"

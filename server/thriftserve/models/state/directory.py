@@ -1,6 +1,6 @@
 """The directory in which a server keeps what its processes tell each other of models.
 
-    StateDir/plan.json  state.json  labels.json  keeper.json  attempts/PID.json
+    StateDir/plan.json  state.json  labels.json  wishes.json  keeper.json  attempts/PID.json
 
 A file is written beside its place and renamed: whoever reads one finds it whole, and so does a restart after kill -9.
 """
@@ -30,14 +30,14 @@ class StateDir:
         self._attempts = path / "attempts"
 
     def prepare(self) -> None:
-        """Makes it, without what a server before this one left of its processes; labels stay.
+        """Makes it, without what a server before this one left of its processes; labels and operators' wishes stay.
 
         Raises:
             ConfigError: it can't be written.
         """
         try:
             self._attempts.mkdir(parents=True, exist_ok=True)
-            old = (self.path / f"{name}.json" for name in ("plan", "keeper", "wishes"))
+            old = (self.path / f"{name}.json" for name in ("plan", "keeper"))
             for stale in (*self._attempts.iterdir(), *old):
                 stale.unlink(missing_ok=True)
         except OSError as error:
