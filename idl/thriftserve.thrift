@@ -393,7 +393,8 @@ struct WorkerStatus {
   11: required i32 connections,
   /** Times that a worker in this place had to be replaced. */
   12: required i32 restarts,
-  /** What it does: "worker" runs requests; "front" takes connections and queues requests. Unset: "worker". */
+  /** What it does: "worker" runs requests, "front" takes connections and queues requests, "keeper" decides what is
+      served and answers operators, "gateway" answers HTTP. Unset: "worker". */
   13: optional string role,
   /** What else there is to say of it, for people. Unset: nothing. */
   14: optional string note,

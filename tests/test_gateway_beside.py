@@ -33,7 +33,7 @@ def test_a_server_with_its_own_gateway(server_type: str) -> None:
         allowed = door.get("/healthz", Origin="https://good.example").headers
         assert allowed["access-control-allow-origin"] == "https://good.example"
         with Client(server.host, server.port) as client:
-            (gateway,) = [one for one in client.server_status().workers if one.note == "HTTP gateway"]
+            (gateway,) = [one for one in client.server_status().workers if one.role == "gateway"]
         os.kill(gateway.pid, signal.SIGKILL)
         door.hang_up()
         while True:  # until its successor is there

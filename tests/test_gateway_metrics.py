@@ -150,7 +150,12 @@ def test_servers_tell_of_themselves(door: Door, server: Served) -> None:
     )
     for state, value in (("AVAILABLE", 1), ("LOADING", 0)):
         assert before.value("thriftserve_model_state", model="any", version="1", state=state) == value
-    assert before.value("thriftserve_worker_resident_memory_bytes", role="worker") > 10e6
+    assert 0 < before.value("thriftserve_model_load_seconds", model="any", version="1") < 60
+    assert before.value("thriftserve_model_transitions_total", model="any", state="AVAILABLE") == 1
+    assert before.value("thriftserve_model_transitions_total", model="any", state="END") == 0
+    for role in ("worker", "front", "keeper"):
+        assert before.value("thriftserve_worker_resident_memory_bytes", role=role) > 10e6
+        assert before.value("thriftserve_worker_cpu_seconds_total", role=role) > 0
     assert before.value("thriftserve_gateway_process_resident_memory_bytes", pid=str(door.process.pid)) > 10e6
     assert door.predict("any", BODY).status == 200
     with server.client() as client:

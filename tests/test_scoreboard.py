@@ -212,6 +212,16 @@ def test_fronts_are_no_workers() -> None:
     assert (board.snapshot().queued, board.snapshot().queued_bytes) == (5, 1000)
 
 
+def test_every_process_is_shown() -> None:
+    """Keeper and gateway are shown as what they are; they have no queue, and nobody leaves a connection to them."""
+    board, (_, keeper, gateway) = board_with(1, 2, 3)
+    keeper.set_role(WorkerRole.KEEPER)
+    gateway.set_role(WorkerRole.GATEWAY)
+    snapshot = board.snapshot()
+    assert [one.role for one in snapshot.workers] == [WorkerRole.WORKER, WorkerRole.KEEPER, WorkerRole.GATEWAY]
+    assert (snapshot.queued, [pid for pid, _, _ in board.peers()]) == (None, [1])
+
+
 def test_a_slot_can_begin_as_a_front() -> None:
     """The role that a slot is entered with stands until the slot begins anew."""
     board = Scoreboard("TTestServer", 1)

@@ -56,14 +56,15 @@ def half(tmp_path_factory: pytest.TempPathFactory) -> Path:
 def test_a_saved_model_is_served(half: Path) -> None:
     """A SavedModel given by flag is answered from, on the device and by the worker that the status shows.
 
-    Nothing else was said, so the server is a TBatchingServer: its front is among the processes.
+    Nothing else was said, so the server is a TBatchingServer: its front is among the processes, and the keeper.
     """
     with Served("--model", f"half={half}") as server, server.client() as client:
         answer = client.predict("half", {"x": np.array([1.0, 4.0], np.float32)})
         np.testing.assert_allclose(answer.outputs["y"], [2.5, 4.0])
         status = client.server_status()
         assert (list(status.models), status.pid) == (["half"], server.process.pid)
-        assert {(worker.role, worker.device) for worker in status.workers} == {("worker", "cpu"), ("front", "")}
+        roles = {(worker.role, worker.device) for worker in status.workers}
+        assert roles == {("worker", "cpu"), ("front", ""), ("keeper", "")}
         assert answer.timing is not None
         assert answer.timing.worker_pid in {worker.pid for worker in status.workers if worker.role == "worker"}
         assert server.server_type == "TBatchingServer"

@@ -2524,7 +2524,8 @@ class WorkerStatus(object):
      - in_flight: Requests that it is running now.
      - connections: Connections that it holds open now.
      - restarts: Times that a worker in this place had to be replaced.
-     - role: What it does: "worker" runs requests; "front" takes connections and queues requests. Unset: "worker".
+     - role: What it does: "worker" runs requests, "front" takes connections and queues requests, "keeper" decides what is
+    served and answers operators, "gateway" answers HTTP. Unset: "worker".
      - note: What else there is to say of it, for people. Unset: nothing.
 
     """

@@ -41,8 +41,10 @@ class WorkerRole(IntEnum):
     WORKER = 0
     #: Takes connections and queues requests; runs none.
     FRONT = 1
-    #: Decides what is served, and answers operators; it is no part of what is told of a server's workers.
+    #: Decides what is served, and answers operators.
     KEEPER = 2
+    #: Answers HTTP.
+    GATEWAY = 3
 
 
 @dataclass(frozen=True)

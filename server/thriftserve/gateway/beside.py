@@ -34,8 +34,7 @@ def group(settings: ServeSettings, server: Listener) -> WorkerGroup:
     def make_loop(context: WorkerContext) -> Loop:
         from thriftserve.gateway.server import GatewayLoop  # in the child: the parent needs no HTTP
 
-        context.set_role(WorkerRole.FRONT)
-        context.set_note("HTTP gateway")
+        context.set_role(WorkerRole.GATEWAY)
         return GatewayLoop(own, listener.sock)
 
     return WorkerGroup("gateway", 1, make_loop, listener, reloads=False)

@@ -10,7 +10,6 @@ from __future__ import annotations
 
 import asyncio
 from collections import OrderedDict
-from dataclasses import replace
 
 from thriftserve.gateway.backends import Backends
 from thriftserve.gateway.failures import Refusal
@@ -41,15 +40,15 @@ class Catalog:
             Refusal: no such model or version.
             ThriftServeClientError: no server could tell.
         """
-        known = self._known.get(_key(path))
+        known = self._known.get(path.which)
         if known is None:
             return await self.renew(path, timeout_s)
-        self._known.move_to_end(_key(path))
+        self._known.move_to_end(path.which)
         return known
 
     async def renew(self, path: ModelPath, timeout_s: float) -> ModelMetadata:
         """The same, asked for anew; of several that ask at once, one does."""
-        key = _key(path)
+        key = path.which
         task = self._asked.get(key)
         if task is None:
             task = self._asked[key] = asyncio.ensure_future(self._ask(key, timeout_s))
@@ -74,21 +73,21 @@ class Catalog:
             ours: whether the gateway refused it by itself: clients may do that to it all day, so it asks no server
                 about a model that it has asked about within the last second.
         """
-        known, now = self._known.get(_key(path)), asyncio.get_running_loop().time()
-        if ours and known is not None and now < self._asked_at.get(_key(path), 0.0) + _FRESH_S:
+        known, now = self._known.get(path.which), asyncio.get_running_loop().time()
+        if ours and known is not None and now < self._asked_at.get(path.which, 0.0) + _FRESH_S:
             return known
         return await self.renew(path, timeout_s)
 
     def ran(self, path: ModelPath, version: int | None) -> None:
         """Tells which version answered: where it is another than the one described, the description is out of date."""
-        known = self._known.get(_key(path))
+        known = self._known.get(path.which)
         if known is not None and known.version != version:
             self.forget(path)
 
     def forget(self, path: ModelPath) -> None:
         """Asks again the next time."""
-        self._known.pop(_key(path), None)
-        self._asked_at.pop(_key(path), None)
+        self._known.pop(path.which, None)
+        self._asked_at.pop(path.which, None)
 
     async def _ask(self, key: ModelPath, timeout_s: float) -> ModelMetadata:
         self.forget(key)
@@ -117,7 +116,3 @@ def signature_of(described: ModelMetadata, name: str | None) -> SignatureInfo:
 def declares_nothing(described: ModelMetadata, signature: SignatureInfo) -> bool:
     """Whether a model takes whatever it is sent: a Python model without signatures."""
     return described.platform == "python" and not signature.inputs and not signature.outputs
-
-
-def _key(path: ModelPath) -> ModelPath:
-    return path if path.verb == "" else replace(path, verb="")

@@ -8,6 +8,7 @@ What is taken here is exactly what would be taken there; only the way is shorter
 
 from __future__ import annotations
 
+from functools import cache
 from itertools import chain
 from typing import Any
 
@@ -92,6 +93,7 @@ def _integers(flat: list[int], shape: list[int], dtype: DataType) -> Tensor | No
     return packed(flat, shape, dtype)
 
 
+@cache
 def bounds(dtype: DataType) -> tuple[int, int]:
     """The smallest and the largest value of an integer type."""
     info = np.iinfo(numpy_dtype(dtype))

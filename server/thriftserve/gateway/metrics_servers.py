@@ -27,6 +27,7 @@ PATIENCE_S = 2.0
 #: A worker answers for its models between two runs; where the runs are long, what it said last must do.
 MODELS_PATIENCE_S = 0.5
 _US = 1e-6
+_MS = 1e-3
 _HISTOGRAMS = {"queue_time": table.QUEUE_TIME, "compute_time": table.COMPUTE_TIME, "batch_size": table.BATCH_SIZE}
 _STATES = [one.name for one in ServerState]
 _MODEL_STATES = ("START", "LOADING", "AVAILABLE", "UNLOADING", "END")
@@ -89,17 +90,21 @@ class ServerCollector(Collector):
         yield from _workers(answered)
         for name, family in _HISTOGRAMS.items():
             yield _histograms(name, family, answered)
-        yield self._models()
+        yield from _models([(one.backend, model) for one in self._told for model in one.models])
 
-    def _models(self) -> Metric:
-        states = _gauge(table.MODEL_STATE)
-        for one in self._told:
-            for model in one.models:
-                for version in model.versions:
-                    for state in _MODEL_STATES:
-                        labels = [one.backend, model.name, str(version.version), state]
-                        states.add_metric(labels, state == version.state)
-        return states
+
+def _models(told: list[tuple[str, ModelStatus]]) -> Iterator[Metric]:
+    states, times, transitions = _gauge(table.MODEL_STATE), _gauge(table.MODEL_LOAD), _counter(table.MODEL_TRANSITIONS)
+    for backend, model in told:
+        for version in model.versions:
+            labels = [backend, model.name, str(version.version)]
+            for state in _MODEL_STATES:
+                states.add_metric([*labels, state], state == version.state)
+            if version.load_time_ms is not None:
+                times.add_metric(labels, version.load_time_ms * _MS)
+        for state, number in (model.transitions or {}).items():
+            transitions.add_metric([backend, model.name, state], number)
+    yield from (states, times, transitions)
 
 
 def _servers(told: list[tuple[str, ServerStatus]]) -> Iterator[Metric]:

@@ -115,11 +115,24 @@ MODEL_STATE = Family(
     "1 for the state that the version is in, 0 for the others.",
     ("backend", "model", "version", "state"),
 )
+MODEL_LOAD = Family(
+    "thriftserve_model_load_seconds",
+    "gauge",
+    "Time that loading and warming the version up took, in the worker that did so last.",
+    ("backend", "model", "version"),
+)
+MODEL_TRANSITIONS = Family(
+    "thriftserve_model_transitions_total",
+    "counter",
+    "Times that a version of the model came into the state.",
+    ("backend", "model", "state"),
+)
 
 GATEWAY = (REQUESTS, DURATION, RECEIVED, SENT, IN_FLIGHT, SHED, EXPIRED, PROCESS_MEMORY, PROCESS_CPU)
 SERVER = (
     UP, INFO, STATE, UPTIME, SERVED, FAILED, RUNNING, CONNECTIONS, REFUSED, QUEUED, QUEUED_BYTES,
     QUEUE_TIME, COMPUTE_TIME, BATCH_SIZE, RESTARTS, WORKER_MEMORY, WORKER_CPU, WORKER_STATE, MODEL_STATE,
+    MODEL_LOAD, MODEL_TRANSITIONS,
 )  # fmt: skip
 FAMILIES = GATEWAY + SERVER
 

@@ -8,7 +8,8 @@ Keywords may be in capitals, names are URL-decoded after the path is taken apart
 from __future__ import annotations
 
 import re
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
+from functools import cached_property, lru_cache
 from urllib.parse import unquote
 
 from thriftserve.gateway.failures import Refusal
@@ -18,6 +19,8 @@ _WHICH = r"/v1/models/(?P<name>[^/:]+)(?:/versions/(?P<version>\d+)|/labels/(?P<
 _CALL = re.compile(_WHICH + r":(?P<verb>classify|regress|predict|detect)", re.IGNORECASE | re.ASCII)
 _LOOK = re.compile(_WHICH + r"(?:/(?P<verb>metadata))?", re.IGNORECASE | re.ASCII)
 _MAX_VERSION = 2**63 - 1
+#: Longer ones are not remembered: clients can make as many of them as they like.
+_LONGEST_REMEMBERED = 500
 
 
 @dataclass(frozen=True)
@@ -31,6 +34,11 @@ class ModelPath:
     version: int | None = None
     label: str | None = None
     verb: str = "status"
+
+    @cached_property
+    def which(self) -> ModelPath:
+        """The model and version alone, whatever is wanted of it."""
+        return replace(self, verb="")
 
     def spec(self, signature: str | None = None) -> ModelSpec:
         """The same for a call."""
@@ -53,12 +61,20 @@ def model_path(method: str, path: str) -> ModelPath:
     Raises:
         Refusal: the path names no model, or the method does not belong to it.
     """
+    return _remembered(method, path) if len(path) <= _LONGEST_REMEMBERED else _taken_apart(method, path)
+
+
+def _taken_apart(method: str, path: str) -> ModelPath:
     found = (_CALL if method == "POST" else _LOOK).fullmatch(path) if method in ("POST", "GET", "HEAD") else None
     if found is None:
         raise Refusal(f"Malformed request: {method} {path[:1000]}")
     version = _number(found["version"])
     label = None if found["label"] is None else _decoded(found["label"], "model version label")
     return ModelPath(_decoded(found["name"], "model name"), version, label, (found["verb"] or "status").lower())
+
+
+# Most requests are for a few paths: taking one apart costs some 5 us.
+_remembered = lru_cache(maxsize=1000)(_taken_apart)
 
 
 def _number(text: str | None) -> int | None:

@@ -100,9 +100,9 @@ class Counters:
         """A request was answered with an error."""
         self._add(Cell.ERRORS, 1)
 
-    def add_refused(self) -> None:
-        """A connection or request was turned away for a limit."""
-        self._add(Cell.REFUSED, 1)
+    def add_refused(self, many: int = 1) -> None:
+        """So many connections or requests were turned away for a limit."""
+        self._add(Cell.REFUSED, many)
 
     def connection_opened(self) -> None:
         """A connection was taken."""
@@ -278,13 +278,12 @@ class Scoreboard:
         """Everything, as it stands; memory and CPU times are asked of the operating system."""
         *used, own = every = self._copied()
         fronts = [slot for slot in used if slot[Cell.ROLE] == WorkerRole.FRONT]
-        shown = [slot for slot in used if slot[Cell.ROLE] != WorkerRole.KEEPER]
         return ServerSnapshot(
             phase=ServerPhase(own[Cell.PHASE] or ServerPhase.STARTING),
             server_type=self.server_type,
             pid=self.pid,
             uptime_s=time.time() - self._started,
-            workers=tuple(sorted(map(_worker, shown), key=lambda worker: (worker.role, worker.index, worker.pid))),
+            workers=tuple(sorted(map(_worker, used), key=lambda worker: (worker.role, worker.index, worker.pid))),
             past_requests=sum(slot[Cell.PAST_REQUESTS] for slot in every),
             past_errors=sum(slot[Cell.PAST_ERRORS] for slot in every),
             refused=sum(slot[Cell.REFUSED] for slot in every),
