@@ -52,7 +52,7 @@ def whole_version() -> Path:
 
 def text_version(target: Path) -> Path:
     """The same with saved_model.pbtxt in place of saved_model.pb, at `target`."""
-    from google.protobuf import text_format  # type: ignore[import-untyped]  # it has no stubs
+    from google.protobuf import text_format
     from tensorflow.core.protobuf.saved_model_pb2 import SavedModel
 
     shutil.copytree(whole_version(), target)

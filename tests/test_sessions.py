@@ -177,7 +177,7 @@ def test_missing_variables_are_named(tmp_path: Path) -> None:
 
 def test_text_form_is_loaded(tmp_path: Path) -> None:
     """A SavedModel written as text (saved_model.pbtxt) is served like one in binary."""
-    from google.protobuf import text_format  # type: ignore[import-untyped]  # it has no stubs
+    from google.protobuf import text_format
     from tensorflow.core.protobuf import saved_model_pb2
 
     version = tmp_path / "1"

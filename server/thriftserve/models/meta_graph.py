@@ -66,7 +66,7 @@ def described(path: Path) -> dict[str, Endpoint]:
 
 
 def _read(path: Path) -> Any:
-    from google.protobuf import message, text_format  # type: ignore[import-untyped]  # no stubs in our environment
+    from google.protobuf import message, text_format
     from tensorflow.core.protobuf import saved_model_pb2
 
     saved_model = saved_model_pb2.SavedModel()
