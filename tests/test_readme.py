@@ -56,11 +56,11 @@ def test_readme_python(port: int, checkout: Path) -> None:
     assert "(1, 10) from version 2" in said
 
 
-@pytest.mark.parametrize("number", range(3))
+@pytest.mark.parametrize("number", range(4))
 def test_clients_python(port: int, checkout: Path, number: int) -> None:
-    """docs/clients.md: our client, the generated stubs and thriftpy2 each see the 7."""
+    """docs/clients.md: our client, the pool, the generated stubs and thriftpy2 each see the 7."""
     examples = blocks("docs/clients.md", "python")
-    assert len(examples) == 3
+    assert len(examples) == 4
     said = run_python(examples[number], port, checkout)
     assert re.search(r"\b7\b", said.splitlines()[0]), said
     if number == 0:

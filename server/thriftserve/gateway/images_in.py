@@ -9,9 +9,9 @@ Options may also stand in the query: top_k, min_score, max_detections, signature
 
 from __future__ import annotations
 
-from collections.abc import AsyncGenerator
+from collections.abc import AsyncGenerator, Callable
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, TypeVar
 
 from starlette.datastructures import Headers, UploadFile
 from starlette.formparsers import MultiPartException, MultiPartParser
@@ -20,6 +20,8 @@ from thriftserve.gateway.exchange import Exchange
 from thriftserve.gateway.failures import Refusal
 from thriftserve.gateway.json_faults import from_base64
 from thriftserve.gateway.json_text import shown
+
+N = TypeVar("N", int, float)
 
 #: Files and fields of one form.
 _MOST_FILES = 256
@@ -39,16 +41,7 @@ class Images:
         Raises:
             Refusal: it is none.
         """
-        value = self.options.get(name)
-        if value is None:
-            return None
-        try:
-            number = int(value) if type(value) in (int, str) else None
-        except ValueError:
-            number = None
-        if number is None or not -(2**31) <= number < 2**31:
-            raise Refusal(f"{name} is {shown(value)}: expected a whole number")
-        return number
+        return self._option(name, _whole, "a whole number")
 
     def number(self, name: str) -> float | None:
         """An option that is a number.
@@ -56,13 +49,16 @@ class Images:
         Raises:
             Refusal: it is none.
         """
+        return self._option(name, float, "a number")
+
+    def _option(self, name: str, convert: Callable[[Any], N], expected: str) -> N | None:
         value = self.options.get(name)
         if value is None:
             return None
         try:
-            return float(value)
+            return convert(value)
         except (TypeError, ValueError, OverflowError):
-            raise Refusal(f"{name} is {shown(value)}: expected a number") from None
+            raise Refusal(f"{name} is {shown(value)}: expected {expected}") from None
 
     @property
     def signature(self) -> str | None:
@@ -75,6 +71,12 @@ class Images:
         if name is not None and type(name) is not str:
             raise Refusal(f"signature_name is {shown(name)}: expected text")
         return name or None
+
+
+def _whole(value: Any) -> int:
+    if type(value) not in (int, str) or not -(2**31) <= (number := int(value)) < 2**31:
+        raise ValueError
+    return number
 
 
 def bears_images(content_type: str) -> bool:
