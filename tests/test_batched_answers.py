@@ -106,6 +106,33 @@ def test_refusals_made_once(method: str) -> None:
             assert patched[at : at + 4] == frame[at : at + 4]
 
 
+@pytest.mark.parametrize("method", [*METHODS, "unknown"])
+def test_the_cheapest_refusals(method: str) -> None:
+    """Without a look at the request they are what a look would have given; but for what a front answers itself."""
+    ours = DeskAnswers(predict_desk(), Predict.Processor(None), "binary", 1 << 20)
+    refusals = ours.refusals(Code.RESOURCE_EXHAUSTED, "full")
+    frame = sample("ping").replace(b"ping", b"pong") if method == "unknown" else sample(method)
+    at = 12 + frame[11]
+    for seqid in (0, 5, 2**31 - 1, -1):
+        frame = frame[:at] + seqid.to_bytes(4, "big", signed=True) + frame[at + 4 :]
+        expected = None if ours.is_local(frame) else ours._made(frame, Code.RESOURCE_EXHAUSTED, "full")
+        assert refusals.of(frame) == expected
+    assert refusals.of(frame[: at + 3]) is None
+    assert desk_answers("compact").refusals(Code.RESOURCE_EXHAUSTED, "full").of(frame) is None
+
+
+def test_the_cheapest_refusals_of_garbage() -> None:
+    """Made-up names do not pile up, and what is no call is left to those who look."""
+    refusals = desk_answers().refusals(Code.RESOURCE_EXHAUSTED, "full")
+    for number in range(3 * answers._MOST_KEPT):
+        assert b"full" in (refusals.of(sample("ping").replace(b"ping", b"%04d" % number)) or b"")
+    assert len(refusals._kept) <= answers._MOST_KEPT
+    oneway = bytearray(sample("ping"))
+    oneway[7] = 4
+    for garbage in (b"", b"\0", b"GET / HTTP/1.1\r\n", b"\x80\x01\x00\x01\0\0\0\xff", bytes(40), bytes(oneway)[4:]):
+        assert refusals.of(len(garbage).to_bytes(4, "big") + garbage) is None
+
+
 def test_refusals_of_the_unknown() -> None:
     """A method that nobody has is refused, too; what is no message ends the connection; a oneway call gets nothing."""
     ours = desk_answers()

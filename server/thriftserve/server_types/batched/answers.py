@@ -125,6 +125,59 @@ class DeskAnswers:
             return None
         return _framed(parts)
 
+    def refusals(self, code: Code, message: str) -> Refusals:
+        """Refusals of small requests for one reason."""
+        return Refusals(self, code, message)
+
+    @property
+    def patches(self) -> bool:
+        """Whether the protocol has its sequence numbers where they can be put in."""
+        return self._binary
+
+    def answer_like(self, frame: bytes, code: Code, message: str) -> tuple[bytes, bytes] | None:
+        """What stands before and behind the sequence number in the answer to frames that begin as this one does.
+
+        None where they are answered here, or can't be answered so.
+        """
+        name = _raw_name(frame)
+        if name is None or name in self._local_raw:
+            return None
+        made = self._patched(frame, name, code, message)
+        at = _NAME_AT + len(name)
+        return (made[:at], made[at + 4 :]) if made else None
+
+
+class Refusals:
+    """Answers of one kind to any number of frames: two pieces that are there already, and the sequence number.
+
+    Made by `DeskAnswers.refusals`.
+    """
+
+    def __init__(self, answers: DeskAnswers, code: Code, message: str) -> None:
+        self._answers = answers
+        self._code, self._message = code, message
+        #: By what stands between a frame's length and its sequence number: version, type and name.
+        self._kept: dict[bytes, tuple[bytes, bytes] | None] = {}
+
+    def of(self, frame: bytes) -> bytes | None:
+        """The framed answer; None where the frame has to be looked at."""
+        if len(frame) < _NAME_AT or not self._answers.patches:
+            return None
+        at = _NAME_AT + frame[_NAME_AT - 1]
+        head = frame[HEADER_BYTES:at]
+        kept = self._kept.get(head)
+        if kept is None or len(frame) < at + 4:
+            return self._made(frame, head)
+        return kept[0] + frame[at : at + 4] + kept[1]
+
+    def _made(self, frame: bytes, head: bytes) -> bytes | None:
+        if head in self._kept:
+            return None
+        if len(self._kept) >= _MOST_KEPT:
+            self._kept.clear()
+        self._kept[head] = kept = self._answers.answer_like(frame, self._code, self._message)
+        return self.of(frame) if kept is not None else None
+
 
 def _raw_name(head: bytes) -> bytes | None:
     """The method's name where a frame is a binary call whose name is shorter than 256 bytes."""

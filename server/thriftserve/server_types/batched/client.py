@@ -55,6 +55,8 @@ class Client:
         self.closed = False
         #: True where it does not read its answers: its requests wait.
         self.held = False
+        #: False while nothing tells that it will be `finished` some time.
+        self.ending = refusal is not None
         self._ended = False
         #: Requests of it that are taken before the first one is answered: a few such clients must not fill the queue.
         self._ahead = min(AHEAD, max(16, front.settings.max_queued // 8))
@@ -145,7 +147,7 @@ class Client:
     def _take(self, data: bytes) -> None:
         size = len(data) - HEADER_BYTES
         if not self._incoming.buffer and size >= 0 and _LENGTH(data)[0] == size <= self._settings.max_message_bytes:
-            self._arrived(Request(self, data, None, size, self._door.now))  # whole and alone, as most are
+            self._came(data)  # whole and alone, as most are
         elif data:
             if not self._incoming.buffer:
                 self.since = self._door.now
@@ -154,12 +156,19 @@ class Client:
         else:
             self._peer_ended()
 
+    def _came(self, frame: bytes) -> None:
+        if not self.pending and not self.ending and (refusal := self._door.turn_away(frame)) is not None:
+            self.served = True
+            self._send(refusal)
+            return
+        self._arrived(Request(self, frame, None, len(frame) - HEADER_BYTES, self._door.now))
+
     def _peer_ended(self) -> None:
         if self.mid_message:
             raise ChannelClosed("the peer closed in the middle of a message")
         if not self.pending:
             raise PeerGone
-        self._ended = True  # it may have closed its sending side alone: what it asked is still answered
+        self._ended = self.ending = True  # it may have closed its sending side alone: what it asked is still answered
         self._watch(self._events & ~_IN)
 
     def _cut(self) -> None:
@@ -167,7 +176,7 @@ class Client:
         incoming = self._incoming
         try:
             while len(self.pending) < self._ahead and (frame := incoming.next_frame()) is not None:
-                self._arrived(Request(self, frame, None, len(frame) - HEADER_BYTES, self._door.now))
+                self._came(frame)
         except FrameError as error:
             self._out_of_step(error)
         if len(self.pending) >= self._ahead:
@@ -179,7 +188,7 @@ class Client:
         if not self.pending:
             raise error
         log.warning("%s: no more is read: %s", self.peer, error)
-        self._ended = True
+        self._ended = self.ending = True
         self._watch(self._events & ~_IN)
 
     def _read_large(self) -> None:

@@ -52,6 +52,7 @@ class Door:
         over: Callable[[Client], None],
     ) -> None:
         self._settings = settings
+        self._most = settings.max_queued
         self._answers = answers
         self._counters = counters
         self._over = over
@@ -66,15 +67,36 @@ class Door:
         self.held_bytes = 0
         #: The present, as of the last look at the clock.
         self.now = time.monotonic()
+        self._turned_away = 0
         self._refused = 0
         self._refused_logged = 0.0
         self._queue_full = f"the queue is full: {settings.max_queued} requests wait already; try again later"
+        self._full = answers.refusals(Code.RESOURCE_EXHAUSTED, self._queue_full)
         self._bytes_full = (
             f"the queue is full: requests of {settings.max_queued_bytes} bytes in all are held at once, the limit; "
             "try again later"
         )
 
     # In
+
+    def turn_away(self, frame: bytes) -> bytes | None:
+        """The refusal of a small frame that the queue has no place for, at the least cost: no `Request` is made.
+
+        None where there is a place, or the frame has to be looked at. Call `settle` some time after.
+        """
+        if self.waiting.count < self._most:
+            return None
+        refusal = self._full.of(frame)
+        if refusal is not None:
+            self._turned_away += 1
+        return refusal
+
+    def settle(self) -> None:
+        """Counts those that were turned away, and logs a line for them now and then."""
+        many, self._turned_away = self._turned_away, 0
+        if many:
+            self._counters.add_refused(many)
+            self._tell_refused(many, self._queue_full)
 
     def arrived(self, request: Request) -> None:
         """Takes a request that came whole: answers, refuses or queues it."""
@@ -83,7 +105,7 @@ class Door:
             self.answer(request, self._answers.local(frame, request.arrived))
         elif request.client.refusal is not None:
             self._refuse(request, request.client.refusal)
-        elif self.waiting.count >= self._settings.max_queued:
+        elif self.waiting.count >= self._most:
             self._refuse(request, self._queue_full)
         elif self.held_bytes + request.size > self._settings.max_queued_bytes:
             self._refuse(request, self._bytes_full)
@@ -110,21 +132,24 @@ class Door:
 
     def room_for(self, size: int) -> Block | None:
         """Room for a frame that is about to come."""
-        if self.waiting.count >= self._settings.max_queued:
+        if self.waiting.count >= self._most:
             return None
         return self.arena.allocate(size)
 
     def refuse_for_bytes(self, request: Request) -> None:
         """Refuses a request whose bytes were not kept, for there was no room."""
-        full = self.waiting.count >= self._settings.max_queued
+        full = self.waiting.count >= self._most
         self._refuse(request, self._queue_full if full else self._bytes_full)
 
     def _refuse(self, request: Request, reason: str) -> None:
         self._counters.add_refused()
-        self._refused += 1
+        self._tell_refused(1, reason)
         self.answer(request, self._answers.fault(request, Code.RESOURCE_EXHAUSTED, reason))
+
+    def _tell_refused(self, many: int, reason: str) -> None:
+        self._refused += many
         if self.now - self._refused_logged >= _LOG_EVERY_S:  # a line for each would be a load of its own
-            log.warning("%s and others: %d refused: %s", request.client.peer, self._refused, reason)
+            log.warning("%d refused, the last one for: %s", self._refused, reason)
             self._refused, self._refused_logged = 0, self.now
 
     # Out
@@ -143,7 +168,7 @@ class Door:
             log.info("%s: broken: %s", client.peer, error or "closed")
             self._over(client)
             return
-        if client.finished:
+        if client.ending and client.finished:
             self._over(client)
 
     def fail(self, request: Request, code: Code, message: str) -> None:

@@ -35,12 +35,15 @@ from thriftserve.workers.tls import server_context
 log = logging.getLogger(__name__)
 
 _SWEEP_S = 1.0
+#: Events that are dealt with before slots and new clients are looked at again: a crowd of clients must neither keep
+#: workers waiting nor have the kernel drop those that connect (they try again after a second).
+_EVENTS = 64
 _EXPIRE_S = 0.01
 _DRAIN_STEP_S = 0.02
 #: Connections over the limit that are kept for the moment that it takes to refuse them.
 _REFUSING = 64
 #: Connections taken in a row, before the others get their turn.
-_ACCEPTS = 64
+_ACCEPTS = 16
 #: A connection this young has not had the time to send its first request; a drain waits for it so long.
 _NEWCOMER_S = 0.1
 
@@ -64,6 +67,8 @@ class TBatchingFront:
         self.tls: ssl.SSLContext | None = None
         self.now = time.monotonic()
         self._epoll: select.epoll
+        #: Slots and new clients alone, to look at them first.
+        self._first: select.epoll
 
     def prepare(self) -> None:
         """Waits for the first slot: clients are taken once there is somebody to serve them."""
@@ -86,7 +91,7 @@ class TBatchingFront:
             self.settings, self._desk, answers, self.door, dropped=self._unwatch, stuck=stuck
         )
         self._switchboard.close_but(self._number)
-        self._epoll = select.epoll()
+        self._epoll, self._first = select.epoll(), select.epoll()
         self._waiting_slots = self._switchboard.sockets[self._number]
         self._watch_new(self._waiting_slots.fileno(), self._accept_slots)
         while not dispatcher.slots:
@@ -100,6 +105,7 @@ class TBatchingFront:
         """Serves until drained."""
         acceptor = Acceptor(self._host)
         self._watch_new(acceptor.sock.fileno(), partial(self._accept, acceptor))
+        self._first.register(acceptor.sock, select.EPOLLIN)
         self._watch_new(self._host.wakeup.fd, lambda mask: None)
         sweep_at = time.monotonic() + _SWEEP_S
         while not self._host.draining:
@@ -109,8 +115,9 @@ class TBatchingFront:
                 self._sweep()
             if self._resume_at and self.now >= self._resume_at:
                 self._resume_at = None
-                self.watch(acceptor.sock.fileno(), select.EPOLLIN)
+                self._watch_acceptor(acceptor, select.EPOLLIN)
         self._epoll.unregister(acceptor.sock)
+        self._first.unregister(acceptor.sock)
         self._epoll.unregister(self._host.wakeup.fd)
         for taken in acceptor.last():
             self._adopt(*taken)
@@ -119,20 +126,29 @@ class TBatchingFront:
 
     def _round(self, until: float) -> None:
         """Waits for events, does what they ask for, hands out what waits then."""
-        dispatcher, handlers = self._dispatcher, self._handlers
-        events = self._epoll.poll(max(0.0, self._wake_at(until) - time.monotonic()))
-        self.now = self.door.now = time.monotonic()
-        for fd, mask in events:
-            handler = handlers.get(fd)
-            if handler is not None:
-                handler(mask)
-        if self.door.waiting.ready:
+        dispatcher, door = self._dispatcher, self.door
+        events = self._epoll.poll(max(0.0, self._wake_at(until) - time.monotonic()), _EVENTS)
+        self.now = door.now = time.monotonic()
+        self._deal_with(events)
+        if len(events) == _EVENTS:  # there may be more, and workers that wait among them
+            self._deal_with(self._first.poll(0))
+        door.settle()
+        if door.waiting.ready:
             dispatcher.dispatch()
             if self.now >= self._expire_at:
                 self._expire_at = self.now + _EXPIRE_S
                 dispatcher.expire()
         if self._over:
             self._end_over()
+
+    def _deal_with(self, events: list[tuple[int, int]]) -> None:
+        clients = self._clients
+        for fd, mask in events:
+            client = clients.get(fd)
+            if client is not None:
+                self._on_client(client, mask)
+            elif (handler := self._handlers.get(fd)) is not None:
+                handler(mask)
 
     def _wake_at(self, until: float) -> float:
         dispatcher = self._dispatcher
@@ -164,7 +180,11 @@ class TBatchingFront:
                 self._adopt(*taken)
         except OutOfDescriptors:
             self._resume_at = self.now + PAUSE_S  # others are served meanwhile
-            self.watch(acceptor.sock.fileno(), 0)
+            self._watch_acceptor(acceptor, 0)
+
+    def _watch_acceptor(self, acceptor: Acceptor, events: int) -> None:
+        for epoll in (self._epoll, self._first):
+            epoll.modify(acceptor.sock, events)
 
     def _adopt(self, sock: socket.socket, peer: str) -> None:
         limit = self.settings.max_connections
@@ -178,7 +198,7 @@ class TBatchingFront:
         client = Client(sock, peer, self, refusal)
         self._clients[client.fd] = client
         self._counters.connection_opened()
-        self._watch_new(client.fd, partial(self._on_client, client))
+        self._epoll.register(client.fd, select.EPOLLIN)
 
     def _on_client(self, client: Client, mask: int) -> None:
         try:
@@ -189,7 +209,7 @@ class TBatchingFront:
             tell(client.peer, error)
             self._over.append(client)
         else:
-            if client.finished:
+            if client.ending and client.finished:
                 self._over.append(client)
 
     def _end_over(self) -> None:
@@ -200,7 +220,6 @@ class TBatchingFront:
 
     def _end(self, client: Client) -> None:
         del self._clients[client.fd]
-        self._unwatch(client.fd)
         self.door.forget(client)
         client.close()
         self._counters.connection_closed()
@@ -227,6 +246,7 @@ class TBatchingFront:
             self.door.limits = hello.about.get("max_waiting", {})
             self._dispatcher.add_slot(slot)
             self._watch_new(slot.fd, partial(self._dispatcher.on_slot, slot))
+            self._first.register(slot.fd, select.EPOLLIN)
             log.debug("%s is there", slot.label)
 
     # The end
