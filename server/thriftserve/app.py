@@ -29,9 +29,8 @@ from thriftserve.errors import Code, ExitCode
 from thriftserve.gateway.beside import group as gateway_group
 from thriftserve.handler import ControlHandler, PredictHandler, PredictProcessor, at_front
 from thriftserve.keeper import Keeper, Operations, door_of, first_plan, models_of, token_of
-from thriftserve.models import devices, loader, warmup
+from thriftserve.models import device_choice, devices, loader, placement, warmup
 from thriftserve.models.devices import SessionOptions
-from thriftserve.models.placement import placed
 from thriftserve.models.priority import in_background
 from thriftserve.models.repository import ModelConfig
 from thriftserve.models.state import Attempt, KeptRegistry, Plan, StateDir, Told
@@ -41,9 +40,6 @@ from thriftserve.settings import HostSettings, ServeSettings
 from thriftserve_idl import ModelControl, Predict
 
 logger = logging.getLogger(__name__)
-
-#: What the parent laid out, and workers keep to.
-_PLACEMENT = ("workers", "runs_per_worker", "intra_op_threads", "inter_op_threads")
 
 Source = Callable[[], ServeSettings]
 
@@ -59,13 +55,14 @@ def serve(source: Source) -> ExitCode:
     """
     settings = source()
     configs = models_of(settings)
+    settled = device_choice.chosen(settings, configs)
     # Told here at once, and not by every worker once it has imported TensorFlow.
-    devices.plan(settings.devices, settings.worker_processes)
+    devices.plan(settled.devices, settled.worker_processes)
     door = door_of(settings)
     with _state_dir(settings) as place:
         state = StateDir(Path(place).absolute())
         plan, watcher = first_plan(settings, configs, state)
-        laid_out = placed(settings, plan.models)
+        laid_out = placement.placed(settled, plan.models)
         return server_types.serve(
             Predictor(source, laid_out, state),
             laid_out,
@@ -142,8 +139,9 @@ class Predictor:
         Raises:
             StartError: a setting is wrong by now, a device is not there, or a model can't be loaded.
         """
-        settings = replace(self._source(), **{name: getattr(self._laid_out, name) for name in _PLACEMENT})
         assert self._plan is not None, "begin was called"
+        settings = device_choice.chosen(self._source(), (one.config for one in self._plan.models))
+        settings = replace(settings, **{name: getattr(self._laid_out, name) for name in placement.KEYS})
         with in_background(not self._plan.first):
             processor = self._made(settings, self._plan, context)
         if context.index < context.workers:  # not in a child of a forking server's worker
@@ -163,10 +161,11 @@ class Predictor:
             server_version=__version__,
             batcher=batcher,
         )
-        if settings.warmup:
+        warmed = [one for one in servables if plan.warms_up(one.name, otherwise=settings.warmup)]
+        if warmed:
             handler.prepare()
             paths = {(name, one.version): one.path for name, one in plan.versions()}
-            for servable in servables:
+            for servable in warmed:
                 # A recorded request that must run and can't, or a run that kills the worker, is a failed load.
                 with attempt.loading(servable.name, servable.version) if attempt else nullcontext():
                     warmup.run(servable, paths[servable.name, servable.version], strict=settings.strict_warmup)
@@ -217,7 +216,7 @@ class KeeperService:
         context: ControlContext,
     ) -> None:
         told = partial(_tell_ignored, settings)
-        self._keeper = Keeper(source, settings, state, watcher, context, laid_out.worker_processes, told)
+        self._keeper = Keeper(source, settings, state, watcher, context, laid_out, told)
         handler = ControlHandler(Operations(self._keeper), counters=context.counters, token=token_of(settings))
         self.processor = ModelControl.Processor(handler)
 

@@ -1,18 +1,25 @@
-"""Which models are to be served, by the settings.
+"""Which models are to be served, by the settings; and the configuration that holds, until another one can be used.
 
---model … | --model-config-file FILE  --models_of-->  ModelConfigs
+--model … | --model-config-file FILE  --models_of-->  ModelConfigs  --Configuration.take-->  configured.json
 """
 
 from __future__ import annotations
 
 import logging
 import os
+import time
+from collections.abc import Callable, Iterable
 from pathlib import Path
 
 from thriftserve.errors import ConfigError
-from thriftserve.models import config_file
+from thriftserve.keeper.timing import Timing
+from thriftserve.models import config_file, device_choice, placement
 from thriftserve.models.repository import ModelConfig, parse_model_flags
+from thriftserve.models.state import StateDir
+from thriftserve.models.state.plan import config_from_json, config_to_json
 from thriftserve.settings import ServeSettings
+
+_FILE = "configured"
 
 log = logging.getLogger(__name__)
 
@@ -28,6 +35,8 @@ def models_of(settings: ServeSettings) -> tuple[ModelConfig, ...]:
         raise ConfigError(
             "no model to serve: give one or more as --model NAME=BASE_PATH, for example --model digits=/models/digits"
         )
+    device_choice.chosen(settings, models)
+    placement.check(settings, models)
     return models
 
 
@@ -43,10 +52,60 @@ def _from_file(settings: ServeSettings) -> tuple[ModelConfig, ...]:
     return found.models
 
 
-def file_stamp(settings: ServeSettings) -> tuple[int, int, int] | None:
+def file_stamp(settings: ServeSettings) -> list[int] | None:
     """What tells that the configuration file has changed; None where there is none to be seen."""
     try:
         found = os.stat(Path(settings.model_config_file or "").expanduser())
     except OSError:
         return None
-    return found.st_mtime_ns, found.st_size, found.st_ino
+    return [found.st_mtime_ns, found.st_size, found.st_ino]
+
+
+class Configuration:
+    """What holds now. A keeper that takes over from one that died has the same, whatever the file says by then.
+
+    Args:
+        read: reads the settings as they are now.
+        settings: as they were at the start.
+        state: where it is kept.
+
+    Attributes:
+        settings: that hold now.
+        models: to be served, by those.
+        due_at: when the file is to be looked at next, monotonic seconds.
+    """
+
+    def __init__(self, read: Callable[[], ServeSettings], settings: ServeSettings, state: StateDir) -> None:
+        self._read = read
+        self._state = state
+        self.settings = settings
+        kept = state.read(_FILE)
+        self.models = models_of(settings) if kept is None else tuple(map(config_from_json, kept["models"]))
+        self._stamp = file_stamp(settings) if kept is None else kept["stamp"]
+        self.due_at = 0.0
+        self.looked(time.monotonic())
+
+    def looked(self, now: float) -> bool:
+        """The file was looked at now; whether it has changed since it was last read."""
+        self.due_at = now + (Timing.of(self.settings).configuration_s or float("inf"))
+        before, self._stamp = self._stamp, file_stamp(self.settings)
+        return before != self._stamp
+
+    def read(self) -> tuple[ServeSettings, tuple[ModelConfig, ...]]:
+        """Settings and models as they are now; nothing holds of it yet.
+
+        Raises:
+            StartError: they can't be used.
+        """
+        settings = self._read()
+        return settings, models_of(settings)
+
+    def take(self, settings: ServeSettings, models: tuple[ModelConfig, ...]) -> None:
+        """This holds from now on."""
+        self.settings, self.models = settings, models
+        keep(self._state, models, self._stamp)
+
+
+def keep(state: StateDir, models: Iterable[ModelConfig], stamp: list[int] | None) -> None:
+    """Writes down what holds; URLs in it may carry passwords."""
+    state.write(_FILE, {"models": [config_to_json(one) for one in models], "stamp": stamp}, mode=0o600)

@@ -18,9 +18,10 @@ from typing import Any, Protocol
 
 from thriftserve.errors import FailedPrecondition, StartError
 from thriftserve.keeper.coming import Coming
-from thriftserve.keeper.configuration import file_stamp, models_of
+from thriftserve.keeper.configuration import Configuration
 from thriftserve.keeper.desired import desired
 from thriftserve.keeper.failures import Failures
+from thriftserve.keeper.layout import Layout
 from thriftserve.keeper.lives import Lives
 from thriftserve.keeper.mirrors import Mirrors, cache_of
 from thriftserve.keeper.sources import Sources
@@ -65,7 +66,7 @@ class Keeper:
         state: where it writes; `first_plan` has been there.
         watcher: has looked at the base paths once.
         workers: who serves.
-        count: how many of them there are when all are well.
+        laid_out: the settings that the server started with, with the placement of its workers.
         on_reload: told of settings that were read again.
     """
 
@@ -76,17 +77,16 @@ class Keeper:
         state: StateDir,
         watcher: Watcher,
         workers: Workers,
-        count: int,
+        laid_out: ServeSettings,
         on_reload: Callable[[ServeSettings], None] = lambda settings: None,
     ) -> None:
-        self._read = read
-        self._settings = settings
+        self._configuration = Configuration(read, settings, state)
         self._on_reload = on_reload
         self._state = state
         self._workers = workers
-        self._count = count
+        self._count = laid_out.worker_processes
+        self._layout = Layout(laid_out)
         self.lock = threading.RLock()
-        self.configured = models_of(settings)
         self.wishes = Wishes(state, self.configured)
         self._failures = Failures(Timing.of(settings))
         self._plan = Plan.from_json(state.read("plan"))
@@ -98,8 +98,6 @@ class Keeper:
         self.labels.configure(self._labels_of(self.configured))
         self._plans = {each.number: each for each in (self._plan, self._served) if each is not None}
         self._written: Any = None
-        self._stamp = file_stamp(settings)
-        self._read_at = time.monotonic() + (Timing.of(settings).configuration_s or float("inf"))
         self._asked_at = 0.0
         self._setbacks = 0
         self._not_before = 0.0
@@ -110,11 +108,18 @@ class Keeper:
         self._sources = Sources(watcher, partial(Mirrors, cache_of(settings, state)), self._wake.set)
         configs = self.wishes.configs(self.configured)
         self._sources.configure(configs, self._timing, self._plans.values(), time.monotonic())
-        self.coming = Coming(lambda: self._settings, state, self.wishes, self.lock, self._has_landed, self._wake.set)
+        self.coming = Coming(
+            lambda: self._configuration.settings, state, self.wishes, self.lock, self._has_landed, self._wake.set
+        )
+
+    @property
+    def configured(self) -> tuple[ModelConfig, ...]:
+        """The models of the configuration that holds."""
+        return self._configuration.models
 
     @property
     def _timing(self) -> Timing:
-        return Timing.of(self._settings)
+        return Timing.of(self._configuration.settings)
 
     # Its thread
 
@@ -153,8 +158,8 @@ class Keeper:
         """
         with self.lock:
             now = time.monotonic()
-            if self._reload_asked or now >= self._read_at:
-                self._configuration(now)
+            if self._reload_asked or now >= self._configuration.due_at:
+                self._look_at_configuration(now)
             for name, version in self._sources.look(self._timing, now):
                 self._failures.forget(name, version)
             self._hear(now)
@@ -162,26 +167,25 @@ class Keeper:
             self._tell()
             if self._served is not self._plan:
                 return _BUSY_S
-            return max(_BUSY_S, min(self._sources.due_at - now, self._read_at - now, _IDLE_S))
+            return max(_BUSY_S, min(self._sources.due_at - now, self._configuration.due_at - now, _IDLE_S))
 
     # What there is
 
-    def _configuration(self, now: float) -> None:
+    def _look_at_configuration(self, now: float) -> None:
         asked, self._reload_asked = self._reload_asked, False
-        self._read_at = now + (self._timing.configuration_s or float("inf"))
-        stamp = file_stamp(self._settings)
-        if not asked and stamp == self._stamp:
+        if not self._configuration.looked(now) and not asked:
             return
-        self._stamp = stamp
         try:
-            settings = self._read()
-            configured = models_of(settings)
-            self.labels.configure(self._labels_of(configured), self._available(configured))
+            settings, configured = self._configuration.read()
+            labels = {one.name: one.labels for one in configured}
+            allowed = settings.allow_unavailable_labels
+            self.labels.configure(labels, self._available(configured), allow_unavailable=allowed)
         except (StartError, FailedPrecondition) as error:
             log.error("the configuration can't be used, the old one stays: %s", error.message)
             return
         self._on_reload(settings)
-        self._settings, self.configured, self._forced = settings, configured, asked
+        self._configuration.take(settings, configured)
+        self._forced = asked
         self._failures.clear()
         self.wishes.forget_models(configured)
         self.coming.fetches.cancel_all("the configuration was read again")
@@ -294,6 +298,7 @@ class Keeper:
         return any(phase is not WorkerPhase.IDLE or number != self._plan.number for _, phase, number in seen)
 
     def _publish(self, plan: Plan, now: float) -> None:
+        self._layout.tell(self._configuration.settings, plan)
         self._plan = plan
         self._plans[plan.number] = plan
         self._state.write("plan", plan.to_json())

@@ -12,6 +12,7 @@ from functools import partial
 from pathlib import Path
 
 from thriftserve.errors import ConfigError, ModelLoadError
+from thriftserve.keeper.configuration import file_stamp, keep
 from thriftserve.keeper.mirrors import Mirrors, base_path_of, cache_of
 from thriftserve.keeper.wishes import Wishes
 from thriftserve.models.labels import Labels
@@ -41,6 +42,7 @@ def first_plan(settings: ServeSettings, configured: Sequence[ModelConfig], state
         ConfigError: the state directory can't be written.
     """
     state.prepare()
+    keep(state, configured, file_stamp(settings))
     wishes = Wishes(state, configured)
     wishes.forget_missing()
     configs = wishes.configs(configured)

@@ -9,7 +9,7 @@ when the label was set, or names it no more, or drops the model. A label that it
 
 A label points at a version that is available, or stays where it was: so no request is lost while a version loads.
 Asked for with `allow_unavailable`, a label that does not exist yet may point at any version; one that is in use may
-not, as in TensorFlow Serving.
+not, as in TensorFlow Serving. Labels of a model that comes with the configuration may always: nobody calls it yet.
 """
 
 from __future__ import annotations
@@ -67,7 +67,8 @@ class Labels:
             allow_unavailable: let labels that are new point at any version.
 
         Raises:
-            FailedPrecondition: a label would point at a version that is not available; nothing is changed.
+            FailedPrecondition: a label of a model that was there before would point at a version that is not
+                available; nothing is changed.
         """
         with self._changing:
             kept = {model: _kept(self._set.get(model, {}), labels) for model, labels in configured.items()}
@@ -145,6 +146,8 @@ class Labels:
         """Refuses labels that move to a version which is not available."""
         faults = []
         for model, labels in merged.items():
+            if model not in self._now:
+                continue
             there = available.get(model, ())
             for label, version in labels.items():
                 before = self._now.get(model, {}).get(label)

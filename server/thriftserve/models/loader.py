@@ -12,11 +12,13 @@ import logging
 import re
 import time
 from contextlib import nullcontext
+from dataclasses import replace
 from pathlib import Path
 
 from thriftserve.errors import ModelLoadError, StartError
 from thriftserve.models import image_settings, model_settings
-from thriftserve.models.devices import SessionOptions
+from thriftserve.models.devices import CPU, SessionOptions
+from thriftserve.models.model_settings import UNSET
 from thriftserve.models.python_model import PythonSession
 from thriftserve.models.registry import Registry
 from thriftserve.models.repository import PYTHON_VERSION, ModelConfig, VersionDir, newest_version
@@ -71,6 +73,8 @@ def load(config: ModelConfig, options: SessionOptions, version: VersionDir | Non
         DeviceError: the device of `options` is not there.
     """
     began = time.monotonic()
+    if config.devices == CPU:  # which a worker has beside its own device
+        options = replace(options, device=CPU)
     try:
         servable = _python(config, options) if config.platform == "python" else _saved_model(config, options, version)
     except ModelLoadError as error:
@@ -84,7 +88,8 @@ def load(config: ModelConfig, options: SessionOptions, version: VersionDir | Non
 
 def _python(config: ModelConfig, options: SessionOptions) -> Servable:
     session = PythonSession.open(config.source, options.device)
-    return Servable(config.name, PYTHON_VERSION, session, session.labels)
+    batching = config.batching or UNSET.batching
+    return Servable(config.name, PYTHON_VERSION, session, session.labels, config.image, batching)
 
 
 def _saved_model(config: ModelConfig, options: SessionOptions, version: VersionDir | None) -> Servable:

@@ -82,6 +82,11 @@ class ServeSettings(HostSettings):
         unit="seconds",
         check=above(0),
     )
+    allow_unavailable_labels: bool = setting(
+        False,
+        "a reload may point new labels at versions that are not available yet; labels in use never move to such",
+        group=MODELS,
+    )
     swap_policy: str = setting(
         "availability",
         "availability: new workers load beside those that serve; resource: a worker ends before its successor loads, "

@@ -13,7 +13,7 @@ from typing import Any, TypeVar
 from thriftserve.models.image_settings import ImageSettings
 from thriftserve.models.model_settings import BatchingSettings, RunSettings
 from thriftserve.models.repository import ModelConfig, VersionDir
-from thriftserve.models.version_policy import NEWEST
+from thriftserve.models.version_policy import NEWEST, policy_from_json, policy_to_json
 
 S = TypeVar("S", BatchingSettings, RunSettings, ImageSettings)
 
@@ -64,6 +64,11 @@ class Plan:
         ]
         return Plan(self.number, tuple(models))
 
+    def warms_up(self, name: str, *, otherwise: bool) -> bool:
+        """Whether a model's versions are run before the first client; `otherwise` where it does not say."""
+        model = self.named(name)
+        return otherwise if model is None or model.config.warmup is None else model.config.warmup
+
     def named(self, name: str) -> PlannedModel | None:
         """The model of that name."""
         return next((model for model in self.models if model.config.name == name), None)
@@ -75,7 +80,7 @@ class Plan:
             "first": self.first,
             "models": [
                 {
-                    **{key: value for key, value in asdict(model.config).items() if key not in ("policy", "labels")},
+                    **config_to_json(model.config),
                     "versions": [[one.version, str(one.path)] for one in model.versions],
                 }
                 for model in self.models
@@ -88,18 +93,30 @@ class Plan:
         return cls(content["number"], tuple(map(_model, content["models"])), content["first"])
 
 
-def _model(content: Mapping[str, Any]) -> PlannedModel:
-    config = ModelConfig(
+def config_to_json(config: ModelConfig) -> dict[str, Any]:
+    """A model's configuration as what JSON can hold."""
+    return asdict(config) | {"policy": policy_to_json(config.policy)}
+
+
+def config_from_json(content: Mapping[str, Any]) -> ModelConfig:
+    """From what `config_to_json` made."""
+    return ModelConfig(
         content["name"],
         content["platform"],
         content["source"],
+        policy_from_json(content["policy"]),
+        content["labels"],
         batching=_settings(BatchingSettings, content["batching"]),
         session=_settings(RunSettings, content["session"]),
         image=_settings(ImageSettings, content["image"]),
         devices=content["devices"],
         warmup=content["warmup"],
     )
-    return PlannedModel(config, tuple(VersionDir(version, Path(path)) for version, path in content["versions"]))
+
+
+def _model(content: Mapping[str, Any]) -> PlannedModel:
+    versions = tuple(VersionDir(version, Path(path)) for version, path in content["versions"])
+    return PlannedModel(config_from_json(content), versions)
 
 
 def _settings(cls: type[S], content: Mapping[str, Any] | None) -> S | None:
