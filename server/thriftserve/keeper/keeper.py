@@ -11,7 +11,7 @@ from __future__ import annotations
 import logging
 import threading
 import time
-from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from functools import partial
 from pathlib import Path
 from typing import Any, Protocol
@@ -26,9 +26,10 @@ from thriftserve.keeper.lives import Lives
 from thriftserve.keeper.mirrors import Mirrors, cache_of
 from thriftserve.keeper.sources import Sources
 from thriftserve.keeper.timing import Timing
+from thriftserve.keeper.turnover import under_way
 from thriftserve.keeper.wishes import Wishes
 from thriftserve.models.labels import Labels
-from thriftserve.models.repository import ModelConfig, VersionDir
+from thriftserve.models.repository import ModelConfig
 from thriftserve.models.state import Failed, Plan, StateDir, Told, attempts, told
 from thriftserve.models.states import VersionStatus
 from thriftserve.models.watcher import Watcher
@@ -267,7 +268,7 @@ class Keeper:
         if self._served is None or not self._sources.seen:
             return
         held_back = self._failures.held_back(now)
-        if self._under_way(held_back):
+        if self._served is not self._plan and under_way(self._plan, self._workers.plans(), held_back):
             if self._stalled(now):
                 self._ask(now)
             return
@@ -285,17 +286,6 @@ class Keeper:
         elif self._stalled(now):
             self._ask(now)
         self.coming.decided()
-
-    def _under_way(self, held_back: Collection[tuple[str, VersionDir]]) -> bool:
-        """Whether workers come to have the plan, and may: the next one waits for that.
-
-        Another one now would meet workers that load this one. They would serve versions that nobody tells of, and
-        where versions come faster than they load, no plan would ever be everywhere.
-        """
-        if self._served is self._plan or any(one in held_back for one in self._plan.versions()):
-            return False
-        seen = self._workers.plans()
-        return any(phase is not WorkerPhase.IDLE or number != self._plan.number for _, phase, number in seen)
 
     def _publish(self, plan: Plan, now: float) -> None:
         self._layout.tell(self._configuration.settings, plan)

@@ -44,11 +44,11 @@ class Lives:
         """
         held = {(name, one.version) for each in live for name, one in each.versions()}
         planned = {(name, one.version) for name, one in plan.versions()}
-        for name, one in served.versions():  # those too that a newer plan leaves out by now
-            self._bring(name, one.version, ModelState.AVAILABLE)
-        for name, one in plan.versions():
-            if not served.holds(name, one.version):
-                self._bring(name, one.version, ModelState.LOADING)
+        states = {(name, one.version): ModelState.LOADING for name, one in plan.versions()}
+        # Those too that a newer plan leaves out by now.
+        states |= {(name, one.version): ModelState.AVAILABLE for name, one in served.versions()}
+        for (name, version), state in states.items():
+            self._bring(name, version, state)
         for (name, version), failure in failed.items():
             if (name, version) not in planned:
                 self._bring(name, version, ModelState.ENDED, failure.code, failure.message)
