@@ -34,6 +34,7 @@ def test_a_server_with_its_own_gateway(server_type: str) -> None:
         assert allowed["access-control-allow-origin"] == "https://good.example"
         with Client(server.host, server.port) as client:
             (gateway,) = [one for one in client.server_status().workers if one.role == "gateway"]
+        assert gateway.state == "IDLE"
         os.kill(gateway.pid, signal.SIGKILL)
         door.hang_up()
         while True:  # until its successor is there

@@ -122,6 +122,7 @@ def test_what_was_late_and_what_was_shed_is_counted(server: Served) -> None:
     """Deadlines, full queues of servers, and the gateway's own limit, which does not stop those who watch."""
     with gateway(server.port, flags=("--max-in-flight", "2")) as door:
         assert moody(door, "sleep 0.3", "?timeout=0.05") == 504
+        assert moody(door, "raise") == 500
         assert moody(door, "ResourceExhausted") == 503
         others = [Door(door.process) for _ in range(2)]
         with ThreadPoolExecutor(2) as pool:
@@ -133,6 +134,9 @@ def test_what_was_late_and_what_was_shed_is_counted(server: Served) -> None:
         for other in others:
             other.hang_up()
         scrape = Scrape(door)
+    # A model that never answers well is known by its name all the same.
+    for code in ("500", "503", "504"):
+        assert scrape.value("thriftserve_gateway_requests_total", model="moody", version="1", code=code) >= 1
     assert scrape.value("thriftserve_gateway_deadline_exceeded_total") == 1
     assert scrape.value("thriftserve_gateway_requests_shed_total", by="server") == 1
     assert scrape.value("thriftserve_gateway_requests_shed_total", by="gateway") == 1
@@ -155,7 +159,7 @@ def test_servers_tell_of_themselves(door: Door, server: Served) -> None:
     assert before.value("thriftserve_model_transitions_total", model="any", state="END") == 0
     for role in ("worker", "front", "keeper"):
         assert before.value("thriftserve_worker_resident_memory_bytes", role=role) > 10e6
-        assert before.value("thriftserve_worker_cpu_seconds_total", role=role) > 0
+    assert before.value("thriftserve_worker_cpu_seconds_total", role="worker") > 0
     assert before.value("thriftserve_gateway_process_resident_memory_bytes", pid=str(door.process.pid)) > 10e6
     assert door.predict("any", BODY).status == 200
     with server.client() as client:

@@ -17,6 +17,7 @@ import os
 from typing import Any
 
 from thriftserve import log
+from thriftserve.gateway import memory
 from thriftserve.gateway.app import Gateway
 from thriftserve.gateway.server import with_cors
 from thriftserve.settings import gather
@@ -31,4 +32,5 @@ def app() -> Any:
     """
     settings = gather(GatewaySettings, environ=os.environ).settings
     log.configure(settings.log_level, settings.log_format)
+    memory.settle()
     return with_cors(Gateway(settings), settings)

@@ -14,7 +14,7 @@ from importlib.util import find_spec
 from thriftserve.errors import ConfigError
 from thriftserve.settings import HostSettings, ServeSettings, gather
 from thriftserve.settings.gateway import GatewaySettings, backend_of
-from thriftserve.status import WorkerRole
+from thriftserve.status import WorkerPhase, WorkerRole
 from thriftserve.workers.child import Loop
 from thriftserve.workers.context import WorkerContext
 from thriftserve.workers.group import WorkerGroup
@@ -35,7 +35,12 @@ def group(settings: ServeSettings, server: Listener) -> WorkerGroup:
         from thriftserve.gateway.server import GatewayLoop  # in the child: the parent needs no HTTP
 
         context.set_role(WorkerRole.GATEWAY)
-        return GatewayLoop(own, listener.sock)
+        return GatewayLoop(
+            own,
+            listener.sock,
+            on_ready=lambda: context.set_phase(WorkerPhase.IDLE),
+            on_drain=lambda: context.set_phase(WorkerPhase.DRAINING),
+        )
 
     return WorkerGroup("gateway", 1, make_loop, listener, reloads=False)
 

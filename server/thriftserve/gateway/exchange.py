@@ -61,7 +61,7 @@ class Exchange:
         path: as it was sent, its %-escapes still in it, without the query.
         arrived: when it came, by `time.perf_counter`, which is finer than the loop's time.
         received_bytes: of its body, so far, as they came.
-        ran: the model and version that a server ran for it.
+        ran: the model and version that a server ran for it, or described for it to be run.
     """
 
     def __init__(self, scope: Scope, receive: Receive, settings: GatewaySettings) -> None:

@@ -103,6 +103,7 @@ class ModelApi:
     async def _run(
         self, exchange: Exchange, path: ModelPath, described: ModelMetadata, signature: str | None, read: Read[T]
     ) -> tuple[Prediction, T]:
+        exchange.ran = described.model, described.version
         declared = signature_of(described, signature)
         inputs, kept = await read(declared, types_of(described, declared))
         prediction = await self._backends.predict(exchange, path, signature, inputs)
