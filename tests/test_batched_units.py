@@ -15,6 +15,7 @@ from typing import Any, NoReturn
 import pytest
 
 from thriftserve.server_types.batched.arena import Arena, Block, SharedFrames
+from thriftserve.server_types.batched.backlog import Backlog
 from thriftserve.server_types.batched.request import Request, Waiting
 from thriftserve.server_types.batched.sharing import chosen, share
 from thriftserve.server_types.batched.switchboard import Hello, Switchboard
@@ -116,6 +117,24 @@ def test_figures_beyond_the_wire() -> None:
     (head,) = pack_answers(Kind.LAST, Advice(10**6, 1, 10**12, 10**12), [])
     ((_, advice, _),) = AnswerReader().feed(head)
     assert advice == Advice(0xFFFF, 1, 0xFFFFFFFF, 0xFFFFFFFE)
+
+
+def test_unread_requests_take_places() -> None:
+    """The longer requests lie unread, the fewer may wait, but never none; all of it is back once they are read."""
+    backlog = Backlog(500)
+    found = []
+    for turn in range(1, 100):
+        backlog.answered += 1000
+        backlog.unread(turn / 1000, turn / 10)
+        found.append(backlog.most)
+    assert found == sorted(found, reverse=True)
+    assert found[0] > 400 and found[-1] == 16
+    backlog.up_to_date()
+    assert backlog.most == 500
+    tiny = Backlog(2)
+    tiny.answered = 10**6
+    tiny.unread(9.0, 1.0)
+    assert tiny.most == 2
 
 
 def test_an_arena_in_random_use() -> None:

@@ -23,8 +23,11 @@ log = logging.getLogger(__name__)
 
 #: Frames that are sent along to a slot come to no more than this, so that the socket takes them at once.
 _INLINE_BYTES = 128 * 1024
-#: Requests that wait longer than this are looked into for their deadline.
+#: Requests that wait longer than this, and than twice of what is usual, are looked into for their deadline; for those
+#: that reach a worker before, it looks.
 _LOOK_AFTER_S = 0.01
+_LOOK_AFTER_MOST_S = 0.1
+_WEIGHT = 0.1
 _DEATHS = 2
 
 
@@ -62,6 +65,7 @@ class Dispatcher:
         self._open: list[Slot] = []
         #: Workers (pid) that run a request whose worker died before: nothing else goes to them meanwhile.
         self._quarantine: set[int] = set()
+        self._usual_wait_s = 0.0
         #: When to look again, though nothing happened; None: no need.
         self.hold_until: float | None = None
 
@@ -112,6 +116,7 @@ class Dispatcher:
     def _give(self, slot: Slot, requests: list[Request]) -> None:
         if not requests:
             return
+        self._usual_wait_s += _WEIGHT * (self._door.now - requests[0].arrived - self._usual_wait_s)
         try:
             slot.give(requests, self._door.now)
         except OSError:
@@ -134,6 +139,7 @@ class Dispatcher:
 
     def _take(self, slot: Slot, answers: Answers) -> None:
         kind, advice, items = answers
+        self._door.backlog.answered += len(items)
         batch = slot.batches[0] if slot.batches else []
         for index, close, data in items:
             request = batch[index]
@@ -185,8 +191,9 @@ class Dispatcher:
 
     def expire(self) -> None:
         """Answers requests whose deadline passed while they waited."""
+        look_after_s = min(max(_LOOK_AFTER_S, 2 * self._usual_wait_s), _LOOK_AFTER_MOST_S)
         for request in self._waiting.all():
-            if request.expires is None and self._door.now - request.arrived > _LOOK_AFTER_S:
+            if request.expires is None and self._door.now - request.arrived > look_after_s:
                 request.expires = self._answers.expiry(request)
             if request.expires is not None and self._door.now > request.expires:
                 self._waiting.remove(request)

@@ -15,6 +15,7 @@ from collections.abc import Callable, Iterable
 from thriftserve.errors import Code
 from thriftserve.server_types.batched.answers import DeskAnswers
 from thriftserve.server_types.batched.arena import Arena, Block
+from thriftserve.server_types.batched.backlog import Backlog
 from thriftserve.server_types.batched.client import Client
 from thriftserve.server_types.batched.patience import Patience
 from thriftserve.server_types.batched.request import Request, Waiting
@@ -52,7 +53,7 @@ class Door:
         over: Callable[[Client], None],
     ) -> None:
         self._settings = settings
-        self._most = settings.max_queued
+        self.backlog = Backlog(settings.max_queued)
         self._answers = answers
         self._counters = counters
         self._over = over
@@ -84,7 +85,7 @@ class Door:
 
         None where there is a place, or the frame has to be looked at. Call `settle` some time after.
         """
-        if self.waiting.count < self._most:
+        if self.waiting.count < self.backlog.most:
             return None
         refusal = self._full.of(frame)
         if refusal is not None:
@@ -105,7 +106,7 @@ class Door:
             self.answer(request, self._answers.local(frame, request.arrived))
         elif request.client.refusal is not None:
             self._refuse(request, request.client.refusal)
-        elif self.waiting.count >= self._most:
+        elif self.waiting.count >= self.backlog.most:
             self._refuse(request, self._queue_full)
         elif self.held_bytes + request.size > self._settings.max_queued_bytes:
             self._refuse(request, self._bytes_full)
@@ -132,13 +133,13 @@ class Door:
 
     def room_for(self, size: int) -> Block | None:
         """Room for a frame that is about to come."""
-        if self.waiting.count >= self._most:
+        if self.waiting.count >= self.backlog.most:
             return None
         return self.arena.allocate(size)
 
     def refuse_for_bytes(self, request: Request) -> None:
         """Refuses a request whose bytes were not kept, for there was no room."""
-        full = self.waiting.count >= self._most
+        full = self.waiting.count >= self.backlog.most
         self._refuse(request, self._queue_full if full else self._bytes_full)
 
     def _refuse(self, request: Request, reason: str) -> None:

@@ -18,7 +18,7 @@ from collections.abc import Callable
 from functools import partial
 from typing import Any
 
-from thriftserve.server_types.accepting import PAUSE_S, Acceptor, OutOfDescriptors
+from thriftserve.server_types.accepting import PAUSE_S, Acceptor, OutOfDescriptors, arrived_before_s
 from thriftserve.server_types.batched.answers import DeskAnswers
 from thriftserve.server_types.batched.client import Client
 from thriftserve.server_types.batched.desk import Desk
@@ -129,8 +129,13 @@ class TBatchingFront:
         dispatcher, door = self._dispatcher, self.door
         events = self._epoll.poll(max(0.0, self._wake_at(until) - time.monotonic()), _EVENTS)
         self.now = door.now = time.monotonic()
+        crowded = len(events) == _EVENTS
+        if crowded:
+            self._look_behind(*events[0])
+        else:
+            door.backlog.up_to_date()
         self._deal_with(events)
-        if len(events) == _EVENTS:  # there may be more, and workers that wait among them
+        if crowded:  # there may be more, and workers that wait among them
             self._deal_with(self._first.poll(0))
         door.settle()
         if door.waiting.ready:
@@ -140,6 +145,12 @@ class TBatchingFront:
                 dispatcher.expire()
         if self._over:
             self._end_over()
+
+    def _look_behind(self, fd: int, mask: int) -> None:
+        """Notes how long the first of many clients has waited to be read."""
+        client = self._clients.get(fd)
+        if client is not None and mask & select.EPOLLIN:
+            self.door.backlog.unread(arrived_before_s(client.sock), self.now)
 
     def _deal_with(self, events: list[tuple[int, int]]) -> None:
         clients = self._clients
