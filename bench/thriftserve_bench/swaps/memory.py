@@ -99,20 +99,16 @@ def _ask(serves: Serving, found: Memory) -> None:
 def settled(pid: int, swaps: int) -> MemorySample:
     """A process tree's memory once it changes no more, or as it is after a while of changes."""
     give_up_at = time.monotonic() + _SETTLE_TIMEOUT_S
-    last: deque[MemorySample] = deque(maxlen=_IN_A_ROW)
+    last: deque[tuple[int, int]] = deque(maxlen=_IN_A_ROW)
     while True:
-        last.append(_sample(pid, swaps, settled=len(last) == _IN_A_ROW and _agree(last)))
-        if last[-1].settled or time.monotonic() > give_up_at:
-            return last[-1]
+        memory, processes = process_tree.memory(pid), 1 + len(psutil.Process(pid).children(recursive=True))
+        last.append((memory.uss, processes))
+        still = len(last) == _IN_A_ROW and _agree(last)
+        if still or time.monotonic() > give_up_at:
+            return MemorySample(swaps, alone_bytes(pid), memory.pss, memory.rss, processes, still)
         time.sleep(_LOOK_S)
 
 
-def _sample(pid: int, swaps: int, *, settled: bool) -> MemorySample:
-    memory = process_tree.memory(pid)
-    processes = 1 + len(psutil.Process(pid).children(recursive=True))
-    return MemorySample(swaps, alone_bytes(pid), memory.pss, memory.rss, processes, settled)
-
-
-def _agree(samples: Sequence[MemorySample]) -> bool:
-    sizes = [one.alone for one in samples]
-    return max(sizes) - min(sizes) <= _AGREE * max(sizes) and len({one.processes for one in samples}) == 1
+def _agree(looks: Sequence[tuple[int, int]]) -> bool:
+    sizes = [size for size, _ in looks]
+    return max(sizes) - min(sizes) <= _AGREE * max(sizes) and len({processes for _, processes in looks}) == 1
