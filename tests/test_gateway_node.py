@@ -256,6 +256,46 @@ def test_bodies_that_never_end(door: Door) -> None:
     assert door.predict("half_plus_two", BODY).status == 200
 
 
+def sent_until_closed(door: Door, *parts: bytes) -> bytes:
+    """What comes back until the gateway closes the connection."""
+    found = b""
+    with socket.create_connection((door.host, door.port), 20) as sock, contextlib.suppress(ConnectionError):
+        for part in parts:
+            sock.sendall(part)
+        while piece := sock.recv(65536):
+            found += piece
+    return found
+
+
+def test_clients_that_say_nothing_or_never_come_to_the_point(door: Door) -> None:
+    """A connection without a request, or with part of a head, is closed in time; a head without end is refused."""
+    head = b"GET /healthz HTTP/1.1\r\nHost: a\r\n"
+    assert sent_until_closed(door) == b""
+    assert sent_until_closed(door, head) == b""
+    whole, rest = sent_until_closed(door, head + b"\r\n" + head).split(b"\r\n", 1)
+    assert whole == b"HTTP/1.1 200 OK" and rest.endswith(b'{"status":"ok"}')
+    endless = sent_until_closed(door, head, *[b"X-More: " + b"a" * 1000 + b"\r\n"] * 300)
+    assert not endless or endless.startswith(b"HTTP/1.1 431")
+    endless = sent_until_closed(door, b"GET /" + b"a" * 100_000)
+    assert not endless or endless.startswith(b"HTTP/1.1 431")
+    assert door.predict("half_plus_two", BODY).status == 200
+
+
+def test_a_slow_answer_outlives_what_comes_after_it(service: Service, door: Door) -> None:
+    """Part of a next head does not cut off the answer that is still being made."""
+    gate = Gate(service)
+    body = b'{"inputs": [1.0, 2.0]}'
+    whole = (
+        b"POST /v1/models/half_plus_two:predict HTTP/1.1\r\nHost: a\r\nContent-Length: %d\r\n\r\n" % len(body) + body
+    )
+    with answering(service, "predict", gate), ThreadPoolExecutor(1) as threads:
+        under_way = threads.submit(sent_until_closed, door, whole, b"GET /healthz HTTP/1.1\r\n")
+        assert gate.reached.wait(30)
+        threading.Event().wait(1.2)  # twice the time that a head may take
+        gate.open.set()
+        assert under_way.result(30).startswith(b"HTTP/1.1 200 OK")
+
+
 def test_addresses_inside_are_not_fetched(door: Door) -> None:
     """Image addresses that lead to this machine are refused unless the settings allow them."""
     told = door.post("/service?model=m", ["http://127.0.0.1:1/a.png", "http://[::1]/a.png", "http://localhost/"]).json()

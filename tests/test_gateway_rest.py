@@ -93,6 +93,7 @@ FINE: list[tuple[str, Any, Any]] = [
     (KINDS, kind("string", inputs=[["a"], ["\u0000\n"]]), {"outputs": [["a"], ["\u0000\n"]]}),
     (KINDS, kind("string", instances=[{"b64": "aW1hZ2U="}]), {"predictions": ["image"]}),
     (KINDS, kind("string", inputs={"b64": "aW1hZ2U"}), {"outputs": "image"}),
+    (KINDS, kind("string", inputs={"b64": "aW1h\nZ2U=\n"}), {"outputs": "image"}),
     (KINDS, kind("string", instances=[{"x": {"b64": "aW1hZ2U="}}]), {"predictions": ["image"]}),
     (KINDS, kind("string", instances=[{"b64": "/w=="}]), {"predictions": [{"b64": "/w=="}]}),
     (KINDS, kind("bytes", instances=["image"]), {"predictions": [{"b64": "aW1hZ2U="}]}),

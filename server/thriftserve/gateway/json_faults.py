@@ -10,6 +10,7 @@ from __future__ import annotations
 import base64
 import binascii
 import math
+import re
 from collections.abc import Iterator
 from typing import Any
 
@@ -23,6 +24,7 @@ from thriftserve_client.errors import TensorError
 from thriftserve_idl.ttypes import DataType, Tensor
 
 _JSON_TYPES: dict[type, str] = {dict: "Object", list: "Array", str: "String"}
+_BLANK = re.compile(r"[ \t\r\n\v\f]")
 _SPECIAL_NAMES = {DataType.DOUBLE: "double", DataType.FLOAT: "float"}
 
 
@@ -71,7 +73,7 @@ def is_base64(value: Any) -> bool:
 
 
 def from_base64(value: Any) -> bytes:
-    """The bytes that {"b64": text} stands for; the padding may be left out.
+    """The bytes that {"b64": text} stands for; the padding may be left out, blanks may stand between.
 
     Raises:
         Refusal: it has another form, or its text is no base64.
@@ -79,6 +81,8 @@ def from_base64(value: Any) -> bytes:
     if not is_base64(value):
         raise Refusal(f"JSON Value: {shown(value)} not formatted correctly for base64 data")
     text: str = value["b64"]
+    if _BLANK.search(text):  # `base64` of a shell breaks lines
+        text = _BLANK.sub("", text)
     try:
         return base64.b64decode(text.rstrip("=") + "=" * (-len(text.rstrip("=")) % 4), validate=True)
     except (binascii.Error, ValueError):

@@ -23,6 +23,7 @@ import uvicorn
 from thriftserve.errors import ExitCode
 from thriftserve.gateway import memory
 from thriftserve.gateway.app import Gateway
+from thriftserve.gateway.http_protocol import bounded
 from thriftserve.settings import HostSettings
 from thriftserve.settings.gateway import GatewaySettings
 from thriftserve.workers.listener import Listener
@@ -125,7 +126,7 @@ def bound(settings: GatewaySettings) -> Listener:
 def _config(app: Gateway, settings: GatewaySettings) -> uvicorn.Config:
     return uvicorn.Config(
         with_cors(app, settings),
-        http="httptools",
+        http=bounded(settings.read_timeout_s),
         ws="none",
         lifespan="off",
         log_config=None,

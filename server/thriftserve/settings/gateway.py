@@ -97,7 +97,11 @@ class GatewaySettings:
         600.0, "the most time that a request may ask for", group=LIMITS, unit="seconds", check=above(0)
     )
     read_timeout_s: float = setting(
-        30.0, "a request's body must have come within this time", group=LIMITS, unit="seconds", check=above(0)
+        30.0,
+        "a request's head, and its body, must have come within this time",
+        group=LIMITS,
+        unit="seconds",
+        check=above(0),
     )
     max_body_bytes: int = setting(
         64 * 1024 * 1024,
