@@ -14,8 +14,7 @@ from pathlib import Path
 
 from small_models import small
 from thriftserve import fetch as fetching
-from thriftserve.errors import InvalidArgument
-from thriftserve.models import completeness
+from thriftserve.keeper.fetcher import whole
 
 
 @cache
@@ -61,14 +60,7 @@ def zip_of(content: dict[str, bytes], prefix: str = "") -> bytes:
     return buffer.getvalue()
 
 
-def whole(version: Path) -> None:
-    """The check of a fetch: as a server looks at what is copied into its base path."""
-    found = completeness.fault(version, completeness.look(version))
-    if found:
-        raise InvalidArgument(found)
-
-
-#: A fetch with that check.
+#: A fetch with the check that a server makes.
 fetch = partial(fetching.fetch, check=whole)
 
 

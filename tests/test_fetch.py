@@ -19,6 +19,7 @@ from thriftserve.errors import (
     FailedPrecondition,
     InvalidArgument,
     NotFound,
+    ResourceExhausted,
     ThriftServeError,
     Unavailable,
 )
@@ -160,8 +161,8 @@ def test_what_was_there_is_not_trusted_blindly(target: Path) -> None:
         (File(failures=[500] * 9), QUICK, Unavailable, "given up after 4 tries"),
         (File(b"x" * 999, shifted=True), QUICK, Unavailable, "bytes from 1 on"),
         (File(b"x" * 999, ranges=False, lie=5), QUICK, Unavailable, "cut after 999 of 1004"),
-        (File(b"x" * 999), Limits(max_bytes=998), InvalidArgument, "999 bytes; at most 998"),
-        (File(b"x" * 999, ranges=False), Limits(max_bytes=998), InvalidArgument, "999 bytes; at most 998"),
+        (File(b"x" * 999), Limits(max_bytes=998), ResourceExhausted, "999 bytes; at most 998"),
+        (File(b"x" * 999, ranges=False), Limits(max_bytes=998), ResourceExhausted, "999 bytes; at most 998"),
         (File(b"x" * 999, stall_after=9), Limits(stall_s=0.1, retries=1, backoff_s=0.01), Unavailable, "timed out"),
         (File(b"x" * 999, stall_after=9), Limits(timeout_s=0.2), DeadlineExceeded, "not done within 0.2 s"),
         (File(redirect="/m"), QUICK, FailedPrecondition, "in circles"),

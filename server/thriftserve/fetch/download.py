@@ -20,11 +20,11 @@ from dataclasses import dataclass, replace
 from functools import partial
 from pathlib import Path
 
-from thriftserve.errors import InvalidArgument, ResourceExhausted, Unavailable
+from thriftserve.errors import ResourceExhausted, Unavailable
 from thriftserve.fetch.address import Address
 from thriftserve.fetch.http import Answer, Failed, Piece, get
 from thriftserve.fetch.journal import Journal, Part
-from thriftserve.fetch.limits import Deadline, Limits, Phase, Progress, Report
+from thriftserve.fetch.limits import Deadline, Limits, Phase, Progress, Report, TooLarge
 
 #: Time between two looks at what has arrived, and between two writes of the journal, in seconds.
 _LOOK_S = 0.1
@@ -78,7 +78,7 @@ class Download:
         Raises:
             Unavailable: the network or the server failed, again and again.
             NotFound, FailedPrecondition: the server does not give it.
-            InvalidArgument: it is larger than the limits allow.
+            TooLarge: it is larger than the limits allow.
             DeadlineExceeded, ResourceExhausted: no time or no room for it.
         """
         for _ in range(_RESTARTS):
@@ -111,7 +111,7 @@ class Download:
 
     def _admit(self, total: int) -> None:
         if total > self._limits.max_bytes:
-            raise InvalidArgument(f"{self._address}: {total} bytes; at most {self._limits.max_bytes} are fetched")
+            raise TooLarge(f"{self._address}: {total} bytes; at most {self._limits.max_bytes} are fetched")
         free = os.statvfs(self._place.file.parent)
         left = free.f_bavail * free.f_frsize
         # A file of an earlier try takes its place already, in part; this only tells early what is hopeless.
@@ -152,7 +152,7 @@ class Download:
                 file.write(chunk)
                 self._arrived += len(chunk)
                 if self._arrived > self._limits.max_bytes:
-                    raise InvalidArgument(f"{self._address}: more than {self._limits.max_bytes} bytes are not fetched")
+                    raise TooLarge(f"{self._address}: more than {self._limits.max_bytes} bytes are not fetched")
             file.flush()
             os.fsync(file.fileno())
         if answer.total is not None and self._arrived != answer.total:

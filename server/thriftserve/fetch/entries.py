@@ -12,7 +12,7 @@ from collections.abc import Iterator
 from pathlib import Path, PurePosixPath
 
 from thriftserve.errors import InvalidArgument
-from thriftserve.fetch.limits import Deadline, Limits, Phase, Progress, Report
+from thriftserve.fetch.limits import Deadline, Limits, Phase, Progress, Report, TooLarge
 
 #: Bytes copied at a time.
 CHUNK = 1 << 20
@@ -25,6 +25,8 @@ _MAX_DEPTH = 32
 class Unpacked:
     """A directory that an archive is unpacked into; its methods raise InvalidArgument for what is not safe.
 
+    And TooLarge for what is more than the limits allow.
+
     Args:
         root: an empty directory.
         packed: size of the archive in bytes.
@@ -35,7 +37,7 @@ class Unpacked:
         self._limits = limits
         self._deadline = deadline
         self._report = report
-        self._most = min(limits.max_unpacked_bytes, limits.free_bytes + limits.max_ratio * packed)
+        self._most = limits.free_bytes + limits.max_ratio * packed
         self._bytes = 0
         self._entries = 0
         self._files: set[PurePosixPath] = set()
@@ -112,11 +114,10 @@ class Unpacked:
                 self._directories.add(one)
 
     def _hold(self, size: int) -> None:
+        if self._bytes + size > self._limits.max_unpacked_bytes:
+            raise TooLarge(f"the archive unpacks to more than {self._limits.max_unpacked_bytes} bytes, the limit")
         if size < 0 or self._bytes + size > self._most:
-            raise InvalidArgument(
-                f"the archive unpacks to more than {self._most} bytes: "
-                "that is past the limit, or too much for its own size"
-            )
+            raise InvalidArgument(f"the archive unpacks to more than {self._most} bytes: too much for its own size")
 
 
 def check_links(root: Path) -> None:

@@ -24,7 +24,7 @@ from thriftserve.errors import FailedPrecondition, InvalidArgument, NotFound, Re
 from thriftserve.fetch.address import Address, parse
 from thriftserve.fetch.download import Download
 from thriftserve.fetch.entries import CHUNK, Unpacked, check_links
-from thriftserve.fetch.limits import Deadline, Limits, Phase, Progress, Report
+from thriftserve.fetch.limits import Deadline, Limits, Phase, Progress, Report, TooLarge
 from thriftserve.fetch.staging import Staging, sync_directory
 from thriftserve.fetch.unpack import find_model, unpack
 
@@ -58,12 +58,12 @@ def fetch(
         `target_dir`.
 
     Raises:
-        InvalidArgument: the URL, the checksum, the archive or the model in it is wrong, or too large.
+        InvalidArgument: the URL, the checksum, the archive or the model in it is wrong.
         NotFound: there is nothing under the URL.
         FailedPrecondition: the server refuses, the target is there already, or is being fetched by another.
         Unavailable: the network or the server failed, again and again.
         DeadlineExceeded: it took longer than the limits allow.
-        ResourceExhausted: the disk is full.
+        ResourceExhausted: the disk is full, or it is larger than the limits allow.
     """
     address, wanted = parse(url), _checksum(sha256)
     try:
@@ -130,7 +130,7 @@ class _Fetch:
         if not source.is_file():
             raise InvalidArgument(f"{source}: is no file: a packed model is fetched; a directory is given as base path")
         if size > self._limits.max_bytes:
-            raise InvalidArgument(f"{source}: {size} bytes; at most {self._limits.max_bytes} are fetched")
+            raise TooLarge(f"{source}: {size} bytes; at most {self._limits.max_bytes} are fetched")
         with open(source, "rb") as reader, open(file, "wb") as writer:
             while chunk := reader.read(CHUNK):
                 writer.write(chunk)
@@ -161,9 +161,9 @@ class _Fetch:
             check_links(model)
             self._report(Progress(Phase.CHECKING))
             self._check(model)
-        except InvalidArgument as error:
+        except (InvalidArgument, TooLarge) as error:
             self._forget(staging)
-            raise InvalidArgument(f"{self._address}: {error.message}") from error
+            raise type(error)(f"{self._address}: {error.message}") from error
         for folder, _, _ in os.walk(model):
             sync_directory(Path(folder))
         staging.land(source, model)

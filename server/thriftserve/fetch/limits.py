@@ -10,10 +10,16 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from enum import Enum
 
-from thriftserve.errors import DeadlineExceeded
+from thriftserve.errors import DeadlineExceeded, ResourceExhausted
 
 _MIB = 1 << 20
 _GIB = 1 << 30
+
+
+class TooLarge(ResourceExhausted):
+    """It is larger than a fetch may be; so it will be the next time."""
+
+    retryable = False
 
 
 @dataclass(frozen=True)
