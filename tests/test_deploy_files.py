@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import argparse
 import configparser
+import re
 import shutil
 import subprocess
 from pathlib import Path
@@ -52,6 +53,19 @@ def test_units_are_fine(name: str, tmp_path: Path) -> None:
     arguments = service["ExecStart"].replace("%i", "8501").split()[1:]
     found = understood(arguments)
     assert float(service["TimeoutStopSec"]) > float(found.drain_timeout_s)
+
+
+def test_what_stays_down_is_the_same_everywhere() -> None:
+    """The units, supervisor's file and the pages name the same exit codes after which nothing is started again."""
+    page = (ROOT / "docs" / "operations.md").read_text(encoding="utf-8")
+    unit = (DEPLOY / UNITS[0]).read_text(encoding="utf-8")
+    advised, set_ = (re.findall(r"RestartPreventExitStatus=([\d ]+)", text) for text in (page, unit))
+    supervisor = configparser.RawConfigParser(comment_prefixes=(";",))
+    supervisor.read(DEPLOY / "supervisord.conf", encoding="utf-8")
+    codes = supervisor["program:node"]["exitcodes"].split(",")
+    assert advised == set_ == [" ".join(codes[1:])] and codes[0] == "0"
+    words = f"exit codes {', '.join(codes[1:-1])} and {codes[-1]}"
+    assert words in (ROOT / "docs" / "deploy.md").read_text(encoding="utf-8")
 
 
 def containers(name: str) -> list[tuple[dict[str, Any], dict[str, Any]]]:
