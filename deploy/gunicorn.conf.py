@@ -7,11 +7,22 @@ The gateway's own settings are THRIFTSERVE_GATEWAY_… variables: THRIFTSERVE_GA
 
 import os
 import shutil
-from typing import Any
+from typing import Any, ClassVar
+
+from uvicorn_worker import UvicornWorker
+
+from thriftserve.gateway.http_protocol import bounded
+
+
+class Worker(UvicornWorker):
+    """A request's head must come within this time, in seconds, and is bounded in size."""
+
+    CONFIG_KWARGS: ClassVar[dict[str, Any]] = {"loop": "uvloop", "http": bounded(30.0)}
+
 
 bind = os.environ.get("BIND", "127.0.0.1:8501")
 workers = int(os.environ.get("WORKERS", "2"))
-worker_class = "uvicorn_worker.UvicornWorker"
+worker_class = Worker
 backlog = 1024
 keepalive = 75
 #: Seconds for what is in flight after SIGTERM.

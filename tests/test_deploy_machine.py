@@ -7,6 +7,7 @@ import os
 import re
 import shlex
 import signal
+import socket
 import subprocess
 import sys
 from functools import partial
@@ -141,6 +142,9 @@ def test_gunicorn_runs_the_gateway(tmp_path: Path) -> None:
         wait_until(both, "two workers tell of each other")
         status, body = ask(port, "/readyz")
         assert (status, json.loads(body)["backends"][0]["backend"]) == (503, "127.0.0.1:1")
+        with socket.create_connection(("127.0.0.1", port), 20) as sock:
+            sock.sendall(b"GET /" + b"a" * 100_000)
+            assert sock.recv(100).startswith(b"HTTP/1.1 431 ")
     log = (tmp_path / "gunicorn.log").read_text(encoding="utf-8")
     assert "Traceback" not in log and "Warning" not in log, log
     with started(command, tmp_path, THRIFTSERVE_GATEWAY_BACKENT="x") as process:

@@ -13,6 +13,7 @@ from pathlib import Path
 import pytest
 from prometheus_client.parser import text_string_to_metric_families
 
+from client_service import scripted, silent
 from documents import ROOT
 from gateway_served import COMMAND, Door, gateway
 from served import Served
@@ -218,3 +219,5 @@ def test_health_says_what_is_wrong(server: Served) -> None:
         assert told.status == 200
         assert told.json()["status"] == "degraded"
         assert [one["status"] for one in told.json()["backends"]] == ["ok", "failed"]
+    with scripted(silent) as mute, gateway(mute) as door:
+        assert door.get("/readyz?timeout=0.02").status == 504
