@@ -6,6 +6,7 @@ Control.status, again and again  --follow-->  a line for each step, in its own p
 from __future__ import annotations
 
 import json
+import shutil
 import sys
 import time
 from argparse import Namespace
@@ -83,4 +84,6 @@ class _Lines:
         if self._json:
             return json.dumps({"name": self._model, **asdict(one)})
         failure = f"{one.error}: {one.error_message}" if one.error else one.error_message
-        return f"{self._model} {one.version}  {one.state:9}  {failure or one.note}".rstrip()
+        line = f"{self._model} {one.version}  {one.state:9}  {failure or one.note}".rstrip()
+        # What is written over must fit into one line of the terminal.
+        return line if failure or not self._in_place else line[: shutil.get_terminal_size().columns - 1]
