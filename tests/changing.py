@@ -6,6 +6,7 @@ half_version()  -->  put(BASE, 2)  -->  wait_until(lambda: state(server, 2) == "
 from __future__ import annotations
 
 import atexit
+import json
 import shutil
 import subprocess
 import sys
@@ -16,6 +17,7 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from functools import cache
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 from thrift.protocol.TBinaryProtocol import TBinaryProtocolAccelerated
@@ -45,6 +47,19 @@ def put(base: Path, version: int) -> Path:
     """A new version, whole at once."""
     shutil.copytree(half_version(), base / f"{version}.tmp")
     return (base / f"{version}.tmp").rename(base / str(version))
+
+
+def spoiled(version: Path) -> Path:
+    """A version that looks whole, and can't be loaded."""
+    (version / "assets.extra").mkdir(exist_ok=True)
+    (version / "assets.extra" / "image.toml").write_text("height = 'tall'\n")
+    return version
+
+
+def steps(server: Served) -> list[dict[str, Any]]:
+    """Every step of a version from one state into another that the log tells of."""
+    lines = [line.partition("{")[2] for line in server.log().splitlines() if '"model_version_state"' in line]
+    return [json.loads("{" + line) for line in lines]
 
 
 def wait_until(true: Callable[[], bool]) -> None:

@@ -14,11 +14,12 @@ import time
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from functools import partial
 from pathlib import Path
-from typing import Any, Protocol
+from typing import Any
 
 from thriftserve.errors import FailedPrecondition, StartError
 from thriftserve.keeper.coming import Coming
 from thriftserve.keeper.configuration import Configuration
+from thriftserve.keeper.crew import Crew, Workers
 from thriftserve.keeper.desired import desired
 from thriftserve.keeper.failures import Failures
 from thriftserve.keeper.layout import Layout
@@ -34,28 +35,12 @@ from thriftserve.models.state import Failed, Plan, StateDir, Told, attempts, tol
 from thriftserve.models.states import VersionStatus
 from thriftserve.models.watcher import Watcher
 from thriftserve.settings import ServeSettings
-from thriftserve.status import WorkerPhase
 
 log = logging.getLogger(__name__)
 
 #: While workers are being replaced they are looked at so often.
 _BUSY_S = 0.05
 _IDLE_S = 1.0
-#: A reload that nobody works on any more is asked for again after this time.
-_ASK_AGAIN_S = 3.0
-
-
-class Workers(Protocol):
-    """The worker processes, as the keeper sees and moves them."""
-
-    def plans(self) -> list[tuple[int, WorkerPhase, int]]:
-        """(pid, phase, number of the plan that it has loaded) of each."""
-
-    def reload(self) -> None:
-        """Has them replaced by new ones, which load the plan as it is then."""
-
-    def state_changed(self) -> None:
-        """Tells every process that the state is written anew."""
 
 
 class Keeper:
@@ -84,8 +69,7 @@ class Keeper:
         self._configuration = Configuration(read, settings, state)
         self._on_reload = on_reload
         self._state = state
-        self._workers = workers
-        self._count = laid_out.worker_processes
+        self._crew = Crew(workers, laid_out.worker_processes)
         self._layout = Layout(laid_out)
         self.lock = threading.RLock()
         self.wishes = Wishes(state, self.configured)
@@ -94,12 +78,12 @@ class Keeper:
         kept = state.read("keeper") or {"served": None, "number": self._plan.number}
         self._served = None if kept["served"] is None else Plan.from_json(kept["served"])
         self._number: int = kept["number"]
-        self.lives = Lives(None if self._served is None else Told(state, lambda: 0))
+        before = None if self._served is None else Told(state, lambda: 0)
+        self.lives = Lives(before, frees_first=laid_out.swap_policy == "resource")
         self.labels = Labels(state.labels_file)
         self.labels.configure(self._labels_of(self.configured))
         self._plans = {each.number: each for each in (self._plan, self._served) if each is not None}
         self._written: Any = None
-        self._asked_at = 0.0
         self._setbacks = 0
         self._not_before = 0.0
         self._forced = False
@@ -227,8 +211,7 @@ class Keeper:
             if self._served is not None or outcome.done:
                 for failed in outcome.failed:
                     self._failed(failed, now)
-        numbers = [number for _, phase, number in self._workers.plans() if phase is WorkerPhase.IDLE]
-        if self._served is not self._plan and len(numbers) >= self._count and set(numbers) == {self._plan.number}:
+        if self._served is not self._plan and self._crew.all_have(self._plan.number):
             self._all_have_it()
 
     def _failed(self, failed: Failed, now: float) -> None:
@@ -268,9 +251,8 @@ class Keeper:
         if self._served is None or not self._sources.seen:
             return
         held_back = self._failures.held_back(now)
-        if self._served is not self._plan and under_way(self._plan, self._workers.plans(), held_back):
-            if self._stalled(now):
-                self._ask(now)
+        if self._served is not self._plan and under_way(self._plan, self._crew.seen(), held_back):
+            self._crew.insist(self._plan.number, now)
             return
         configs = self.wishes.configs(self.configured)
         wanted = {name: self.wishes.versions(name, found) for name, found in self._sources.wanted.items()}
@@ -283,8 +265,8 @@ class Keeper:
             self._publish(Plan(self._number, models), now)
         elif models != self._plan.models:
             self._publish(self._served, now)
-        elif self._stalled(now):
-            self._ask(now)
+        else:
+            self._crew.insist(self._plan.number, now)
         self.coming.decided()
 
     def _publish(self, plan: Plan, now: float) -> None:
@@ -294,19 +276,7 @@ class Keeper:
         self._state.write("plan", plan.to_json())
         self._keep()
         self._sources.hold(self._timing, self._plans.values(), now)
-        if any(number != plan.number for _, phase, number in self._workers.plans() if phase is WorkerPhase.IDLE):
-            self._ask(now)
-
-    def _ask(self, now: float) -> None:
-        self._asked_at = now
-        self._workers.reload()
-
-    def _stalled(self, now: float) -> bool:
-        """Whether somebody has not loaded the plan, and nobody is about to: its successor died, say."""
-        seen = self._workers.plans()
-        quiet = all(phase is WorkerPhase.IDLE for _, phase, _ in seen)
-        late = any(number != self._plan.number for _, _, number in seen)
-        return quiet and late and now - self._asked_at > _ASK_AGAIN_S
+        self._crew.want(plan.number, now)
 
     def _keep(self) -> None:
         served = None if self._served is None else self._served.to_json()
@@ -317,7 +287,7 @@ class Keeper:
     def _tell(self) -> None:
         if self._served is None:
             return  # who answers now has loaded everything: the state that the first plan came with holds
-        numbers = {number for _, _, number in self._workers.plans()}
+        numbers = self._crew.numbers()
         self._plans = {
             number: plan
             for number, plan in self._plans.items()
@@ -325,12 +295,13 @@ class Keeper:
         }
         live = [self._plans[number] for number in numbers if number in self._plans]
         failed = {**self.coming.failures(), **self._failures.why()}
-        self.lives.settle(self._plan, self._served, live, failed, self.coming.versions)
+        begun = self._crew.has_begun(self._plan.number)
+        self.lives.settle(self._plan, self._served, live, failed, self.coming.versions, begun=begun)
         content = told.written(self.statuses(), self.labels.now(), self.lives.counts())
         if content != self._written:
             self._state.write(told.FILE, content)
             self._written = content
-            self._workers.state_changed()
+            self._crew.state_changed()
 
     def statuses(self) -> dict[str, list[VersionStatus]]:
         """The state of every version, by model."""

@@ -12,16 +12,20 @@ from thriftserve.models.state import Failed, Plan, Told
 from thriftserve.models.states import FOLLOWS, VersionStates, VersionStatus
 from thriftserve_idl.ttypes import ModelState
 
+_Key = tuple[str, int]
+
 
 class Lives:
     """Every version that is or was to be served.
 
     Args:
         told: what a keeper before this one told; None: nothing has been served.
+        frees_first: whether a worker ends before its successor loads.
     """
 
-    def __init__(self, told: Told | None) -> None:
+    def __init__(self, told: Told | None, *, frees_first: bool = False) -> None:
         self._states = VersionStates()
+        self._frees_first = frees_first
         if told is not None:
             self._states.restore(told.statuses(), told.counts())
 
@@ -32,6 +36,8 @@ class Lives:
         live: Iterable[Plan],
         failed: Mapping[tuple[str, int], Failed],
         coming: Collection[tuple[str, int]] = (),
+        *,
+        begun: bool = True,
     ) -> None:
         """Brings every version to the state that follows from these.
 
@@ -41,29 +47,57 @@ class Lives:
             live: the plans of the workers that there are.
             failed: versions that could not be loaded.
             coming: versions that are on their way, and in no plan yet.
+            begun: whether a worker loads the plan, or has it.
         """
         held = {(name, one.version) for each in live for name, one in each.versions()}
-        planned = {(name, one.version) for name, one in plan.versions()}
-        states = {(name, one.version): ModelState.LOADING for name, one in plan.versions()}
-        # Those too that a newer plan leaves out by now.
-        states |= {(name, one.version): ModelState.AVAILABLE for name, one in served.versions()}
-        for (name, version), state in states.items():
-            self._bring(name, version, state)
+        planned = _keys(plan)
+        answering = self._answering(_keys(served), planned, held)
         for (name, version), failure in failed.items():
             if (name, version) not in planned:
                 self._bring(name, version, ModelState.ENDED, failure.code, failure.message)
-        for name, version in coming:
-            if self._states.state(name, version) in (None, ModelState.ENDED):
-                self._bring(name, version, ModelState.START)
+        if self._frees_first:
+            self._unload(planned, answering, held, coming)
+        for key in planned - answering:
+            self._bring_up(*key, ModelState.LOADING if begun else ModelState.START)
+        for name, version in answering:  # those too that a newer plan leaves out by now
+            self._bring(name, version, ModelState.AVAILABLE)
+        for key in coming:
+            self._bring_up(*key, ModelState.START)
+        self._unload(planned, answering, held, coming)
+
+    def _answering(self, served: set[_Key], planned: set[_Key], held: set[_Key]) -> set[_Key]:
+        """The versions that clients are answered with: until others have taken over everywhere, those of before.
+
+        Where workers end before their successors load, only what one of them still has; but a worker that is
+        replaced for other reasons leaves no trace.
+        """
+        if not self._frees_first:
+            return served
+        return {key for key in served if key in held or (key in planned and self._now(key) == ModelState.AVAILABLE)}
+
+    def _unload(self, planned: set[_Key], answering: set[_Key], held: set[_Key], coming: Collection[_Key]) -> None:
+        """Brings what nobody wants any more to its end."""
         for name, versions in self._states.statuses().items():
             for told in versions:
-                if (name, told.version) in planned or told.state == ModelState.ENDED:
+                key = (name, told.version)
+                if key in planned or key in answering or told.state == ModelState.ENDED:
                     continue
-                if told.state == ModelState.START and (name, told.version) in coming:
+                if told.state == ModelState.START and key in coming:
                     continue
-                if not served.holds(name, told.version):  # else it serves until others have taken over everywhere
-                    loaded = (name, told.version) in held and told.state != ModelState.LOADING
-                    self._bring(name, told.version, ModelState.UNLOADING if loaded else ModelState.ENDED)
+                loaded = key in held and told.state != ModelState.LOADING
+                self._bring(*key, ModelState.UNLOADING if loaded else ModelState.ENDED)
+
+    def _now(self, key: _Key) -> ModelState | None:
+        return self._states.state(*key)
+
+    def _bring_up(self, name: str, version: int, state: ModelState) -> None:
+        """Takes a version to START or LOADING, where it is not that far yet."""
+        before = {
+            ModelState.START: (None, ModelState.ENDED),
+            ModelState.LOADING: (None, ModelState.ENDED, ModelState.START),
+        }
+        if self._states.state(name, version) in before[state]:
+            self._bring(name, version, state)
 
     def loaded(self, name: str, version: int, took_s: float) -> None:
         """A worker has loaded a version, in that time."""
@@ -94,6 +128,10 @@ class Lives:
         for step in between:
             self._states.move(name, version, step)
         self._states.move(name, version, last, code, message)
+
+
+def _keys(plan: Plan) -> set[_Key]:
+    return {(name, one.version) for name, one in plan.versions()}
 
 
 def _way(now: ModelState | None, state: ModelState) -> list[ModelState]:
