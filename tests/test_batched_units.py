@@ -162,7 +162,7 @@ def test_an_arena_in_random_use() -> None:
             held.append((taken, content))
         places = sorted((block.offset, block.offset + block.size) for block, _ in held)
         assert all(end <= start for (_, end), (start, _) in itertools.pairwise(places))
-        assert arena.in_use == sum(block.size for block, _ in held)
+        assert sum(size for _, size in arena._free) == arena.size - sum(block.size for block, _ in held)
     assert refused
     for block, content in held:
         assert shared.read(block.offset, len(content)) == content

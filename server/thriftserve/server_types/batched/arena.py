@@ -3,7 +3,7 @@
     front: allocate(size) -> Block --recv_into--> the client's bytes     worker: read(offset, size) -> bytes
 
 The front reads a large frame off its client's socket straight into a block; a worker is told the place.
-The arena's size is the bound on what a front holds: past it there is no block, and the request is refused.
+A block takes addresses, of which there are plenty, and memory only as bytes come: those are counted elsewhere.
 Lower addresses go first, so that a quiet server keeps using the same few pages.
 """
 
@@ -34,21 +34,19 @@ class Arena:
 
     Args:
         size: bytes; memory is taken as it is used.
+        kept: bytes at its beginning whose memory is kept for the next blocks; what lies behind goes back with its
+            block. None: all.
     """
 
-    def __init__(self, size: int) -> None:
+    def __init__(self, size: int, kept: int | None = None) -> None:
         self.size = _rounded(size)
+        self._kept = self.size if kept is None else min(self.size, _rounded(kept))
         self.fd = os.memfd_create("thriftserve-arena", os.MFD_CLOEXEC)
         os.ftruncate(self.fd, self.size)
         self._map = mmap.mmap(self.fd, self.size)
         self._view = memoryview(self._map)
         self._free: list[tuple[int, int]] = [(0, self.size)]
         self._touched = 0
-
-    @property
-    def in_use(self) -> int:
-        """Bytes in blocks that are not free."""
-        return self.size - sum(size for _, size in self._free)
 
     def allocate(self, size: int) -> Block | None:
         """A block of at least `size` bytes; None where there is no room for it."""
@@ -59,7 +57,7 @@ class Arena:
                     del self._free[place]
                 else:
                     self._free[place] = (offset + whole, free - whole)
-                self._touched = max(self._touched, offset + whole)
+                self._touched = min(self._kept, max(self._touched, offset + whole))
                 return Block(offset, whole, self._view[offset : offset + size])
         return None
 
@@ -67,6 +65,9 @@ class Arena:
         """Takes a block back; its neighbours that are free and it become one."""
         block.view.release()
         offset, size = block.offset, block.size
+        if offset + size > self._kept:
+            begin = max(offset, self._kept)
+            self._map.madvise(mmap.MADV_REMOVE, begin, offset + size - begin)
         place = bisect_left(self._free, (offset, 0))
         if place < len(self._free) and self._free[place][0] == offset + size:
             size += self._free.pop(place)[1]
@@ -79,7 +80,7 @@ class Arena:
         """Gives the memory behind the last block in use back to the system."""
         first = self._free[-1][0] if self._free and sum(self._free[-1]) == self.size else self.size
         if first < self._touched:
-            self._map.madvise(mmap.MADV_REMOVE, first, self.size - first)
+            self._map.madvise(mmap.MADV_REMOVE, first, self._touched - first)
             self._touched = first
 
 

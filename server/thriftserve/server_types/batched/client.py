@@ -32,6 +32,10 @@ _LENGTH = Struct("!i").unpack_from
 _NOT_YET = (BlockingIOError, ssl.SSLWantReadError, ssl.SSLWantWriteError)
 #: Requests of one client that are taken before the first of them is answered, at most.
 AHEAD = 256
+#: Bytes of a client's answers that may wait for one before them; past it no more of its requests are taken or run.
+_OWED_BYTES = 1 << 20
+#: A client that holds memory others need is given this long to make headway.
+_PATIENCE_S = 1.0
 _IN, _OUT = select.EPOLLIN, select.EPOLLOUT
 
 
@@ -61,6 +65,8 @@ class Client:
         #: Requests of it that are taken before the first one is answered: a few such clients must not fill the queue.
         self._ahead = min(AHEAD, max(16, front.settings.max_queued // 8))
         self._unsent: deque[memoryview] = deque()
+        #: Bytes of answers that it does not read, or that wait for one before them.
+        self._owed = 0
         self._events = _IN
         tls = front.tls
         sock.setblocking(tls is None)
@@ -96,6 +102,16 @@ class Client:
             why = f"a message did not come whole within {settings.read_timeout_s:g} s"
             return self.since + settings.read_timeout_s, why
         return self.since + settings.idle_timeout_s, f"idle for {settings.idle_timeout_s:g} s"
+
+    @property
+    def stalled(self) -> bool:
+        """True where it holds memory and does not do what it must to let it go."""
+        age_s = self._door.now - self.since
+        if age_s < _PATIENCE_S:
+            return False
+        if self._unsent or self._incoming.silent_s >= _PATIENCE_S:
+            return True
+        return self._incoming.hopeless(age_s, self._settings.read_timeout_s)
 
     # Reading
 
@@ -175,12 +191,19 @@ class Client:
         """Makes requests of what was read."""
         incoming = self._incoming
         try:
-            while len(self.pending) < self._ahead and (frame := incoming.next_frame()) is not None:
+            while self._takes_more and (frame := incoming.next_frame()) is not None:
                 self._came(frame)
         except FrameError as error:
             self._out_of_step(error)
-        if len(self.pending) >= self._ahead:
+        if incoming.large:
+            incoming.await_large(self.sock)
+        if not self._takes_more:
             self._watch(self._events & ~_IN)
+
+    @property
+    def _takes_more(self) -> bool:
+        """Whether further requests of it are taken now."""
+        return len(self.pending) < self._ahead and not self._unsent and self._owed <= _OWED_BYTES
 
     def _out_of_step(self, error: FrameError) -> None:
         """Where the next message begins is unknown: what came before is still answered, then it is over."""
@@ -218,19 +241,39 @@ class Client:
         pending = self.pending
         if pending[0] is not request:
             request.answer = answer
+            self._owe(len(answer))
+            if self._owed > _OWED_BYTES:
+                self._watch(self._events & ~_IN)
+                self._door.waiting.hold(self, not self._may_run)
             return
         pending.popleft()
         self._send(answer)
         while pending and (ready := pending[0].answer) is not None:
             pending.popleft()
+            self._owe(-len(ready))
             self._send(ready)
-        if not self._events & _IN and not self._ended and not self._unsent and len(pending) <= self._ahead // 2:
+        if self.held and self._may_run:
+            self._door.waiting.hold(self, False)
+        if not self._events & _IN and not self._ended and self._takes_more and len(pending) <= self._ahead // 2:
             self._resume()
+
+    def _owe(self, more: int) -> None:
+        """So many bytes more of answers wait to be sent."""
+        self._owed += more
+        self._door.owed_bytes += more
+
+    @property
+    def _may_run(self) -> bool:
+        """Whether slots may get its requests: its answers go out, or the one that they wait for must still run."""
+        if self._unsent:
+            return False
+        return self._owed <= _OWED_BYTES or bool(self.waiting and self.waiting[0] is self.pending[0])
 
     def _send(self, data: bytes | memoryview) -> None:
         self.since = self._door.now
         if self._unsent:
             self._unsent.append(memoryview(data))
+            self._owe(len(data))
             return
         if not data:
             return
@@ -240,6 +283,7 @@ class Client:
             sent = 0
         if sent < len(data):
             self._unsent.append(memoryview(data)[sent:])
+            self._owe(len(data) - sent)
             self._door.waiting.hold(self, True)
             self._watch(_OUT)
 
@@ -249,16 +293,16 @@ class Client:
                 view = self._unsent[0]
                 sent = self.sock.send(view, self._flags)
                 self.since = self._door.now
+                self._owe(-sent)
                 if sent < len(view):
                     self._unsent[0] = view[sent:]
                     return
                 self._unsent.popleft()
         except _NOT_YET:
             return
-        self._door.waiting.hold(self, False)
-        if self._ended:
-            self._watch(0)
-        else:
+        self._door.waiting.hold(self, not self._may_run)
+        self._watch(0)
+        if not self._ended and self._takes_more:
             self._resume()
 
     def _resume(self) -> None:
@@ -287,4 +331,5 @@ class Client:
         """Closes the socket; what it holds of a message that did not come whole is given back."""
         self.closed = True
         self.sock.close()
+        self._owe(-self._owed)
         self._incoming.close()

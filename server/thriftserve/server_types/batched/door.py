@@ -17,6 +17,7 @@ from thriftserve.server_types.batched.answers import DeskAnswers
 from thriftserve.server_types.batched.arena import Arena, Block
 from thriftserve.server_types.batched.backlog import Backlog
 from thriftserve.server_types.batched.client import Client
+from thriftserve.server_types.batched.incoming import RESERVE_BYTES
 from thriftserve.server_types.batched.patience import Patience
 from thriftserve.server_types.batched.request import Request, Waiting
 from thriftserve.server_types.ending import FAILURES
@@ -28,6 +29,7 @@ log = logging.getLogger(__name__)
 
 _LOG_EVERY_S = 1.0
 _SCRAP_BYTES = 1 << 20
+_MOST_ADDRESSES = 1 << 40
 
 
 class Door:
@@ -57,7 +59,7 @@ class Door:
         self._answers = answers
         self._counters = counters
         self._over = over
-        self.arena = Arena(settings.max_queued_bytes)
+        self.arena = Arena(_addresses(settings), settings.max_queued_bytes)
         self.waiting = Waiting(ordered=ordered)
         self.patience = Patience(self.waiting, clients, answers.expiry)
         #: Where bytes go that nobody keeps.
@@ -66,6 +68,12 @@ class Door:
         self.limits: dict[str, int] = {}
         #: Bytes of all requests that are not answered yet.
         self.held_bytes = 0
+        #: Bytes of messages that did not come whole yet.
+        self.coming_bytes = 0
+        #: Bytes of answers that can't be sent yet; `Client` keeps it.
+        self.owed_bytes = 0
+        #: True where something was refused for want of memory since it was last set to False.
+        self.short = False
         #: The present, as of the last look at the clock.
         self.now = time.monotonic()
         self._turned_away = 0
@@ -108,7 +116,8 @@ class Door:
             self._refuse(request, request.client.refusal)
         elif self.waiting.count >= self.backlog.most:
             self._refuse(request, self._queue_full)
-        elif self.held_bytes + request.size > self._settings.max_queued_bytes:
+        elif self.held + request.size > self._settings.max_queued_bytes:
+            self.short = True
             self._refuse(request, self._bytes_full)
         elif self.limits and (reason := self._lane_full(request)):
             self._refuse(request, reason)
@@ -131,15 +140,26 @@ class Door:
         request.lane = lane
         return None
 
+    @property
+    def held(self) -> int:
+        """Bytes that are held for clients, in all."""
+        return self.held_bytes + self.coming_bytes + self.owed_bytes
+
+    @property
+    def too_full(self) -> bool:
+        """Whether more bytes are held than may be."""
+        return self.held > self._settings.max_queued_bytes
+
     def room_for(self, size: int) -> Block | None:
-        """Room for a frame that is about to come."""
-        if self.waiting.count >= self.backlog.most:
+        """Room for a frame that is coming; None: it is to be refused."""
+        if self.waiting.count >= self.backlog.most or self.too_full or size > self._settings.max_queued_bytes:
             return None
         return self.arena.allocate(size)
 
     def refuse_for_bytes(self, request: Request) -> None:
         """Refuses a request whose bytes were not kept, for there was no room."""
         full = self.waiting.count >= self.backlog.most
+        self.short = self.short or not full
         self._refuse(request, self._queue_full if full else self._bytes_full)
 
     def _refuse(self, request: Request, reason: str) -> None:
@@ -190,3 +210,9 @@ class Door:
         """Drops what a client that is gone was waiting for."""
         for request in self.waiting.forget(client):
             self.release(request)
+
+
+def _addresses(settings: HostSettings) -> int:
+    """Bytes of addresses that are enough for every frame a client can have begun, for each has sent some of it."""
+    frames = settings.max_queued_bytes // RESERVE_BYTES + 1
+    return min(frames * settings.max_message_bytes, _MOST_ADDRESSES) + settings.max_queued_bytes

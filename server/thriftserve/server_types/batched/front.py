@@ -236,16 +236,20 @@ class TBatchingFront:
         self._counters.connection_closed()
 
     def _sweep(self) -> None:
+        short, self.door.short = self.door.short, False
         for client in list(self._clients.values()):
             due = client.deadline()
             if due is not None and self.now >= due[0]:
                 log.info("%s: closed: %s", client.peer, due[1])
                 self._end(client)
+            elif short and client.stalled:
+                log.info("%s: closed: it holds memory that others need, and makes no headway", client.peer)
+                self._end(client)
         self._dispatcher.watch_slots()
         door = self.door
-        if not door.held_bytes:
+        if not door.held:
             door.arena.trim()
-        self._counters.set_queued(len(door.waiting), door.held_bytes)
+        self._counters.set_queued(len(door.waiting), door.held)
 
     # Slots
 

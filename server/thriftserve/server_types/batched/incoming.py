@@ -3,8 +3,8 @@
     bytes --feed()--> next_frame() --> a small frame, as it came
                       a large one: read_large() --> its block in the arena | its head, where there is no room
 
-A large frame is read straight into the arena; one that there is no room for is read and thrown away, but for
-as much of it as tells whom to refuse.
+A large frame is read straight into the arena once a part of it has really come: who only announces one holds
+nothing. One that there is no room for is read and thrown away, but for as much of it as tells whom to refuse.
 """
 
 from __future__ import annotations
@@ -19,6 +19,8 @@ if TYPE_CHECKING:
     from thriftserve.server_types.batched.arena import Block
     from thriftserve.server_types.batched.door import Door
 
+#: So much of a large frame is to be there before it gets a block; without TLS that much waits in the kernel.
+RESERVE_BYTES = IN_PLACE_BYTES
 #: Reads of a large frame in a row, before others get their turn.
 _READS = 8
 #: So much of a large frame is to be there before the front is woken for it.
@@ -46,6 +48,11 @@ class Incoming:
         #: Bytes that no frame was made of yet.
         self.buffer = b""
         self._at = 0
+        #: The message's size, and its first bytes, of a large frame that has no block yet.
+        self._size = self._total = 0
+        self._have = b""
+        self._counted = 0
+        self._moved = 0.0
         self._block: Block | None = None
         self._filled = 0
         self._discard = 0
@@ -77,26 +84,38 @@ class Incoming:
                 self._at = end
                 return buffer[at:end]
             if end - len(buffer) > IN_PLACE_BYTES:
-                self._begin_large(size, buffer[at + HEADER_BYTES :])
+                self.large, self._have = True, buffer[at + HEADER_BYTES :]
+                self._size = self._total = size
                 at = len(buffer)
         self.buffer, self._at = buffer[at:], 0
+        self._count(len(self._have) if self.large else len(self.buffer))
         return None
 
     def drop(self) -> None:
         """Forgets the bytes that no frame was made of."""
         self.buffer, self._at = b"", 0
+        self._count(0)
+
+    def _count(self, total: int) -> None:
+        """Tells the door how much is held now."""
+        self._door.coming_bytes += total - self._counted
+        self._counted = total
+        self._moved = self._door.now
+
+    @property
+    def silent_s(self) -> float:
+        """Seconds since more came of what is held; 0 where nothing is."""
+        return self._door.now - self._moved if self._counted else 0.0
+
+    def hopeless(self, age_s: float, whole_in_s: float) -> bool:
+        """Whether, at its pace so far, a message that began `age_s` ago will not have come within `whole_in_s`."""
+        return self.large and 0 < self._counted * whole_in_s < self._total * age_s
 
     # Large frames
 
-    def _begin_large(self, size: int, have: bytes) -> None:
-        self.large = True
-        block = self._door.room_for(size)
-        if block is None:
-            self._discard = size - len(have)
-            self._head = (size.to_bytes(HEADER_BYTES, "big") + have)[:_HEAD_BYTES]
-            return
-        block.view[: len(have)] = have
-        self._block, self._filled = block, len(have)
+    def await_large(self, sock: socket.socket) -> None:
+        """A large frame is announced: the kernel is to tell when enough of it is there."""
+        self._wake_at(sock, min(self._size - len(self._have), RESERVE_BYTES))
 
     def read_large(self, sock: socket.socket) -> bool:
         """Reads on in a large frame; true where it is whole: call `take_large`.
@@ -105,6 +124,8 @@ class Incoming:
             ChannelClosed: the client closed in the middle of it.
             OSError: the connection broke, or has no more yet.
         """
+        if self._size and not self._reserve(sock):
+            return False
         left = 0
         for _ in range(_READS):
             short = self._read_part(sock)
@@ -117,18 +138,47 @@ class Incoming:
         self._wake_at(sock, min(left, _WAKE_BYTES))
         return False
 
+    def _reserve(self, sock: socket.socket) -> bool:
+        """Takes a block for a frame of which enough has come, or begins to discard it; false where too little has."""
+        size, have = self._size, self._have
+        if not self._wakes and len(have) < RESERVE_BYTES:
+            got = sock.recv(RESERVE_BYTES - len(have))
+            if not got:
+                raise ChannelClosed("the peer closed in the middle of a message")
+            self._have = have = have + got
+            self._count(len(have))
+            if len(have) < RESERVE_BYTES:
+                return False
+        self._size, self._have = 0, b""
+        self._filled = len(have)
+        self._block = block = self._door.room_for(size)
+        if block is None:
+            self._begin_discard(size, have)
+        else:
+            block.view[: len(have)] = have
+        return True
+
+    def _begin_discard(self, size: int, have: bytes | memoryview) -> None:
+        self._head = size.to_bytes(HEADER_BYTES, "big") + bytes(have[:_HEAD_BYTES])
+        self._discard = size - self._filled
+        self._count(0)
+
     def _read_part(self, sock: socket.socket) -> bool:
         """Reads on; true where the socket had less than was asked for."""
-        if self._block is not None:
-            space = self._block.view[self._filled :]
-            got = sock.recv_into(space, 0, self._flags)
-            self._filled += got
-        else:
-            space = self._door.scrap[: self._discard]
-            got = sock.recv_into(space, 0, self._flags)
-            self._discard -= got
+        block = self._block
+        space = self._door.scrap[: self._discard] if block is None else block.view[self._filled :]
+        got = sock.recv_into(space, 0, self._flags)
         if not got:
             raise ChannelClosed("the peer closed in the middle of a message")
+        if block is None:
+            self._discard -= got
+        else:
+            self._filled += got
+            self._count(self._filled)
+            if self._door.too_full and self._filled < len(block.view):
+                self._block = None
+                self._begin_discard(len(block.view), block.view[: self._filled])
+                self._door.arena.free(block)
         return got < len(space)
 
     def _wake_at(self, sock: socket.socket, size: int) -> None:
@@ -140,6 +190,7 @@ class Incoming:
     def take_large(self) -> tuple[bytes, Block | None, int]:
         """The frame that is whole now: its head where there was no room for it, else its block; and its size."""
         self.large = False
+        self._count(0)
         block, self._block = self._block, None
         if block is None:
             return self._head, None, len(self._head) - HEADER_BYTES
@@ -148,6 +199,7 @@ class Incoming:
     def close(self) -> None:
         """Gives back what is held for a frame that will not come whole."""
         self.drop()
+        self._have = b""
         block, self._block = self._block, None
         if block is not None:
             self._door.arena.free(block)
