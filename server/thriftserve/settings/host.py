@@ -39,7 +39,7 @@ class HostSettings:
         None, "listen on this Unix socket instead of host and port", group=NETWORK, metavar="PATH"
     )
     backlog: int = setting(
-        1024, "connections that the kernel keeps waiting before it turns more away", group=NETWORK, check=at_least(1)
+        4096, "connections that the kernel keeps waiting before it turns more away", group=NETWORK, check=at_least(1)
     )
     transport: str = setting(
         "framed", "how messages are delimited on the wire", group=NETWORK, choices=("framed", "buffered")
