@@ -17,6 +17,7 @@ from thriftserve.keeper.wishes import Wishes
 from thriftserve.models.state import Failed, StateDir
 from thriftserve.models.states import VersionStatus
 from thriftserve.settings import ServeSettings
+from thriftserve_idl.ttypes import ModelState
 
 Version = tuple[str, int]
 
@@ -73,11 +74,18 @@ class Coming:
 
     def noted(self, statuses: Mapping[str, list[VersionStatus]]) -> dict[str, list[VersionStatus]]:
         """These states, with how far the fetch of each is."""
-        notes = {**dict.fromkeys(self._asked, "about to be loaded"), **self.fetches.notes()}
+        notes = self.fetches.notes()
         return {
-            name: [replace(one, note=notes.get((name, one.version), one.note)) for one in versions]
+            name: [
+                replace(one, note=notes.get((name, one.version)) or self._waits(name, one) or one.note)
+                for one in versions
+            ]
             for name, versions in statuses.items()
         }
+
+    def _waits(self, name: str, one: VersionStatus) -> str:
+        asked = (name, one.version) in self._asked and one.state == ModelState.START
+        return "about to be loaded" if asked else ""
 
     def _has_landed(self, wanted: Wanted) -> set[Path]:
         self.ask(wanted.name, wanted.version)

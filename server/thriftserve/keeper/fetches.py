@@ -72,7 +72,10 @@ class Fetches:
         for content in self._wishes.fetching:
             wanted = Wanted(**content)
             log.info("the fetch of model %s version %d goes on", wanted.name, wanted.version)
-            self._go_on(wanted)
+            try:
+                self._go_on(wanted)
+            except OSError as error:  # its place can't be looked into now: what is served is not touched by that
+                self._fail(wanted, Code.FAILED_PRECONDITION, f"{error.filename}: {error.strerror}")
         self._keep()
 
     def begin(self, wanted: Wanted) -> None:

@@ -77,9 +77,7 @@ class Operations:
     def _next_version(self, name: str) -> int:
         """One more than the newest version that is known of a model."""
         never_came = self._keeper.coming.failures()  # tried again, they go on with what was downloaded
-        known = [
-            one.version for one in self._keeper.statuses().get(name, ()) if (name, one.version) not in never_came
-        ]
+        known = [one.version for one in self._keeper.statuses().get(name, ()) if (name, one.version) not in never_came]
         for config in self._keeper.wishes.configs(self._keeper.configured):
             if config.name == name and config.platform != "python" and not config.remote:
                 with contextlib.suppress(ModelLoadError):

@@ -37,7 +37,7 @@ class Wishes:
         self._state = state
         self._of = _digest(configured)
         kept = state.read(_FILE)
-        if kept is not None and kept["configuration"] != self._of:
+        if kept is not None and kept.get("configuration") != self._of:
             log.info("the configuration has changed: what was loaded and unloaded by command before holds no more")
             kept = None
         self._loaded: dict[str, list[Any]] = kept["loaded"] if kept else {}
