@@ -152,8 +152,11 @@ def test_a_configuration_file_is_read_again(base: Path, tmp_path: Path) -> None:
         listed.write_text(entry.format("half") + "base_pat = 1\n")
         wait_until(lambda: "the old one stays" in server.log() and "base_pat" in server.log())
         assert state(server, 1) == "AVAILABLE"
+        os.kill(keeper(server), signal.SIGKILL)  # the next one goes on with the configuration that held
+        put(base, 2)
+        wait_until(lambda: state(server, 2) == "AVAILABLE")
         listed.write_text(entry.format("two"))
-        wait_until(lambda: state(server, 1, "two") == "AVAILABLE" and not states(server))
+        wait_until(lambda: state(server, 2, "two") == "AVAILABLE" and not states(server))
 
 
 @pytest.mark.parametrize("server_type", ["TBatchingServer", "TProcessPoolServer", "TThreadPoolServer"])

@@ -7,9 +7,13 @@ from pathlib import Path
 
 import pytest
 
+from changing import half_version
 from thriftserve.errors import ConfigError
 from thriftserve.models import device_choice, placement
-from thriftserve.models.model_settings import RunSettings
+from thriftserve.models.devices import SessionOptions
+from thriftserve.models.image_settings import ImageSettings
+from thriftserve.models.loader import load
+from thriftserve.models.model_settings import BatchingSettings, RunSettings
 from thriftserve.models.placement import placed
 from thriftserve.models.repository import ModelConfig, VersionDir
 from thriftserve.models.state import PlannedModel
@@ -100,3 +104,15 @@ def test_devices_that_can_not_be_had(server: str, models: list[ModelConfig], tol
     """What one server can't give is an error with the remedy, and not another device."""
     with pytest.raises(ConfigError, match=told):
         device_choice.chosen(ServeSettings(devices=server), models)
+
+
+def test_what_the_configuration_says_is_loaded() -> None:
+    """A model's batching and images are as the configuration has them, and it is on the CPU beside a worker's GPU."""
+    batching, image = BatchingSettings(max_batch_size=3), ImageSettings(height=5, width=5)
+    there = SessionOptions("gpu:99")  # where nothing could be loaded
+    version = half_version()
+    saved = ModelConfig("m", "tensorflow", str(version.parent), batching=batching, image=image, devices="cpu")
+    python = ModelConfig("p", "python", "served_models:Doubler", batching=batching, image=image)
+    for servable in (load(saved, there, VersionDir(1, version)), load(python, there)):
+        assert (servable.batching, servable.image) == (batching, image)
+        servable.session.close()

@@ -9,12 +9,13 @@ from pathlib import Path
 
 import psutil
 
-from changing import QUICK, X, keeper, put, state, states, wait_until
+from changing import X, keeper, put, state, states, wait_until
 from served import Served, command
 from thriftserve.errors import ExitCode
 from web_directory import http_server
 
-EVERY = ("--mirror-poll-s", "0.1", *QUICK)
+#: What has landed is looked at by itself, however seldom base paths on this machine are.
+EVERY = ("--mirror-poll-s", "0.1", "--file-system-poll-s", "0", "--workers", "1")
 
 
 def mirrors(server: Served) -> list[psutil.Process]:
