@@ -10,7 +10,7 @@ refusals, which cost little, get the time that answers would have taken, until t
 from __future__ import annotations
 
 #: What is left of the queue, however far behind: some are answered under any load.
-_LEAST = 16
+_LEAST = 8
 #: Places that an unread request takes: with more than one the limit is reached before it is too late.
 _PLACES = 2.0
 _WINDOW_S = 0.02
@@ -30,6 +30,7 @@ class Backlog:
         self.most = most
         #: Requests that workers answered, in all; the front counts.
         self.answered = 0
+        self._age_s = 0.0
         self._rate = 0.0
         self._seen = (0.0, 0)
 
@@ -41,7 +42,7 @@ class Backlog:
         >>> backlog.answered = 20_000
         >>> backlog.unread(0.01, 1.0)
         >>> backlog.most
-        600
+        920
         >>> backlog.up_to_date()
         >>> backlog.most
         1000
@@ -51,8 +52,10 @@ class Backlog:
             rate = (self.answered - answered) / (now - since)
             self._rate = rate if not self._rate else self._rate + _WEIGHT * (rate - self._rate)
             self._seen = now, self.answered
-        self.most = max(min(_LEAST, self._whole), self._whole - int(_PLACES * age_s * self._rate))
+        self._age_s += _WEIGHT * (age_s - self._age_s)  # of so many ready ones the first may be a newcomer
+        self.most = max(min(_LEAST, self._whole), self._whole - int(_PLACES * self._age_s * self._rate))
 
     def up_to_date(self) -> None:
         """Everything is read."""
+        self._age_s = 0.0
         self.most = self._whole
