@@ -14,7 +14,7 @@ from copied_models import ASSET, FIRST, INDEX, PARTS, PB, SECOND, whole_version
 from served import Served
 from small_models import small
 
-#: Each begins with another file and ends with another; one is backwards. Every order there is: test_repository_whole.py.
+#: Each begins and ends with another file; one is backwards. test_repository_whole.py has every order there is.
 ORDERS = [*((*PARTS[at:], *PARTS[:at]) for at in range(len(PARTS))), PARTS[::-1]]
 
 
