@@ -158,3 +158,13 @@ def test_idle_connection_is_closed(server_type: str) -> None:
         assert client_on(used, server.wire).add(1, 2) == 3
         assert used.recv(1) == b""
         assert fresh.recv(1) == b""
+
+
+@pytest.mark.parametrize("server_type", ["TNonblockingServer", "TProcessPoolServer"])
+def test_oneway_calls_are_no_idleness(server_type: str) -> None:
+    """A client that only sends oneway calls, which nobody answers, is not idle while it does."""
+    with Hosted(server_type, idle_timeout_s=2.0) as server, server.client() as client:
+        for number in range(7):  # late clients are looked for each second
+            client.remember(str(number))
+            time.sleep(0.5)
+        assert client.remembered() == [str(number) for number in range(7)]

@@ -154,29 +154,28 @@ _in_progress: set[type] = set()
 _planning = RLock()
 
 
-class _Plans(dict[type, StructPlan]):
-    """Made when they are first asked for, kept for good."""
-
-    def __missing__(self, cls: type) -> StructPlan:
-        with _planning:
-            plan = self[cls] = _make_plan(cls)
-        return plan
+#: What `plan_of` has made. Every message looks here first.
+plans: dict[type, StructPlan] = {}
 
 
-#: By generated class. A dict, because every message asks it.
-PLANS = _Plans()
+def plan_of(cls: type) -> StructPlan:
+    """The plan of a generated struct class; made once, kept for good."""
+    with _planning:
+        if cls not in plans:
+            plans[cls] = _make_plan(cls)
+        return plans[cls]
 
 
 def _make_plan(cls: type) -> StructPlan:
     spec = getattr(cls, "thrift_spec", None) or ()
     _in_progress.add(cls)
     try:
-        plans = []
+        found_plans = []
         for one in spec:
             found = _value_plan(one[1], one[3]) if one is not None else None
             if found:
-                plans.append(FieldPlan(one[0], one[1], one[2], *found))
-        return StructPlan(spec, tuple(plans), _WALK.compile(cls) or _never)
+                found_plans.append(FieldPlan(one[0], one[1], one[2], *found))
+        return StructPlan(spec, tuple(found_plans), _WALK.compile(cls) or _never)
     finally:
         _in_progress.discard(cls)
 
@@ -202,7 +201,7 @@ def _never(struct: Any) -> bool:
 _WALK = Walk(
     at_struct=lambda cls, variable: [],
     at_binary=lambda variable: [f"if len({variable}) >= {LARGE_BYTES}: return True"],
-    again=lambda cls, struct: PLANS[cls].bears_large(struct),
+    again=lambda cls, struct: plan_of(cls).bears_large(struct),
     any_key=False,
     known={},
 )
@@ -220,7 +219,7 @@ def _emit_binary(dialect: Dialect, value: bytes, parts: list[bytes]) -> None:
 def _struct_plan(cls: type) -> tuple[Test, Emit] | None:
     if cls in _in_progress:
         return _own_plan(cls)
-    plan = PLANS[cls]
+    plan = plan_of(cls)
     return (plan.bears_large, plan.emit) if plan.fields else None
 
 
@@ -228,10 +227,10 @@ def _own_plan(cls: type) -> tuple[Test, Emit]:
     """A struct inside one of its class, whose plan is being made."""
 
     def bears_large(value: Any) -> bool:
-        return PLANS[cls].bears_large(value)
+        return plan_of(cls).bears_large(value)
 
     def emit(dialect: Dialect, value: Any, parts: list[bytes]) -> None:
-        PLANS[cls].emit(dialect, value, parts)
+        plan_of(cls).emit(dialect, value, parts)
 
     return bears_large, emit
 

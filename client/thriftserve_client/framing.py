@@ -37,13 +37,15 @@ class FrameError(Exception):
 class Frame(TTransportBase, CReadableTransport):
     """One message, whole, in memory: what a protocol reads from."""
 
-    __slots__ = ("cstringio_buf", "read", "size")  # slots of these names stand over Apache's own
+    __slots__ = ("cstringio_buf", "size")  # slots of these names stand over Apache's own
 
     def __init__(self, buffer: BytesIO, size: int) -> None:
         self.cstringio_buf = buffer  # the C decoder reads from it, under this name
         self.size = size
-        #: Up to so many bytes; none at the end.
-        self.read = buffer.read
+
+    def read(self, size: int) -> bytes:
+        """Up to so many bytes; none at the end."""
+        return self.cstringio_buf.read(size)
 
     def rewind(self) -> None:
         """Goes back to the beginning of the message."""

@@ -1,6 +1,6 @@
 """Whether a decoded struct, and every struct in it, has its required fields.
 
-    class  --REQUIREMENTS-->  check(struct): nothing | TProtocolException
+    class  --requirement_of-->  check(struct): nothing | TProtocolException
 
 Thrift's Python code never checks `required` on read, so what the IDL promises would not hold.
 """
@@ -20,18 +20,19 @@ Require = Callable[[Any], Any]
 _compiling = RLock()
 
 
-class _Requirements(dict[type, Require | None]):
-    """Made when they are first asked for, kept for good."""
-
-    def __missing__(self, cls: type) -> Require | None:
-        with _compiling:
-            found = self[cls] = _WALK.compile(cls)
-        return found
+#: What `requirement_of` has made. Every message looks here first.
+requirements: dict[type, Require | None] = {}
 
 
-#: By generated class: what checks a struct of it, raising a TProtocolException that names the struct and the field;
-#: None: nothing to check. A dict, because every message asks it.
-REQUIREMENTS = _Requirements()
+def requirement_of(cls: type) -> Require | None:
+    """What checks a struct of this class; None: nothing to check. Made once, kept for good.
+
+    Raises (the function returned): TProtocolException naming the struct and the field.
+    """
+    with _compiling:
+        if cls not in requirements:
+            requirements[cls] = _WALK.compile(cls)
+        return requirements[cls]
 
 
 def _missing(cls: str, field: str) -> TProtocolException:
@@ -59,7 +60,7 @@ def _is_valid(struct: Any) -> bool:
 
 
 def _again(cls: type, struct: Any) -> bool:
-    check = REQUIREMENTS[cls]
+    check = requirement_of(cls)
     if check is not None:
         check(struct)
     return False

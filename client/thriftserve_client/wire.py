@@ -18,9 +18,9 @@ from thrift.protocol.TCompactProtocol import TCompactProtocol
 from thrift.protocol.TProtocol import TProtocolException
 from thrift.transport.TTransport import TTransportBase
 
-from thriftserve_client.encoding import PLANS, BinaryDialect, CompactDialect
+from thriftserve_client.encoding import BinaryDialect, CompactDialect, plan_of, plans
 from thriftserve_client.framing import Frame
-from thriftserve_client.required import REQUIREMENTS
+from thriftserve_client.required import requirement_of, requirements
 
 PROTOCOLS = ("binary", "compact")
 DEFAULT_MAX_MESSAGE_BYTES = 64 * 1024 * 1024
@@ -42,8 +42,8 @@ class Outgoing(TTransportBase):
         self.parts: list[bytes] = []
         self.write = self.parts.append
 
-    def flush(self) -> None:
-        """Sending is the channel's part."""
+    #: Sending is the channel's part. Called for every message, so it is what costs the least to call.
+    flush = staticmethod(bool)
 
     def take(self) -> list[bytes]:
         """The segments written since the last call."""
@@ -64,7 +64,10 @@ class _Checked:
     _decode_c: Any
 
     def _encode(self, struct: Any, spec: Any) -> bytes:
-        plan = PLANS[type(struct)]
+        try:
+            plan = plans[type(struct)]
+        except KeyError:
+            plan = plan_of(type(struct))
         if not plan.fields or not plan.bears_large(struct):
             return self._dialect.encode(struct, spec)  # type: ignore[no-any-return]  # C code is untyped
         plan.emit(self._dialect, struct, self.trans.parts)
@@ -72,7 +75,10 @@ class _Checked:
 
     def _decode(self, struct: Any, iprot: Any, spec: Any) -> Any:
         decoded = self._decode_c(struct, iprot, spec)
-        require = REQUIREMENTS[spec[0]]
+        try:
+            require = requirements[spec[0]]
+        except KeyError:
+            require = requirement_of(spec[0])
         if require is not None:
             require(struct if decoded is None else decoded)
         return decoded
@@ -83,6 +89,7 @@ class BinaryProtocol(_Checked, TBinaryProtocol):
 
     _dialect = BinaryDialect(fastbinary.encode_binary)
     _decode_c = staticmethod(fastbinary.decode_binary)
+    writeMessageEnd = staticmethod(bool)  # as `flush` of `Outgoing`
 
     def __init__(self, trans: Any, max_bytes: int = DEFAULT_MAX_MESSAGE_BYTES) -> None:
         super().__init__(trans, string_length_limit=max_bytes, container_length_limit=max_bytes)
@@ -96,8 +103,8 @@ class BinaryProtocol(_Checked, TBinaryProtocol):
     def readMessageBegin(self) -> tuple[str, int, int]:
         trans = self.trans
         # A frame is whole: its buffer is read directly, and what is too short is found out below.
-        read = trans.read if type(trans) is Frame else trans.readAll
-        head = read(8)
+        whole = type(trans) is Frame
+        head = trans.cstringio_buf.read(8) if whole else trans.readAll(8)
         if len(head) < 8:
             raise EOFError("the message ends within its header")
         version, length = _TWO(head)
@@ -106,7 +113,7 @@ class BinaryProtocol(_Checked, TBinaryProtocol):
         kind = version & 0xFF
         if kind not in self._kinds:
             raise TProtocolException(TProtocolException.INVALID_DATA, f"message type {kind} is not expected here")
-        rest = read(length + 4)
+        rest = trans.cstringio_buf.read(length + 4) if whole else trans.readAll(length + 4)
         if len(rest) < length + 4:
             raise EOFError("the message ends within its header")
         self.header = header = rest[:length].decode(), kind, _SEQID.unpack_from(rest, length)[0]

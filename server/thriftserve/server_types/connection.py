@@ -82,7 +82,7 @@ class Connection:
         poll.register(self.sock, select.POLLIN)
         return bool(poll.poll(ms))
 
-    def serve_while_busy(self, linger_s: float | None, pause: Callable[[], bool] = lambda: False) -> bool:
+    def serve_while_busy(self, linger_s: float | None, pause: Callable[[], bool] | None = None) -> bool:
         """Serves message after message.
 
         Args:
@@ -100,7 +100,7 @@ class Connection:
             if linger_s is not None:
                 channel.set_idle_timeout(linger_s)
             while self._serve_one(channel):
-                if pause():
+                if pause is not None and pause():
                     self.last_used = time.monotonic()
                     return True
         except IdleTimeout:

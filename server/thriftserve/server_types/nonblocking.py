@@ -201,6 +201,8 @@ class TNonblockingServer:
     # Either thread, whichever has the connection
 
     def _reply(self, connection: _Connection, parts: list[bytes]) -> None:
+        if not parts:
+            connection.not_idle()
         if not parts or connection.send(parts, connection.exchange.size):
             self._answered(connection)
             return

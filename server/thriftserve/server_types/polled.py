@@ -11,13 +11,15 @@ from __future__ import annotations
 import socket
 import ssl
 import time
+from struct import Struct
 
 from thriftserve.rpc import make_exchange
 from thriftserve.server_types.accepting import arrived_before_s
 from thriftserve.server_types.host import Host
 from thriftserve_client.channel import JOIN_BYTES, MAX_SEGMENTS, READ_BYTES, ChannelClosed, drop_sent
-from thriftserve_client.framing import HEADER_BYTES, Frame, FrameDecoder
+from thriftserve_client.framing import Frame, FrameDecoder
 
+_LENGTH = Struct("!i")
 _NOT_YET = (BlockingIOError, ssl.SSLWantReadError, ssl.SSLWantWriteError)
 
 
@@ -124,6 +126,10 @@ class PolledConnection:
         self._first = False
         return time.monotonic() - arrived_before_s(self.sock)
 
+    def not_idle(self) -> None:
+        """A message was dealt with that has no answer: its idle time begins anew, as it does when one is sent."""
+        self.deadline = time.monotonic() + self._settings.idle_timeout_s
+
     def send(self, parts: list[bytes], size: int) -> bool:
         """Sends one message of `size` bytes as far as the socket takes it.
 
@@ -133,7 +139,7 @@ class PolledConnection:
         Raises:
             OSError: the connection broke.
         """
-        parts.insert(0, size.to_bytes(HEADER_BYTES, "big"))
+        parts.insert(0, _LENGTH.pack(size))
         now = time.monotonic()
         if size <= JOIN_BYTES or self._tls is not None:
             data = b"".join(parts)

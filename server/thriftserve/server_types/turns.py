@@ -57,8 +57,9 @@ class FramedTurns(PolledConnection):
         return self._answer(frame) if frame else True
 
     def _stay(self) -> bool:
-        until = time.monotonic() + _STAY_S
-        while time.monotonic() < until and not self._host.draining:
+        # Each answer sets the deadline, and so tells the time.
+        until = time.monotonic() + self._settings.idle_timeout_s + _STAY_S
+        while self.deadline < until and not self._host.draining:
             try:
                 data = self.sock.recv(READ_BYTES)
             except BlockingIOError:
@@ -89,7 +90,9 @@ class FramedTurns(PolledConnection):
         self._counters.begin_request()
         try:
             parts = self.exchange.answer(frame, self.arrival() if self._first else None)
-            if parts and not self.send(parts, self.exchange.size):
+            if not parts:  # a oneway call
+                self.not_idle()
+            elif not self.send(parts, self.exchange.size):
                 self._send_on()
         finally:
             self._counters.end_request()  # the client need not wait for that
