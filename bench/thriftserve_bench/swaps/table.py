@@ -143,9 +143,9 @@ def _tables(run: SwapsRun) -> list[tuple[Sequence[str], list[Sequence[str]]]]:
         tables.append((OUTCOME_HEADINGS, [_outcome_row(one) for one in run.loads]))
         tables.append((LATENCY_HEADINGS, [_latency_row(one) for one in run.loads]))
     if run.memory:
-        counts = [f"{sample.swaps} swaps MiB" for sample in max((each.samples for each in run.memory), key=len)]
+        counts = [f"MiB {sample.swaps}" for sample in max((each.samples for each in run.memory), key=len)]
         rows = [_memory_row(each, len(counts)) for each in run.memory]
-        tables.append((("server", *counts, "grown", "PSS MiB", "processes", "s a swap"), rows))
+        tables.append((("server", *counts, "grown", "PSS", "processes", "s/swap"), rows))
     return tables
 
 
@@ -213,7 +213,9 @@ def _preface(run: SwapsRun) -> list[str]:
         if any(one.clients == 1 for one in run.loads):
             lines.append("TSimpleServer serves one connection at a time: it has one client")
     if run.memory:
-        lines.append("memory of the whole process tree, settled, as if nothing else mapped the same files")
+        lines.append(
+            "memory of the whole process tree after so many swaps, settled, as if nothing else mapped the same files"
+        )
     return [*lines, "cut short: the run was stopped before its end"] if run.cut_short else lines
 
 
