@@ -22,7 +22,9 @@ from thriftserve.rpc import make_exchange
 from thriftserve.server_types.accepting import arrived_before_s
 from thriftserve.server_types.ending import FAILURES, tell
 from thriftserve.server_types.host import Host
-from thriftserve_client.channel import BufferedChannel, FramedChannel, IdleTimeout, make_channel
+from thriftserve.server_types.spin import Spin
+from thriftserve_client.channel import BufferedChannel, FramedChannel, IdleTimeout, Stream, make_channel
+from thriftserve_client.framing import Frame
 
 log = logging.getLogger(__name__)
 
@@ -31,10 +33,21 @@ _NEWCOMER_S = 0.1
 _NEWCOMER_MS = 50
 
 
-class Connection:
-    """A client's connection, served by the thread that calls `serve`."""
+def _never() -> bool:
+    return False
 
-    def __init__(self, sock: socket.socket, peer: str, host: Host) -> None:
+
+class Connection:
+    """A client's connection, served by the thread that calls `serve`.
+
+    Args:
+        sock: connected; this owns it.
+        peer: what it is called in the log.
+        host: the service.
+        alone: whether this process has no other connection now: then it may wait awake for the next message.
+    """
+
+    def __init__(self, sock: socket.socket, peer: str, host: Host, alone: Callable[[], bool] = _never) -> None:
         self.sock = sock
         self.peer = peer
         self.host = host
@@ -43,6 +56,8 @@ class Connection:
         self._counters = host.context.counters
         self._idle = False
         self._first = True
+        self._alone = alone
+        self._spin = Spin(host.settings.spin_us)
         self.last_used = time.monotonic()
 
     def use(self, processor: TProcessor) -> None:
@@ -153,7 +168,7 @@ class Connection:
             if self._first and time.monotonic() - self.last_used < _NEWCOMER_S:
                 self.readable_within(_NEWCOMER_MS)  # its first request is on its way most likely
             self._shut_reading()
-        source = channel.receive()
+        source = self._receive(channel) if self._alone() else channel.receive()
         self._idle = False
         if source is None:
             return False
@@ -165,6 +180,19 @@ class Connection:
         finally:
             self._counters.end_request()  # the client need not wait for that
         return not self._exchange.broken
+
+    def _receive(self, channel: FramedChannel | BufferedChannel) -> Frame | Stream | None:
+        if channel.has_pending or self.host.tls is not None or self._spin.soon(self._look) is not None:
+            return channel.receive()
+        source = channel.receive()
+        self._spin.slept()
+        return source
+
+    def _look(self) -> bytes | None:
+        try:
+            return self.sock.recv(1, socket.MSG_PEEK | socket.MSG_DONTWAIT)
+        except BlockingIOError:
+            return None
 
     def _arrival(self) -> float:
         """When the first message came: it may have waited long before anyone took the connection."""

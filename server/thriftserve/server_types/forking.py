@@ -21,6 +21,7 @@ from thriftserve.errors import ExitCode, ModelLoadError, StartError
 from thriftserve.server_types.accepting import Acceptor, OutOfDescriptors, accept_queue_length
 from thriftserve.server_types.connection import Connection
 from thriftserve.server_types.host import Host, Wakeup
+from thriftserve.server_types.spin import Room
 from thriftserve.workers import child
 from thriftserve.workers.context import WorkerContext
 
@@ -162,7 +163,7 @@ class TForkingServer:
         index = slot - self._slots.start + 1
         board.enter(slot, os.getpid(), index, parent=os.getppid())
         host.context = WorkerContext(board, slot, index, 1)
-        connection = Connection(sock, peer, host)
+        connection = Connection(sock, peer, host, Room(board).is_there)
 
         def drain(number: int, frame: FrameType | None) -> None:
             host.drain()

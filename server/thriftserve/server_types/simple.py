@@ -32,7 +32,7 @@ class TSimpleServer:
         acceptor = Acceptor(host)
         Doorman(host, acceptor, Refuser(host)).start()
         for sock, peer in acceptor:
-            self._current = Connection(sock, peer, host)
+            self._current = Connection(sock, peer, host, lambda: True)
             host.context.counters.connection_opened()
             try:
                 self._current.serve()

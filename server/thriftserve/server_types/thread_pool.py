@@ -87,7 +87,7 @@ class TThreadPoolServer:
                 sweep_at = time.monotonic() + _SWEEP_S
         self._epoll.unregister(listening)
         for taken in acceptor.last():
-            self._take(Connection(*taken, host))
+            self._take(Connection(*taken, host, self._one))
 
     def _accept(self, acceptor: Acceptor) -> None:
         settings = self._host.settings
@@ -98,7 +98,7 @@ class TThreadPoolServer:
                 elif self._ready.qsize() >= settings.max_queued:
                     self._refuser.refuse(*taken, f"the queue is full: {settings.max_queued} connections wait already")
                 else:
-                    self._take(Connection(*taken, self._host))
+                    self._take(Connection(*taken, self._host, self._one))
         except OutOfDescriptors:
             return
 
@@ -184,6 +184,9 @@ class TThreadPoolServer:
             self._closing = True
         for fd in list(self._parked):
             self._unpark(fd)  # a thread answers what had arrived, and ends it
+
+    def _one(self) -> bool:
+        return self._open == 1
 
     def _end(self, connection: Connection) -> None:
         connection.close()

@@ -38,7 +38,7 @@ class TThreadedServer:
             if len(self._threads) >= limit:
                 refuser.refuse(sock, peer, f"{limit} connections are open, the limit; try again later")
                 continue
-            connection = Connection(sock, peer, host)
+            connection = Connection(sock, peer, host, self._one)
             thread = threading.Thread(target=self._serve, args=(connection,), name=peer, daemon=True)
             self._threads[connection] = thread
             try:
@@ -56,6 +56,9 @@ class TThreadedServer:
         finally:
             counters.connection_closed()
             self._threads.pop(connection, None)
+
+    def _one(self) -> bool:
+        return len(self._threads) == 1
 
     def _finish(self) -> None:
         threads = dict(self._threads)

@@ -18,6 +18,7 @@ from thriftserve.server_types.connection import Connection
 from thriftserve.server_types.ending import FAILURES, tell
 from thriftserve.server_types.host import Host
 from thriftserve.server_types.polled import PeerGone, PolledConnection
+from thriftserve.server_types.spin import Room, Spin
 from thriftserve_client.channel import READ_BYTES, ChannelTimeout
 from thriftserve_client.framing import Frame
 
@@ -37,6 +38,8 @@ class FramedTurns(PolledConnection):
         super().__init__(sock, peer, host)
         self._host = host
         self._counters = host.context.counters
+        self._spin = Spin(host.settings.spin_us)
+        self._room = Room(host.context.board)
         if host.tls is None:
             sock.setsockopt(socket.SOL_SOCKET, socket.SO_RCVTIMEO, _STAY_TIMEVAL)
 
@@ -60,21 +63,32 @@ class FramedTurns(PolledConnection):
         # Each answer sets the deadline, and so tells the time.
         until = time.monotonic() + self._settings.idle_timeout_s + _STAY_S
         while self.deadline < until and not self._host.draining:
-            try:
-                data = self.sock.recv(READ_BYTES)
-            except BlockingIOError:
-                return True
+            data = self._spin.soon(self._look) if self._room.is_there() else None
+            if data is None:
+                try:
+                    data = self.sock.recv(READ_BYTES)
+                except BlockingIOError:
+                    return True
+                self._spin.slept()
             if not data:
                 return False
             frame = self._decoder.cut(data)
             if frame is None:
                 self._expect_more()
-                return True
+                frame = self._read_on()
+                if frame is None:
+                    return True
             if not self._answer(frame):
                 return False
             if self._decoder.in_message:
                 return True
         return True
+
+    def _look(self) -> bytes | None:
+        try:
+            return self.sock.recv(READ_BYTES, socket.MSG_DONTWAIT)
+        except BlockingIOError:
+            return None
 
     def _guard(self, step: Callable[[], bool]) -> bool:
         """Does a step; whatever is the connection's own fault ends it and nothing else."""
@@ -99,6 +113,7 @@ class FramedTurns(PolledConnection):
         return not self.exchange.broken
 
     def _read_on(self) -> Frame | None:
+        """The rest of a message that has begun, while its bytes keep coming."""
         if not self.in_message:
             return None
         poll = select.poll()
@@ -106,8 +121,15 @@ class FramedTurns(PolledConnection):
         until = time.monotonic() + _READ_ON_S
         frame = None
         while frame is None and time.monotonic() < until and poll.poll(_NEXT_BYTES_MS):
+            self._fill()
             frame = self.next_message()
         return frame
+
+    def _fill(self) -> None:
+        """Reads a large message into place, in one call where its bytes follow each other closely."""
+        wanted = self._decoder.wanted()
+        if wanted is not None and self._tls is None:
+            self._decoder.filled(self.sock.recv_into(wanted, 0, socket.MSG_WAITALL))
 
     def _send_on(self) -> None:
         poll = select.poll()

@@ -16,12 +16,12 @@ SERVER_TYPES = (
 )
 #: What each server type makes use of, of the settings that not every one does.
 USED_BY = {
-    "TSimpleServer": frozenset({"max_queued"}),
-    "TThreadedServer": frozenset({"max_connections"}),
-    "TThreadPoolServer": frozenset({"threads", "max_connections", "max_queued"}),
+    "TSimpleServer": frozenset({"max_queued", "spin_us"}),
+    "TThreadedServer": frozenset({"max_connections", "spin_us"}),
+    "TThreadPoolServer": frozenset({"threads", "max_connections", "max_queued", "spin_us"}),
     "TNonblockingServer": frozenset({"threads", "max_connections", "max_queued"}),
-    "TForkingServer": frozenset({"max_children", "max_queued"}),
-    "TProcessPoolServer": frozenset({"workers", "max_connections", "max_queued"}),
+    "TForkingServer": frozenset({"max_children", "max_queued", "spin_us"}),
+    "TProcessPoolServer": frozenset({"workers", "max_connections", "max_queued", "spin_us"}),
     "TBatchingServer": frozenset(
         {
             "workers",
@@ -30,6 +30,7 @@ USED_BY = {
             "max_queued_bytes",
             "fronts",
             "runs_per_worker",
+            "spin_us",
             "worker_timeout_s",
         }
     ),

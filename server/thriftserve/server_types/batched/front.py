@@ -29,6 +29,7 @@ from thriftserve.server_types.batched.switchboard import Switchboard
 from thriftserve.server_types.ending import FAILURES, tell
 from thriftserve.server_types.host import Host
 from thriftserve.server_types.polled import PeerGone
+from thriftserve.server_types.spin import Spin, cores
 from thriftserve.status import WorkerRole
 from thriftserve.workers.tls import server_context
 
@@ -66,6 +67,7 @@ class TBatchingFront:
         self._about: dict[str, Any] = {}
         self.tls: ssl.SSLContext | None = None
         self.now = time.monotonic()
+        self._spin = Spin(host.settings.spin_us if cores() > 1 else 0)
         self._epoll: select.epoll
         #: Slots and new clients alone, to look at them first.
         self._first: select.epoll
@@ -127,7 +129,7 @@ class TBatchingFront:
     def _round(self, until: float) -> None:
         """Waits for events, does what they ask for, hands out what waits then."""
         dispatcher, door = self._dispatcher, self.door
-        events = self._epoll.poll(max(0.0, self._wake_at(until) - time.monotonic()), _EVENTS)
+        events = self._events(until)
         self.now = door.now = time.monotonic()
         crowded = len(events) == _EVENTS
         if crowded:
@@ -145,6 +147,17 @@ class TBatchingFront:
                 dispatcher.expire()
         if self._over:
             self._end_over()
+
+    def _events(self, until: float) -> list[tuple[int, int]]:
+        wake_at = self._wake_at(until)
+        if wake_at is until and (events := self._spin.soon(self._look)) is not None:
+            return events
+        events = self._epoll.poll(max(0.0, wake_at - time.monotonic()), _EVENTS)
+        self._spin.slept()
+        return events
+
+    def _look(self) -> list[tuple[int, int]] | None:
+        return self._epoll.poll(0, _EVENTS) or None
 
     def _look_behind(self, fd: int, mask: int) -> None:
         """Notes how long the first of many clients has waited to be read."""

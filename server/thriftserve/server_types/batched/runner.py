@@ -20,6 +20,7 @@ from thriftserve.server_types.batched.arena import SharedFrames
 from thriftserve.server_types.batched.pace import Pace
 from thriftserve.server_types.batched.wire import CLOSE, READ_BYTES, Advice, BatchReader, Item, Kind, pack_answers
 from thriftserve.server_types.host import Host
+from thriftserve.server_types.spin import Spin, cores
 from thriftserve_client.channel import MAX_SEGMENTS, drop_sent
 from thriftserve_client.framing import Frame
 
@@ -54,6 +55,7 @@ class Runner:
         self._together = hasattr(host.processor, "together")
         self._header = host.settings.protocol == "header"
         self._exchange = self._make_exchange()
+        self._spin = Spin(host.settings.spin_us if cores() > 1 else 0)
         self._sending = threading.Lock()
         self.slot = slot
         self.parked = parked
@@ -69,9 +71,22 @@ class Runner:
             done: called after each batch with this runner and the seconds it spent in runs.
         """
         reader = BatchReader()
-        while data := self._sock.recv(READ_BYTES):
+        while data := self._read():
             for batch in reader.feed(data):
                 self._answer(batch, done)
+
+    def _read(self) -> bytes:
+        data = self._spin.soon(self._look)
+        if data is None:
+            data = self._sock.recv(READ_BYTES)
+            self._spin.slept()
+        return data
+
+    def _look(self) -> bytes | None:
+        try:
+            return self._sock.recv(READ_BYTES, socket.MSG_DONTWAIT)
+        except BlockingIOError:
+            return None
 
     def advice(self) -> Advice:
         """What it wants next."""
