@@ -28,6 +28,7 @@ from thriftserve_bench.peers.servers import Loads, Running, start
 FAIR_CLIENTS, FAIR_WORKERS = 64, 2
 _ACTIVE_CLIENTS, _IDLE_ROUNDS = 8, 3
 _CAPACITY_CLIENTS, _OVERLOAD = 32, 2.0
+_LEAST_WAITING, _MOST_WAITING, _WAITING_S = 8, 1000, 0.5
 #: Full speed is back once a short window does this part of the capacity.
 _FULL_SPEED, _LOOK_S, _RECOVERY_TIMEOUT_S = 0.9, 0.3, 30.0
 
@@ -81,7 +82,10 @@ def probe(
     if settings.idle:
         on(one, "idle", lambda running: idle(running, settings.idle, settings.seconds))
     if settings.overload_s:
-        on(one, "overload", lambda running: overload(running, job, pool, settings))
+        on(one, "carried", lambda running: {"capacity/s": _rate(running, settings.seconds)})
+        waiting = queue_bound(found.pop("carried")["capacity/s"])
+        bounded = replace(one, flags=(*one.flags, "--max-queued", str(waiting)))
+        on(bounded, "overload", lambda running: overload(running, job, pool, settings, waiting))
     return found
 
 
@@ -136,7 +140,16 @@ def raise_descriptor_limit(wanted: int) -> None:
     resource.setrlimit(resource.RLIMIT_NOFILE, (needed, hard))
 
 
-def overload(running: Running, job: str, pool: Path, settings: ProbeSettings) -> dict[str, Any]:
+def queue_bound(capacity: float) -> int:
+    """Requests that may wait, as an operator sets it: half a second's work, within what the server's default allows.
+
+    >>> queue_bound(170.0), queue_bound(40_000.0), queue_bound(2.0)
+    (85, 1000, 8)
+    """
+    return int(max(_LEAST_WAITING, min(_MOST_WAITING, capacity * _WAITING_S)))
+
+
+def overload(running: Running, job: str, pool: Path, settings: ProbeSettings, waiting: int) -> dict[str, Any]:
     """Twice what it carries, for a while: what is answered, what refused, what it leaves behind."""
     server = running.server
     capacity = _rate(running, settings.seconds)
@@ -146,9 +159,13 @@ def overload(running: Running, job: str, pool: Path, settings: ProbeSettings) ->
     after = process_tree.memory(server.pid)
     back_s = _recovery_s(running, capacity)
     total = len(found.answered_ms) + len(found.refused_ms) + found.failed + found.not_sent
+    answered_per_s = len(found.answered_ms) / settings.overload_s
     return {
         "capacity/s": capacity,
         "offered/s": found.rate,
+        "queue bound": waiting,
+        "queue bound x service time ms": 1000 * waiting / answered_per_s if answered_per_s else None,
+        "answered/s": answered_per_s,
         "answered": len(found.answered_ms),
         "answered p50 ms": _quantile(found.answered_ms, 0.5),
         "answered p99 ms": _quantile(found.answered_ms, 0.99),
