@@ -128,8 +128,12 @@ class Exchange:
         """
         left = self._began + self.timeout_s - asyncio.get_running_loop().time()
         if left <= 0:
-            raise Refusal(f"the request's time, {self.timeout_s:g} s, is over", 504)
+            raise self.too_late()
         return left
+
+    def too_late(self) -> Refusal:
+        """That the request's time is over."""
+        return Refusal(f"the request's time, {self.timeout_s:g} s, is over", 504)
 
     async def body(self) -> bytes:
         """The body, unpacked where it was packed.

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 from thriftserve.gateway.backends import Backends
 from thriftserve.gateway.exchange import Exchange, Reply
+from thriftserve_client import CallTimeout
 
 #: A server that has not answered by then counts as not there.
 _PATIENCE_S = 2.0
@@ -29,14 +30,17 @@ class Health:
         Raises:
             Refusal: the request's own time was over before one did.
         """
-        told = await self._backends.pool.ask_each("ping", min(_PATIENCE_S, exchange.left_s))
+        left_s = exchange.left_s
+        told = await self._backends.pool.ask_each("ping", min(_PATIENCE_S, left_s))
         servers = [
             {"backend": str(one.dialing.address), "status": "ok" if fault is None else "failed"}
             | ({} if fault is None else {"error": str(fault)})
             for one, fault in told
         ]
         answering = sum(one["status"] == "ok" for one in servers)
-        if not answering:
-            _ = exchange.left_s  # a request that gave them no time has learnt nothing of them
+        if not answering and left_s < _PATIENCE_S:  # a request that gave them no time has learnt nothing of them
+            if any(isinstance(fault, CallTimeout) for _, fault in told):
+                raise exchange.too_late()
+            _ = exchange.left_s
         state = "ok" if answering == len(servers) else "degraded" if answering else "failed"
         return Reply.of({"status": state, "backends": servers}, 200 if answering else 503)
