@@ -27,7 +27,7 @@ _WEIGHT = 0.25
 #: While it is not worth it, every so many waits are measured.
 _SAMPLE = 4
 #: Every so many questions the other processes are looked at.
-_ASKED = 64
+_ASKED = 1024
 
 
 def cores() -> int:
