@@ -8,6 +8,7 @@ What is taken here is exactly what would be taken there; only the way is shorter
 
 from __future__ import annotations
 
+from array import array
 from functools import cache
 from itertools import chain
 from typing import Any
@@ -27,7 +28,6 @@ LARGEST_WHOLE = {
     DataType.HALF: 2**11 - 1,
     DataType.BFLOAT16: 255,
 }
-_NUMBERS = frozenset((int, float))
 
 
 def quick_tensor(value: Any, dtype: DataType) -> Tensor | None:
@@ -38,13 +38,13 @@ def quick_tensor(value: Any, dtype: DataType) -> Tensor | None:
     if levels is None:
         return None
     flat, shape = levels
+    if dtype in FLOATS:
+        return _floats(flat, shape, dtype)
     kinds = set(map(type, flat))
     if dtype == DataType.STRING:
         return Tensor(dtype, shape, None, _encoded(flat)) if kinds <= {str} else None
     if dtype == DataType.BOOL:
         return packed(flat, shape, dtype) if kinds <= {bool} else None
-    if dtype in FLOATS:
-        return _floats(flat, shape, dtype, kinds)
     return _integers(flat, shape, dtype) if kinds <= {int} else None
 
 
@@ -70,14 +70,15 @@ def packed(flat: list[Any], shape: list[int], dtype: DataType) -> Tensor:
     return Tensor(dtype, shape, np.array(flat, dtype=numpy_dtype(dtype)).tobytes())
 
 
-def _floats(flat: list[Any], shape: list[int], dtype: DataType, kinds: set[type]) -> Tensor | None:
-    if not kinds <= _NUMBERS:
-        return None
+def _floats(flat: list[Any], shape: list[int], dtype: DataType) -> Tensor | None:
     try:
-        wide = np.array(flat, dtype=np.float64)
-    except OverflowError:  # a whole number beyond every float
+        wide = np.frombuffer(array("d", flat))
+    except (TypeError, OverflowError):  # what is no number; a whole number beyond every float
         return None
-    if int in kinds and not np.abs(wide).max() <= LARGEST_WHOLE[dtype]:
+    # A look at every value's type would take as long again. Only these may have been something else: true and false,
+    # and whole numbers of which the type has not every one.
+    doubtful = (wide == 0) | (wide == 1) | (np.abs(wide) > LARGEST_WHOLE[dtype])
+    if any(type(flat[at]) is bool or (type(flat[at]) is int and abs(flat[at]) > 1) for at in np.flatnonzero(doubtful)):
         return None
     with np.errstate(over="ignore"):
         narrow = wide.astype(numpy_dtype(dtype), copy=False)
