@@ -1,4 +1,4 @@
-"""Nothing is shared by all tests, for each file imports the helpers that it needs, but for what the process inherits."""
+"""Each file imports the helpers that it needs; what all share is how the process treats signals."""
 
 import signal
 
