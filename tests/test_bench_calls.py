@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import dataclasses
 import json
 import signal
 import socket
@@ -22,7 +23,7 @@ from thriftserve_bench.calls_command import settings_of
 from thriftserve_bench.cli import main, make_parser
 from thriftserve_bench.figures import compare, figures, quantile
 from thriftserve_bench.load import measure
-from thriftserve_bench.load_loops import three_digits
+from thriftserve_bench.load_loops import InTurns, Tally, open_all, three_digits
 from thriftserve_bench.payloads import LENGTH, Question, payload
 from thriftserve_bench.report import markdown
 from thriftserve_bench.results import Cell, Measured, Order, Run, Window, load_run
@@ -129,6 +130,18 @@ def test_connections_that_close_are_counted_and_replaced(connections: int) -> No
     assert found.failures > 0
     assert found.calls >= QUICK.min_calls
     assert found.reason.startswith("Connection")
+
+
+def test_a_connection_closed_after_its_last_call_is_no_failure() -> None:
+    """A server that closes each connection behind the reply that ends the window costs nothing, and nobody waits."""
+    with faulty([an_echo()] * 2) as port:  # the first is the call that opens a connection
+        asked = dataclasses.replace(order(port, psutil.Process().pid, connections=8), seconds=0, min_calls=1)
+        question, tally = Question(payload(asked.payload)), Tally()
+        callers = open_all(asked, question)
+        InTurns(callers, asked, question, tally).run()
+    for caller in callers.values():
+        caller.close()
+    assert (tally.calls, tally.failures) == (8, 0), tally.reason
 
 
 def test_a_reply_of_another_length_is_a_failure() -> None:

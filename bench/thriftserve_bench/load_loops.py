@@ -165,6 +165,7 @@ class InTurns:
         now = time.perf_counter_ns()
         self._tally.answered(now - caller.began_ns)
         if now >= self._until and self._tally.calls >= self._order.min_calls:
+            self._epoll.unregister(fd)  # its server may close it now: that is no failed call
             return True
         self._begin(caller)
         return False
