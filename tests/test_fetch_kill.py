@@ -77,7 +77,7 @@ def test_killed_at_every_step(tmp_path: Path, archive: bytes, step: str) -> None
         assert not target.exists() or holds_model(target)
         landed, before = target.exists(), server.sent
         server.files["/m"].pause_s = 0
-        if landed and not staging(target).exists():  # it was done before the signal came
+        if landed and not (staging(target) / "landing.json").exists():  # it was done before the signal came
             return
         fetch(server.url("/m"), target, sha256=digest, limits=Limits(part_bytes=256 << 10))
         again = server.sent - before

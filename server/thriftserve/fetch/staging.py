@@ -101,7 +101,9 @@ class Staging:
         sync_directory(self._target.parent)
 
     def clear(self) -> None:
-        """Removes it with all that is in it."""
+        """Removes it with all that is in it; what tells that the target has landed goes last, if this is cut off."""
+        for entry in set(self.path.iterdir()) - {self._landing}:
+            shutil.rmtree(entry) if entry.is_dir() else entry.unlink()
         shutil.rmtree(self.path)
 
 
