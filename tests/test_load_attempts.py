@@ -9,6 +9,8 @@ import numpy as np
 import pytest
 
 from served import Served
+from thriftserve_client import Client
+from thriftserve_client.results import VersionStatus
 
 MODEL = """
 [[model]]
@@ -27,10 +29,13 @@ def test_a_worker_killed_in_warm_up_is_a_failed_load(tmp_path: Path, rows: int) 
     here = str(Path(__file__).parent)
     with Served("--model-config-file", str(listed), *QUICK, PYTHONPATH=here) as server, server.client() as client:
         listed.write_text(MODEL.format("calm", 9) + MODEL.format("wild", rows))
-        while "is not tried again by itself" not in server.log():
+        while "is not tried again by itself" not in server.log() or _state(client).state != "END":
             time.sleep(0.02)
-        state = {model.name: model.versions[0] for model in client.models()}["wild"]
-        assert (state.state, state.error_message) == ("END", "the worker process ended while it loaded this version")
+        assert _state(client).error_message == "the worker process ended while it loaded this version"
         assert client.predict("calm", {"x": np.zeros(1, np.float32)}).outputs["x"].tolist() == [0]
         told = [line for line in server.log().splitlines() if "wild" in line and "tried again" in line]
         assert ["not tried again" in line for line in told] == [False, True]
+
+
+def _state(client: Client) -> VersionStatus:
+    return next(model.versions[0] for model in client.models() if model.name == "wild")
