@@ -16,8 +16,8 @@ import numpy as np
 from small_models import CPU, _scratch
 from thriftserve.batching import Done, Job
 from thriftserve.deadline import Deadline
-from thriftserve.models import devices
 from thriftserve.models.model_settings import BatchingSettings
+from thriftserve.models.preload import preload
 from thriftserve.models.saved_model import SavedModelSession
 from thriftserve.models.servable import Servable
 from thriftserve.models.session import Array
@@ -27,7 +27,7 @@ from thriftserve.models.signature import DEFAULT_SIGNATURE
 @cache
 def saved_model() -> Path:
     """A version directory; each answer depends on its input, and `serving_default` refuses NaN in the graph."""
-    devices.preload()
+    preload()
     import tensorflow as tf
 
     def spec(shape: list[int | None], dtype: Any = tf.float32, name: str = "x") -> Any:

@@ -12,7 +12,7 @@ from functools import cache
 from pathlib import Path
 from typing import Any
 
-from thriftserve.models import devices
+from thriftserve.models.preload import preload
 
 #: What the model can't be without, in no order.
 PARTS = (
@@ -28,7 +28,7 @@ PB, INDEX, FIRST, SECOND, ASSET = PARTS
 @cache
 def whole_version() -> Path:
     """A directory with PARTS, and fingerprint.pb, which is of no use."""
-    devices.preload()
+    preload()
     import tensorflow as tf
 
     scratch = Path(tempfile.mkdtemp(prefix="thriftserve-copied-"))

@@ -21,7 +21,7 @@ from pathlib import Path
 from typing import Any
 
 from thriftserve.errors import ModelLoadError
-from thriftserve.models import devices
+from thriftserve.models.preload import preload
 from thriftserve.status import WorkerPhase
 from thriftserve.workers.arbiter import Arbiter
 from thriftserve.workers.context import WorkerContext
@@ -120,7 +120,7 @@ def _gated(folder: Path) -> None:
 
 
 def _tensorflow(folder: Path) -> None:
-    devices.preload()
+    preload()
 
 
 def _missing(folder: Path) -> None:

@@ -12,6 +12,7 @@ from functools import cache
 from pathlib import Path
 
 from thriftserve.models import devices
+from thriftserve.models.preload import preload
 from thriftserve.models.saved_model import SavedModelSession
 from thriftserve_bench import builders
 
@@ -28,7 +29,7 @@ def _scratch() -> Path:
 @cache
 def small(kind: str) -> Path:
     """The base path of a model of a kind that `thriftserve_bench.builders` knows. Copy it to change it."""
-    devices.preload()
+    preload()
     return builders.build(kind, _scratch())
 
 

@@ -16,7 +16,7 @@ from typing import Any
 
 import numpy as np
 
-from thriftserve.models import devices
+from thriftserve.models.preload import preload
 from thriftserve_client import Client, ServerError, ThriftServeClientError
 
 MODEL, STABLE = "half", "stable"
@@ -51,7 +51,7 @@ class Versions:
 
 @cache
 def _tensorflow() -> Any:
-    devices.preload()
+    preload()
     import tensorflow as tf
 
     return tf

@@ -106,8 +106,9 @@ def test_claim_of_a_missing_gpu() -> None:
 CLAIMING = """
 import json, os, sys
 from thriftserve.models import devices
+from thriftserve.models.preload import preload
 
-devices.preload()
+preload()
 laid = devices.plan("auto", 3)
 for device in laid:
     if os.fork() == 0:
@@ -136,6 +137,7 @@ import sys
 from pathlib import Path
 from thriftserve.errors import DeviceError
 from thriftserve.models import devices
+from thriftserve.models.preload import preload
 from thriftserve.models.saved_model import SavedModelSession
 
 devices.claim("gpu:0")

@@ -212,9 +212,10 @@ import os, sys
 from pathlib import Path
 import numpy as np
 from thriftserve.models import devices
+from thriftserve.models.preload import preload
 from thriftserve.models.saved_model import SavedModelSession
 
-devices.preload()
+preload()
 child = os.fork()
 if child == 0:
     devices.claim("cpu")
@@ -229,3 +230,21 @@ def test_parent_that_preloaded_may_fork() -> None:
     """A child of a process that only imported TensorFlow loads a model and runs it."""
     command = [sys.executable, "-c", FORKING, str(small("half_plus_two") / "1")]
     assert subprocess.run(command, timeout=60, check=False, capture_output=True).returncode == 0
+
+
+UNTOUCHED = """
+import sys
+from thriftserve.models.preload import preload
+
+preload()
+assert "tensorflow" in sys.modules and not {"keras", "sklearn", "scipy.stats"} & set(sys.modules)
+import keras.src.optimizers
+import tensorflow
+assert tensorflow.keras.optimizers.Adam is keras.src.optimizers.Adam
+"""
+
+
+def test_keras_is_left_to_those_who_use_it() -> None:
+    """The import leaves out Keras and what that brings along; a model of one's own still has it, `tf.keras` too."""
+    done = subprocess.run([sys.executable, "-c", UNTOUCHED], timeout=60, check=False, capture_output=True)
+    assert done.returncode == 0, done.stderr

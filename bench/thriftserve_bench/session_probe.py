@@ -23,7 +23,8 @@ from typing import Any
 import numpy as np
 
 from thriftserve.models import loader, probes, warmup
-from thriftserve.models.devices import SessionOptions, preload
+from thriftserve.models.devices import SessionOptions
+from thriftserve.models.preload import preload
 from thriftserve.models.repository import ModelConfig
 from thriftserve.models.saved_model import SavedModelSession
 from thriftserve.models.servable import Servable

@@ -31,6 +31,7 @@ from thriftserve.handler import ControlHandler, PredictHandler, PredictProcessor
 from thriftserve.keeper import Keeper, Operations, door_of, first_plan, models_of, token_of
 from thriftserve.models import device_choice, devices, loader, placement, warmup
 from thriftserve.models.devices import SessionOptions
+from thriftserve.models.preload import preload
 from thriftserve.models.priority import in_background
 from thriftserve.models.repository import ModelConfig
 from thriftserve.models.state import Attempt, KeptRegistry, Plan, StateDir, Told
@@ -68,7 +69,7 @@ def serve(source: Source) -> ExitCode:
             laid_out,
             refusal=refused,
             desk=predict_desk(),
-            preload=devices.preload if needs_tensorflow(one.config for one in plan.models) else None,
+            preload=preload if needs_tensorflow(one.config for one in plan.models) else None,
             control=partial(KeeperService, source, settings, laid_out, state, watcher),
             control_door=door,
             frees_first=settings.swap_policy == "resource",

@@ -21,6 +21,7 @@ from thriftserve.model_tools.findings import Findings
 from thriftserve.models import devices, image_settings, loader, model_settings, warmup, warmup_records
 from thriftserve.models.devices import SessionOptions
 from thriftserve.models.image_settings import ImageSettings
+from thriftserve.models.preload import preload
 from thriftserve.models.saved_model import SavedModelSession
 from thriftserve.models.servable import Servable
 from thriftserve.models.session import Arrays
@@ -32,7 +33,7 @@ def examine(path: Path) -> Findings:
     """Loads a version and runs it."""
     found = Findings(str(path))
     devices.claim(devices.CPU)
-    devices.preload()
+    preload()
     began = time.monotonic()
     try:
         labels, image = loader.read_labels(path), image_settings.load(path)

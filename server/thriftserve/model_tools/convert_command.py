@@ -14,6 +14,7 @@ from pathlib import Path
 from thriftserve.errors import ConfigError, ExitCode, ModelLoadError
 from thriftserve.model_tools.checkpoint import Naming, convert
 from thriftserve.models import devices, meta_graph
+from thriftserve.models.preload import preload
 from thriftserve.models.saved_model import reason
 
 _KERAS = (".keras", ".h5", ".hdf5")
@@ -36,7 +37,7 @@ def run(flags: argparse.Namespace) -> int:
     if source.suffix in _KERAS and (naming.inputs or naming.outputs):
         raise ConfigError("a Keras file names its inputs and outputs itself: --input and --output are for checkpoints")
     devices.claim(devices.CPU)
-    devices.preload()
+    preload()
     scratch = target.with_name(f".converting-{target.name}")
     shutil.rmtree(scratch, ignore_errors=True)
     try:

@@ -12,8 +12,9 @@ from pathlib import Path
 from thriftserve.errors import ConfigError, ExitCode
 from thriftserve.files import write_whole
 from thriftserve.model_tools.version_path import version_of
-from thriftserve.models import devices, meta_graph, tf_records, warmup_records
+from thriftserve.models import meta_graph, tf_records, warmup_records
 from thriftserve.models.prediction_log import Recorded, encode
+from thriftserve.models.preload import preload
 from thriftserve.models.repository import SAVED_MODEL_FILES
 from thriftserve.models.signature import Signature, TensorSpec
 from thriftserve.models.wire_fields import Damaged
@@ -77,7 +78,7 @@ def _signature(version: Path, name: str) -> Signature | None:
     """None for a Python model's directory: nothing tells its signatures without running it."""
     if not any((version / one).exists() for one in SAVED_MODEL_FILES):
         return None
-    devices.preload()
+    preload()
     found = meta_graph.described(version)
     if name not in found:
         raise ConfigError(f"signature is {name!r}: {version} has {', '.join(found)}")

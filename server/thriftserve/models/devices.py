@@ -13,12 +13,9 @@ already, gpu:0 is its first entry.
 
 from __future__ import annotations
 
-import contextlib
 import os
 import re
-import sys
-import tempfile
-from collections.abc import Iterator, Mapping, MutableMapping
+from collections.abc import Mapping, MutableMapping
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -28,8 +25,6 @@ CPU = "cpu"
 VISIBLE = "CUDA_VISIBLE_DEVICES"
 _PROC_GPUS = Path("/proc/driver/nvidia/gpus")
 _DEV = Path("/dev")
-#: Lines of no use to anybody, written before TensorFlow has read the log level it is given.
-_CHATTER = re.compile(rb"WARNING: All log messages before absl::InitializeLog|I0000 .* (port|cpu_feature_guard)\.cc:")
 
 
 @dataclass(frozen=True)
@@ -147,33 +142,3 @@ def claim(device: str, environment: MutableMapping[str, str] = os.environ) -> No
     environment[VISIBLE] = gpus[int(device.partition(":")[2])]
     # Python models share the process: without this, their first operation takes all of the GPU's memory.
     environment.setdefault("TF_FORCE_GPU_ALLOW_GROWTH", "true")
-
-
-def preload() -> None:
-    """Imports TensorFlow and touches nothing of it.
-
-    A parent may do this before it forks: its children are spared the 3 s of the import. A parent that
-    has made a single tensor or session must not fork: its child's first operation never returns.
-    """
-    os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "2")
-    with _without_chatter():
-        import tensorflow  # noqa: F401  (the import is the whole point)
-
-
-@contextlib.contextmanager
-def _without_chatter() -> Iterator[None]:
-    """Leaves out what TensorFlow's C++ part tells on stderr, whatever its log level, before it has read that."""
-    sys.stderr.flush()
-    kept = os.dup(2)
-    with tempfile.TemporaryFile() as said:
-        os.dup2(said.fileno(), 2)
-        try:
-            yield
-        finally:
-            sys.stderr.flush()
-            os.dup2(kept, 2)
-            os.close(kept)
-            said.seek(0)
-            for line in said:
-                if not _CHATTER.match(line):
-                    os.write(2, line)

@@ -12,6 +12,7 @@ from typing import Any
 
 from thriftserve.errors import ConfigError, ExitCode
 from thriftserve.models import devices, meta_graph, model_settings
+from thriftserve.models.preload import preload
 from thriftserve.models.repository import newest_version
 from thriftserve.models.signature import DEFAULT_SIGNATURE
 from thriftserve.tune import report, settings_file
@@ -36,7 +37,7 @@ def run(flags: argparse.Namespace) -> int:
     target = settings_file.file_of(version)
     model_settings.load_file(target)  # a mistake in it is told before the measuring, not after
     devices.plan(flags.devices, 1)
-    devices.preload()
+    preload()
     job, batched = _job(version, flags.signature)
     cells = [Cell(at, size) for at in arrangements(devices.usable_cores()) for size in (rows if batched else (1,))]
     search = Search(_hiring(job, flags.devices), flags.objective, flags.seconds, flags.budget_s, report.show_progress)
