@@ -102,7 +102,7 @@ class Hosted:
 
     Args:
         server_type: one of `TYPES`.
-        service: a name in `services.host.SERVICES`.
+        service: a name that `services.host.factory_of` knows.
         wire: transport and protocol.
         open_files: the limit of open files in the server.
         refuses_with_busy: whether it has the refusal hook.

@@ -1,44 +1,52 @@
-"""thriftserve_client: call a thriftserve server from Python."""
+"""thriftserve_client: call a thriftserve server from Python.
 
-from thriftserve_client.address import SslOptions
-from thriftserve_client.client import Client
-from thriftserve_client.codec import data_type, from_tensor, numpy_dtype, to_tensor
-from thriftserve_client.control import Control
-from thriftserve_client.errors import (
-    CallTimeout,
-    ConnectionFailed,
-    DeadlineExceededError,
-    FailedPreconditionError,
-    InternalError,
-    InvalidArgumentError,
-    MessageTooLarge,
-    NotFoundError,
-    ProtocolMismatch,
-    ResourceExhaustedError,
-    ServerError,
-    TensorError,
-    ThriftServeClientError,
-    UnauthenticatedError,
-    UnavailableError,
-    UnimplementedError,
-)
-from thriftserve_client.histogram import Histogram
-from thriftserve_client.results import (
-    Classification,
-    Detection,
-    ImageDetections,
-    ModelMetadata,
-    ModelStatus,
-    PerImage,
-    Prediction,
-    ServerStatus,
-    SignatureInfo,
-    TensorInfo,
-    Timing,
-    VersionStatus,
-    WorkerStatus,
-)
-from thriftserve_idl.ttypes import DataType, ErrorCode
+name -> the module that has it, imported when the name is first asked for: who needs one of the modules, and no
+array, does not wait for NumPy.
+"""
+
+from importlib import import_module
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from thriftserve_client.address import SslOptions
+    from thriftserve_client.client import Client
+    from thriftserve_client.codec import data_type, from_tensor, numpy_dtype, to_tensor
+    from thriftserve_client.control import Control
+    from thriftserve_client.errors import (
+        CallTimeout,
+        ConnectionFailed,
+        DeadlineExceededError,
+        FailedPreconditionError,
+        InternalError,
+        InvalidArgumentError,
+        MessageTooLarge,
+        NotFoundError,
+        ProtocolMismatch,
+        ResourceExhaustedError,
+        ServerError,
+        TensorError,
+        ThriftServeClientError,
+        UnauthenticatedError,
+        UnavailableError,
+        UnimplementedError,
+    )
+    from thriftserve_client.histogram import Histogram
+    from thriftserve_client.results import (
+        Classification,
+        Detection,
+        ImageDetections,
+        ModelMetadata,
+        ModelStatus,
+        PerImage,
+        Prediction,
+        ServerStatus,
+        SignatureInfo,
+        TensorInfo,
+        Timing,
+        VersionStatus,
+        WorkerStatus,
+    )
+    from thriftserve_idl.ttypes import DataType, ErrorCode
 
 __all__ = [
     "CallTimeout",
@@ -81,3 +89,36 @@ __all__ = [
     "numpy_dtype",
     "to_tensor",
 ]
+
+#: Module -> what it has of `__all__`.
+_NAMES = {
+    "thriftserve_client.address": "SslOptions",
+    "thriftserve_client.client": "Client",
+    "thriftserve_client.codec": "data_type from_tensor numpy_dtype to_tensor",
+    "thriftserve_client.control": "Control",
+    "thriftserve_client.errors": (
+        "CallTimeout ConnectionFailed DeadlineExceededError FailedPreconditionError InternalError "
+        "InvalidArgumentError MessageTooLarge NotFoundError ProtocolMismatch ResourceExhaustedError "
+        "ServerError TensorError ThriftServeClientError UnauthenticatedError UnavailableError "
+        "UnimplementedError"
+    ),
+    "thriftserve_client.histogram": "Histogram",
+    "thriftserve_client.results": (
+        "Classification Detection ImageDetections ModelMetadata ModelStatus PerImage Prediction "
+        "ServerStatus SignatureInfo TensorInfo Timing VersionStatus WorkerStatus"
+    ),
+    "thriftserve_idl.ttypes": "DataType ErrorCode",
+}
+_HOMES = {name: module for module, names in _NAMES.items() for name in names.split()}
+
+if not TYPE_CHECKING:  # a type checker would let any name pass
+
+    def __getattr__(name: str) -> Any:
+        if name not in _HOMES:
+            raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+        value = globals()[name] = getattr(import_module(_HOMES[name]), name)
+        return value
+
+
+def __dir__() -> list[str]:
+    return sorted({*globals(), *__all__})
