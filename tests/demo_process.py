@@ -6,11 +6,15 @@ arguments  --DEMO-->  process  -->  exit code, what it said, what it left behind
 from __future__ import annotations
 
 import atexit
+import fcntl
+import json
 import os
 import shutil
 import subprocess
 import sys
 import tempfile
+from collections.abc import Iterator
+from contextlib import contextmanager
 from functools import cache
 from pathlib import Path
 
@@ -42,14 +46,41 @@ def demo(directory: Path, *arguments: str) -> subprocess.CompletedProcess[str]:
 def trained() -> tuple[Path, subprocess.CompletedProcess[str]]:
     """A directory where the demo has run once, and what it said then. Do not change its model.
 
-    Version 1 was there before, made by another recipe: the demo's own is version 2.
+    Version 1 was there before, made by another recipe: the demo's own is version 2. Several pytest processes of one
+    run share it: the first one trains, the others wait; the last one clears away.
     """
-    directory = Path(tempfile.mkdtemp(prefix="thriftserve-demo-"))
-    atexit.register(shutil.rmtree, directory, ignore_errors=True)
+    place = Path(tempfile.gettempdir()) / f"thriftserve-demo-{os.environ.get('PYTEST_XDIST_TESTRUNUID', os.getpid())}"
+    place.mkdir(exist_ok=True)
+    told = place / "told.json"
+    with _alone(place):
+        (place / f"{os.getpid()}.user").touch()
+        atexit.register(_clear_away, place)
+        if not told.exists():
+            done = _first_run(place / "demo")
+            told.write_text(json.dumps([done.returncode, done.stdout, done.stderr]), encoding="utf-8")
+    return place / "demo", subprocess.CompletedProcess(DEMO, *json.loads(told.read_text(encoding="utf-8")))
+
+
+def _first_run(directory: Path) -> subprocess.CompletedProcess[str]:
     old = directory / "models" / "digits" / "1" / RECIPE_FILE
     old.parent.mkdir(parents=True)
     old.write_text("0\n", encoding="utf-8")
-    return directory, demo(directory, "--rounds", "1")
+    return demo(directory, "--rounds", "1")
+
+
+@contextmanager
+def _alone(place: Path) -> Iterator[None]:
+    with place.with_suffix(".lock").open("w") as file:
+        fcntl.flock(file, fcntl.LOCK_EX)
+        yield
+
+
+def _clear_away(place: Path) -> None:
+    with _alone(place):
+        (place / f"{os.getpid()}.user").unlink(missing_ok=True)
+        if not list(place.glob("*.user")):
+            shutil.rmtree(place, ignore_errors=True)
+            place.with_suffix(".lock").unlink(missing_ok=True)
 
 
 def left_behind(directory: Path) -> list[str]:

@@ -6,6 +6,8 @@ import re
 import shlex
 import signal
 import subprocess
+from collections.abc import Iterator
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -14,7 +16,6 @@ from demo_process import DEMO, demo, environment, left_behind, trained
 from thriftserve.server_types import HostSettings
 from thriftserve.settings import SERVER_TYPES
 from thriftserve_bench.demo import digits, options
-from thriftserve_bench.server_process import ServerProcess
 from thriftserve_bench.server_types import SERVER_TYPES as TYPES
 from thriftserve_client import Client
 
@@ -128,34 +129,55 @@ def test_ctrl_c_while_training() -> None:
     assert sorted(one.name for one in base.iterdir()) == ["1", "2"]
 
 
-def test_serve_and_the_commands_it_tells() -> None:
-    """--serve goes on serving; each command that it shows works as it stands; Ctrl-C ends the server with 0."""
-    directory, _ = trained()
-    with Running("--directory", str(directory), "--serve") as running:
-        running.read_until("Try next")
+@pytest.fixture(scope="module")
+def serving() -> Iterator[Running]:
+    """A demo that serves; it has said all that it says."""
+    with Running("--directory", str(trained()[0]), "--serve") as running:
         running.read_until("Ctrl-C stops")
-        told = [line.strip() for line in running.said.split("Try next")[1].splitlines() if "thriftserve-client" in line]
-        outputs = [run(shlex.split(one)) for one in told]
-        assert [one.returncode for one in outputs] == [0, 0, 0], [one.stderr for one in outputs]
-        shown = re.search(r"digit-(\d)-\d{4}\.png", told[0])
-        assert shown is not None
-        assert re.search(rf"\b{shown[1]}\b", outputs[0].stdout.split("1", 1)[1])
-        code, errors = running.signal(signal.SIGINT)
-    assert code == 0
-    assert "draining" in errors
-    assert left_behind(directory) == []
+        yield running
 
 
-def test_a_port_in_use() -> None:
+def port_of(running: Running) -> int:
+    """Where its server is ready."""
+    return int(running.said.split("ready on")[1].split(":")[1].split(",")[0])
+
+
+def test_a_port_in_use(serving: Running) -> None:
     """Where the server can't start, its own reason is told, and the exit code is 1."""
-    directory, _ = trained()
-    with Running("--directory", str(directory), "--serve") as running:
-        ready = running.read_until("ready on")
-        port = ready.split(":")[1].split(",")[0]
-        done = demo(directory, "--port", port)
+    port = port_of(serving)
+    done = demo(trained()[0], "--port", str(port))
     assert done.returncode == 1
     assert "exit code 3" in done.stderr and f"127.0.0.1:{port}" in done.stderr.splitlines()[-1]
     assert "Traceback" not in done.stderr
+
+
+def test_training_sees_what_the_server_decodes(serving: Running) -> None:
+    """Classifying the files gives the scores of the arrays that training would see of them."""
+    directory, _ = trained()
+    held_out = digits.held_out(directory / "digits")
+    files = digits.write(held_out, directory / "digits")
+    with Client("127.0.0.1", port_of(serving)) as client:
+        scores = client.predict("digits", {"image": digits.as_served(held_out.scans)})["scores"]
+        named = client.classify("digits", files, top_k=1)
+    assert scores.shape == (360, 10)
+    np.testing.assert_allclose(scores.sum(axis=1), 1, atol=1e-4)
+    np.testing.assert_allclose([best[0].score for best in named], scores.max(axis=1), atol=1e-4)
+    assert [best[0].class_id for best in named] == scores.argmax(axis=1).tolist()
+
+
+def test_serve_and_the_commands_it_tells(serving: Running) -> None:
+    """--serve goes on serving; each command that it shows works as it stands; Ctrl-C ends the server with 0."""
+    directory, _ = trained()
+    told = [line.strip() for line in serving.said.split("Try next")[1].splitlines() if "thriftserve-client" in line]
+    outputs = [run(shlex.split(one)) for one in told]
+    assert [one.returncode for one in outputs] == [0, 0, 0], [one.stderr for one in outputs]
+    shown = re.search(r"digit-(\d)-\d{4}\.png", told[0])
+    assert shown is not None
+    assert re.search(rf"\b{shown[1]}\b", outputs[0].stdout.split("1", 1)[1])
+    code, errors = serving.signal(signal.SIGINT)
+    assert code == 0
+    assert "draining" in errors
+    assert left_behind(directory) == []
 
 
 def test_help_teaches() -> None:
@@ -168,27 +190,14 @@ def test_help_teaches() -> None:
     assert "TQuick" in wrong.stderr
 
 
-def test_held_out_digits_are_not_learnt_from() -> None:
-    """The split is the same every time, leaves no digit in both parts, and has every class in both."""
+def test_held_out_digits_are_not_learnt_from(tmp_path: Path) -> None:
+    """The split is the same every time, kept or not, leaves no digit in both parts, and has every class in both."""
     split, again = digits.load(), digits.load()
     assert not set(split.train.places.tolist()) & set(split.held_out.places.tolist())
     assert len(split.train.places) + len(split.held_out.places) == 1797
     assert np.array_equal(split.held_out.places, again.held_out.places)
     assert set(split.held_out.truth.tolist()) == set(split.train.truth.tolist()) == set(range(10))
-
-
-def test_training_sees_what_the_server_decodes() -> None:
-    """Classifying the files gives the scores of the arrays that training would see of them."""
-    directory, _ = trained()
-    held_out = digits.load().held_out
-    files = digits.write(held_out, directory / "digits")
-    with (
-        ServerProcess(["--model", f"digits={directory}/models/digits", "--port", "0"]) as server,
-        Client(server.host, server.port) as client,
-    ):
-        scores = client.predict("digits", {"image": digits.as_served(held_out.scans)})["scores"]
-        named = client.classify("digits", files, top_k=1)
-    assert scores.shape == (360, 10)
-    np.testing.assert_allclose(scores.sum(axis=1), 1, atol=1e-4)
-    np.testing.assert_allclose([best[0].score for best in named], scores.max(axis=1), atol=1e-4)
-    assert [best[0].class_id for best in named] == scores.argmax(axis=1).tolist()
+    for one in (digits.held_out(tmp_path), digits.held_out(tmp_path)):
+        assert np.array_equal(one.scans, split.held_out.scans) and np.array_equal(one.truth, split.held_out.truth)
+        assert np.array_equal(one.places, split.held_out.places)
+    assert len(list(tmp_path.iterdir())) == 1

@@ -8,16 +8,19 @@ import subprocess
 from collections.abc import Iterator
 from pathlib import Path
 
+import numpy as np
 import pytest
+from PIL import Image
 
-from demo_process import trained
 from documents import ROOT
+from encoded_images import encoded
 from small_models import small
 from thriftserve_bench.server_process import ServerProcess
 
 IDL = ROOT / "idl" / "thriftserve.thrift"
 EXAMPLE = ROOT / "docs" / "examples" / "node"
-SCAN = Path("digits") / "digit-7-0044.png"
+#: More than 32 bits hold.
+VERSION = 2**33 + 1
 
 
 def compiler() -> str | None:
@@ -47,10 +50,21 @@ def example(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 @pytest.fixture(scope="module")
-def server(example: Path) -> Iterator[ServerProcess]:
+def scan(tmp_path_factory: pytest.TempPathFactory) -> str:
+    """A PNG file of upright stripes."""
+    stripes = np.tile(np.arange(28, dtype=np.uint8) // 4 % 2 * 255, (28, 1))
+    path = tmp_path_factory.mktemp("scans") / "stripes.png"
+    path.write_bytes(encoded(Image.fromarray(stripes)))
+    return str(path)
+
+
+@pytest.fixture(scope="module")
+def server(example: Path, tmp_path_factory: pytest.TempPathFactory) -> Iterator[ServerProcess]:
     """One server with a model of images and one of vectors."""
-    models = ["--model", f"digits={trained()[0]}/models/digits", "--model", f"half={small('half_plus_two')}"]
-    with ServerProcess([*models, "--port", "0"]) as running:
+    stripes = tmp_path_factory.mktemp("stripes")
+    (stripes / str(VERSION)).symlink_to(small("image_classifier") / "1")
+    models = ["--model", f"stripes={stripes}", "--model", f"half={small('half_plus_two')}"]
+    with ServerProcess([*models, "--port", "0", "--workers", "1"]) as running:
         yield running
 
 
@@ -59,15 +73,14 @@ def node(example: Path, *arguments: str) -> subprocess.CompletedProcess[str]:
     return subprocess.run(["node", *arguments], cwd=example, capture_output=True, text=True, timeout=60, check=False)
 
 
-def test_images_are_classified(example: Path, server: ServerProcess) -> None:
+def test_images_are_classified(example: Path, server: ServerProcess, scan: str) -> None:
     """Encoded images go out, labels and a 64-bit version come back."""
-    scan = str(trained()[0] / SCAN)
-    done = node(example, "classify.js", server.host, str(server.port), "digits", scan, scan)
+    done = node(example, "classify.js", server.host, str(server.port), "stripes", scan, scan)
     assert done.returncode == 0, done.stderr
     first, second, version = done.stdout.splitlines()
     assert first == second
-    assert first.startswith(f"{scan} 7 0.")
-    assert version == "version 2"
+    assert first == f"{scan} vertical 1.000"
+    assert version == f"version {VERSION}"
 
 
 def test_numbers_go_both_ways(example: Path, server: ServerProcess) -> None:
@@ -76,9 +89,9 @@ def test_numbers_go_both_ways(example: Path, server: ServerProcess) -> None:
     assert (done.returncode, done.stdout) == (0, "shape 3 values 2.5 3 -0.75\n"), done.stderr
 
 
-def test_errors_are_typed(example: Path, server: ServerProcess) -> None:
+def test_errors_are_typed(example: Path, server: ServerProcess, scan: str) -> None:
     """The server's PredictError arrives as one, with its code and words."""
-    done = node(example, "classify.js", server.host, str(server.port), "nobody", str(trained()[0] / SCAN))
+    done = node(example, "classify.js", server.host, str(server.port), "nobody", scan)
     assert (done.returncode, done.stdout) == (1, "")
     assert done.stderr.startswith("code 5: ") and "'nobody'" in done.stderr
 

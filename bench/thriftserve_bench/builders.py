@@ -24,6 +24,7 @@ from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 
 from thriftserve_bench.blueprint import Blueprint
+from thriftserve_bench.plain_tensorflow import plain_tensorflow
 
 #: Each kind and where it is made; imported when it is asked for.
 KINDS: Mapping[str, str] = {
@@ -65,13 +66,13 @@ def build(kind: str, directory: Path | str, name: str | None = None, version: in
 
 def _blueprint(kind: str) -> Blueprint:
     module_name, _, function_name = KINDS[kind].partition(":")
+    plain_tensorflow()  # before the models import it
     make: Callable[[], Blueprint] = getattr(importlib.import_module(module_name), function_name)
     return make()
 
 
 def _write(blueprint: Blueprint, path: Path) -> None:
-    import tensorflow as tf
-
+    tf = plain_tensorflow()
     tf.saved_model.save(blueprint.module, str(path), signatures=dict(blueprint.signatures))
     files: dict[str, str] = {}
     if blueprint.labels:

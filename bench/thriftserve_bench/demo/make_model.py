@@ -12,6 +12,7 @@ from typing import Any
 
 from thriftserve_bench.demo import digits, training
 from thriftserve_bench.demo.recipe import RECIPE, RECIPE_FILE
+from thriftserve_bench.plain_tensorflow import plain_tensorflow
 
 _IMAGE_TOML = f"""\
 # How encoded images become this model's input.
@@ -42,7 +43,7 @@ def _tell(epoch: int, loss: float) -> None:
 
 def _save(network: Any, directory: Path) -> None:
     """Signature: image FLOAT [n,8,8,1], 0 to 1 -> scores FLOAT [n,10], the probability of each digit."""
-    import tensorflow as tf
+    tf = plain_tensorflow()
 
     def classify(image: Any) -> dict[str, Any]:
         return {"scores": tf.nn.softmax(network.logits(image, learning=False))}

@@ -56,11 +56,11 @@ def _said(console: Console, text: str) -> None:
 def _digits(options: Options, console: Console) -> tuple[digits.Digits, list[Path]]:
     _step(console, "Handwritten digits")
     with console.status("reading the scans"):
-        split = digits.load()
-        files = digits.write(split.held_out, options.images_path)
-    learnt, kept = len(split.train.truth), len(files)
-    _said(console, f"{learnt + kept:,} scans: {learnt:,} to learn from, {kept} held out in {options.images_path}")
-    return split.held_out, files
+        held_out = digits.held_out(options.images_path)
+        files = digits.write(held_out, options.images_path)
+    learnt, kept = digits.SCANS - len(files), len(files)
+    _said(console, f"{digits.SCANS:,} scans: {learnt:,} to learn from, {kept} held out in {options.images_path}")
+    return held_out, files
 
 
 def _model(options: Options, console: Console) -> model.Model:

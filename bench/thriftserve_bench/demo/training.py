@@ -13,6 +13,7 @@ import numpy as np
 
 from thriftserve_bench.demo.digits import Array, Digits, as_served
 from thriftserve_bench.demo.network import Adam, network
+from thriftserve_bench.plain_tensorflow import plain_tensorflow
 
 EPOCHS = 30
 _BATCH = 64
@@ -32,8 +33,10 @@ def train(digits: Digits, told: Told) -> Any:
     Returns:
         A `tf.Module` with `logits(image, learning)`.
     """
-    import tensorflow as tf
-
+    tf = plain_tensorflow()
+    # The steps are so short that more threads take more processor time and end no sooner.
+    tf.config.threading.set_intra_op_parallelism_threads(1)
+    tf.config.threading.set_inter_op_parallelism_threads(1)
     tf.random.set_seed(_SEED)
     chance = np.random.default_rng(_SEED)
     net = network(tf, _SEED)

@@ -10,6 +10,8 @@ import sys
 from pathlib import Path
 from typing import Any
 
+from thriftserve_bench.plain_tensorflow import plain_tensorflow
+
 
 def make_all(store: Path, count: int) -> None:
     """Builds them, some 30 ms each."""
@@ -18,8 +20,7 @@ def make_all(store: Path, count: int) -> None:
 
 
 def _make(path: Path, version: int) -> None:
-    import tensorflow as tf
-
+    tf = plain_tensorflow()
     module = tf.Module()
     module.half = tf.Variable(0.5, name="half")
     module.version = tf.Variable(float(version), name="version")
