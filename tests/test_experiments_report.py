@@ -4,8 +4,9 @@ from __future__ import annotations
 
 import json
 import re
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from dataclasses import replace
+from functools import cache
 from html.parser import HTMLParser
 from pathlib import Path
 from typing import Any
@@ -15,8 +16,8 @@ from PIL import Image
 
 from experiment_samples import sample_run
 from thriftserve_bench.cli import main, make_parser
-from thriftserve_bench.experiments import digest
-from thriftserve_bench.experiments.advice import FORKING, POOL, Advice, advise
+from thriftserve_bench.experiments import digest, simulator
+from thriftserve_bench.experiments.advice import FORKING, POOL, Advice
 from thriftserve_bench.experiments.command import settings_of
 from thriftserve_bench.experiments.consistency import findings
 from thriftserve_bench.experiments.ideal import ideal_s
@@ -38,6 +39,14 @@ PUBLISHED_IDEALS = [
     ("6", "hundred", "TForkingServer", 1),
 ]
 VOID = {"meta", "link", "input", "br", "img", "hr"}
+
+
+@pytest.fixture(scope="module", autouse=True)
+def _simulated_once() -> Iterator[None]:
+    """Tables of the same run need the same predictions: each is simulated once for all tests."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(simulator, "predict", cache(simulator.predict))
+        yield
 
 
 @pytest.fixture(scope="module")
@@ -403,8 +412,13 @@ def test_other_files_are_refused(tmp_path: Path, content: str, capsys: pytest.Ca
 
 
 @pytest.fixture(scope="module")
-def advice(stored: Path) -> dict[str, Advice]:
-    return advise(load_experiments(stored))
+def advice(page: Page) -> dict[str, Advice]:
+    """What the page tells in each case."""
+    told = json.loads(page.scripts["derived"])["advice"]
+    return {
+        key: Advice(winner, size, told["reasons"][why], dict(zip(told["types"], seconds, strict=True)))
+        for key, (winner, size, why, seconds) in told["answers"].items()
+    }
 
 
 @pytest.mark.parametrize(

@@ -51,8 +51,9 @@ def test_everything_is_in_the_wheel(wheel: Path) -> None:
 def bare(wheel: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
     """The folder of commands of an empty environment in which only the wheel was installed."""
     home = tmp_path_factory.mktemp("bare")
-    subprocess.run([sys.executable, "-m", "venv", str(home)], check=True, timeout=60)
-    install = [str(home / "bin" / "python"), "-m", "pip", "install", "--quiet", "--disable-pip-version-check"]
+    subprocess.run([sys.executable, "-m", "venv", "--without-pip", str(home)], check=True, timeout=60)
+    install = [sys.executable, "-m", "pip", "--python", str(home / "bin" / "python"), "install", "--no-compile"]
+    install += ["--quiet", "--disable-pip-version-check"]
     done = subprocess.run([*install, str(wheel)], capture_output=True, text=True, timeout=110, check=False)
     if "Could not find a version" in done.stderr and "CI" not in os.environ:
         pytest.skip(f"no package index within reach: {done.stderr[-300:]}")
