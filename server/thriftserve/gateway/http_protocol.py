@@ -13,6 +13,8 @@ from uvicorn.protocols.http.httptools_impl import HttpToolsProtocol
 
 #: Request line and headers together.
 MAX_HEAD_BYTES = 64 * 1024
+#: Of a body so much is gathered before the application is woken for it: the whole of most.
+MAX_PIECE_BYTES = 4 * 1024 * 1024
 _TOO_LARGE = b"the request's head is larger than %d bytes, the limit" % MAX_HEAD_BYTES
 _REFUSAL = (
     b"HTTP/1.1 431 Request Header Fields Too Large\r\ncontent-type: text/plain; charset=utf-8\r\n"
@@ -59,6 +61,15 @@ class Bounded(HttpToolsProtocol):
         self._unwatch()
         self._in_head = False
         super().on_headers_complete()
+
+    def on_body(self, body: bytes) -> None:
+        cycle: Any = self.cycle
+        if cycle.response_complete:
+            return
+        cycle.body += body
+        if len(cycle.body) > MAX_PIECE_BYTES:
+            self.flow.pause_reading()
+            cycle.message_event.set()
 
     def on_message_complete(self) -> None:
         super().on_message_complete()

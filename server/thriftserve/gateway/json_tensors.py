@@ -8,7 +8,7 @@ What is taken here is exactly what would be taken there; only the way is shorter
 
 from __future__ import annotations
 
-from array import array
+import struct
 from functools import cache
 from itertools import chain
 from typing import Any
@@ -54,7 +54,9 @@ def flattened(value: list[Any]) -> tuple[list[Any], list[int]] | None:
     level = value
     while level and type(level[0]) is list:
         size = len(level[0])
-        if set(map(type, level)) != {list} or set(map(len, level)) != {size} or len(shape) == MAX_RANK:
+        # Counting is quicker than a set: 50,000 rows of three are the rule for an image.
+        rows = list(map(type, level)).count(list)
+        if rows != len(level) or list(map(len, level)).count(size) != rows or len(shape) == MAX_RANK:
             return None
         level = list(chain.from_iterable(level))
         shape.append(size)
@@ -71,20 +73,27 @@ def packed(flat: list[Any], shape: list[int], dtype: DataType) -> Tensor:
 
 
 def _floats(flat: list[Any], shape: list[int], dtype: DataType) -> Tensor | None:
+    code = "f" if dtype == DataType.FLOAT else "d"
     try:
-        wide = np.frombuffer(array("d", flat))
-    except (TypeError, OverflowError):  # what is no number; a whole number beyond every float
+        # Twice as quick as numpy is with a list.
+        numbers = np.frombuffer(struct.pack(f"{len(flat)}{code}", *flat), code)
+    except (struct.error, OverflowError):  # what is no number; a number beyond every float
         return None
     # A look at every value's type would take as long again. Only these may have been something else: true and false,
     # and whole numbers of which the type has not every one.
-    doubtful = (wide == 0) | (wide == 1) | (np.abs(wide) > LARGEST_WHOLE[dtype])
-    if any(type(flat[at]) is bool or (type(flat[at]) is int and abs(flat[at]) > 1) for at in np.flatnonzero(doubtful)):
+    if bool in _types(flat, (numbers == 0) | (numbers == 1)) or int in _types(
+        flat, np.abs(numbers) > LARGEST_WHOLE[dtype]
+    ):
         return None
     with np.errstate(over="ignore"):
-        narrow = wide.astype(numpy_dtype(dtype), copy=False)
-    if narrow is not wide and np.isinf(narrow).any():
+        narrow = numbers.astype(numpy_dtype(dtype), copy=False)
+    if np.isinf(narrow).any() and dtype != DataType.DOUBLE:
         return None  # sent so, or made so by the narrower type
     return Tensor(dtype, shape, narrow.tobytes())
+
+
+def _types(flat: list[Any], where: np.ndarray[Any, np.dtype[np.bool_]]) -> set[type]:
+    return set(map(type, map(flat.__getitem__, np.flatnonzero(where).tolist())))
 
 
 def _integers(flat: list[int], shape: list[int], dtype: DataType) -> Tensor | None:

@@ -1,6 +1,6 @@
 """How a gateway's process treats its memory: told once, when it starts.
 
-    bodies of up to 2 MiB come and go  -->  their memory stays with the process     larger ones  -->  it goes back
+    bodies of up to 4 MiB come and go  -->  their memory stays with the process     larger ones  -->  it goes back
 
 By itself the C library gives memory of this size back after each request and takes it again for the next: 250 page
 faults for an image of 602 KB, a third of what it costs.
@@ -16,9 +16,9 @@ import gc
 _GARBAGE_THRESHOLD = 100_000
 #: As mallopt(3) numbers them.
 _M_TRIM_THRESHOLD, _M_MMAP_THRESHOLD = -1, -3
-_KEPT_BYTES = 2 * 1024 * 1024
+_KEPT_BYTES = 4 * 1024 * 1024
 #: Of unused memory at the heap's end so much is kept.
-_MOST_UNUSED_BYTES = 8 * 1024 * 1024
+_MOST_UNUSED_BYTES = 16 * 1024 * 1024
 
 
 def settle() -> None:
