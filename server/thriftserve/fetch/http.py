@@ -143,13 +143,22 @@ class _Redirects(urllib.request.HTTPRedirectHandler):
         return super().redirect_request(req, fp, code, msg, headers, newurl)
 
 
+class _Https(urllib.request.AbstractHTTPHandler):
+    """Reads whom this machine trusts, which takes 20 ms, where a URL is https and not before."""
+
+    https_request = urllib.request.AbstractHTTPHandler.do_request_
+
+    def https_open(self, req: urllib.request.Request) -> Any:
+        return self.do_open(http.client.HTTPSConnection, req, context=ssl.create_default_context())
+
+
 def _opener(redirects: int) -> urllib.request.OpenerDirector:
     # Put together by hand: the ready-made one would also open ftp: and data: URLs.
     opener = urllib.request.OpenerDirector()
     for handler in (
         urllib.request.ProxyHandler(),
         urllib.request.HTTPHandler(),
-        urllib.request.HTTPSHandler(context=ssl.create_default_context()),
+        _Https(),
         _Redirects(redirects),
         urllib.request.HTTPErrorProcessor(),
         urllib.request.HTTPDefaultErrorHandler(),
