@@ -5,17 +5,12 @@ half_version()  -->  put(BASE, 2)  -->  wait_until(lambda: state(server, 2) == "
 
 from __future__ import annotations
 
-import atexit
 import json
 import shutil
-import subprocess
-import sys
-import tempfile
 import threading
 import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
-from functools import cache
 from pathlib import Path
 from typing import Any
 
@@ -25,22 +20,20 @@ from thrift.transport.TSocket import TSocket
 from thrift.transport.TTransport import TFramedTransport
 
 from served import Served
+from small_models import small
 from thriftserve_client import Client, ThriftServeClientError
 from thriftserve_idl import ModelControl
 from thriftserve_idl.ttypes import PredictError
 
 X = np.arange(3, dtype=np.float32)
+#: Between two calls of a client that has only to be there.
+PAUSE_S = 0.003
 QUICK = ("--file-system-poll-s", "0.1", "--load-retry-interval-s", "0.2", "--workers", "1")
 
 
-@cache
 def half_version() -> Path:
     """A version's directory, made once: y = x / 2 + 2."""
-    place = Path(tempfile.mkdtemp(prefix="thriftserve-half-"))
-    atexit.register(shutil.rmtree, place, ignore_errors=True)
-    builder = [sys.executable, "-m", "thriftserve_bench.builders", "half_plus_two", str(place)]
-    subprocess.run(builder, capture_output=True, timeout=110, check=True)
-    return next(each for each in (place / "half_plus_two").iterdir() if each.is_dir())
+    return small("half_plus_two") / "1"
 
 
 def put(base: Path, version: int) -> Path:
@@ -106,7 +99,7 @@ def refused(call: Callable[[], object]) -> str:
 
 
 class Callers:
-    """Clients that call without a pause; what they were answered, and what went wrong."""
+    """Clients that call all the time; what they were answered, and what went wrong."""
 
     def __init__(self, server: Served, count: int) -> None:
         self.versions: set[int | None] = set()
@@ -132,5 +125,6 @@ class Callers:
                 while not self._stop.is_set():
                     self.versions.add(client.predict("half", {"x": X}).version)
                     self.calls += 1
+                    time.sleep(PAUSE_S)
         except ThriftServeClientError as error:
             self.failures.append(error)

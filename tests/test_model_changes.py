@@ -53,7 +53,6 @@ def test_versions_come_and_go_under_load(server_type: str, base: Path) -> None:
             wait_until(lambda: callers.calls > before + 20 or bool(callers.failures))
         with server.client() as client:
             told = client.models()[0]
-        # Version 1 came twice, version 2 once and both left once.
         # Version 1 came twice, version 2 once, and each left once.
         assert told.transitions is not None
         assert (told.transitions["AVAILABLE"], told.transitions["UNLOADING"]) == (3, 2)

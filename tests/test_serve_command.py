@@ -6,7 +6,7 @@ import os
 import signal
 import socket
 import subprocess
-import sys
+import time
 from pathlib import Path
 
 import numpy as np
@@ -16,9 +16,11 @@ from thrift.transport.TSocket import TSocket
 from thrift.transport.TTransport import TFramedTransport
 
 from served import Served, command, environment
+from small_models import small
 from thriftserve.errors import ExitCode
 from thriftserve_idl import ModelControl
 
+LOOK_EVERY_S = 0.02
 MODELS = """
 import sys
 
@@ -45,12 +47,9 @@ def modules(tmp_path_factory: pytest.TempPathFactory) -> str:
 
 
 @pytest.fixture(scope="module")
-def half(tmp_path_factory: pytest.TempPathFactory) -> Path:
+def half() -> Path:
     """Base path of a SavedModel: y = x / 2 + 2."""
-    place = tmp_path_factory.mktemp("saved")
-    builder = [sys.executable, "-m", "thriftserve_bench.builders", "half_plus_two", str(place)]
-    subprocess.run(builder, capture_output=True, timeout=110, check=True)
-    return place / "half_plus_two"
+    return small("half_plus_two")
 
 
 def test_a_saved_model_is_served(half: Path) -> None:
@@ -91,7 +90,7 @@ def test_control_has_a_port_of_its_own(modules: str) -> None:
         ModelControl.Client(TBinaryProtocolAccelerated(transport)).reloadConfig(None)
         transport.close()
         while before in _pids(server):
-            pass
+            time.sleep(LOOK_EVERY_S)
 
 
 def _pids(server: Served) -> list[int]:
@@ -121,6 +120,7 @@ def _wait_for_models(server: Served, names: list[str]) -> None:
         with server.client() as client:
             if [model.name for model in client.models()] == names:
                 return
+        time.sleep(LOOK_EVERY_S)
 
 
 def test_reload_takes_up_a_new_version(half: Path, tmp_path: Path) -> None:
@@ -128,11 +128,12 @@ def test_reload_takes_up_a_new_version(half: Path, tmp_path: Path) -> None:
     base = tmp_path / "half"
     base.mkdir()
     (base / "1").symlink_to(half / "1")
-    with Served("--model", f"half={base}") as server:
+    with Served("--model", f"half={base}", "--workers", "1") as server:
         (base / "2").symlink_to(half / "1")
         os.kill(server.pid, signal.SIGHUP)
         found: int | None = 1
         while found != 2:
+            time.sleep(LOOK_EVERY_S)
             with server.client() as client:
                 found = client.predict("half", {"x": np.zeros(1, np.float32)}).version
 
