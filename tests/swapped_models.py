@@ -126,4 +126,4 @@ class Caller(threading.Thread):
         self.newest = newest.version
         self.versions.add(newest.version)
         self.calls += 1
-        time.sleep(0.001)  # light load: others have the processor too
+        time.sleep(0.003)  # light load: others have the processor too

@@ -6,6 +6,7 @@ import hashlib
 import os
 import random
 import signal
+import time
 from collections.abc import Callable
 from pathlib import Path
 
@@ -30,6 +31,9 @@ ARCHIVE = tar_of(
     gzipped=False,
 )
 DIGEST = hashlib.sha256(ARCHIVE).hexdigest()
+
+#: A step is over soon.
+LOOK_EVERY_S = 0.0005
 
 Step = Callable[[Path], bool]
 
@@ -71,7 +75,7 @@ def reach(served: Controlled, web: FileServer, version: int, step: str) -> Path:
     target = served.fetched / str(version)
     served.operator.load("half", web.url("/m"), sha256=DIGEST)
     while not STEPS[step](target) and not target.exists():
-        pass
+        time.sleep(LOOK_EVERY_S)
     return target
 
 

@@ -196,7 +196,7 @@ def test_ctrl_c_leaves_no_process(tmp_path: Path) -> None:
         "--rounds",
         "1000",
         "--requests",
-        "20",
+        "100",
         "--concurrency",
         "2",
         "--body-requests",
@@ -212,6 +212,7 @@ def test_ctrl_c_leaves_no_process(tmp_path: Path) -> None:
                 assert process.poll() is None
                 family = psutil.Process(process.pid).children(recursive=True)
                 seen |= {each.pid for each in family if _name(each) == "ab"}
+                time.sleep(_LOOK_EVERY_S)
         except BaseException:
             process.kill()
             raise

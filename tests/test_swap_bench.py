@@ -30,8 +30,8 @@ _LOOK_EVERY_S = 0.05
 def test_the_command_swaps_under_load(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     """Versions change under load: no request fails, each answer is its version's, and the file has all of it."""
     path = tmp_path / "swaps.json"
-    flags = ["swaps", "--server-type", "TBatchingServer", "--workers", "1", "--clients", "2", "--rounds", "1"]
-    assert main([*flags, "--seconds", "2.4", "--every", "0.8", "--output", str(path)]) == 0
+    flags = ["swaps", "--server-type", "TBatchingServer", "--workers", "1", "--clients", "1", "--rounds", "1"]
+    assert main([*flags, "--seconds", "1.8", "--every", "0.6", "--output", str(path)]) == 0
     run = load_swaps(path)
     (load,) = run.loads
     assert (load.failures, load.wrong, load.unavailable, load.failure) == ({}, 0, 0, "")

@@ -27,10 +27,14 @@ QUICK = ("--file-system-poll-s", "0.1", "--load-retry-interval-s", "0.2", "--wor
 ROUNDS = 100_000
 
 
-def wait_for(found: Callable[[], object]) -> None:
+#: A step is over soon; what comes of it in the end may be asked of the server.
+LOOK_EVERY_S, ASK_EVERY_S = 0.002, 0.02
+
+
+def wait_for(found: Callable[[], object], every_s: float = LOOK_EVERY_S) -> None:
     """Waits for what has to happen; pytest's own time-out is the limit."""
     while not found():
-        time.sleep(0.002)
+        time.sleep(every_s)
 
 
 class Node:
@@ -110,16 +114,13 @@ def arguments(versions: Versions, place: Path) -> tuple[str, ...]:
     return ("--model-config-file", str(config), "--state-dir", str(place / "state"), *QUICK)
 
 
-def slow_warmup(versions: Versions) -> bytes:
+@pytest.fixture(scope="module")
+def slow_warmup(tmp_path_factory: pytest.TempPathFactory) -> bytes:
     """A file of one recorded request that takes a while."""
     words = ["--signature", "slow", "--input", f"n={ROUNDS}", "--input", "x=[1]"]
-    version = versions.base / "1"
+    version = Versions(tmp_path_factory.mktemp("recorded"), 1).base / "1"
     subprocess.run(command("model", "record", str(version), *words), check=True, capture_output=True, timeout=60)
-    path = version / "assets.extra" / "tf_serving_warmup_requests"
-    content = path.read_bytes()
-    path.unlink()
-    path.parent.rmdir()
-    return content
+    return (version / "assets.extra" / "tf_serving_warmup_requests").read_bytes()
 
 
 class SlowCall(threading.Thread):
@@ -141,10 +142,9 @@ class SlowCall(threading.Thread):
 
 
 @pytest.mark.parametrize("server_type", ["TBatchingServer", "TProcessPoolServer"])
-def test_whoever_dies_in_a_swap(server_type: str, tmp_path: Path) -> None:
+def test_whoever_dies_in_a_swap(server_type: str, tmp_path: Path, slow_warmup: bytes) -> None:
     """The keeper, a new worker that loads, warms up or has just taken over, an old one that drains: swaps go on."""
     versions = Versions(tmp_path, 6)
-    warmup = slow_warmup(versions)
     flags = (*arguments(versions, tmp_path), "--server-type", server_type)
     with Served(*flags) as server:
         node = Node(server, tmp_path / "state")
@@ -153,7 +153,7 @@ def test_whoever_dies_in_a_swap(server_type: str, tmp_path: Path) -> None:
         with Caller(server.port, stable=1) as caller:
 
             def swapped(newest: int) -> None:
-                wait_for(lambda: node.serves(newest) and caller.newest == newest)
+                wait_for(lambda: node.serves(newest) and caller.newest == newest, ASK_EVERY_S)
                 assert node.label() == 1
 
             versions.land(2)
@@ -166,7 +166,7 @@ def test_whoever_dies_in_a_swap(server_type: str, tmp_path: Path) -> None:
             wait_for(lambda: "half version 3 can't be loaded, it is tried again" in server.log())
             swapped(3)
 
-            landed = versions.land(4, warmup)
+            landed = versions.land(4, slow_warmup)
             warming = node.logged(r"models\.loader (\d+) loaded model half version 4 ")
             node.logged(rf"models\.loader ({warming}) loaded model half version 1 ")  # the last to be loaded
             kill(node.loading(4))  # by its warm-up now
@@ -210,7 +210,7 @@ def test_a_node_that_dies_in_a_swap(tmp_path: Path) -> None:
             die(server)
             with Served(*flags, "--port", str(port)) as second:
                 node = Node(second, tmp_path / "state")
-                wait_for(lambda: node.serves(2) and caller.newest == 2)
+                wait_for(lambda: node.serves(2) and caller.newest == 2, ASK_EVERY_S)
                 assert node.label() == 1
                 ready = node.workers_ready()
                 versions.land(3)
@@ -218,7 +218,7 @@ def test_a_node_that_dies_in_a_swap(tmp_path: Path) -> None:
                 die(second)
             with Served(*flags, "--port", str(port)) as third:
                 node = Node(third, tmp_path / "state")
-                wait_for(lambda: node.serves(3) and caller.newest == 3)
+                wait_for(lambda: node.serves(3) and caller.newest == 3, ASK_EVERY_S)
                 assert node.label() == 1
                 plan = json.loads((tmp_path / "state" / "plan.json").read_text())
                 assert [version for version, _ in plan["models"][0]["versions"]] == [3, 2, 1]
