@@ -28,8 +28,9 @@ from thriftserve_bench.payloads import LENGTH, Question, payload
 from thriftserve_bench.report import markdown
 from thriftserve_bench.results import Cell, Measured, Order, Run, Window, load_run
 from thriftserve_bench.run_file import NotARun
+from thriftserve_bench.server_process import ServerProcess
 
-_LOOK_EVERY_S = 0.02
+_LOOK_EVERY_S = 0.05
 QUICK = CallsSettings(rounds=1, seconds=0.05, min_calls=3, workers=2, threads=2, pin=False)
 
 
@@ -66,15 +67,21 @@ def test_both_hosts_of_each_type_are_measured(server_type: str) -> None:
     assert not [each for each in family if each.is_running() and each.status() != psutil.STATUS_ZOMBIE]
 
 
+@pytest.fixture(scope="module")
+def threaded() -> Iterator[dict[str, ServerProcess]]:
+    """Both sides' TThreadedServer."""
+    with servers("TThreadedServer", QUICK, "") as running:
+        yield running
+
+
 @pytest.mark.parametrize("connections", [1, 2])
 @pytest.mark.parametrize("name", ["602 KB", "19 MB"])
-def test_large_payloads_come_back_whole(name: str, connections: int) -> None:
+def test_large_payloads_come_back_whole(threaded: dict[str, ServerProcess], name: str, connections: int) -> None:
     """Payloads larger than every socket buffer are echoed over one connection and over several."""
-    with servers("TThreadedServer", QUICK, "") as running:
-        for server in running.values():
-            found = measure(order(server.port, server.pid, name, connections))
-            assert found.calls >= QUICK.min_calls
-            assert found.failures == 0, found.reason
+    for server in threaded.values():
+        found = measure(order(server.port, server.pid, name, connections))
+        assert found.calls >= QUICK.min_calls
+        assert found.failures == 0, found.reason
 
 
 @contextlib.contextmanager
@@ -111,20 +118,19 @@ def _answer(sock: socket.socket, answers: list[bytes]) -> None:
             sock.sendall(answer)
 
 
-def an_echo() -> bytes:
+@pytest.fixture(scope="module")
+def echo(threaded: dict[str, ServerProcess]) -> bytes:
     """The reply to the tiny question, from a server that gives it."""
-    with servers("TSimpleServer", QUICK, "") as running:
-        server = running["ours"]
-        with socket.create_connection((server.host, server.port)) as sock, sock.makefile("rb") as replies:
-            sock.sendall(Question(payload("tiny")).frame)
-            header = replies.read(LENGTH.size)
-            return header + replies.read(LENGTH.unpack(header)[0])
+    server = threaded["ours"]
+    with socket.create_connection((server.host, server.port)) as sock, sock.makefile("rb") as replies:
+        sock.sendall(Question(payload("tiny")).frame)
+        header = replies.read(LENGTH.size)
+        return header + replies.read(LENGTH.unpack(header)[0])
 
 
 @pytest.mark.parametrize("connections", [1, 2])
-def test_connections_that_close_are_counted_and_replaced(connections: int) -> None:
+def test_connections_that_close_are_counted_and_replaced(echo: bytes, connections: int) -> None:
     """A server that closes after three replies costs failures, not the window."""
-    echo = an_echo()
     with faulty([echo] * 3) as port:
         found = measure(order(port, psutil.Process().pid, connections=connections))
     assert found.failures > 0
@@ -132,9 +138,9 @@ def test_connections_that_close_are_counted_and_replaced(connections: int) -> No
     assert found.reason.startswith("Connection")
 
 
-def test_a_connection_closed_after_its_last_call_is_no_failure() -> None:
+def test_a_connection_closed_after_its_last_call_is_no_failure(echo: bytes) -> None:
     """A server that closes each connection behind the reply that ends the window costs nothing, and nobody waits."""
-    with faulty([an_echo()] * 2) as port:  # the first is the call that opens a connection
+    with faulty([echo] * 2) as port:  # the first is the call that opens a connection
         asked = dataclasses.replace(order(port, psutil.Process().pid, connections=8), seconds=0, min_calls=1)
         question, tally = Question(payload(asked.payload)), Tally()
         callers = open_all(asked, question)
@@ -144,18 +150,16 @@ def test_a_connection_closed_after_its_last_call_is_no_failure() -> None:
     assert (tally.calls, tally.failures) == (8, 0), tally.reason
 
 
-def test_a_reply_of_another_length_is_a_failure() -> None:
+def test_a_reply_of_another_length_is_a_failure(echo: bytes) -> None:
     """A reply that is not as long as the echo is counted as a failure."""
-    echo = an_echo()
     longer = LENGTH.pack(len(echo) - LENGTH.size + 1) + echo[LENGTH.size :] + b"x"
     with faulty([echo, echo, echo, longer]) as port:
         found = measure(order(port, psutil.Process().pid))
     assert found.failures > 0
 
 
-def test_a_server_that_never_answers_right_is_given_up() -> None:
+def test_a_server_that_never_answers_right_is_given_up(echo: bytes) -> None:
     """Wrong contents from the first call on end the window with the reason."""
-    echo = an_echo()
     at = echo.index(b"x") + 30
     with faulty([echo[:at] + bytes([echo[at] ^ 1]) + echo[at + 1 :]]) as port:
         found = measure(order(port, psutil.Process().pid))

@@ -1,4 +1,8 @@
-"""thriftserve-client, run as the command that users run."""
+"""thriftserve-client, run as the command that users run.
+
+What its process adds is seen in each exit code, in output, signals and pipes; many inputs and many mistakes are given
+to its `main` in this process instead, by the same words.
+"""
 
 from __future__ import annotations
 
@@ -16,6 +20,7 @@ import numpy as np
 import pytest
 
 from client_service import Service, scripted, serving, silent
+from thriftserve_client.cli import main
 
 COMMAND = [sys.executable, "-W", "error", "-m", "thriftserve_client.cli"]
 Run = Callable[..., "subprocess.CompletedProcess[str]"]
@@ -36,6 +41,25 @@ def run(service: Service, tmp_path: Path) -> Run:
         return subprocess.run(
             [*COMMAND, *arguments], cwd=tmp_path, env=env, capture_output=True, text=True, timeout=60, check=False
         )
+
+    return start
+
+
+@pytest.fixture
+def called(
+    service: Service, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> Run:
+    """What `run` does, without a process of its own."""
+
+    def start(*arguments: str, **environment: str) -> subprocess.CompletedProcess[str]:
+        monkeypatch.chdir(tmp_path)
+        for name, value in ({"THRIFTSERVE_PORT": str(service.port)} | environment).items():
+            monkeypatch.setenv(name, value)
+        try:
+            code = main(arguments)
+        except SystemExit as end:
+            code = int(end.code or 0)
+        return subprocess.CompletedProcess(arguments, code, *capsys.readouterr())
 
     return start
 
@@ -114,9 +138,9 @@ def files(tmp_path: Path) -> Path:
 
 @pytest.mark.usefixtures("files")
 @pytest.mark.parametrize("value", ["x=[1, 2, 5]", "x=@x.json", "x=x.npy", "@all.npz"])
-def test_predict_inputs(run: Run, value: str) -> None:
+def test_predict_inputs(called: Run, value: str) -> None:
     """Each form of an input gives the model the same array; JSON takes its type from the metadata."""
-    found = data(run("predict", "half_plus_two", "--input", value, "--output", "y", "--json"))
+    found = data(called("predict", "half_plus_two", "--input", value, "--output", "y", "--json"))
     assert found["outputs"] == {"y": [2.5, 3.0, 4.5]}
     assert (found["model"], found["version"], found["timing"]["batch_size"]) == ("half_plus_two", 7, 2)
 
@@ -209,14 +233,22 @@ def test_detect(run: Run, service: Service, tmp_path: Path) -> None:
         (["--tls-ca", "x.json", "ping"], 3, "x.json"),
     ],
 )
-def test_mistakes(run: Run, arguments: list[str], code: int, message: str) -> None:
+def test_mistakes(called: Run, arguments: list[str], code: int, message: str) -> None:
     """Each mistake is one line on stderr that names it, with its exit code and no traceback."""
-    assert message in failure(run(*arguments), code)
+    assert message in failure(called(*arguments), code)
 
 
-def test_wrong_port_in_the_environment(run: Run) -> None:
+def test_exit_codes(run: Run) -> None:
+    """The process ends with the code of its mistake: the server's, the command line's, the input's, the connection's."""
+    assert "no model 'none'" in failure(run("predict", "none", "--input", "x=[1]"), 1)
+    assert "invalid choice: 'pong'" in failure(run("pong"), 2)
+    assert "is no JSON" in failure(run("predict", "half_plus_two", "--input", "x=oops"), 2)
+    assert "--unix-socket" in failure(run("--unix-socket", "none", "ping"), 3)
+
+
+def test_wrong_port_in_the_environment(called: Run) -> None:
     """A value of the environment is checked as a flag's is."""
-    assert "'x' is not a whole number" in failure(run("ping", THRIFTSERVE_PORT="x"), 2)
+    assert "'x' is not a whole number" in failure(called("ping", THRIFTSERVE_PORT="x"), 2)
 
 
 def test_host_of_the_environment(run: Run) -> None:
@@ -233,9 +265,9 @@ def test_time_out(run: Run) -> None:
 
 
 @pytest.mark.parametrize("command", [[], ["ping"], ["metadata"], ["predict"], ["classify"], ["detect"]])
-def test_help(run: Run, command: list[str]) -> None:
+def test_help(called: Run, command: list[str]) -> None:
     """Help shows how to call it, and examples where there is something to learn."""
-    text = good(run(*command, "--help"))
+    text = good(called(*command, "--help"))
     assert text.startswith("usage: thriftserve-client")
     assert "THRIFTSERVE_PORT" in text
     assert command == ["ping"] or "example" in text
