@@ -15,6 +15,7 @@ import numpy as np
 from thriftserve_bench.peers.pictures import photo, pixels
 from thriftserve_bench.peers.questions import TOLERANCE, Question, job_of, same_classes, save_pool
 from thriftserve_bench.peers.user_model import UserModel, best
+from thriftserve_bench.plain_tensorflow import plain_tensorflow
 
 #: The best class is to win by this much, however the picture is decoded.
 _CLEAR_LEAD = 0.005
@@ -58,6 +59,7 @@ def _like_another(one: Question, others: list[Question]) -> bool:
 def main(arguments: list[str]) -> int:
     """Writes the pool."""
     job, path, out = arguments
+    plain_tensorflow()  # before the model imports it
     model = UserModel(job, path)
     questions = {"tiny": tiny, "tensor": tensor, "jpeg": jpeg}[job](model, job_of(job).pool)
     for number, one in enumerate(questions):
