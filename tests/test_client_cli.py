@@ -239,7 +239,7 @@ def test_mistakes(called: Run, arguments: list[str], code: int, message: str) ->
 
 
 def test_exit_codes(run: Run) -> None:
-    """The process ends with the code of its mistake: the server's, the command line's, the input's, the connection's."""
+    """The process ends with the code of its mistake: a server's, a command line's, an input's, a connection's."""
     assert "no model 'none'" in failure(run("predict", "none", "--input", "x=[1]"), 1)
     assert "invalid choice: 'pong'" in failure(run("pong"), 2)
     assert "is no JSON" in failure(run("predict", "half_plus_two", "--input", "x=oops"), 2)
