@@ -8,7 +8,7 @@ import signal
 import socket
 import threading
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import numpy as np
@@ -30,6 +30,31 @@ def ledger_server(server_type: str, ledger: Path, *arguments: str, ms: int = 0) 
     """A server of a model that notes each run in `ledger`."""
     model = f"m=python:fault_models:Ledger?path={ledger}&ms={ms}"
     return Served("--model", model, "--server-type", server_type, *arguments, PYTHONPATH=HERE)
+
+
+@pytest.fixture(name="lasting", scope="module", params=SERVER_TYPES)
+def _lasting(request: pytest.FixtureRequest) -> Iterator[Served]:
+    """A server of each type for the tests that it survives; its model `bad` crashes."""
+    models = ("--model", "m=python:fault_models:Ledger?path=/dev/null", "--model", "bad=python:fault_models:Crasher")
+    with Served(*models, "--server-type", request.param, "--workers", "2", PYTHONPATH=HERE) as server:
+        yield server
+        assert server.stop()[0] == ExitCode.OK
+
+
+@pytest.fixture
+def server(lasting: Served) -> Served:
+    """The lasting server with all its workers in their places, whatever the test before has done to it."""
+    wait_until(lambda: works(lasting) and len(worker_pids(lasting)) == _places(lasting) and _serving(lasting))
+    return lasting
+
+
+def _places(server: Served) -> int:
+    return 2 if server.server_type in ("TProcessPoolServer", "TBatchingServer") else 1
+
+
+def _serving(server: Served) -> bool:
+    with server.client() as client:
+        return bool(client.server_status().state == "SERVING")
 
 
 def runs(ledger: Path) -> int:
@@ -85,20 +110,24 @@ def served_by(client: Client) -> int:
     return timing.worker_pid
 
 
-@every_type
-def test_a_killed_worker_is_replaced(server_type: str, tmp_path: Path) -> None:
+def test_a_killed_worker_is_replaced(server: Served) -> None:
     """After kill -9 of a worker another takes its place, the status says so, and requests are answered."""
-    with ledger_server(server_type, tmp_path / "ledger", "--workers", "2") as server:
-        assert works(server)
-        victim = worker_pids(server)[0]
-        os.kill(victim, signal.SIGKILL)
-        wait_until(lambda: not alive(victim) and victim not in worker_pids(server))
-        wait_until(lambda: works(server))
-        with server.client() as client:
-            wait_until(lambda: client.server_status().state == "SERVING")
-            assert sum(worker.restarts for worker in client.server_status().workers) == 1
-        assert "by SIGKILL" in server.log()
-        assert server.stop()[0] == ExitCode.OK
+    restarts, before = _restarts(server), len(server.log())
+    victim = worker_pids(server)[0]
+    os.kill(victim, signal.SIGKILL)
+    wait_until(lambda: not alive(victim) and _works_without(server, victim))
+    wait_until(lambda: _serving(server))
+    assert _restarts(server) == restarts + 1
+    assert "by SIGKILL" in server.log()[before:]
+
+
+def _works_without(server: Served, *victims: int) -> bool:
+    return works(server) and not set(victims) & set(worker_pids(server))
+
+
+def _restarts(server: Served) -> int:
+    with server.client() as client:
+        return sum(worker.restarts for worker in client.server_status().workers)
 
 
 def test_the_others_serve_on(tmp_path: Path) -> None:
@@ -115,15 +144,13 @@ def test_the_others_serve_on(tmp_path: Path) -> None:
         second.close()
 
 
-@every_type
-def test_every_worker_killed_at_once(server_type: str, tmp_path: Path) -> None:
+def test_every_worker_killed_at_once(server: Served) -> None:
     """The server comes back from the loss of all its workers, with another generation of them."""
-    with ledger_server(server_type, tmp_path / "ledger", "--workers", "2") as server:
-        before = worker_pids(server)
-        for pid in before:
-            os.kill(pid, signal.SIGKILL)
-        wait_until(lambda: works(server))
-        assert not set(before) & set(worker_pids(server))
+    before = worker_pids(server)
+    for pid in before:
+        os.kill(pid, signal.SIGKILL)
+    wait_until(lambda: works(server))
+    assert not set(before) & set(worker_pids(server))
 
 
 @every_type
@@ -262,18 +289,15 @@ def _connected(process: psutil.Process) -> bool:
         return False
 
 
-@every_type
-def test_a_crash_in_a_request_costs_that_client_alone(server_type: str) -> None:
+def test_a_crash_in_a_request_costs_that_client_alone(server: Served) -> None:
     """A model that crashes its process: its caller is told, the next one is served.
 
     TBatchingServer tries a second worker, and then tells by a typed error.
     """
-    told = InternalError if server_type == "TBatchingServer" else ConnectionFailed
-    models = ("--model", "m=python:fault_models:Ledger?path=/dev/null", "--model", "bad=python:fault_models:Crasher")
-    with Served(*models, "--server-type", server_type, PYTHONPATH=HERE) as server:
-        with server.client() as client, pytest.raises(told):
-            client.predict("bad", {"x": X})
-        wait_until(lambda: works(server))
+    told = InternalError if server.server_type == "TBatchingServer" else ConnectionFailed
+    with server.client() as client, pytest.raises(told):
+        client.predict("bad", {"x": X})
+    wait_until(lambda: works(server))
 
 
 def test_a_worker_that_keeps_crashing_ends_the_server() -> None:
@@ -290,7 +314,7 @@ def test_reload_under_load_loses_nothing(server_type: str, tmp_path: Path) -> No
     """SIGHUP replaces every worker while clients call on: none of them sees an error."""
     clients = 1 if server_type == "TSimpleServer" else 4  # more would only wait for the first to go
     ledger = tmp_path / "ledger"
-    with ledger_server(server_type, ledger, "--workers", "2", ms=1) as server:
+    with ledger_server(server_type, ledger, "--workers", "2", ms=4) as server:
         before = worker_pids(server)
         stop = threading.Event()
         failures: list[Exception] = []
@@ -332,15 +356,14 @@ def test_a_reload_that_fails_changes_nothing(tmp_path: Path) -> None:
         assert works(server)
 
 
-@every_type
-def test_stacks_are_printed_on_demand(server_type: str, tmp_path: Path) -> None:
+def test_stacks_are_printed_on_demand(server: Served) -> None:
     """SIGUSR1 prints the stacks of the parent's and every worker's threads, and nothing else changes."""
-    with ledger_server(server_type, tmp_path / "ledger") as server:
-        server.process.send_signal(signal.SIGUSR1)
-        wait_until(lambda: server.log().count("most recent call first") >= 2)
-        assert "arbiter.py" in server.log()
-        assert works(server)
-        assert server.stop()[0] == ExitCode.OK
+    before, workers = len(server.log()), worker_pids(server)
+    server.process.send_signal(signal.SIGUSR1)
+    wait_until(lambda: server.log()[before:].count("most recent call first") > len(workers))
+    assert "arbiter.py" in server.log()[before:]
+    assert works(server)
+    assert set(worker_pids(server)) == set(workers)
 
 
 def test_forked_children_are_reaped(tmp_path: Path) -> None:
