@@ -37,7 +37,7 @@ def web() -> Iterator[FileServer]:
         {
             "/good": File(PACKED),
             "/zip": File(packed("zip", "half/7/")),
-            "/slow": File(LARGE, pause_s=0.1),
+            "/slow": File(LARGE, pause_s=0.05),
             "/stuck": File(LARGE, stall_after=1 << 20),
             "/text": File(b"no archive"),
             "/empty": File(tar_of({"readme": b"x"})),
@@ -57,7 +57,7 @@ def base() -> Path:
 @pytest.fixture(scope="module")
 def served(base: Path, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Controlled]:
     with Controlled(
-        base, tmp_path_factory.mktemp("state"), "--fetch-max-bytes", "8000000", "--fetch-timeout-s", "8"
+        base, tmp_path_factory.mktemp("state"), "--fetch-max-bytes", "8000000", "--fetch-timeout-s", "6"
     ) as server:
         yield server
 

@@ -75,7 +75,7 @@ def test_ctrl_c_shows_what_was_measured(half: Path) -> None:
     before = (half / "model.toml").read_bytes()
     ours, theirs = pty.openpty()
     process = subprocess.Popen(
-        [*COMMAND, str(half), "--seconds", "4", "--batch-sizes", "1,2"],
+        [*COMMAND, str(half), "--seconds", "2", "--batch-sizes", "1,2"],
         stdout=subprocess.PIPE,
         stderr=theirs,
         text=True,
