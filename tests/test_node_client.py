@@ -19,8 +19,8 @@ from thriftserve_bench.server_process import ServerProcess
 
 IDL = ROOT / "idl" / "thriftserve.thrift"
 EXAMPLE = ROOT / "docs" / "examples" / "node"
-#: More than 32 bits hold.
-VERSION = 2**33 + 1
+#: More than a double holds.
+VERSION = 2**53 + 1
 
 
 def compiler() -> str | None:

@@ -12,7 +12,10 @@ const types = require("./gen-nodejs/thriftserve_types");
 
 const TIMEOUT_MS = 10000;
 
-// An i64 comes as a node-int64 object, for a double holds 53 bits alone; its toString() does not lose any.
+// An i64 comes as a node-int64 object, for a double holds 53 bits alone; its own toString() makes a double of it.
+function exact(int64) {
+  return int64.buffer.readBigInt64BE(int64.offset);
+}
 
 async function classify(client, model, files) {
   const request = new types.ClassifyRequest({
@@ -26,7 +29,7 @@ async function classify(client, model, files) {
     const best = result.classes[0];
     console.log(`${files[place]} ${best.label} ${best.score.toFixed(3)}`);
   });
-  console.log(`version ${response.model_spec.version}`);
+  console.log(`version ${exact(response.model_spec.version)}`);
 }
 
 async function main([host, port, model, ...files]) {
