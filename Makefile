@@ -12,6 +12,8 @@ PORT ?= 9090
 PYTEST_ARGS ?=
 
 export PIP_DISABLE_PIP_VERSION_CHECK := 1
+# They are hundreds of processes: what the first has compiled the others need not.
+unexport PYTHONDONTWRITEBYTECODE
 # Tests and demos start servers: their TensorFlow needs to say only what is wrong.
 export TF_CPP_MIN_LOG_LEVEL ?= 2
 
@@ -44,7 +46,7 @@ serve: $(STAMP) ## the demo's server, left running
 	$(BIN)/python -m thriftserve_bench.demo --server-type $(SERVER_TYPE) --serve --port $(PORT)
 
 test: $(STAMP) ## every test
-	$(BIN)/python -m pytest -n 2 --dist loadfile $(PYTEST_ARGS)
+	$(BIN)/python -m pytest -n 3 --dist loadfile $(PYTEST_ARGS)
 
 fuzz: $(STAMP) ## more and more bad requests to the HTTP side: FUZZ_TIMES=100 FUZZ_SEED=7 make fuzz
 	FUZZ_TIMES=$${FUZZ_TIMES:-20} $(BIN)/python -m pytest --timeout 0 tests/test_gateway_fuzz.py
