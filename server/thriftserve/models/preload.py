@@ -5,6 +5,7 @@ preload()  -->  TensorFlow in sys.modules, without Keras, without a word on stde
 
 from __future__ import annotations
 
+import atexit
 import contextlib
 import gc
 import os
@@ -58,6 +59,7 @@ def _without_collector() -> Iterator[None]:
     try:
         yield
         gc.freeze()
+        atexit.register(gc.unfreeze)  # at the end modules and what uses them go together again
     finally:
         if enabled:
             gc.enable()
