@@ -60,6 +60,21 @@ def test_it_ends_where_nothing_comes() -> None:
     assert 0 < spinning < 10
 
 
+def test_who_looked_in_vain_rests_and_tries_again() -> None:
+    """Waits a little longer than the looking: it is left after some, and tried again later."""
+    spin, looks, tried = Spin(1000), Looks(), []
+    _short_waits(spin)
+    for _ in range(4 * _ROUNDS):
+        before = looks.times
+        assert spin.soon(looks) is None
+        spin.slept()  # at once: 1.0 to 1.1 ms in all
+        tried.append(looks.times > before)
+    vain = tried.index(False)
+    assert 0 < vain < 10
+    assert True in tried[vain:]
+    assert sum(tried) < _ROUNDS
+
+
 def test_it_is_never_done_for_no_time() -> None:
     """0 microseconds: nobody looks, however short the waits are."""
     spin, looks = Spin(0), Looks(b"x")

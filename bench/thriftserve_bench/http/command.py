@@ -81,6 +81,7 @@ def add_to(commands: Any) -> None:
     add("--requests", type=int, help=f"of one window ({_DEFAULTS.requests})")
     add("--gunicorn-workers", type=int, metavar="N", help="Flask's processes (2 x cores + 1, as gunicorn advises)")
     add("--gateways", type=int, metavar="N", help="processes of ours behind nginx (cores / 2, at least 1)")
+    add("--spin-us", type=int, metavar="N", help="of our server: how long it stays awake for what comes at once")
     add("--no-nginx", dest="nginx", action="store_false", help="ask gunicorn, and one gateway, directly")
     add("--body-requests", type=int, metavar="N", help=f"of one window of images; 0: none ({_DEFAULTS.body_requests})")
     add("--quick", action="store_true", help="one short round: to see that it works")
@@ -105,7 +106,16 @@ def settings_of(flags: argparse.Namespace) -> HttpSettings:
     """
     told: dict[str, Any] = {"gunicorn_workers": usual_gunicorn_workers(), "gateways": usual_gateways()}
     told |= _QUICK if flags.quick else {}
-    for name in ("stacks", "concurrency", "rounds", "requests", "gunicorn_workers", "gateways", "body_requests"):
+    for name in (
+        "stacks",
+        "concurrency",
+        "rounds",
+        "requests",
+        "gunicorn_workers",
+        "gateways",
+        "body_requests",
+        "spin_us",
+    ):
         if (value := getattr(flags, name)) is not None:
             told[name] = value
     if told.get("stacks") == (_NONE,):

@@ -74,6 +74,8 @@ class HttpSettings:
     gateways: int = 1
     #: Before both stacks.
     nginx: bool = True
+    #: Of our server; None: its default.
+    spin_us: int | None = None
     #: Requests of one window of a kind of body; 0: no bodies.
     body_requests: int = 300
 
@@ -149,7 +151,7 @@ def _start_all(
     nginx = nginx_program() if settings.nginx else None
     if settings.nginx and nginx is None:
         run.skipped["nginx"] = "nginx is not here (Debian: nginx-light): both stacks are asked without it"
-    layout = StackSettings(settings.gunicorn_workers, settings.gateways if nginx else 1, nginx)
+    layout = StackSettings(settings.gunicorn_workers, settings.gateways if nginx else 1, nginx, settings.spin_us)
     running = []
     for name in settings.stacks:
         progress.say(f"starting {name}: {titles(layout)[name]}")

@@ -41,11 +41,18 @@ class StackSettings:
         gunicorn_workers: Flask's processes.
         gateways: processes of ours.
         nginx: its program, before both; None: before neither.
+        spin_us: of our server; None: its default.
     """
 
     gunicorn_workers: int
     gateways: int
     nginx: str | None
+    spin_us: int | None = None
+
+    @property
+    def server_flags(self) -> list[str]:
+        """What our server is told besides model and ports."""
+        return [] if self.spin_us is None else ["--spin-us", str(self.spin_us)]
 
 
 class Stack:
@@ -138,7 +145,7 @@ def start_ours(stack: Stack, settings: StackSettings, model: Path) -> None:
     Raises:
         ServerFailed: it did not come up.
     """
-    server = stack.run(["--model", f"{MODEL}={model}", "--port", "0", "--rest-port", "0"])
+    server = stack.run(["--model", f"{MODEL}={model}", "--port", "0", "--rest-port", "0", *settings.server_flags])
     ports = [int(server.ready["rest_port"])]
     gateway = [sys.executable, "-m", "thriftserve", "gateway"]
     more = ["--backend", f"127.0.0.1:{server.port}", "--port", "0"]
@@ -171,7 +178,7 @@ def titles(settings: StackSettings) -> dict[str, str]:
     front = "nginx, " if settings.nginx else ""
     gateways = "1 gateway" if settings.gateways == 1 else f"{settings.gateways} gateways"
     return {
-        OURS: f"{front}{gateways}, thriftserve serve (TBatchingServer)",
+        OURS: f"{front}{gateways}, thriftserve serve ({' '.join(['TBatchingServer', *settings.server_flags])})",
         PUBLISHED: f"{front}gunicorn with {settings.gunicorn_workers} sync workers, Flask, "
         "a gRPC server in Python with TensorFlow's loaded signature",
     }

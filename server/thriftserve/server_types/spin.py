@@ -19,10 +19,13 @@ from thriftserve.workers.scoreboard import Scoreboard
 
 _Found = TypeVar("_Found")
 
-#: Waits of this mean length, in parts of the longest spinning, are worth it.
-_WORTH = 0.75
+#: Waits of this mean length, in parts of the longest spinning, are worth a try: a sleeper's wait has his own waking in
+#: it, and that of others, who may be about to try, too.
+_WORTH = 2.0
 #: A wait counts as no longer than this: a few long ones end the spinning, a single one does not.
-_LONG = 3.0
+_LONG = 4.0
+#: Who has looked in vain so many times more than not, leaves it for so many waits.
+_TRIES, _REST = 8, 128
 _WEIGHT = 0.25
 #: While it is not worth it, every so many waits are measured.
 _SAMPLE = 4
@@ -69,6 +72,8 @@ class Spin:
         self._worth_s = _WORTH * self._most_s
         self._long_s = self._usual_s = _LONG * self._most_s
         self._unmeasured = _SAMPLE
+        self._tries = _TRIES
+        self._rest = 0
         self._began = 0.0
 
     def soon(self, look: Callable[[], _Found | None]) -> _Found | None:
@@ -77,7 +82,8 @@ class Spin:
         Args:
             look: gives what is there, or None; at once.
         """
-        if self._usual_s >= self._worth_s:
+        if self._rest or self._usual_s >= self._worth_s:
+            self._rest -= self._rest > 0
             self._unmeasured -= 1
             if not self._unmeasured:
                 self._began = time.monotonic()
@@ -88,10 +94,14 @@ class Spin:
             found = look()
             if found is not None:
                 self._usual_s += _WEIGHT * (now - began - self._usual_s)
+                self._tries += self._tries < _TRIES
                 return found
             os.sched_yield()
             now = time.monotonic()
         self._began = began
+        self._tries -= 1
+        if not self._tries:
+            self._tries, self._rest = _TRIES, _REST
         return None
 
     def slept(self) -> None:

@@ -67,7 +67,8 @@ class TBatchingFront:
         self._about: dict[str, Any] = {}
         self.tls: ssl.SSLContext | None = None
         self.now = time.monotonic()
-        self._spin = Spin(host.settings.spin_us if cores() > 1 else 0)
+        #: An answer comes when a run is done, a request when a client sees fit: each has its own usual wait.
+        self._for_answers, self._for_requests = (Spin(host.settings.spin_us if cores() > 1 else 0) for _ in range(2))
         self._epoll: select.epoll
         #: Slots and new clients alone, to look at them first.
         self._first: select.epoll
@@ -150,10 +151,11 @@ class TBatchingFront:
 
     def _events(self, until: float) -> list[tuple[int, int]]:
         wake_at = self._wake_at(until)
-        if wake_at is until and (events := self._spin.soon(self._look)) is not None:
+        spin = self._for_answers if self.door.held_bytes else self._for_requests
+        if wake_at is until and (events := spin.soon(self._look)) is not None:
             return events
         events = self._epoll.poll(max(0.0, wake_at - time.monotonic()), _EVENTS)
-        self._spin.slept()
+        spin.slept()
         return events
 
     def _look(self) -> list[tuple[int, int]] | None:
