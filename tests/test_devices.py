@@ -11,6 +11,7 @@ from pathlib import Path
 import pytest
 
 from small_models import small
+from thriftserve.cores import usable_cores
 from thriftserve.errors import DeviceError
 from thriftserve.models import devices
 from thriftserve.models.devices import SessionOptions, claim, plan, visible_gpus
@@ -167,7 +168,7 @@ def test_cores_are_divided_among_workers() -> None:
     assert SessionOptions.divided("cpu", 3, cores=2).intra_op_threads == 1
     assert SessionOptions.divided("cpu", 3, cores=2, intra_op_threads=5).intra_op_threads == 5
     assert SessionOptions.divided("cpu", 1, cores=2).inter_op_threads is None
-    assert SessionOptions.divided("cpu", 1).intra_op_threads == devices.usable_cores()
+    assert SessionOptions.divided("cpu", 1).intra_op_threads == usable_cores()
 
 
 def test_options_reach_tensorflow() -> None:

@@ -81,7 +81,7 @@ def add_to(commands: Any) -> None:
     add("--requests", type=int, help=f"of one window ({_DEFAULTS.requests})")
     add("--gunicorn-workers", type=int, metavar="N", help="Flask's processes (2 x cores + 1, as gunicorn advises)")
     add("--gateways", type=int, metavar="N", help="processes of ours behind nginx (cores / 2, at least 1)")
-    add("--spin-us", type=int, metavar="N", help="of our server: how long it stays awake for what comes at once")
+    add("--spin-us", type=int, metavar="N", help=f"of our server, awake for what comes at once ({_DEFAULTS.spin_us})")
     add("--no-nginx", dest="nginx", action="store_false", help="ask gunicorn, and one gateway, directly")
     add("--body-requests", type=int, metavar="N", help=f"of one window of images; 0: none ({_DEFAULTS.body_requests})")
     add("--quick", action="store_true", help="one short round: to see that it works")

@@ -74,8 +74,8 @@ class HttpSettings:
     gateways: int = 1
     #: Before both stacks.
     nginx: bool = True
-    #: Of our server; None: its default.
-    spin_us: int | None = None
+    #: Of our server: that for callers of one thing at a time.
+    spin_us: int = 1000
     #: Requests of one window of a kind of body; 0: no bodies.
     body_requests: int = 300
 

@@ -41,18 +41,18 @@ class StackSettings:
         gunicorn_workers: Flask's processes.
         gateways: processes of ours.
         nginx: its program, before both; None: before neither.
-        spin_us: of our server; None: its default.
+        spin_us: of our server: how long it stays awake for what comes at once.
     """
 
     gunicorn_workers: int
     gateways: int
     nginx: str | None
-    spin_us: int | None = None
+    spin_us: int
 
     @property
     def server_flags(self) -> list[str]:
         """What our server is told besides model and ports."""
-        return [] if self.spin_us is None else ["--spin-us", str(self.spin_us)]
+        return ["--spin-us", str(self.spin_us)]
 
 
 class Stack:

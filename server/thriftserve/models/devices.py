@@ -19,6 +19,7 @@ from collections.abc import Mapping, MutableMapping
 from dataclasses import dataclass
 from pathlib import Path
 
+from thriftserve.cores import usable_cores
 from thriftserve.errors import DeviceError
 
 CPU = "cpu"
@@ -56,11 +57,6 @@ class SessionOptions:
         """Options of one of `workers` processes that share the machine's cores (`cores`: all that we may use)."""
         share = max(1, (cores or usable_cores()) // max(1, workers))
         return cls(device, intra_op_threads or share, inter_op_threads, gpu_memory_limit_mb, freeze)
-
-
-def usable_cores() -> int:
-    """Cores that this process may run on."""
-    return len(os.sched_getaffinity(0))
 
 
 def visible_gpus(environment: Mapping[str, str] = os.environ) -> tuple[str, ...]:

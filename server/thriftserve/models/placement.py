@@ -16,6 +16,7 @@ import logging
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import replace
 
+from thriftserve.cores import usable_cores
 from thriftserve.errors import ConfigError
 from thriftserve.models import devices, model_settings
 from thriftserve.models.model_settings import UNSET, RunSettings
@@ -53,7 +54,7 @@ def placed(settings: ServeSettings, models: Sequence[PlannedModel], cores: int |
     )
     if settings.server_type != "TBatchingServer":
         return settings
-    cores = cores or devices.usable_cores()
+    cores = cores or usable_cores()
     tensorflow = any(model.config.platform == "tensorflow" for model in models)
     gpus = 0 if settings.devices == devices.CPU else len(set(devices.plan(settings.devices, 256)) - {devices.CPU})
     runs = settings.runs_per_worker or (min(RUNS_ON_CPU, cores) if tensorflow and not gpus else 1)

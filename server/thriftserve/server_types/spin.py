@@ -15,6 +15,7 @@ import time
 from collections.abc import Callable
 from typing import TypeVar
 
+from thriftserve.cores import usable_cores
 from thriftserve.workers.scoreboard import Scoreboard
 
 _Found = TypeVar("_Found")
@@ -33,11 +34,6 @@ _SAMPLE = 4
 _ASKED = 1024
 
 
-def cores() -> int:
-    """Cores that this process may use."""
-    return len(os.sched_getaffinity(0))
-
-
 class Room:
     """Whether each of the processes that have a client also has a core: those that wait awake share none.
 
@@ -47,7 +43,7 @@ class Room:
 
     def __init__(self, board: Scoreboard) -> None:
         self._board = board
-        self._cores = cores()
+        self._cores = usable_cores()
         self._asked = 0
         self._is_there = False
 

@@ -10,9 +10,9 @@ They are checked when they are made: a `ConfigError` names the setting, the valu
 
 from __future__ import annotations
 
-import os
 from dataclasses import dataclass, fields
 
+from thriftserve.cores import usable_cores
 from thriftserve.errors import ConfigError
 from thriftserve.settings.field import above, at_least, check, setting, within
 from thriftserve.settings.server_types import OF_SOME_TYPES, SERVER_TYPES, USED_BY
@@ -161,7 +161,7 @@ class HostSettings:
         """Worker processes that the server type runs: one for all but TProcessPoolServer and TBatchingServer."""
         if self.server_type not in ("TProcessPoolServer", "TBatchingServer"):
             return 1
-        return self.workers or os.cpu_count() or 1
+        return self.workers or usable_cores()
 
     @property
     def slots(self) -> int:

@@ -10,6 +10,7 @@ import sys
 from pathlib import Path
 from typing import Any
 
+from thriftserve.cores import usable_cores
 from thriftserve.errors import ConfigError, ExitCode
 from thriftserve.models import devices, meta_graph, model_settings
 from thriftserve.models.preload import preload
@@ -39,7 +40,7 @@ def run(flags: argparse.Namespace) -> int:
     devices.plan(flags.devices, 1)
     preload()
     job, batched = _job(version, flags.signature)
-    cells = [Cell(at, size) for at in arrangements(devices.usable_cores()) for size in (rows if batched else (1,))]
+    cells = [Cell(at, size) for at in arrangements(usable_cores()) for size in (rows if batched else (1,))]
     search = Search(_hiring(job, flags.devices), flags.objective, flags.seconds, flags.budget_s, report.show_progress)
     print(f"measuring {len(cells)} combinations of {version}, at most {flags.budget_s:g} s …", file=sys.stderr)
     interrupted = False

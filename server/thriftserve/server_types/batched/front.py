@@ -18,6 +18,7 @@ from collections.abc import Callable
 from functools import partial
 from typing import Any
 
+from thriftserve.cores import usable_cores
 from thriftserve.server_types.accepting import PAUSE_S, Acceptor, OutOfDescriptors, arrived_before_s
 from thriftserve.server_types.batched.answers import DeskAnswers
 from thriftserve.server_types.batched.client import Client
@@ -29,7 +30,7 @@ from thriftserve.server_types.batched.switchboard import Switchboard
 from thriftserve.server_types.ending import FAILURES, tell
 from thriftserve.server_types.host import Host
 from thriftserve.server_types.polled import PeerGone
-from thriftserve.server_types.spin import Spin, cores
+from thriftserve.server_types.spin import Spin
 from thriftserve.status import WorkerRole
 from thriftserve.workers.tls import server_context
 
@@ -68,7 +69,9 @@ class TBatchingFront:
         self.tls: ssl.SSLContext | None = None
         self.now = time.monotonic()
         #: An answer comes when a run is done, a request when a client sees fit: each has its own usual wait.
-        self._for_answers, self._for_requests = (Spin(host.settings.spin_us if cores() > 1 else 0) for _ in range(2))
+        self._for_answers, self._for_requests = (
+            Spin(host.settings.spin_us if usable_cores() > 1 else 0) for _ in range(2)
+        )
         self._epoll: select.epoll
         #: Slots and new clients alone, to look at them first.
         self._first: select.epoll

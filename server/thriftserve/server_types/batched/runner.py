@@ -15,12 +15,13 @@ import time
 from io import BytesIO
 from typing import Any
 
+from thriftserve.cores import usable_cores
 from thriftserve.rpc import BadMessage, Begun, Exchange, make_exchange
 from thriftserve.server_types.batched.arena import SharedFrames
 from thriftserve.server_types.batched.pace import Pace
 from thriftserve.server_types.batched.wire import CLOSE, READ_BYTES, Advice, BatchReader, Item, Kind, pack_answers
 from thriftserve.server_types.host import Host
-from thriftserve.server_types.spin import Spin, cores
+from thriftserve.server_types.spin import Spin
 from thriftserve_client.channel import MAX_SEGMENTS, drop_sent
 from thriftserve_client.framing import Frame
 
@@ -55,7 +56,7 @@ class Runner:
         self._together = hasattr(host.processor, "together")
         self._header = host.settings.protocol == "header"
         self._exchange = self._make_exchange()
-        self._spin = Spin(host.settings.spin_us if cores() > 1 else 0)
+        self._spin = Spin(host.settings.spin_us if usable_cores() > 1 else 0)
         self._sending = threading.Lock()
         self.slot = slot
         self.parked = parked
