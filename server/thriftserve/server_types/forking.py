@@ -44,6 +44,7 @@ class TForkingServer:
         self._slots = host.context.board.slots_of_children(host.context.slot)
         self._children: dict[int, int] = {}  # pid: slot
         self._refusing: set[int] = set()
+        self._room = Room(host.context.board)  # a child looks for itself; the cores are counted once
 
     def prepare(self) -> None:
         """Proves in a child that the models load.
@@ -163,7 +164,7 @@ class TForkingServer:
         index = slot - self._slots.start + 1
         board.enter(slot, os.getpid(), index, parent=os.getppid())
         host.context = WorkerContext(board, slot, index, 1)
-        connection = Connection(sock, peer, host, Room(board).is_there)
+        connection = Connection(sock, peer, host, self._room.is_there)
 
         def drain(number: int, frame: FrameType | None) -> None:
             host.drain()

@@ -72,6 +72,11 @@ class Spin:
         self._rest = 0
         self._began = 0.0
 
+    @classmethod
+    def among_several(cls, most_us: float) -> Spin:
+        """For a place of one of several processes that a request goes through: with one core for all, it sleeps."""
+        return cls(most_us if usable_cores() > 1 else 0)
+
     def soon(self, look: Callable[[], _Found | None]) -> _Found | None:
         """What comes within the next moment, where it is worth waiting awake for; None: sleep.
 

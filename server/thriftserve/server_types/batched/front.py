@@ -18,7 +18,6 @@ from collections.abc import Callable
 from functools import partial
 from typing import Any
 
-from thriftserve.cores import usable_cores
 from thriftserve.server_types.accepting import PAUSE_S, Acceptor, OutOfDescriptors, arrived_before_s
 from thriftserve.server_types.batched.answers import DeskAnswers
 from thriftserve.server_types.batched.client import Client
@@ -69,9 +68,8 @@ class TBatchingFront:
         self.tls: ssl.SSLContext | None = None
         self.now = time.monotonic()
         #: An answer comes when a run is done, a request when a client sees fit: each has its own usual wait.
-        self._for_answers, self._for_requests = (
-            Spin(host.settings.spin_us if usable_cores() > 1 else 0) for _ in range(2)
-        )
+        self._for_answers = Spin.among_several(host.settings.spin_us)
+        self._for_requests = Spin.among_several(host.settings.spin_us)
         self._epoll: select.epoll
         #: Slots and new clients alone, to look at them first.
         self._first: select.epoll

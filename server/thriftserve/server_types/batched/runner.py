@@ -15,7 +15,6 @@ import time
 from io import BytesIO
 from typing import Any
 
-from thriftserve.cores import usable_cores
 from thriftserve.rpc import BadMessage, Begun, Exchange, make_exchange
 from thriftserve.server_types.batched.arena import SharedFrames
 from thriftserve.server_types.batched.pace import Pace
@@ -56,7 +55,7 @@ class Runner:
         self._together = hasattr(host.processor, "together")
         self._header = host.settings.protocol == "header"
         self._exchange = self._make_exchange()
-        self._spin = Spin(host.settings.spin_us if usable_cores() > 1 else 0)
+        self._spin = Spin.among_several(host.settings.spin_us)
         self._sending = threading.Lock()
         self.slot = slot
         self.parked = parked
