@@ -5,6 +5,7 @@ plain_tensorflow()  -->  the module, in less than half of the CPU time that impo
 
 from __future__ import annotations
 
+import atexit
 import gc
 import sys
 from typing import Any
@@ -33,6 +34,7 @@ def _first_import() -> None:
         import tensorflow  # noqa: F401  (the import is the whole point)
 
         gc.freeze()
+        atexit.register(gc.unfreeze)  # at the end modules and what uses them go together again
     finally:
         for name in absent:
             del modules[name]

@@ -14,7 +14,7 @@ from contextlib import ExitStack
 from dataclasses import dataclass, replace
 from pathlib import Path
 from statistics import median
-from typing import Any, Protocol
+from typing import Any, Protocol, TypeVar
 
 from thriftserve_bench import process_tree
 from thriftserve_bench.figures import figures, quantile
@@ -24,6 +24,8 @@ from thriftserve_bench.peers.marks import NET_WARM_UP_S
 from thriftserve_bench.peers.open_loop import OpenLoop
 from thriftserve_bench.peers.questions import job_of
 from thriftserve_bench.peers.servers import Loads, Running, start
+
+T = TypeVar("T")
 
 FAIR_CLIENTS, FAIR_WORKERS = 64, 2
 _ACTIVE_CLIENTS, _IDLE_ROUNDS = 8, 3
@@ -68,24 +70,23 @@ def probe(
     """
     found: dict[str, Any] = {}
 
-    def on(contestant: Contestant, what: str, ask: Callable[[Running], dict[str, Any]]) -> None:
+    def on(contestant: Contestant, what: str, ask: Callable[[Running], T]) -> T:
         progress.say(f"{contestant.name}: {what}")
         running = start(contestant, job, model, pool, Path(sys.executable), loads.of(contestant))
         try:
-            found[what] = ask(running)
+            return ask(running)
         finally:
             running.stop()
 
     if settings.fairness:
         two = replace(one, flags=(*one.flags, "--workers", str(FAIR_WORKERS)))
-        on(two, "fairness", lambda running: fairness(running, settings.seconds))
+        found["fairness"] = on(two, "fairness", lambda running: fairness(running, settings.seconds))
     if settings.idle:
-        on(one, "idle", lambda running: idle(running, settings.idle, settings.seconds))
+        found["idle"] = on(one, "idle", lambda running: idle(running, settings.idle, settings.seconds))
     if settings.overload_s:
-        on(one, "carried", lambda running: {"capacity/s": _rate(running, settings.seconds)})
-        waiting = queue_bound(found.pop("carried")["capacity/s"])
+        waiting = queue_bound(on(one, "carried", lambda running: _rate(running, settings.seconds)))
         bounded = replace(one, flags=(*one.flags, "--max-queued", str(waiting)))
-        on(bounded, "overload", lambda running: overload(running, job, pool, settings, waiting))
+        found["overload"] = on(bounded, "overload", lambda running: overload(running, job, pool, settings, waiting))
     return found
 
 

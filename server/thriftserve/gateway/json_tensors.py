@@ -87,7 +87,7 @@ def _floats(flat: list[Any], shape: list[int], dtype: DataType) -> Tensor | None
         return None
     with np.errstate(over="ignore"):
         narrow = numbers.astype(numpy_dtype(dtype), copy=False)
-    if np.isinf(narrow).any() and dtype != DataType.DOUBLE:
+    if dtype != DataType.DOUBLE and np.isinf(narrow).any():
         return None  # sent so, or made so by the narrower type
     return Tensor(dtype, shape, narrow.tobytes())
 
