@@ -14,7 +14,7 @@ from typing import Any
 import pytest
 from thrift.Thrift import TApplicationException
 
-from hosting import MANY_IDLE, TYPES, Hosted, Wire, add, client_on, eventually
+from hosting import MANY_IDLE, PATIENCE_S, TYPES, Hosted, Wire, add, client_on, eventually
 from services.gen.calculator.ttypes import Busy, Pair
 
 IDLE_CLIENTS = 1500
@@ -82,12 +82,16 @@ def _full(server_type: str) -> dict[str, Any]:
 
 
 class Crowd:
-    """Clients that call at the same time, each on a connection of its own; what became of each call."""
+    """Clients that call at the same time, each on a connection of its own; what became of each call.
+
+    A client keeps its connection until somebody was refused, or they could come one after the other, and all have room.
+    """
 
     def __init__(self, server: Hosted, method: str, *arguments: Any) -> None:
         self._server = server
         self._call = (method, arguments)
         self.answers: list[Any] = []
+        self._refused = threading.Event()
         self._threads = [threading.Thread(target=self._run) for _ in range(8)]
 
     def __enter__(self) -> Crowd:
@@ -106,6 +110,8 @@ class Crowd:
                 self.answers.append(getattr(client, method)(*arguments))
             except (TApplicationException, Busy) as error:
                 self.answers.append(error)
+                self._refused.set()
+            self._refused.wait(PATIENCE_S)
 
 
 @pytest.mark.parametrize("server_type", TYPES)
