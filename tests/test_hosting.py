@@ -222,6 +222,26 @@ def test_drain(server_type: str, wire: Wire) -> None:
             server.connect()
 
 
+def test_a_client_that_never_pauses_leaves_room() -> None:
+    """A worker with one connection, which always has a next request, takes new ones all the same."""
+    with Hosted("TProcessPoolServer", workers=1) as server, server.client() as busy:
+        over = threading.Event()
+
+        def call() -> None:
+            while not over.is_set():
+                busy.add(1, 2)
+
+        caller = threading.Thread(target=call)
+        caller.start()
+        try:
+            for _ in range(3):
+                with server.client() as other:
+                    assert other.add(3, 4) == 7
+        finally:
+            over.set()
+            caller.join()
+
+
 def test_descriptors_are_not_handed_down() -> None:
     """A child of TForkingServer holds its own connection and neither the listening socket nor another client's."""
     with Hosted("TForkingServer") as server, server.client() as first, server.client() as second:

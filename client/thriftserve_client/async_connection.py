@@ -129,6 +129,9 @@ class AsyncConnection(asyncio.BufferedProtocol):
         return wanted or self._scratch
 
     def buffer_updated(self, nbytes: int) -> None:
+        if self._answer is None or self._answer.done():  # whoever waited may not have read its answer yet
+            self._fail(self._dialogue.mismatch("it sent what nobody asked for"))
+            return
         if not self._in_scratch:
             self._decoder.filled(nbytes)
         try:
@@ -138,7 +141,7 @@ class AsyncConnection(asyncio.BufferedProtocol):
             return
         if frame is None:
             return
-        if self._answer is None or self._answer.done() or self._decoder.in_message:
+        if self._decoder.in_message:
             self._fail(self._dialogue.mismatch("it sent what nobody asked for"))
         else:
             self._answer.set_result(frame)

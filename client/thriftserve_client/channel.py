@@ -183,7 +183,10 @@ def drop_sent(views: list[memoryview], sent: int) -> list[memoryview]:
 class FramedChannel(Channel):
     """Messages with a 4-byte length before each: Apache's framed transport."""
 
-    _rest = b""
+    def __init__(self, sock: socket.socket, **options: Any) -> None:
+        super().__init__(sock, **options)
+        self._rest = b""
+        self._frame = Frame(BytesIO(), 0)
 
     @property
     def has_pending(self) -> bool:
@@ -191,7 +194,7 @@ class FramedChannel(Channel):
         return bool(self._rest)
 
     def receive(self) -> Frame | None:
-        """The next message; None where the peer closed between two messages.
+        """The next message, until the one after it is asked for; None where the peer closed between two messages.
 
         Raises:
             IdleTimeout, ChannelTimeout, ChannelClosed, OSError: as it came.
@@ -201,7 +204,10 @@ class FramedChannel(Channel):
         size = len(data) - HEADER_BYTES
         if size >= 0 and _LENGTH.unpack_from(data)[0] == size <= self.max_bytes:  # whole and alone, as most are
             self._rest = b""
-            return Frame(BytesIO(data[HEADER_BYTES:]), size)
+            frame = self._frame
+            frame.cstringio_buf = BytesIO(data[HEADER_BYTES:])
+            frame.size = size
+            return frame
         if len(data) < HEADER_BYTES:
             if not data:
                 return None

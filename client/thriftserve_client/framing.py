@@ -105,12 +105,13 @@ class FrameDecoder:
     def __init__(self, max_bytes: int) -> None:
         self._max_bytes = max_bytes
         self._pending = b""
+        self._whole = Frame(BytesIO(), 0)
         self._large: Buffer | None = None
         self._view: memoryview | None = None
         self._filled = 0
 
     def cut(self, data: bytes) -> Frame | None:
-        """`feed` and `next_frame` in one; a message that comes whole and alone, as most do, is kept nowhere.
+        """`feed` and `next_frame` in one; a message that comes whole and alone, as most do, is there until the next.
 
         Raises:
             FrameError: the next frame's length is negative or over the limit.
@@ -120,7 +121,10 @@ class FrameDecoder:
         else:
             size = len(data) - HEADER_BYTES
             if size >= 0 and _LENGTH.unpack_from(data)[0] == size <= self._max_bytes:
-                return Frame(BytesIO(data[HEADER_BYTES:]), size)
+                frame = self._whole
+                frame.cstringio_buf = BytesIO(data[HEADER_BYTES:])
+                frame.size = size
+                return frame
             self._pending = data
         return self.next_frame()
 

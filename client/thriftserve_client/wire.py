@@ -8,7 +8,8 @@ Server and client share it. A connection keeps one protocol object each way; `tr
 
 from __future__ import annotations
 
-from collections.abc import Container
+from collections.abc import Callable, Container
+from io import SEEK_CUR
 from struct import Struct
 from typing import Any
 
@@ -33,6 +34,7 @@ _VERSION_MASK = 0xFFFF0000
 _MESSAGE = Struct("!II").pack
 _TWO = Struct("!II").unpack
 _SEQID = Struct("!i")
+_NO_HEAD = (b"-", "", 0)  # what no message begins with
 
 
 class Outgoing(TTransportBase):
@@ -95,16 +97,34 @@ class BinaryProtocol(_Checked, TBinaryProtocol):
         super().__init__(trans, string_length_limit=max_bytes, container_length_limit=max_bytes)
         self._fast_decode = self._decode
         self._fast_encode = self._encode
+        # Of the last message each way, for the next one most likely has the same: what stands before its number.
+        self._last_read = self._last_written = _NO_HEAD
 
     def writeMessageBegin(self, name: str, type: int, seqid: int) -> None:
-        encoded = name.encode()
-        self.trans.write(_MESSAGE(_VERSION_1 | type, len(encoded)) + encoded + _SEQID.pack(seqid))
+        head, last_name, last_type = self._last_written
+        if name != last_name or type != last_type:
+            encoded = name.encode()
+            head = _MESSAGE(_VERSION_1 | type, len(encoded)) + encoded
+            self._last_written = head, name, type
+        self.trans.write(head + _SEQID.pack(seqid))
 
     def readMessageBegin(self) -> tuple[str, int, int]:
         trans = self.trans
+        if type(trans) is not Frame:
+            return self._read_begin(trans.readAll)
         # A frame is whole: its buffer is read directly, and what is too short is found out below.
-        whole = type(trans) is Frame
-        head = trans.cstringio_buf.read(8) if whole else trans.readAll(8)
+        read = trans.cstringio_buf.read
+        last, name, kind = self._last_read
+        at = len(last)
+        begin = read(at + 4)
+        if begin[:-4] == last:
+            self.header = header = name, kind, _SEQID.unpack_from(begin, at)[0]
+            return header
+        trans.cstringio_buf.seek(-len(begin), SEEK_CUR)
+        return self._read_begin(read)
+
+    def _read_begin(self, read: Callable[[int], bytes]) -> tuple[str, int, int]:
+        head = read(8)
         if len(head) < 8:
             raise EOFError("the message ends within its header")
         version, length = _TWO(head)
@@ -113,10 +133,12 @@ class BinaryProtocol(_Checked, TBinaryProtocol):
         kind = version & 0xFF
         if kind not in self._kinds:
             raise TProtocolException(TProtocolException.INVALID_DATA, f"message type {kind} is not expected here")
-        rest = trans.cstringio_buf.read(length + 4) if whole else trans.readAll(length + 4)
+        rest = read(length + 4)
         if len(rest) < length + 4:
             raise EOFError("the message ends within its header")
-        self.header = header = rest[:length].decode(), kind, _SEQID.unpack_from(rest, length)[0]
+        name = rest[:length].decode()
+        self._last_read = head + rest[:length], name, kind
+        self.header = header = name, kind, _SEQID.unpack_from(rest, length)[0]
         return header
 
 

@@ -42,6 +42,7 @@ class TProcessPoolServer:
         self._limit = max(1, host.settings.max_connections // host.context.workers)
         self._listening = True
         self._rearm_at = 0.0
+        self._sweep_at = 0.0
 
     def prepare(self) -> None:
         """Loads what is served."""
@@ -70,7 +71,7 @@ class TProcessPoolServer:
     def _serve(self, acceptor: Acceptor, refuser: Refuser) -> None:
         host = self._host
         listening, waking = acceptor.sock.fileno(), host.wakeup.fd
-        sweep_at = time.monotonic() + _SWEEP_S
+        self._sweep_at = time.monotonic() + _SWEEP_S
         while not host.draining:
             for fd, _ in self._epoll.poll(self._wait_s()):
                 if fd == listening:
@@ -84,9 +85,9 @@ class TProcessPoolServer:
             now = time.monotonic()
             if not self._listening and now >= self._rearm_at:
                 self._listen(acceptor, True)
-            if now >= sweep_at:
+            if now >= self._sweep_at:
                 self._close_late(now)
-                sweep_at = now + _SWEEP_S
+                self._sweep_at = now + _SWEEP_S
 
     def _wait_s(self) -> float:
         if self._pending:
@@ -150,12 +151,21 @@ class TProcessPoolServer:
         return open_still
 
     def _stay_with_only(self) -> None:
-        if len(self._connections) == 1 and not self._pending:
-            (only,) = self._connections.values()
-            if not only.stay():
-                self._end(only)
-            elif only.has_pending and not only.in_message:
-                self._pending.append(only)
+        if len(self._connections) != 1 or self._pending:
+            return
+        ((fd, only),) = self._connections.items()
+        if not only.may_stay:
+            return
+        self._epoll.unregister(fd)  # or every message of it would stir this, too
+        if not only.stay(self._has_news):
+            self._end(only)
+            return
+        self._epoll.register(fd, select.EPOLLIN)
+        if only.has_pending and not only.in_message:
+            self._pending.append(only)
+
+    def _has_news(self) -> bool:
+        return not self._listening or time.monotonic() >= self._sweep_at or bool(self._epoll.poll(0))
 
     def _turn_pending(self) -> None:
         for _ in range(len(self._pending)):

@@ -30,8 +30,8 @@ _TRIES, _REST = 8, 128
 _WEIGHT = 0.25
 #: While it is not worth it, every so many waits are measured.
 _SAMPLE = 4
-#: Every so many questions the other processes are looked at.
-_ASKED = 1024
+#: Who asks with every message has the other processes looked at every so many messages.
+_ASKED = 128
 
 
 class Room:
@@ -39,10 +39,12 @@ class Room:
 
     Args:
         board: the server's workers.
+        every: the answer is found anew for every so many questions; until then it may be of a time with fewer clients.
     """
 
-    def __init__(self, board: Scoreboard) -> None:
+    def __init__(self, board: Scoreboard, every: int = _ASKED) -> None:
         self._board = board
+        self._every = every
         self._cores = usable_cores()
         self._asked = 0
         self._is_there = False
@@ -50,7 +52,7 @@ class Room:
     def is_there(self) -> bool:
         """Whether it was so a moment ago."""
         if not self._asked:
-            self._asked = _ASKED
+            self._asked = self._every
             self._is_there = sum(connections > 0 for _, _, connections in self._board.peers()) <= self._cores
         self._asked -= 1
         return self._is_there

@@ -124,9 +124,10 @@ class TThreadPoolServer:
     def _serve_turn(self, connection: Connection) -> bool:
         """Serves it while it is busy, and while nobody waits or it has not had its time; false where it ended."""
         turn_ends = time.monotonic() + TURN_S
+        threads = self._host.settings.threads
 
         def over() -> bool:
-            if self._open <= self._host.settings.threads:
+            if self._open <= threads:
                 return False
             if time.monotonic() >= turn_ends and not self._ready.empty():
                 return True

@@ -26,8 +26,8 @@ from thriftserve_client.framing import Frame
 _READ_ON_S = 0.02
 _NEXT_BYTES_MS = 1.0
 _NEXT_RECORD_S = 0.001
-#: How long a worker stays with its only connection before it looks for others, and for one message of it.
-_STAY_S = 0.005
+#: A worker that stays with its only connection asks for news this often, and waits so long for one message of it.
+_NEWS_S = 0.005
 _STAY_TIMEVAL = Struct("@ll").pack(0, 1000)
 
 
@@ -39,7 +39,7 @@ class FramedTurns(PolledConnection):
         self._host = host
         self._counters = host.context.counters
         self._spin = Spin(host.settings.spin_us)
-        self._room = Room(host.context.board)
+        self._room = Room(host.context.board, every=1)
         if host.tls is None:
             sock.setsockopt(socket.SOL_SOCKET, socket.SO_RCVTIMEO, _STAY_TIMEVAL)
 
@@ -47,42 +47,68 @@ class FramedTurns(PolledConnection):
         """Reads what is there and answers at most one message; false where the connection has ended."""
         return self._guard(self._turn)
 
-    def stay(self) -> bool:
+    @property
+    def may_stay(self) -> bool:
+        """Whether `stay` is for this connection, as it is now."""
+        return self._tls is None and not self.in_message and not self._decoder.in_message
+
+    def stay(self, news: Callable[[], bool]) -> bool:
         """Answers on as long as each message comes soon after the last answer; false where the connection has ended.
 
         For a worker with no other connection: waiting in `recv` is one system call less a message than waiting
-        for any of several. It ends after `_STAY_S` at the latest, so that new connections get their look.
+        for any of several.
+
+        Args:
+            news: asked every few milliseconds, at once; true ends it, so that new connections get their look.
         """
-        return self.in_message or self.has_pending or self._tls is not None or self._guard(self._stay)
+        return self._guard(lambda: self._stay(news))
 
     def _turn(self) -> bool:
         frame = self.next_message() or self._read_on()
         return self._answer(frame) if frame else True
 
-    def _stay(self) -> bool:
+    def _stay(self, news: Callable[[], bool]) -> bool:
+        cut = self._decoder.cut
+        receive = self._way_to_receive()
         # Each answer sets the deadline, and so tells the time.
-        until = time.monotonic() + self._settings.idle_timeout_s + _STAY_S
-        while self.deadline < until and not self._host.draining:
-            data = self._spin.soon(self._look) if self._room.is_there() else None
-            if data is None:
-                try:
-                    data = self.sock.recv(READ_BYTES)
-                except BlockingIOError:
+        within = self._settings.idle_timeout_s + _NEWS_S
+        news_at = time.monotonic() + within
+        while not self._host.draining:
+            if self.deadline >= news_at:
+                if news():
                     return True
-                self._spin.slept()
+                news_at = self.deadline + _NEWS_S
+                receive = self._way_to_receive()
+            try:
+                data = receive(READ_BYTES)
+            except BlockingIOError:
+                return True
             if not data:
                 return False
-            frame = self._decoder.cut(data)
+            frame = cut(data) or self._rest_of_message()
             if frame is None:
-                self._expect_more()
-                frame = self._read_on()
-                if frame is None:
-                    return True
+                return True
             if not self._answer(frame):
                 return False
             if self._decoder.in_message:
                 return True
         return True
+
+    def _way_to_receive(self) -> Callable[[int], bytes]:
+        """Awake, where each of the processes that would has a core for it."""
+        return self._receive if self._room.is_there() else self.sock.recv
+
+    def _rest_of_message(self) -> Frame | None:
+        self._expect_more()
+        return self._read_on()
+
+    def _receive(self, size: int) -> bytes:
+        """As `recv`, waiting awake for what comes at once mostly."""
+        data = self._spin.soon(self._look)
+        if data is None:
+            data = self.sock.recv(size)
+            self._spin.slept()
+        return data
 
     def _look(self) -> bytes | None:
         try:
@@ -159,8 +185,13 @@ class BufferedTurns(Connection):
         # What comes over TLS may be less than a record, which must not hold everyone up.
         return self.serve_while_busy(_NEXT_RECORD_S if self.host.tls else None, lambda: True)
 
-    def stay(self) -> bool:
-        """Nothing is gained here: it goes on with turns."""
+    @property
+    def may_stay(self) -> bool:
+        """Nothing is gained here."""
+        return False
+
+    def stay(self, news: Callable[[], bool]) -> bool:
+        """It goes on with turns."""
         return True
 
 
