@@ -17,7 +17,7 @@ from pathlib import Path
 import psutil
 import pytest
 
-from thriftserve_bench import process_tree
+from thriftserve_bench import load_loops, process_tree
 from thriftserve_bench.calls import CallsSettings, servers
 from thriftserve_bench.calls_command import settings_of
 from thriftserve_bench.cli import main, make_parser
@@ -45,9 +45,9 @@ def a_run(*cells: Measured) -> Run:
     return Run("2026-01-02", settings, {"cpu": "C", "cores": 2, "kernel": "L"}, {"thrift": "0.25"}, "abc", list(cells))
 
 
-def order(port: int, pid: int, name: str = "tiny", connections: int = 1) -> Order:
+def order(port: int, pid: int, name: str = "tiny", connections: int = 1, awake: bool = False) -> Order:
     """A short order."""
-    return Order(port, pid, name, connections, QUICK.seconds, QUICK.min_calls)
+    return Order(port, pid, name, connections, QUICK.seconds, QUICK.min_calls, awake)
 
 
 @pytest.mark.parametrize("server_type", QUICK.server_types)
@@ -75,11 +75,13 @@ def threaded() -> Iterator[dict[str, ServerProcess]]:
 
 
 @pytest.mark.parametrize("connections", [1, 2])
-@pytest.mark.parametrize("name", ["602 KB", "19 MB"])
-def test_large_payloads_come_back_whole(threaded: dict[str, ServerProcess], name: str, connections: int) -> None:
-    """Payloads larger than every socket buffer are echoed over one connection and over several."""
+@pytest.mark.parametrize(("name", "awake"), [("602 KB", False), ("602 KB", True), ("19 MB", True)])
+def test_large_payloads_come_back_whole(
+    threaded: dict[str, ServerProcess], name: str, awake: bool, connections: int
+) -> None:
+    """Payloads larger than every socket buffer are echoed over one connection and over several, however it waits."""
     for server in threaded.values():
-        found = measure(order(server.port, server.pid, name, connections))
+        found = measure(order(server.port, server.pid, name, connections, awake))
         assert found.calls >= QUICK.min_calls
         assert found.failures == 0, found.reason
 
@@ -148,6 +150,20 @@ def test_a_connection_closed_after_its_last_call_is_no_failure(echo: bytes) -> N
     for caller in callers.values():
         caller.close()
     assert (tally.calls, tally.failures) == (8, 0), tally.reason
+
+
+@pytest.mark.parametrize("connections", [1, 2])
+@pytest.mark.parametrize("awake", [False, True])
+def test_a_server_that_falls_silent_is_given_up(
+    echo: bytes, connections: int, awake: bool, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A reply that never comes costs the time-out, not the run, asleep or awake."""
+    monkeypatch.setattr(load_loops, "CALL_TIMEOUT_S", 0.02)
+    monkeypatch.setattr(load_loops, "MAX_FAILURES_IN_ROW", 2)
+    with faulty([echo, b"", b""]) as port:
+        found = measure(order(port, psutil.Process().pid, connections=connections, awake=awake))
+    assert (found.calls, found.failures) == (0, 1)
+    assert "no reply within 0.02 s" in found.reason
 
 
 def test_a_reply_of_another_length_is_a_failure(echo: bytes) -> None:

@@ -2,7 +2,10 @@
 
     settings  -->  both servers up, the same echo service in each  -->  load: ours, Apache's, ours, …  -->  Run
 
-Both run side by side and are measured in turns, so that whatever else the machine does meets both.
+Both run side by side and are measured in turns, so that whatever else the machine does meets both. Each round has
+processes of its own: where their memory happens to lie is worth some hundredths to a tiny call, for better or worse.
+The load generator stays awake: a server's process would pay for waking it otherwise, which no client on another machine
+asks of it, and pay the more, the more evenly its answers come.
 """
 
 from __future__ import annotations
@@ -13,6 +16,7 @@ from collections.abc import Callable, Iterator
 from contextlib import ExitStack, contextmanager
 from dataclasses import asdict, dataclass
 from datetime import UTC, datetime
+from typing import Any
 
 from thriftserve_bench import machine, process_tree
 from thriftserve_bench.asked_process import AskedProcess, ProcessEnded
@@ -42,6 +46,8 @@ class CallsSettings:
     threads: int = 10
     #: The load generator on the first core, the servers on the others.
     pin: bool = True
+    #: The load generator looks for replies again and again, where it has a core to itself.
+    awake: bool = True
 
     def cells(self, server_type: str) -> list[Cell]:
         """The cells of a server type; TSimpleServer serves one connection at a time."""
@@ -105,7 +111,7 @@ def measure_calls(
     placed = cores(settings.pin)
     run = Run(
         began=datetime.now(UTC).isoformat(timespec="seconds"),
-        settings=asdict(settings) | {"cores": placed},
+        settings=asdict(settings) | {"cores": placed, "awake": bool(settings.awake and placed["load"])},
         machine=machine.machine(),
         versions=machine.versions(_PACKAGES),
         commit=machine.commit(),
@@ -114,28 +120,28 @@ def measure_calls(
     load = Load(placed["load"])
     try:
         for server_type in settings.server_types:
-            with servers(server_type, settings, placed["servers"]) as running:
-                for cell in settings.cells(server_type):
-                    measured = Measured(cell)
-                    run.cells.append(measured)
-                    _measure_cell(measured, running, load, settings, tick)
+            cells = [Measured(cell) for cell in settings.cells(server_type)]
+            run.cells += cells
+            for _ in range(settings.rounds):
+                with servers(server_type, settings, placed["servers"]) as running:
+                    _measure_round(cells, running, load, run.settings, tick)
     finally:
         load.close()
     return run
 
 
-def _measure_cell(
-    measured: Measured,
+def _measure_round(
+    cells: list[Measured],
     running: dict[str, ServerProcess],
     load: Load,
-    settings: CallsSettings,
+    settings: dict[str, Any],
     tick: Callable[[Cell, str, Window], None],
 ) -> None:
-    cell = measured.cell
-    for _ in range(settings.rounds):
+    limits = {name: settings[name] for name in ("seconds", "min_calls", "awake")}
+    for measured in cells:
+        cell = measured.cell
         for side, server in running.items():
-            order = Order(server.port, server.pid, cell.payload, cell.connections, settings.seconds, settings.min_calls)
-            window = load.measure(order)
+            window = load.measure(Order(server.port, server.pid, cell.payload, cell.connections, **limits))
             measured.windows(side).append(window)
             tick(cell, side, window)
 

@@ -67,6 +67,13 @@ def add_to(commands: Any) -> None:
         "and the servers the others, for two processes that meet on one core, or wake each other across two, "
         "differ by a factor of three",
     )
+    parser.add_argument(
+        "--load-sleeps",
+        dest="awake",
+        action="store_false",
+        help="let the load generator sleep until a reply comes; by default, on a core to itself, it stays awake, for a "
+        "server on the same machine pays for waking it, and one that answers evenly pays more",
+    )
     parser.add_argument("--quick", action="store_true", help="three rounds of 0.2 s: to see that it works")
     parser.add_argument("--out", type=Path, default=Path("calls.json"), metavar="FILE", help="raw results (calls.json)")
     parser.set_defaults(run=run)
@@ -86,7 +93,7 @@ def settings_of(flags: argparse.Namespace) -> CallsSettings:
                 raise ValueError(f"--{name.replace('_', '-')} is {value}: it must be above 0")
     lists = {"server_types": flags.server_type, "payloads": flags.payload, "connections": flags.connections}
     told |= {name: tuple(dict.fromkeys(values)) for name, values in lists.items() if values}
-    settings = replace(_DEFAULTS, pin=flags.pin, **told)
+    settings = replace(_DEFAULTS, pin=flags.pin, awake=flags.awake, **told)
     if min(settings.connections) < 1:
         raise ValueError("--connections must be 1 or more")
     if max(settings.connections) > min(settings.workers, settings.threads):

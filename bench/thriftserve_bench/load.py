@@ -37,7 +37,10 @@ def measure(order: Order) -> Window:
     elapsed_s = server_cpu_s = client_cpu_s = 0.0
     try:
         callers = open_all(order, question)
-        _run(callers, replace(order, seconds=_WARM_UP_S, min_calls=order.connections), question, Tally())
+        warm_up = Tally()
+        _run(callers, replace(order, seconds=_WARM_UP_S, min_calls=order.connections), question, warm_up)
+        if not callers:
+            raise GivenUp(warm_up.reason)
         cpu_before, own_before = process_tree.cpu_s(order.pid), time.process_time()
         elapsed_s = _run(callers, order, question, tally)
         client_cpu_s = time.process_time() - own_before

@@ -44,9 +44,11 @@ class Caller:
         port: on the loopback interface.
         blocking: `send` and `receive` do all there is to do; else as much as the socket allows now.
         timeout_s: how long a blocking call waits.
+        looks: `receive` takes what is there, though `send` blocks.
     """
 
-    def __init__(self, port: int, question: Asked, *, blocking: bool, timeout_s: float) -> None:
+    def __init__(self, port: int, question: Asked, *, blocking: bool, timeout_s: float, looks: bool = False) -> None:
+        self._flags = socket.MSG_DONTWAIT if looks else 0
         self.began_ns = 0
         self._frame = memoryview(question.frame)
         self._left = self._frame[:0]
@@ -58,7 +60,7 @@ class Caller:
             if blocking:
                 # Python's own timeouts cost a system call for each call.
                 self.sock.settimeout(None)
-                limit = _TIMEVAL.pack(int(timeout_s), 0)
+                limit = _TIMEVAL.pack(*divmod(int(timeout_s * 1e6), 1_000_000))
                 self.sock.setsockopt(socket.SOL_SOCKET, socket.SO_RCVTIMEO, limit)
                 self.sock.setsockopt(socket.SOL_SOCKET, socket.SO_SNDTIMEO, limit)
             else:
@@ -109,7 +111,7 @@ class Caller:
         filled = self._filled
         while filled < len(view):
             try:
-                got = self.sock.recv_into(view[filled:] if filled else view)
+                got = self.sock.recv_into(view[filled:] if filled else view, 0, self._flags)
             except BlockingIOError:
                 self._filled = filled
                 return False

@@ -78,7 +78,9 @@ def _open(order: Order, question: Question, tally: Tally) -> Caller:
     """A connection whose first call went well; failures are counted until one does."""
     while True:
         try:
-            return Caller(order.port, question, blocking=order.connections == 1, timeout_s=CALL_TIMEOUT_S)
+            return Caller(
+                order.port, question, blocking=order.connections == 1, timeout_s=CALL_TIMEOUT_S, looks=order.awake
+            )
         except _FAILURES as error:
             tally.failed(error)
 
@@ -86,13 +88,14 @@ def _open(order: Order, question: Question, tally: Tally) -> Caller:
 def in_line(callers: Callers, order: Order, question: Question, tally: Tally) -> float:
     """Calls on the one connection of `callers`, which is replaced when it fails; returns the seconds it took."""
     now_ns = time.perf_counter_ns
+    receive = _receive_awake if order.awake else Caller.receive
     ((fd, caller),) = callers.items()
     began = before = now_ns()
     until = began + int(order.seconds * 1e9)
     while before < until or tally.calls < order.min_calls:
         try:
             caller.send()
-            if not caller.receive():
+            if not receive(caller):
                 raise TimeoutError(f"no reply within {CALL_TIMEOUT_S:g} s")
             after = now_ns()
             tally.answered(after - before)
@@ -105,6 +108,15 @@ def in_line(callers: Callers, order: Order, question: Question, tally: Tally) ->
             after = now_ns()
         before = after
     return (before - began) / 1e9
+
+
+def _receive_awake(caller: Caller) -> bool:
+    """The rest of a reply, looked for without sleeping; false where it does not come in time."""
+    until_ns = time.perf_counter_ns() + int(CALL_TIMEOUT_S * 1e9)
+    while not caller.receive():
+        if time.perf_counter_ns() > until_ns:
+            return False
+    return True
 
 
 class InTurns:
@@ -130,7 +142,7 @@ class InTurns:
                     self._replace(fd, error)
             waiting = len(self._callers)
             while waiting:
-                events = self._epoll.poll(CALL_TIMEOUT_S)
+                events = self._next_events()
                 if not events:
                     self._drop_all()
                     break
@@ -141,6 +153,15 @@ class InTurns:
                         self._replace(fd, error)
                 last = time.perf_counter_ns()
         return (last - began) / 1e9
+
+    def _next_events(self) -> list[tuple[int, int]]:
+        """None: nothing comes any more."""
+        if not self._order.awake:
+            return self._epoll.poll(CALL_TIMEOUT_S)
+        until_ns = time.perf_counter_ns() + int(CALL_TIMEOUT_S * 1e9)
+        while not (events := self._epoll.poll(0)) and time.perf_counter_ns() < until_ns:
+            pass
+        return events
 
     def _watch(self, caller: Caller) -> None:
         self._epoll.register(caller.sock.fileno(), select.EPOLLIN)

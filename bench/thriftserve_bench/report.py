@@ -6,6 +6,7 @@ FILE.json  -->  Run  -->  Comparison for each cell  -->  Markdown | terminal
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
+from typing import Any
 
 from rich import box
 from rich.console import Console
@@ -100,7 +101,7 @@ def _preface(run: Run) -> list[str]:
         ", ".join(f"{name} {version}" for name, version in run.versions.items())
         + f"; commit {run.commit}; {run.began}",
         f"{settings['rounds']} rounds of {settings['seconds']:g} s, ours and Apache's in turns; framed binary; "
-        f"{settings['threads']} threads, {settings['workers']} processes; {_where(settings['cores'])}",
+        f"{settings['threads']} threads, {settings['workers']} processes; {_where(settings)}",
         "rates and CPU: medians of the rounds; latencies: all calls; CPU: user + system of all the server's processes",
     ]
     if run.cut_short:
@@ -108,10 +109,12 @@ def _preface(run: Run) -> list[str]:
     return lines
 
 
-def _where(cores: dict[str, str]) -> str:
+def _where(settings: dict[str, Any]) -> str:
+    cores = settings["cores"]
     if not cores["load"]:
         return "not bound to cores"
-    return f"load generator on core {cores['load']}, servers on core {cores['servers']}"
+    awake = ", awake" if settings.get("awake") else ""
+    return f"load generator on core {cores['load']}{awake}, servers on core {cores['servers']}"
 
 
 def _row(one: Comparison) -> Sequence[str]:

@@ -31,6 +31,8 @@ class Order:
     #: The window ends after this time, but not before `min_calls`.
     seconds: float
     min_calls: int
+    #: Looks for replies again and again instead of sleeping until one comes: it has a core to itself.
+    awake: bool = False
 
 
 @dataclass(frozen=True)
