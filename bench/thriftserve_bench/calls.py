@@ -38,7 +38,7 @@ class CallsSettings:
     server_types: tuple[str, ...] = APACHE_TYPES
     payloads: tuple[str, ...] = tuple(one.name for one in PAYLOADS)
     connections: tuple[int, ...] = (1, 4)
-    rounds: int = 7
+    rounds: int = 8
     #: Length of a window, and the calls that it has at least.
     seconds: float = 0.7
     min_calls: int = 10
@@ -122,9 +122,12 @@ def measure_calls(
         for server_type in settings.server_types:
             cells = [Measured(cell) for cell in settings.cells(server_type)]
             run.cells += cells
-            for _ in range(settings.rounds):
+            for number in range(settings.rounds):
                 with servers(server_type, settings, placed["servers"]) as running:
-                    _measure_round(cells, running, load, run.settings, tick)
+                    in_turn = [*running.items()]
+                    if number % 2:  # whoever is first has the machine just after the servers' start
+                        in_turn.reverse()
+                    _measure_round(cells, in_turn, load, run.settings, tick)
     finally:
         load.close()
     return run
@@ -132,7 +135,7 @@ def measure_calls(
 
 def _measure_round(
     cells: list[Measured],
-    running: dict[str, ServerProcess],
+    running: list[tuple[str, ServerProcess]],
     load: Load,
     settings: dict[str, Any],
     tick: Callable[[Cell, str, Window], None],
@@ -140,7 +143,7 @@ def _measure_round(
     limits = {name: settings[name] for name in ("seconds", "min_calls", "awake")}
     for measured in cells:
         cell = measured.cell
-        for side, server in running.items():
+        for side, server in running:
             window = load.measure(Order(server.port, server.pid, cell.payload, cell.connections, **limits))
             measured.windows(side).append(window)
             tick(cell, side, window)
