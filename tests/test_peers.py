@@ -14,6 +14,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
+from thriftserve_bench.asked_process import AskedProcess
 from thriftserve_bench.cli import main, make_parser
 from thriftserve_bench.peers.command import settings_of
 from thriftserve_bench.peers.dialects import DIALECTS, http_length
@@ -46,6 +47,7 @@ def a_run() -> PeersRun:
     run.cell("tensor", 8, "ours").windows.extend(window(calls) for calls in (150, 130, 10))
     run.limits.append(Limit("tensor", "2 x 1, frozen", True, [LimitWindow(300, 2.0), LimitWindow(160, 1.0)]))
     run.limits.append(Limit("tensor", "2 x 1, as loaded", False, [LimitWindow(900, 1.0)]))
+    run.limits.append(Limit("tensor", "2 x 1, beside 8 clients", True, [LimitWindow(140, 1.0)], beside_clients=8))
     return run
 
 
@@ -59,6 +61,7 @@ def test_ours_is_held_against_the_best_peer_that_serves_everybody() -> None:
     assert found.ratio == 1.3
     assert found.limit == 155
     assert found.of_limit == pytest.approx(130 / 155)
+    assert found.of_beside == pytest.approx(130 / 140)
     (limit, memory) = found.misses()
     assert limit.startswith("84% of what the machine does without RPC")
     assert memory.startswith("memory 1.00 of even's")
@@ -126,6 +129,21 @@ def test_http_clients_are_answered_and_counted(pool: Path) -> None:
     assert found.elapsed_s >= SECONDS
     assert found.server_cpu_s > 0
     assert found.alone_bytes > 0
+
+
+def test_a_sink_gives_right_answers_at_its_pace(pool: Path) -> None:
+    """Clients of the sink get the answers to their own questions, in all no more a second than it is told."""
+    sink = AskedProcess("thriftserve_bench.peers.sink", ["tiny", str(pool)])
+    try:
+        port = sink.ask({"rate": 100.0})["port"]
+        found = measure(PeerOrder("thrift", "tiny", str(pool), port, sink.pid, 3, SECONDS))
+        assert sink.ask({"rate": 1e6})["port"] == port
+        freed = measure(PeerOrder("thrift", "tiny", str(pool), port, sink.pid, 3, SECONDS))
+    finally:
+        sink.close()
+    assert (found.failures, freed.failures) == (0, 0), found.reason or freed.reason
+    assert min(found.per_client) > 0
+    assert 0 < found.calls <= 100 * (found.elapsed_s + 0.1) < freed.calls
 
 
 def test_mixed_up_answers_are_failures(pool: Path) -> None:

@@ -37,6 +37,11 @@ class AskedProcess:
             start_new_session=True,
         )
 
+    @property
+    def pid(self) -> int:
+        """Of the process."""
+        return self._process.pid
+
     def ask(self, order: dict[str, Any]) -> Any:
         """Has it carry out one order; waits for the answer.
 

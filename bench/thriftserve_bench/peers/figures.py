@@ -53,6 +53,8 @@ class Comparison:
     two_workers: Row | None
     ours: Row
     limit: float | None
+    #: The same beside clients whose requests are received and cost nothing else.
+    beside: float | None = None
 
     @property
     def ratio(self) -> float | None:
@@ -63,6 +65,11 @@ class Comparison:
     def of_limit(self) -> float | None:
         """Requests/s, ours by those without RPC."""
         return self.ours.figures.calls_per_s / self.limit if self.limit else None
+
+    @property
+    def of_beside(self) -> float | None:
+        """Requests/s, ours by the most that a server could do whom these clients ask."""
+        return self.ours.figures.calls_per_s / self.beside if self.beside else None
 
     def misses(self) -> list[str]:
         """Targets that it misses, in words."""
@@ -134,9 +141,9 @@ def comparisons(run: PeersRun) -> list[Comparison]:
         every = rows(run, job, clients)
         peers = [row for row in every if row.family != OURS]
         peer, two_workers = fastest(peers), fastest([row for row in peers if row.workers == 2])
-        limit = limit_of(run, job)
+        limit, beside = limit_of(run, job), limit_of(run, job, beside=True)
         mine = [row for row in every if row.family == OURS]
-        found += [Comparison(job, clients, peer, two_workers, row, limit) for row in mine]
+        found += [Comparison(job, clients, peer, two_workers, row, limit, beside) for row in mine]
     return found
 
 
@@ -152,7 +159,8 @@ def limit_rate(limit: Limit) -> float | None:
     return median(rates) if rates else None
 
 
-def limit_of(run: PeersRun, job: str) -> float | None:
-    """Requests/s of the best frozen arrangement of a job; None where none was measured."""
-    rates = [limit_rate(one) for one in run.limits if one.job == job and one.frozen]
+def limit_of(run: PeersRun, job: str, *, beside: bool = False) -> float | None:
+    """Requests/s of the best frozen arrangement of a job, alone or beside clients; None where none was measured."""
+    found = [one for one in run.limits if one.job == job and one.frozen and bool(one.beside_clients) == beside]
+    rates = [limit_rate(one) for one in found]
     return max((rate for rate in rates if rate is not None), default=None)

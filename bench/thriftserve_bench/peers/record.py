@@ -67,6 +67,8 @@ class Limit:
     arrangement: str
     frozen: bool
     windows: list[LimitWindow] = field(default_factory=list)
+    #: So many clients had their requests received, and answered by nobody's work, meanwhile; 0: none.
+    beside_clients: int = 0
 
 
 @dataclass

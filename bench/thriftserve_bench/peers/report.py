@@ -30,6 +30,7 @@ _BEST = (
     "memory MiB: peer",
     "ours",
     "of no RPC",
+    "of no RPC beside clients",
 )
 _EVERYONE = (
     "job",
@@ -117,7 +118,7 @@ def _best(one: Comparison) -> list[str]:
         cells += [_ms(getattr(row.figures, name)) if row else _NONE for row in (one.peer, one.ours)]
     cells += _pair(one, "cpu_us")
     cells += [f"{row.memory_mib:.0f}" if row else _NONE for row in (one.peer, one.ours)]
-    return [*cells, _NONE if one.of_limit is None else f"{one.of_limit:.0%}"]
+    return cells + [_NONE if part is None else f"{part:.0%}" for part in (one.of_limit, one.of_beside)]
 
 
 def _pair(one: Comparison, name: str) -> list[str]:

@@ -17,6 +17,7 @@ from typing import Protocol
 
 from thriftserve_bench import machine
 from thriftserve_bench.asked_process import ProcessEnded
+from thriftserve_bench.peers.beside import Beside
 from thriftserve_bench.peers.contestants import OURS, Contestant, chosen, ours
 from thriftserve_bench.peers.environments import PEERS, PeerMissing, environment, installed_version
 from thriftserve_bench.peers.limit import Arrangement, Limits
@@ -169,9 +170,10 @@ def _measure_job(work: JobRun, loads: Loads, run: PeersRun, progress: Progress) 
     settings, job = work.settings, work.job
     with ExitStack() as stack:
         limits, kept = _survey(work, stack, run, progress)
+        beside = _beside(work, stack, kept, loads, run)
         running = _start_all(work, stack, loads, run, progress)
         cells = len(settings.clients_of(job))
-        progress.more(settings.rounds * (cells * len(running) + len(kept)))
+        progress.more(settings.rounds * (cells * len(running) + len(kept) + len(beside)))
         for number in range(settings.rounds):
             for clients in settings.clients_of(job):
                 # Another one begins each round: nobody always follows the same neighbour.
@@ -183,6 +185,15 @@ def _measure_job(work: JobRun, loads: Loads, run: PeersRun, progress: Progress) 
                 assert limits is not None
                 limit.windows.append(limits.measure(arrangement, settings.seconds))
                 progress.step(f"{job.name} {arrangement} {_rate(limit.windows[-1])}")
+            for arrangement, (clients_of, limit) in [*beside.items()]:
+                assert limits is not None
+                try:
+                    alone = kept[arrangement].windows[-1]
+                    limit.windows.append(clients_of.measure(limits, arrangement, alone, settings.seconds))
+                    progress.step(f"{job.name} {limit.arrangement} {_rate(limit.windows[-1])}")
+                except ProcessEnded as error:
+                    run.skipped[f"{job.name}: {limit.arrangement}"] = str(error)
+                    del beside[arrangement]
         for one in running:
             told = run.contestants[one.contestant.name]
             told["idle_cores"] = round(max(told["idle_cores"], one.idle_cores), 3)
@@ -207,6 +218,21 @@ def _survey(
     kept = {one: Limit(work.job.name, str(one), one.frozen) for one in best}
     run.limits += kept.values()
     return limits, kept
+
+
+def _beside(
+    work: JobRun, stack: ExitStack, kept: dict[Arrangement, Limit], loads: Loads, run: PeersRun
+) -> dict[Arrangement, tuple[Beside, Limit]]:
+    """The best frozen arrangement once more, to be measured beside the clients of the job's first cell."""
+    best = next((one for one in kept if one.frozen), None)
+    if best is None:
+        return {}
+    clients = work.settings.clients_of(work.job)[0]
+    made = Beside(work.job, work.pool, loads.for_thrift(), clients)
+    stack.callback(made.close)
+    limit = Limit(work.job.name, f"{best}, beside {clients} clients", True, beside_clients=clients)
+    run.limits.append(limit)
+    return {best: (made, limit)}
 
 
 def _start_all(work: JobRun, stack: ExitStack, loads: Loads, run: PeersRun, progress: Progress) -> list[Running]:

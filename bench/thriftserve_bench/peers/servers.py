@@ -37,15 +37,19 @@ class Loads:
 
     def of(self, contestant: Contestant) -> AskedProcess:
         """The one that speaks to it; it is started when first needed."""
-        own = contestant.dialect == "content"
-        name = contestant.family if own else ""
+        if contestant.dialect != "content":
+            return self.for_thrift()
+        name = contestant.family
         if name not in self._processes:
-            if own:
-                module, python = "thriftserve_bench.peers.grpc_load", self._pythons[contestant.family]
-                self._processes[name] = AskedProcess(module, python=str(python))
-            else:
-                self._processes[name] = AskedProcess("thriftserve_bench.peers.load")
+            module, python = "thriftserve_bench.peers.grpc_load", self._pythons[name]
+            self._processes[name] = AskedProcess(module, python=str(python))
         return self._processes[name]
+
+    def for_thrift(self) -> AskedProcess:
+        """The one for Thrift and HTTP; it is started when first needed."""
+        if "" not in self._processes:
+            self._processes[""] = AskedProcess("thriftserve_bench.peers.load")
+        return self._processes[""]
 
     def close(self) -> None:
         """Ends them."""
