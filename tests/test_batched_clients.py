@@ -16,8 +16,8 @@ from hosting import Hosted, Wire, client_on, eventually, read_to_end
 from served import Served
 from test_header import DialectClient
 
-#: Around what is sent along, read in place, joined, and read at once.
-SIZES = [edge + step for edge in (32 << 10, 64 << 10, 128 << 10, 256 << 10) for step in range(-60, 5, 4)]
+#: Around what is sent along, put into the arena, joined, and read at once.
+SIZES = [edge + step for edge in (32 << 10, 40 << 10, 64 << 10, 128 << 10, 256 << 10) for step in range(-60, 5, 4)]
 HUGE = 16_000_000  # what Apache's client takes
 X = np.ones((1, 3), np.float32)
 

@@ -206,15 +206,16 @@ def test_a_lone_client_never_waits_for_others(tmp_path: Path) -> None:
     assert queue_us < statistics.median(timing.compute_us for timing in timings if timing) / 4
 
 
-def test_a_timeout_fills_batches(tmp_path: Path) -> None:
-    """Told to wait by --batch-timeout-ms, slow-coming requests make full runs, but none that can't wait so long."""
+@pytest.mark.parametrize("columns", [3, 11_000, 20_000, 150_000])
+def test_a_timeout_fills_batches(tmp_path: Path, columns: int) -> None:
+    """Told to wait by --batch-timeout-ms, slow-coming requests of any size make full runs, but none that can't wait."""
     arguments = ("--workers", "1", "--max-batch-size", "4", "--batch-timeout-ms", "60000")
     with steered(tmp_path, *arguments) as server, server.client() as other, contextlib.ExitStack() as stack:
         assert right_now(other)  # nothing is known of the worker before
         pipes = [stack.enter_context(Pipe(server)) for _ in range(4)]
         for number, pipe in enumerate(pipes):
             other.ping()  # what was sent before has been seen
-            pipe.send(frame(number))
+            pipe.send(frame(number, {"x": np.full((1, columns), number, np.float32)}))
         for number, pipe in enumerate(pipes):
             ((_, answer),) = pipe.answers(1)
             assert right(number, answer)

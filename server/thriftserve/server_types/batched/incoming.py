@@ -13,14 +13,17 @@ import socket
 from typing import TYPE_CHECKING
 
 from thriftserve_client.channel import ChannelClosed
-from thriftserve_client.framing import HEADER_BYTES, IN_PLACE_BYTES, frame_length
+from thriftserve_client.framing import HEADER_BYTES, frame_length
 
 if TYPE_CHECKING:
     from thriftserve.server_types.batched.arena import Block
     from thriftserve.server_types.batched.door import Door
 
-#: So much of a large frame is to be there before it gets a block; without TLS that much waits in the kernel.
-RESERVE_BYTES = IN_PLACE_BYTES
+#: A frame with more than this still to come is a large one. A worker is sent the others themselves, and only so many
+#: at once as its socket takes: photos of 80 KB would never share a run.
+_STILL_TO_COME_BYTES = 8 * 1024
+#: So much of a large frame, or all of it, is to be there before it gets a block; without TLS it waits in the kernel.
+RESERVE_BYTES = 64 * 1024
 #: Reads of a large frame in a row, before others get their turn.
 _READS = 8
 #: So much of a large frame is to be there before the front is woken for it.
@@ -83,7 +86,7 @@ class Incoming:
             if end <= len(buffer):
                 self._at = end
                 return buffer[at:end]
-            if end - len(buffer) > IN_PLACE_BYTES:
+            if end - len(buffer) > _STILL_TO_COME_BYTES:
                 self.large, self._have = True, buffer[at + HEADER_BYTES :]
                 self._size = self._total = size
                 at = len(buffer)
@@ -126,28 +129,29 @@ class Incoming:
         """
         if self._size and not self._reserve(sock):
             return False
-        left = 0
         for _ in range(_READS):
-            short = self._read_part(sock)
-            left = len(self._block.view) - self._filled if self._block is not None else self._discard
-            if not left:
-                self._wake_at(sock, 1)
-                return True
-            if short:
+            if not self._missing or self._read_part(sock):
                 break
-        self._wake_at(sock, min(left, _WAKE_BYTES))
-        return False
+        left = self._missing
+        self._wake_at(sock, min(left, _WAKE_BYTES) if left else 1)
+        return not left
+
+    @property
+    def _missing(self) -> int:
+        """Bytes of a large frame that are still to come."""
+        return len(self._block.view) - self._filled if self._block is not None else self._discard
 
     def _reserve(self, sock: socket.socket) -> bool:
         """Takes a block for a frame of which enough has come, or begins to discard it; false where too little has."""
         size, have = self._size, self._have
-        if not self._wakes and len(have) < RESERVE_BYTES:
-            got = sock.recv(RESERVE_BYTES - len(have))
+        enough = min(size, RESERVE_BYTES)
+        if not self._wakes and len(have) < enough:
+            got = sock.recv(enough - len(have))
             if not got:
                 raise ChannelClosed("the peer closed in the middle of a message")
             self._have = have = have + got
             self._count(len(have))
-            if len(have) < RESERVE_BYTES:
+            if len(have) < enough:
                 return False
         self._size, self._have = 0, b""
         self._filled = len(have)
