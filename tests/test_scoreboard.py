@@ -9,7 +9,8 @@ import pytest
 
 from thriftserve.status import BATCH_SIZE_BOUNDS, TIME_BOUNDS_US, ServerSnapshot, WorkerPhase, WorkerRole, in_words
 from thriftserve.workers.context import WorkerContext
-from thriftserve.workers.scoreboard import Counters, Scoreboard
+from thriftserve.workers.counters import Counters
+from thriftserve.workers.scoreboard import Scoreboard
 from thriftserve.workers.slot import SLOT_CELLS, Cell, Cells
 from thriftserve_client import Histogram
 

@@ -204,10 +204,8 @@ class FramedChannel(Channel):
         size = len(data) - HEADER_BYTES
         if size >= 0 and _LENGTH.unpack_from(data)[0] == size <= self.max_bytes:  # whole and alone, as most are
             self._rest = b""
-            frame = self._frame
-            frame.cstringio_buf = BytesIO(data[HEADER_BYTES:])
-            frame.size = size
-            return frame
+            self._frame.cstringio_buf, self._frame.size = BytesIO(data[HEADER_BYTES:]), size
+            return self._frame
         if len(data) < HEADER_BYTES:
             if not data:
                 return None

@@ -20,9 +20,9 @@ from thriftserve.settings import HostSettings
 from thriftserve.status import WorkerPhase, WorkerRole
 from thriftserve.workers.child import Loop
 from thriftserve.workers.context import WorkerContext
+from thriftserve.workers.counters import Counters
 from thriftserve.workers.group import WorkerGroup
 from thriftserve.workers.listener import Listener
-from thriftserve.workers.scoreboard import Counters
 from thriftserve.workers.tls import server_context
 
 _TICK_S = 1.0

@@ -9,7 +9,8 @@ import logging
 
 from thriftserve.status import ServerSnapshot, WorkerPhase, WorkerRole, in_words
 from thriftserve.workers.child import Report
-from thriftserve.workers.scoreboard import Counters, Scoreboard
+from thriftserve.workers.counters import Counters
+from thriftserve.workers.scoreboard import Scoreboard
 from thriftserve.workers.slot import histograms
 
 log = logging.getLogger(__name__)
