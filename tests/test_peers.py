@@ -136,9 +136,9 @@ def test_a_sink_gives_right_answers_at_its_pace(pool: Path) -> None:
     sink = AskedProcess("thriftserve_bench.peers.sink", ["tiny", str(pool)])
     try:
         port = sink.ask({"rate": 100.0})["port"]
-        found = measure(PeerOrder("thrift", "tiny", str(pool), port, sink.pid, 3, SECONDS))
+        found = measure(PeerOrder("thrift", "tiny", str(pool), port, sink.pid, 3, 5 * SECONDS))
         assert sink.ask({"rate": 1e6})["port"] == port
-        freed = measure(PeerOrder("thrift", "tiny", str(pool), port, sink.pid, 3, SECONDS))
+        freed = measure(PeerOrder("thrift", "tiny", str(pool), port, sink.pid, 3, 5 * SECONDS))
     finally:
         sink.close()
     assert (found.failures, freed.failures) == (0, 0), found.reason or freed.reason
