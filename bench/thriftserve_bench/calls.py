@@ -14,9 +14,8 @@ import os
 import sys
 from collections.abc import Callable, Iterator
 from contextlib import ExitStack, contextmanager
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from datetime import UTC, datetime
-from typing import Any
 
 from thriftserve_bench import machine, process_tree
 from thriftserve_bench.asked_process import AskedProcess, ProcessEnded
@@ -109,9 +108,10 @@ def measure_calls(
         CallsFailed: the load generator ended.
     """
     placed = cores(settings.pin)
+    settings = replace(settings, awake=settings.awake and bool(placed["load"]))
     run = Run(
         began=datetime.now(UTC).isoformat(timespec="seconds"),
-        settings=asdict(settings) | {"cores": placed, "awake": bool(settings.awake and placed["load"])},
+        settings=asdict(settings) | {"cores": placed},
         machine=machine.machine(),
         versions=machine.versions(_PACKAGES),
         commit=machine.commit(),
@@ -127,7 +127,7 @@ def measure_calls(
                     in_turn = [*running.items()]
                     if number % 2:  # whoever is first has the machine just after the servers' start
                         in_turn.reverse()
-                    _measure_round(cells, in_turn, load, run.settings, tick)
+                    _measure_round(cells, in_turn, load, settings, tick)
     finally:
         load.close()
     return run
@@ -137,14 +137,14 @@ def _measure_round(
     cells: list[Measured],
     running: list[tuple[str, ServerProcess]],
     load: Load,
-    settings: dict[str, Any],
+    settings: CallsSettings,
     tick: Callable[[Cell, str, Window], None],
 ) -> None:
-    limits = {name: settings[name] for name in ("seconds", "min_calls", "awake")}
+    limits = (settings.seconds, settings.min_calls, settings.awake)
     for measured in cells:
         cell = measured.cell
         for side, server in running:
-            window = load.measure(Order(server.port, server.pid, cell.payload, cell.connections, **limits))
+            window = load.measure(Order(server.port, server.pid, cell.payload, cell.connections, *limits))
             measured.windows(side).append(window)
             tick(cell, side, window)
 

@@ -8,6 +8,8 @@ from __future__ import annotations
 import select
 import time
 from collections import Counter
+from collections.abc import Callable
+from typing import TypeVar
 
 from thriftserve_bench.load_caller import Caller, WrongReply
 from thriftserve_bench.payloads import Question
@@ -19,6 +21,7 @@ MAX_FAILURES_IN_ROW = 20
 _FAILURES = (OSError, WrongReply)
 
 Callers = dict[int, Caller]
+_Found = TypeVar("_Found")
 
 
 class GivenUp(Exception):
@@ -112,11 +115,15 @@ def in_line(callers: Callers, order: Order, question: Question, tally: Tally) ->
 
 def _receive_awake(caller: Caller) -> bool:
     """The rest of a reply, looked for without sleeping; false where it does not come in time."""
+    return _awake(caller.receive)
+
+
+def _awake(look: Callable[[], _Found]) -> _Found:
+    """What there is, looked for without sleeping; what stands for nothing where it does not come in time."""
     until_ns = time.perf_counter_ns() + int(CALL_TIMEOUT_S * 1e9)
-    while not caller.receive():
-        if time.perf_counter_ns() > until_ns:
-            return False
-    return True
+    while not (found := look()) and time.perf_counter_ns() < until_ns:
+        pass
+    return found
 
 
 class InTurns:
@@ -155,13 +162,8 @@ class InTurns:
         return (last - began) / 1e9
 
     def _next_events(self) -> list[tuple[int, int]]:
-        """None: nothing comes any more."""
-        if not self._order.awake:
-            return self._epoll.poll(CALL_TIMEOUT_S)
-        until_ns = time.perf_counter_ns() + int(CALL_TIMEOUT_S * 1e9)
-        while not (events := self._epoll.poll(0)) and time.perf_counter_ns() < until_ns:
-            pass
-        return events
+        """Empty: nothing comes any more."""
+        return _awake(lambda: self._epoll.poll(0)) if self._order.awake else self._epoll.poll(CALL_TIMEOUT_S)
 
     def _watch(self, caller: Caller) -> None:
         self._epoll.register(caller.sock.fileno(), select.EPOLLIN)

@@ -50,10 +50,15 @@ def payload(name: str) -> Payload:
 
 def call_frame(request: PredictRequest) -> bytes:
     """A predict call as it goes over the wire: framed, binary."""
+    return message_frame("predict", TMessageType.CALL, _SEQID, Predict.predict_args(request=request))
+
+
+def message_frame(name: str, kind: int, seqid: int, struct: Any) -> bytes:
+    """Any message as it goes over the wire: framed, binary."""
     buffer = TMemoryBuffer()
     protocol = TBinaryProtocolAccelerated(buffer, fallback=False)
-    protocol.writeMessageBegin("predict", TMessageType.CALL, _SEQID)
-    Predict.predict_args(request=request).write(protocol)
+    protocol.writeMessageBegin(name, kind, seqid)
+    struct.write(protocol)
     protocol.writeMessageEnd()
     message: bytes = buffer.getvalue()
     return LENGTH.pack(len(message)) + message

@@ -1,7 +1,7 @@
 """What is left of the machine for the work itself while clients send their requests: the most that a server could do.
 
 load generator  --frames-->  sink  --right answers, as many a second as the work would give-->  load generator
-                            beside it: Limits.measure(arrangement)  -->  LimitWindow
+                            beside it: Limits.measure(arrangement)  -->  Limit.windows
 """
 
 from __future__ import annotations
@@ -15,40 +15,45 @@ from thriftserve_bench.asked_process import AskedProcess, ProcessEnded
 from thriftserve_bench.peers.limit import Arrangement, Limits
 from thriftserve_bench.peers.marks import NET_WARM_UP_S
 from thriftserve_bench.peers.questions import Job
-from thriftserve_bench.peers.record import LimitWindow, PeerOrder, PeerWindow
+from thriftserve_bench.peers.record import Limit, PeerOrder, PeerWindow
 
 #: The clients go on for so much longer than the work.
 _MARGIN_S = 0.5
 
 
 class Beside:
-    """A sink, and the load generator that asks it.
+    """An arrangement, a sink, and the load generator that asks it.
 
     Args:
+        limits: measures the arrangement.
+        one: the arrangement.
+        alone: its windows without the clients, one at least before the first `measure`.
         job: what is asked.
         pool: file of its questions.
         load: the load generator for Thrift.
         clients: that ask side by side.
     """
 
-    def __init__(self, job: Job, pool: Path, load: AskedProcess, clients: int) -> None:
+    def __init__(
+        self, limits: Limits, one: Arrangement, alone: Limit, job: Job, pool: Path, load: AskedProcess, clients: int
+    ) -> None:
+        self._limits, self._one, self._alone = limits, one, alone
         self._job, self._pool, self._load, self._clients = job, pool, load, clients
         self._sink = AskedProcess("thriftserve_bench.peers.sink", [job.name, str(pool)])
-        self._rate = 0.0
+        #: What was measured.
+        self.limit = Limit(job.name, f"{one}, beside {clients} clients", one.frozen, beside_clients=clients)
 
-    def measure(self, limits: Limits, one: Arrangement, alone: LimitWindow, seconds: float) -> LimitWindow:
-        """Has a window of an arrangement measured while the clients have as many answers as it gives.
+    def measure(self, seconds: float) -> None:
+        """Has a window of the arrangement measured while the clients have as many answers as it gives.
 
         Args:
-            limits: measures it.
-            one: the arrangement.
-            alone: a window of it without the clients.
             seconds: length of the window.
 
         Raises:
             ProcessEnded: one of the processes could not do it, or the clients had wrong answers.
         """
-        rate = self._rate or alone.calls / alone.elapsed_s
+        last = (self.limit.windows or self._alone.windows)[-1]
+        rate = last.calls / last.elapsed_s
         port = self._sink.ask({"rate": rate})["port"]
         order = PeerOrder(
             "thrift", self._job.name, str(self._pool), port, self._sink.pid, self._clients, seconds + _MARGIN_S
@@ -56,12 +61,11 @@ class Beside:
         with ThreadPoolExecutor(1) as asking:
             asked = asking.submit(self._load.ask, asdict(order))
             time.sleep(NET_WARM_UP_S)
-            window = limits.measure(one, seconds)
+            window = self._limits.measure(self._one, seconds)
             answered = PeerWindow(**asked.result())
         if answered.failures:
             raise ProcessEnded(f"the sink's clients: {answered.reason}")
-        self._rate = window.calls / window.elapsed_s
-        return window
+        self.limit.windows.append(window)
 
     def close(self) -> None:
         """Ends the sink."""

@@ -21,7 +21,7 @@ from thrift.protocol.TBinaryProtocol import TBinaryProtocolAccelerated
 from thrift.Thrift import TMessageType
 from thrift.transport.TTransport import TMemoryBuffer
 
-from thriftserve_bench.payloads import LENGTH, call_frame, read_reply
+from thriftserve_bench.payloads import LENGTH, call_frame, message_frame, read_reply
 from thriftserve_bench.peers.questions import (
     TOP,
     Job,
@@ -76,13 +76,7 @@ def thrift_request(job: Job, question: Question) -> bytes:
 
 def _classify_frame(file: bytes) -> bytes:
     request = ClassifyRequest(model_spec=ModelSpec(name=MODEL), images=[file], top_k=TOP)
-    buffer = TMemoryBuffer()
-    protocol = TBinaryProtocolAccelerated(buffer, fallback=False)
-    protocol.writeMessageBegin("classify", TMessageType.CALL, _SEQID)
-    Predict.classify_args(request=request).write(protocol)
-    protocol.writeMessageEnd()
-    message: bytes = buffer.getvalue()
-    return LENGTH.pack(len(message)) + message
+    return message_frame("classify", TMessageType.CALL, _SEQID, Predict.classify_args(request=request))
 
 
 def thrift_answer(job: Job, question: Question, request: bytes) -> bytes:
@@ -98,13 +92,7 @@ def thrift_answer(job: Job, question: Question, request: bytes) -> bytes:
         shape = list(question.answer.shape)
         tensor = Tensor(dtype=DataType.FLOAT, shape=shape, content=question.answer.tobytes())
         result = Predict.predict_result(success=PredictResponse(model_spec=spec, outputs={job.output: tensor}))
-    buffer = TMemoryBuffer()
-    protocol = TBinaryProtocolAccelerated(buffer, fallback=False)
-    protocol.writeMessageBegin(name, TMessageType.REPLY, seqid)
-    result.write(protocol)
-    protocol.writeMessageEnd()
-    message: bytes = buffer.getvalue()
-    return LENGTH.pack(len(message)) + message
+    return message_frame(name, TMessageType.REPLY, seqid, result)
 
 
 def thrift_length(beginning: bytes) -> int:

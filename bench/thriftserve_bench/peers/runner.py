@@ -170,10 +170,10 @@ def _measure_job(work: JobRun, loads: Loads, run: PeersRun, progress: Progress) 
     settings, job = work.settings, work.job
     with ExitStack() as stack:
         limits, kept = _survey(work, stack, run, progress)
-        beside = _beside(work, stack, kept, loads, run)
+        beside = _beside(work, stack, limits, kept, loads, run)
         running = _start_all(work, stack, loads, run, progress)
         cells = len(settings.clients_of(job))
-        progress.more(settings.rounds * (cells * len(running) + len(kept) + len(beside)))
+        progress.more(settings.rounds * (cells * len(running) + len(kept) + (beside is not None)))
         for number in range(settings.rounds):
             for clients in settings.clients_of(job):
                 # Another one begins each round: nobody always follows the same neighbour.
@@ -185,15 +185,8 @@ def _measure_job(work: JobRun, loads: Loads, run: PeersRun, progress: Progress) 
                 assert limits is not None
                 limit.windows.append(limits.measure(arrangement, settings.seconds))
                 progress.step(f"{job.name} {arrangement} {_rate(limit.windows[-1])}")
-            for arrangement, (clients_of, limit) in [*beside.items()]:
-                assert limits is not None
-                try:
-                    alone = kept[arrangement].windows[-1]
-                    limit.windows.append(clients_of.measure(limits, arrangement, alone, settings.seconds))
-                    progress.step(f"{job.name} {limit.arrangement} {_rate(limit.windows[-1])}")
-                except ProcessEnded as error:
-                    run.skipped[f"{job.name}: {limit.arrangement}"] = str(error)
-                    del beside[arrangement]
+            if beside is not None and not _measure_beside(beside, work, run, progress):
+                beside = None
         for one in running:
             told = run.contestants[one.contestant.name]
             told["idle_cores"] = round(max(told["idle_cores"], one.idle_cores), 3)
@@ -221,18 +214,34 @@ def _survey(
 
 
 def _beside(
-    work: JobRun, stack: ExitStack, kept: dict[Arrangement, Limit], loads: Loads, run: PeersRun
-) -> dict[Arrangement, tuple[Beside, Limit]]:
+    work: JobRun,
+    stack: ExitStack,
+    limits: Limits | None,
+    kept: dict[Arrangement, Limit],
+    loads: Loads,
+    run: PeersRun,
+) -> Beside | None:
     """The best frozen arrangement once more, to be measured beside the clients of the job's first cell."""
-    best = next((one for one in kept if one.frozen), None)
-    if best is None:
-        return {}
+    if limits is None:
+        return None
+    best = next(one for one in kept if one.frozen)
     clients = work.settings.clients_of(work.job)[0]
-    made = Beside(work.job, work.pool, loads.for_thrift(), clients)
+    made = Beside(limits, best, kept[best], work.job, work.pool, loads.for_thrift(), clients)
     stack.callback(made.close)
-    limit = Limit(work.job.name, f"{best}, beside {clients} clients", True, beside_clients=clients)
-    run.limits.append(limit)
-    return {best: (made, limit)}
+    run.limits.append(made.limit)
+    return made
+
+
+def _measure_beside(beside: Beside, work: JobRun, run: PeersRun, progress: Progress) -> bool:
+    """Measures a window; false where it can't be measured any more."""
+    limit = beside.limit
+    try:
+        beside.measure(work.settings.seconds)
+    except ProcessEnded as error:
+        run.skipped[f"{work.job.name}: {limit.arrangement}"] = str(error)
+        return False
+    progress.step(f"{work.job.name} {limit.arrangement} {_rate(limit.windows[-1])}")
+    return True
 
 
 def _start_all(work: JobRun, stack: ExitStack, loads: Loads, run: PeersRun, progress: Progress) -> list[Running]:

@@ -154,7 +154,7 @@ class TProcessPoolServer:
         if len(self._connections) != 1 or self._pending:
             return
         ((fd, only),) = self._connections.items()
-        if not only.may_stay:
+        if not (isinstance(only, FramedTurns) and only.may_stay):
             return
         self._epoll.unregister(fd)  # or every message of it would stir this, too
         if not only.stay(self._has_news):

@@ -185,14 +185,5 @@ class BufferedTurns(Connection):
         # What comes over TLS may be less than a record, which must not hold everyone up.
         return self.serve_while_busy(_NEXT_RECORD_S if self.host.tls else None, lambda: True)
 
-    @property
-    def may_stay(self) -> bool:
-        """Nothing is gained here."""
-        return False
-
-    def stay(self, news: Callable[[], bool]) -> bool:
-        """It goes on with turns."""
-        return True
-
 
 Turns = FramedTurns | BufferedTurns
