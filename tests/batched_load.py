@@ -9,6 +9,7 @@ from __future__ import annotations
 import socket
 import struct
 import threading
+from collections import deque
 from collections.abc import Iterator
 from itertools import count
 from pathlib import Path
@@ -136,6 +137,8 @@ class Loops:
         self.done = [0] * clients
         self.failures: list[Any] = []
         self.sizes: set[int] = set()
+        #: Rows of the runs that the last answers came from.
+        self.recent: deque[int] = deque(maxlen=10 * clients)
         self._threads = [threading.Thread(target=self._loop, args=(number,)) for number in range(clients)]
 
     def __enter__(self) -> Loops:
@@ -180,6 +183,7 @@ class Loops:
         response = client.predict("m", {"x": x})
         assert response.timing is not None
         self.sizes.add(response.timing.batch_size)
+        self.recent.append(response.timing.batch_size)
         if (response["y"] == self.expected(x)).all():
             self.done[number] += 1
         else:

@@ -206,6 +206,13 @@ def test_a_lone_client_never_waits_for_others(tmp_path: Path) -> None:
     assert queue_us < statistics.median(timing.compute_us for timing in timings if timing) / 4
 
 
+def test_clients_that_ask_together_share_runs(tmp_path: Path) -> None:
+    """Eight clients in closed loops get runs of eight, where a run takes what it takes however many share it."""
+    with steered(tmp_path, "--workers", "1", "--runs-per-worker", "1", ms=20) as server, Loops(server, 8) as loops:
+        eventually(lambda: len(loops.recent) == 80 and statistics.median(loops.recent.copy()) >= 7, "runs of eight")
+    assert loops.failures == []
+
+
 @pytest.mark.parametrize("columns", [3, 11_000, 20_000, 150_000])
 def test_a_timeout_fills_batches(tmp_path: Path, columns: int) -> None:
     """Told to wait by --batch-timeout-ms, slow-coming requests of any size make full runs, but none that can't wait."""

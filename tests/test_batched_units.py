@@ -17,7 +17,7 @@ import pytest
 from thriftserve.server_types.batched.arena import Arena, Block, SharedFrames
 from thriftserve.server_types.batched.backlog import Backlog
 from thriftserve.server_types.batched.request import Request, Waiting
-from thriftserve.server_types.batched.sharing import chosen, share
+from thriftserve.server_types.batched.sharing import chosen, share, startable
 from thriftserve.server_types.batched.switchboard import Hello, Switchboard
 from thriftserve.server_types.batched.wire import (
     CLOSE,
@@ -319,13 +319,32 @@ class Room:
         ([Room(1), Room(2)], 64, 13),  # one fifth: four rooms, and some wait
         ([Room(1, 13), Room(2, 13)], 38, 13),
         ([Room(1, depth=1, take=4), Room(1, depth=1, take=4)], 32, 4),
+        ([Room(1, depth=1), Room(1, 1, depth=1)], 7, 4),  # as much as the other run will find
+        ([Room(1, depth=1), Room(1, 7, depth=1)], 1, 1),
         ([Room(1, wait_us=1000, take=9)], 3, 9),
     ],
 )
 def test_shares_of_what_waits(slots: list[Any], waiting: int, expected: int) -> None:
     """What waits is divided by the room there is; beside other workers some is left, so that clients change workers."""
     free = [slot for slot in slots if slot.room]
-    assert share(chosen(free, slots), waiting, free, slots) == expected
+    assert share(chosen(free, slots), waiting, free, slots, 2) == expected
+
+
+@pytest.mark.parametrize(
+    ("slots", "waiting", "expected"),
+    [
+        ([Room(1, depth=1), Room(1, depth=1), Room(1, depth=1)], 1, [1, 2]),  # two runs at once; the warmest two
+        ([Room(1, 4, depth=1), Room(1, depth=1), Room(1, depth=1)], 1, [2]),
+        ([Room(1, 4, depth=1), Room(1, 4, depth=1), Room(1, depth=1, take=4)], 3, []),
+        ([Room(1, 4, depth=1), Room(1, 4, depth=1), Room(1, depth=1, take=4)], 4, [2]),
+        ([Room(1, 4, depth=1), Room(1, 4, depth=1), Room(1, depth=1), Room(2, depth=1)], 1, [3]),
+        ([Room(1, 4), Room(1, 4), Room(1)], 1, [0, 1, 2]),  # short runs: handing over is what takes time
+    ],
+)
+def test_a_batch_that_would_wait_in_the_hand_is_a_full_one(slots: list[Any], waiting: int, expected: list[int]) -> None:
+    """A slot whose run can't begin gets a batch only where no request could join it any more."""
+    free = [slot for slot in slots if slot.room]
+    assert [slots.index(slot) for slot in startable(free, slots, waiting, 2)] == expected
 
 
 def test_the_least_busy_is_chosen() -> None:

@@ -70,13 +70,15 @@ def test_run_times_are_known_before_the_first_request() -> None:
     assert lane.merges
 
 
-def test_memory_is_not_asked_for_at_once() -> None:
-    """Until larger runs were seen, the advice is no more than some times the largest one."""
+def test_the_rehearsal_says_where_to_begin() -> None:
+    """The first requests are run in the size that the rehearsal found worth it, of those that it ran."""
     servable, batcher = watched(max_batch_size=64), Batcher()
     lane = batcher._lane(job(servable, rows_of(0)))
     for rows in (1, 1, 3, 3):
         lane.add(1, rows, rows, 100_000 + rows)
-    assert lane.efficient_rows() == 12
+    lane.rehearsed()
+    assert lane.rows_to_run() == 2  # of 1, 2, 4, ...
     for rows in (12, 12):
         lane.add(1, rows, rows, 100_000 + rows)
-    assert lane.efficient_rows() == 48
+    lane.rehearsed()
+    assert lane.rows_to_run() == 8

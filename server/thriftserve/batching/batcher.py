@@ -112,7 +112,11 @@ class Batcher:
         """
         for signature in servable.signatures.values():
             jobs = rehearsal.jobs_of(servable, signature)
-            if jobs and self._lane(jobs[0]).merges and not rehearsal.independent(jobs, self.run_all):
+            if not jobs or not (lane := self._lane(jobs[0])).merges:
+                continue
+            if rehearsal.independent(jobs, self.run_all):
+                lane.rehearsed()
+            else:
                 self._apart.add((servable.name, servable.version, signature.name))
                 self._sharings = {}
                 log.warning(

@@ -9,11 +9,13 @@ from __future__ import annotations
 
 import logging
 import threading
+import time
 import weakref
 from typing import TYPE_CHECKING, Any
 
 from thriftserve.batching.job import Job
-from thriftserve.batching.run_times import RunTimes, efficient_rows
+from thriftserve.batching.run_times import Fit, RunTimes, efficient_rows
+from thriftserve.batching.size_search import SizeSearch, ladder
 from thriftserve.models.python_model import PythonSession
 from thriftserve.models.servable import Servable
 from thriftserve.models.signature import Signature, TensorSpec
@@ -26,8 +28,6 @@ MOST_LANES = 256
 #: What a run may count more than the best one of its size.
 SLOWER = 1.03
 NOT_YET_US = 10**12
-#: Times the largest run until now that the next one may be.
-GROWTH = 4
 #: Callers choose the sizes too.
 MOST_SIZES = 1024
 
@@ -125,7 +125,7 @@ class Sharing:
 class Lane:
     """Jobs that fit together, and what their runs take."""
 
-    __slots__ = ("_best", "_largest", "_lock", "_merges", "busy_us", "jobs", "rows", "sharing", "times", "turns")
+    __slots__ = ("_best", "_lock", "_merges", "_search", "busy_us", "jobs", "rows", "sharing", "times", "turns")
 
     def __init__(self, sharing: Sharing, *, merges: bool) -> None:
         self.sharing = sharing
@@ -136,7 +136,7 @@ class Lane:
         self._lock = threading.Lock()
         #: The least that a run of each size took, which creeps up while runs take longer.
         self._best: dict[int, int] = {}
-        self._largest = 1
+        self._search = SizeSearch(ladder(sharing.most, sharing.allowed))
         #: Of its runs; recent ones count most.
         self.busy_us = self.jobs = self.rows = 0
 
@@ -151,11 +151,11 @@ class Lane:
             self.busy_us += us
             self.jobs += jobs
             self.rows += rows
-            self._largest = max(self._largest, size)
             # The first run of a size pays for what later ones find ready, in TensorFlow's kernels as in caches; and
             # what other work on the machine adds says nothing of the sizes: near the best of a size is what counts.
             best = self._best.get(size)
             if best is not None:
+                self._search.add(rows, us, time.monotonic())
                 us = min(us, int(best * SLOWER) + 1)
                 self.times.add(size, us)
                 self._best[size] = us
@@ -174,11 +174,25 @@ class Lane:
             self.busy_us, self.jobs, self.rows = self.busy_us // 2, self.jobs // 2, self.rows // 2
             return self.busy_us > 0
 
-    def efficient_rows(self) -> int:
-        """The rows that are worth running together, not many more than were run before: memory grows with them."""
+    def fit(self) -> Fit | None:
+        """What a run takes, and a row; None while nothing is known of more than one size."""
+        fit = self.times.fit()
+        with self._lock:
+            fixed_us = self._search.fixed_us()
+        return fit if fit is None or fixed_us is None else fit._replace(fixed_us=fixed_us)
+
+    def rehearsed(self) -> None:
+        """Begins with what made-up requests showed, where no others ran beside them; real ones tell more."""
+        with self._lock:
+            largest = max((size for size, us in self._best.items() if us != NOT_YET_US), default=1)
+            self._search.start(efficient_rows(self.times.fit(), largest))
+
+    def rows_to_run(self) -> int:
+        """The rows to run together next: those that are worth it, or now and then others, to see what those do."""
         if not self.merges:
             return 1
-        return efficient_rows(self.times.fit(), min(self.sharing.most, GROWTH * self._largest))
+        with self._lock:
+            return self._search.ask(self.rows // self.jobs if self.jobs and self.sharing.stacks else 1)
 
 
 def _has_batch(signature: Signature, wanted: tuple[str, ...]) -> bool:

@@ -38,7 +38,7 @@ class OnTheWay:
         """Seconds that a run is worth waiting for others: what it costs by itself, where others are coming."""
         if self._count <= 0:
             return 0.0
-        fit = lane.times.fit()
+        fit = lane.fit()
         worth_s = fit.fixed_us / 1e6 if fit is not None else 0.0
         return worth_s if worth_s >= LEAST_WAIT_S else 0.0
 

@@ -7,14 +7,14 @@ a slot that died --> its requests run again, one by one        a deadline that p
 from __future__ import annotations
 
 import logging
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 
 from thriftserve.errors import Code
 from thriftserve.server_types.batched.answers import DeskAnswers
 from thriftserve.server_types.batched.desk import Desk
 from thriftserve.server_types.batched.door import Door
 from thriftserve.server_types.batched.request import Request
-from thriftserve.server_types.batched.sharing import chosen, share
+from thriftserve.server_types.batched.sharing import chosen, share, startable
 from thriftserve.server_types.batched.slot import Slot, WorkerGone
 from thriftserve.server_types.batched.wire import Answers, Kind
 from thriftserve.settings import HostSettings
@@ -93,14 +93,17 @@ class Dispatcher:
                 if not self._run_again():
                     return
                 continue
-            slots = self._open
+            every, runs = self.slots.values(), self._settings.slots
+            slots: Sequence[Slot] = self._open
             if self._quarantine and not (slots := [each for each in slots if each.pid not in self._quarantine]):
                 return
-            slot = chosen(slots, self.slots.values())
-            self.hold_until = self._door.patience.hold_until(slot, self._door.now)
+            if not (slots := startable(slots, every, waiting.count, runs)):
+                return
+            slot = chosen(slots, every)
+            self.hold_until = self._door.patience.hold_until(slot, self._door.now, last=len(slots) == 1)
             if self.hold_until is not None:
                 return
-            self._give(slot, waiting.take(share(slot, waiting.count, slots, self.slots.values()), _INLINE_BYTES))
+            self._give(slot, waiting.take(share(slot, waiting.count, slots, every, runs), _INLINE_BYTES))
 
     def _run_again(self) -> bool:
         """Runs a request whose worker died, on a worker that has nothing else: it may be what killed it."""

@@ -10,7 +10,7 @@ from __future__ import annotations
 
 import logging
 import time
-from collections.abc import Callable, Iterable
+from collections.abc import Callable
 
 from thriftserve.errors import Code
 from thriftserve.server_types.batched.answers import DeskAnswers
@@ -40,7 +40,6 @@ class Door:
         answers: makes the answers that the front gives itself.
         counters: the front's own.
         ordered: whether a client's requests run one after the other.
-        clients: all that are connected.
         over: told of a client whose connection has to be closed.
     """
 
@@ -51,7 +50,6 @@ class Door:
         counters: Counters,
         *,
         ordered: bool,
-        clients: Callable[[], Iterable[Client]],
         over: Callable[[Client], None],
     ) -> None:
         self._settings = settings
@@ -61,7 +59,7 @@ class Door:
         self._over = over
         self.arena = Arena(_addresses(settings), settings.max_queued_bytes)
         self.waiting = Waiting(ordered=ordered)
-        self.patience = Patience(self.waiting, clients, answers.expiry)
+        self.patience = Patience(self.waiting, answers.expiry)
         #: Where bytes go that nobody keeps.
         self.scrap = memoryview(bytearray(_SCRAP_BYTES))
         #: How many requests may wait for a part of the service, by its name.
@@ -124,7 +122,7 @@ class Door:
         else:
             self.held_bytes += request.size
             self.waiting.add(request)
-            self.patience.arrived(self.now)
+            self.patience.arrived(request.client, self.now)
             return
         if request.block is not None:
             self.arena.free(request.block)
@@ -191,6 +189,8 @@ class Door:
             return
         if client.ending and client.finished:
             self._over(client)
+        elif not client.pending:
+            self.patience.answered(client, self.now)
 
     def fail(self, request: Request, code: Code, message: str) -> None:
         """Answers a request that was taken with an error."""

@@ -87,7 +87,6 @@ class TBatchingFront:
             answers,
             self._counters,
             ordered=self._desk.ordered,
-            clients=self._clients.values,
             over=self._over.append,
         )
         stuck = self._host.context.report.stuck

@@ -1,0 +1,251 @@
+"""The size of runs that is worth it, searched for while they serve: by hill climbing over a ladder of sizes.
+
+ask() --> rows of the next run --add()--> a window of runs --> its time a row / that of the window before
+                                                               `--> a step up, a step down, or none
+
+A larger run must save a part of the time of a row, else the smaller one is as good: it takes less memory, and answers
+sooner. Time is what passes by the clock while runs are as large as was asked for: then requests wait, and it is what
+they wait for. A run's own time would not tell what a batch costs besides (to form it, to hand it over, to answer it),
+and would be the least where other cores are idle.
+
+>>> search, now = SizeSearch(ladder(64)), 0.0
+>>> for _ in range(1000):
+...     rows = search.ask()
+...     now += 0.0010 + 0.0007 * rows
+...     search.add(rows, 1000 + 700 * rows, now)
+>>> search.rows
+16
+"""
+
+from __future__ import annotations
+
+import math
+from collections import deque
+from collections.abc import Sequence
+from operator import itemgetter
+from statistics import median
+
+#: Part of a row's time that a step up must save.
+SAVES = 0.04
+#: Runs of a window.
+WINDOW = 8
+#: Runs that are under way, or in somebody's hand, when another size is asked for.
+_ON_THE_WAY = 4
+#: Windows of a neighbour that tell.
+_TELL = 16
+#: Spread between windows that is assumed, as if so many had shown it: the first that happen to be alike prove little.
+_SPREAD = 0.15
+_ASSUMED = 4
+#: A normal distribution's standard deviation by its median deviation.
+_MEDIAN_TO_SIGMA = 1.48
+#: Part of the rows asked for that a window's runs must have: else too few waited for it to tell anything.
+_FULL = 0.9
+#: A run that ends so many times its own length after the one before, and some seconds, came after a pause.
+_PAUSE = 4.0
+_PAUSE_S = 0.002
+#: Windows of the size found for one of a neighbour: first, and once much is known, or it is no good for sure.
+_OFTEN = 2
+_SELDOM = 8
+
+
+def ladder(most: int, allowed: Sequence[int] = ()) -> tuple[int, ...]:
+    """The sizes to choose from: those allowed, or the powers of two, up to `most` and with it.
+
+    >>> ladder(6)
+    (1, 2, 4, 6)
+    >>> ladder(24, (8, 24, 32))
+    (8, 24)
+    """
+    if allowed:
+        return tuple(size for size in allowed if size <= most) or (most,)
+    return (*(1 << power for power in range((most - 1).bit_length())), most)
+
+
+class _Window:
+    """Runs on end, asked to have `asked` rows."""
+
+    __slots__ = ("_began", "_ended", "_us", "asked", "rows", "runs")
+
+    def __init__(self) -> None:
+        self.asked = 0
+        self.runs = -_ON_THE_WAY
+        self.rows = 0
+        self._us = 0.0
+        self._began = self._ended = 0.0
+
+    def add(self, rows: int, us: float, now: float) -> None:
+        self.runs += 1
+        self._ended = now
+        if self.runs > 0:
+            self.rows += rows
+            self._us += us
+        else:
+            self._began = now
+
+    @property
+    def full(self) -> bool:
+        return self.rows >= _FULL * self.asked * self.runs
+
+    @property
+    def s_a_row(self) -> float:
+        return (self._ended - self._began) / max(1, self.rows)
+
+    @property
+    def us_a_row(self) -> float:
+        return self._us / max(1, self.rows)
+
+
+class _Neighbour:
+    """A size beside the one found: its time a row by that one's, of the last windows of each.
+
+    Args:
+        bound: the ratio below which it is the better one.
+    """
+
+    __slots__ = ("_bound", "_ratios", "tries")
+
+    def __init__(self, bound: float) -> None:
+        self._bound = bound
+        self._ratios: deque[float] = deque(maxlen=_TELL)
+        self.tries = 0
+
+    def tried(self, ratio: float | None) -> None:
+        """Counts a window; None: it told nothing."""
+        self.tries = min(self.tries + 1, _TELL)
+        if ratio is not None:
+            self._ratios.append(ratio)
+
+    def ratio(self) -> float | None:
+        """The median; None before any window told something."""
+        return median(self._ratios) if self._ratios else None
+
+    def is_better(self) -> bool:
+        """Whether it is, most likely. A wrong step costs little."""
+        return bool(self._ratios) and self._off(0.5 / math.sqrt(len(self._ratios))) < 0
+
+    def hope(self, tries: int) -> float:
+        """How far below the bound it may lie: the less, the better; `tries` are those of all neighbours."""
+        if not self.tries:
+            return -1.0
+        if not self._ratios:
+            return -1.0 / (1 + self.tries)
+        return self._off(-math.sqrt(max(1.0, 2 * math.log(tries)) / self.tries))
+
+    def _off(self, spreads: float) -> float:
+        """The median, and so many times the spread, less the bound: half of all windows may be disturbed."""
+        middle = median(self._ratios)
+        seen = len(self._ratios)
+        spread = _MEDIAN_TO_SIGMA * median(abs(ratio - middle) for ratio in self._ratios)
+        variance = (_ASSUMED * _SPREAD * _SPREAD + seen * spread * spread) / (_ASSUMED + seen)
+        return middle + spreads * math.sqrt(variance) - self._bound
+
+
+class SizeSearch:
+    """Searches for one lane. Not thread-safe.
+
+    Args:
+        sizes: the ladder, ascending.
+    """
+
+    __slots__ = (
+        "_at", "_before", "_down", "_ended", "_held", "_least", "_sizes", "_tried", "_up", "_us_a_row", "_window",
+    )  # fmt: skip
+
+    def __init__(self, sizes: Sequence[int]) -> None:
+        self._sizes = sizes
+        self._least = 1
+        self._ended = 0.0
+        #: The place on the ladder that is tried in this window; None: the one found.
+        self._tried: int | None = None
+        self._before: _Window | None = None
+        self._window = _Window()
+        self._move(0)
+
+    @property
+    def rows(self) -> int:
+        """The size found so far."""
+        return self._sizes[self._at]
+
+    def fixed_us(self) -> float | None:
+        """Microseconds that a run takes whatever its size, by what neighbours took; None while that is not known."""
+        here, us_a_row = 1 / self.rows, self._us_a_row
+        for neighbour, place in ((self._down, self._at - 1), (self._up, self._at + 1)):
+            if us_a_row and (ratio := neighbour.ratio()) is not None:
+                return max(0.0, us_a_row * (ratio - 1) / (1 / self._sizes[place] - here))
+        return None
+
+    def start(self, rows: int) -> None:
+        """Goes on from the largest size of at most `rows`."""
+        self._move(max((place for place, size in enumerate(self._sizes) if size <= rows), default=0))
+
+    def ask(self, least: int = 1) -> int:
+        """The rows to run next.
+
+        Args:
+            least: rows of a single request: no run is smaller.
+        """
+        self._least = least
+        if self.rows < least and self._at + 1 < len(self._sizes):
+            self._move(next((place for place, size in enumerate(self._sizes) if size >= least), len(self._sizes) - 1))
+        rows = self._window.asked = self._sizes[self._at if self._tried is None else self._tried]
+        return rows
+
+    def add(self, rows: int, us: float, now: float) -> None:
+        """Counts a run.
+
+        Args:
+            rows: its rows; padding counts for nothing.
+            us: what it took by itself, microseconds.
+            now: when it ended, seconds.
+        """
+        window = self._window
+        if not window.asked:
+            return
+        if now - self._ended > _PAUSE * us / 1e6 + _PAUSE_S:
+            asked = window.asked
+            window = self._window = _Window()
+            window.asked = asked
+        self._ended = now
+        window.add(rows, us, now)
+        if self._tried is None:
+            if window.runs >= WINDOW * self._held:
+                self._try_neighbour()
+        elif window.runs >= WINDOW:
+            self._judge()
+
+    def _try_neighbour(self) -> None:
+        places = []
+        tries = self._up.tries + self._down.tries
+        if self._at + 1 < len(self._sizes):
+            places.append((self._up.hope(tries), self._at + 1))
+        if self._at and self._sizes[self._at - 1] >= self._least:
+            places.append((self._down.hope(tries), self._at - 1))
+        if places:
+            hope, self._tried = min(places, key=itemgetter(0))
+            self._us_a_row = self._window.us_a_row
+            self._held = min(_SELDOM, _OFTEN + tries // 4) if hope < 0 else _SELDOM
+        self._next()
+
+    def _judge(self) -> None:
+        """Compares the neighbour's window with the one before; a step, or back to the size found."""
+        place, before, window = self._tried, self._before, self._window
+        assert place is not None
+        assert before is not None
+        neighbour = self._up if place > self._at else self._down
+        self._tried = None
+        self._next()
+        told = before.full and window.full and before.s_a_row > 0
+        neighbour.tried(window.s_a_row / before.s_a_row if told else None)
+        if told and neighbour.is_better():
+            self._move(place)
+
+    def _next(self) -> None:
+        self._before, self._window = self._window, _Window()
+
+    def _move(self, place: int) -> None:
+        """Forgets what was measured: it was by the size that it leaves."""
+        self._at = place
+        self._up, self._down = _Neighbour(1 - SAVES), _Neighbour(1 / (1 - SAVES))
+        self._us_a_row = 0.0
+        self._before, self._window = None, _Window()
+        self._tried, self._held = None, 1
