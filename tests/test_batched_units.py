@@ -321,6 +321,7 @@ class Room:
         ([Room(1, depth=1, take=4), Room(1, depth=1, take=4)], 32, 4),
         ([Room(1, depth=1), Room(1, 1, depth=1)], 7, 4),  # as much as the other run will find
         ([Room(1, depth=1), Room(1, 7, depth=1)], 1, 1),
+        ([Room(1, 3, depth=1), Room(1, depth=1), Room(2, depth=1), Room(2, depth=1)], 22, 5),  # four runs, some wait
         ([Room(1, wait_us=1000, take=9)], 3, 9),
     ],
 )
@@ -331,20 +332,21 @@ def test_shares_of_what_waits(slots: list[Any], waiting: int, expected: int) -> 
 
 
 @pytest.mark.parametrize(
-    ("slots", "waiting", "expected"),
+    ("slots", "expected", "at_once"),
     [
-        ([Room(1, depth=1), Room(1, depth=1), Room(1, depth=1)], 1, [1, 2]),  # two runs at once; the warmest two
-        ([Room(1, 4, depth=1), Room(1, depth=1), Room(1, depth=1)], 1, [2]),
-        ([Room(1, 4, depth=1), Room(1, 4, depth=1), Room(1, depth=1, take=4)], 3, []),
-        ([Room(1, 4, depth=1), Room(1, 4, depth=1), Room(1, depth=1, take=4)], 4, [2]),
-        ([Room(1, 4, depth=1), Room(1, 4, depth=1), Room(1, depth=1), Room(2, depth=1)], 1, [3]),
-        ([Room(1, 4), Room(1, 4), Room(1)], 1, [0, 1, 2]),  # short runs: handing over is what takes time
+        ([Room(1, depth=1), Room(1, depth=1), Room(1, depth=1)], [1, 2], True),  # two runs; the warmest two
+        ([Room(1, 4, depth=1), Room(1, depth=1), Room(1, depth=1)], [2], True),
+        ([Room(1, 4, depth=1), Room(1, 4, depth=1), Room(1, depth=1)], [2], False),
+        ([Room(1, 4, depth=1), Room(1, 4, depth=1), Room(1, depth=1), Room(2, depth=1)], [3], True),
+        ([Room(1, 4), Room(1, 4), Room(1)], [0, 1, 2], True),  # short runs: handing over is what takes time
     ],
 )
-def test_a_batch_that_would_wait_in_the_hand_is_a_full_one(slots: list[Any], waiting: int, expected: list[int]) -> None:
-    """A slot whose run can't begin gets a batch only where no request could join it any more."""
+def test_slots_whose_batch_would_run_at_once(slots: list[Any], expected: list[int], at_once: bool) -> None:
+    """As many slots of a worker as it has runs; where all are busy, any, and a batch would wait in the hand."""
     free = [slot for slot in slots if slot.room]
-    assert [slots.index(slot) for slot in startable(free, slots, waiting, 2)] == expected
+    found, runs_now = startable(free, slots, 2)
+    assert [slots.index(slot) for slot in found] == expected
+    assert runs_now is at_once
 
 
 def test_the_least_busy_is_chosen() -> None:

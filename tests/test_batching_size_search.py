@@ -101,6 +101,17 @@ def test_memory_is_not_asked_for_at_once() -> None:
         before = server.largest
 
 
+def test_what_is_known_is_seldom_tried_again() -> None:
+    """After a while nearly all runs have the size found: others cost time, and make their requests wait longer."""
+    server = Server(SizeSearch(ladder(64)), bent, 0.1)
+    server.serve(6000)
+    others = 0
+    for _ in range(3000):
+        server.serve(1)
+        others += server.search.ask() != server.search.rows
+    assert 0 < others < 150
+
+
 def test_another_machine_another_size() -> None:
     """When what runs take changes for good, so does the size."""
     server = Server(SizeSearch(ladder(64)), fixed, 0.15)

@@ -26,7 +26,7 @@ from operator import itemgetter
 from statistics import median
 
 #: Part of a row's time that a step up must save.
-SAVES = 0.04
+SAVES = 0.05
 #: Runs of a window.
 WINDOW = 8
 #: Runs that are under way, or in somebody's hand, when another size is asked for.
@@ -40,12 +40,17 @@ _ASSUMED = 4
 _MEDIAN_TO_SIGMA = 1.48
 #: Part of the rows asked for that a window's runs must have: else too few waited for it to tell anything.
 _FULL = 0.9
+#: A run that takes this many times the usual, a row, was held up by something else: half the size takes twice as long.
+_HELD_UP = 3.0
 #: A run that ends so many times its own length after the one before, and some seconds, came after a pause.
 _PAUSE = 4.0
 _PAUSE_S = 0.002
-#: Windows of the size found for one of a neighbour: first, and once much is known, or it is no good for sure.
+#: Windows of the size found before a neighbour's, at least.
 _OFTEN = 2
-_SELDOM = 8
+#: Times what trying a neighbour took that the size found is run before the next try: ever longer.
+_SELDOM = 64
+#: Times its time a row that the size found must take for what is known of its neighbours to be forgotten.
+_CHANGED = 1.5
 
 
 def ladder(most: int, allowed: Sequence[int] = ()) -> tuple[int, ...]:
@@ -62,25 +67,27 @@ def ladder(most: int, allowed: Sequence[int] = ()) -> tuple[int, ...]:
 
 
 class _Window:
-    """Runs on end, asked to have `asked` rows."""
+    """Runs on end.
 
-    __slots__ = ("_began", "_ended", "_us", "asked", "rows", "runs")
+    Args:
+        asked: the rows that they were to have; 0 while nobody was told.
+        skipped: runs at the beginning that do not count.
+    """
 
-    def __init__(self) -> None:
-        self.asked = 0
-        self.runs = -_ON_THE_WAY
+    __slots__ = ("_s", "_us", "asked", "rows", "runs")
+
+    def __init__(self, asked: int = 0, skipped: int = _ON_THE_WAY) -> None:
+        self.asked = asked
+        self.runs = -skipped
         self.rows = 0
-        self._us = 0.0
-        self._began = self._ended = 0.0
+        self._s = self._us = 0.0
 
-    def add(self, rows: int, us: float, now: float) -> None:
+    def add(self, rows: int, us: float, since_s: float) -> None:
         self.runs += 1
-        self._ended = now
         if self.runs > 0:
             self.rows += rows
+            self._s += since_s
             self._us += us
-        else:
-            self._began = now
 
     @property
     def full(self) -> bool:
@@ -88,7 +95,7 @@ class _Window:
 
     @property
     def s_a_row(self) -> float:
-        return (self._ended - self._began) / max(1, self.rows)
+        return self._s / max(1, self.rows)
 
     @property
     def us_a_row(self) -> float:
@@ -148,17 +155,23 @@ class SizeSearch:
     """
 
     __slots__ = (
-        "_at", "_before", "_down", "_ended", "_held", "_least", "_sizes", "_tried", "_up", "_us_a_row", "_window",
+        "_at", "_cost_s", "_down", "_ended", "_least", "_passed_s", "_sizes", "_tried", "_up", "_us_a_row",
+        "_usual_s", "_window", "_windows",
     )  # fmt: skip
 
     def __init__(self, sizes: Sequence[int]) -> None:
         self._sizes = sizes
         self._least = 1
         self._ended = 0.0
+        #: Seconds that a row takes by the clock, and microseconds of runs; of the last windows of the size found.
+        self._usual_s = self._us_a_row = 0.0
+        #: Seconds since another size was asked for, and those that trying the last one took; pauses do not count.
+        self._passed_s = self._cost_s = 0.0
         #: The place on the ladder that is tried in this window; None: the one found.
         self._tried: int | None = None
-        self._before: _Window | None = None
         self._window = _Window()
+        #: The last ones of the size found, since a neighbour was tried.
+        self._windows: deque[_Window] = deque(maxlen=_TELL)
         self._move(0)
 
     @property
@@ -187,8 +200,13 @@ class SizeSearch:
         self._least = least
         if self.rows < least and self._at + 1 < len(self._sizes):
             self._move(next((place for place, size in enumerate(self._sizes) if size >= least), len(self._sizes) - 1))
-        rows = self._window.asked = self._sizes[self._at if self._tried is None else self._tried]
-        return rows
+        window = self._window
+        if not window.asked:
+            if self._tried is None:
+                self._cost_s = self._passed_s
+            self._passed_s = 0.0
+            window.asked = self._sizes[self._at if self._tried is None else self._tried]
+        return window.asked
 
     def add(self, rows: int, us: float, now: float) -> None:
         """Counts a run.
@@ -198,22 +216,40 @@ class SizeSearch:
             us: what it took by itself, microseconds.
             now: when it ended, seconds.
         """
+        since_s, self._ended = now - self._ended, now
+        if since_s > _PAUSE * us / 1e6 + _PAUSE_S:
+            self._window = _Window(self._window.asked)
+        else:
+            self._passed_s += since_s
         window = self._window
         if not window.asked:
             return
-        if now - self._ended > _PAUSE * us / 1e6 + _PAUSE_S:
-            asked = window.asked
-            window = self._window = _Window()
-            window.asked = asked
-        self._ended = now
-        window.add(rows, us, now)
-        if self._tried is None:
-            if window.runs >= WINDOW * self._held:
-                self._try_neighbour()
-        elif window.runs >= WINDOW:
+        if self._usual_s:
+            since_s = min(since_s, _HELD_UP * self._usual_s * rows)
+        window.add(rows, us, since_s)
+        if window.runs < WINDOW:
+            return
+        if self._tried is not None:
             self._judge()
+            return
+        self._window = _Window(window.asked, 0)
+        if window.full:
+            self._windows.append(window)
+            if len(self._windows) >= _OFTEN and self._passed_s >= self._times * self._cost_s:
+                self._try_neighbour()
+
+    @property
+    def _times(self) -> float:
+        """Times what a try takes that the size found is run before the next one."""
+        return min(_SELDOM, _OFTEN * 2 ** ((self._up.tries + self._down.tries) / 4))
 
     def _try_neighbour(self) -> None:
+        us_a_row, before_us = median(window.us_a_row for window in self._windows), self._us_a_row
+        if before_us and not 1 / _CHANGED < us_a_row / before_us < _CHANGED:
+            self._move(self._at)  # other requests, or another machine
+            return
+        self._us_a_row = us_a_row
+        self._usual_s = median(window.s_a_row for window in self._windows)
         places = []
         tries = self._up.tries + self._down.tries
         if self._at + 1 < len(self._sizes):
@@ -221,31 +257,28 @@ class SizeSearch:
         if self._at and self._sizes[self._at - 1] >= self._least:
             places.append((self._down.hope(tries), self._at - 1))
         if places:
-            hope, self._tried = min(places, key=itemgetter(0))
-            self._us_a_row = self._window.us_a_row
-            self._held = min(_SELDOM, _OFTEN + tries // 4) if hope < 0 else _SELDOM
-        self._next()
+            _, self._tried = min(places, key=itemgetter(0))
+            self._window = _Window()
 
     def _judge(self) -> None:
-        """Compares the neighbour's window with the one before; a step, or back to the size found."""
-        place, before, window = self._tried, self._before, self._window
+        """Compares the neighbour's window with those before; a step, or back to the size found."""
+        place, window = self._tried, self._window
         assert place is not None
-        assert before is not None
         neighbour = self._up if place > self._at else self._down
         self._tried = None
-        self._next()
-        told = before.full and window.full and before.s_a_row > 0
-        neighbour.tried(window.s_a_row / before.s_a_row if told else None)
+        self._window = _Window()
+        self._windows.clear()
+        told = window.full and self._usual_s > 0
+        neighbour.tried(window.s_a_row / self._usual_s if told else None)
         if told and neighbour.is_better():
             self._move(place)
-
-    def _next(self) -> None:
-        self._before, self._window = self._window, _Window()
 
     def _move(self, place: int) -> None:
         """Forgets what was measured: it was by the size that it leaves."""
         self._at = place
         self._up, self._down = _Neighbour(1 - SAVES), _Neighbour(1 / (1 - SAVES))
         self._us_a_row = 0.0
-        self._before, self._window = None, _Window()
-        self._tried, self._held = None, 1
+        self._window = _Window()
+        self._windows.clear()
+        self._tried = None
+        self._cost_s = self._passed_s = 0.0

@@ -97,13 +97,15 @@ class Dispatcher:
             slots: Sequence[Slot] = self._open
             if self._quarantine and not (slots := [each for each in slots if each.pid not in self._quarantine]):
                 return
-            if not (slots := startable(slots, every, waiting.count, runs)):
-                return
+            slots, at_once = startable(slots, every, runs)
             slot = chosen(slots, every)
+            many = share(slot, waiting.count, slots, every, runs)
+            if not at_once and min(many, waiting.count) < slot.advice.take:
+                return
             self.hold_until = self._door.patience.hold_until(slot, self._door.now, last=len(slots) == 1)
             if self.hold_until is not None:
                 return
-            self._give(slot, waiting.take(share(slot, waiting.count, slots, every, runs), _INLINE_BYTES))
+            self._give(slot, waiting.take(many, _INLINE_BYTES))
 
     def _run_again(self) -> bool:
         """Runs a request whose worker died, on a worker that has nothing else: it may be what killed it."""

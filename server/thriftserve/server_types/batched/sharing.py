@@ -11,27 +11,26 @@ from collections.abc import Collection, Sequence
 from thriftserve.server_types.batched.slot import Slot
 
 
-def startable(free: Sequence[Slot], every: Collection[Slot], waiting: int, runs: int) -> Sequence[Slot]:
-    """The free slots whose batch would run at once; where there are none, those that would prepare a full one.
+def startable(free: Sequence[Slot], every: Collection[Slot], runs: int) -> tuple[Sequence[Slot], bool]:
+    """The free slots whose batch would run at once, and True; all, and False, where any batch would wait in the hand.
 
-    A batch that waits for its run in a worker's hand takes no more requests in: of 8 clients whose requests went
-    there as they came, runs got 2 together, of 4 that were worth it.
+    One that waits there takes no more requests in: of 8 clients whose requests went there as they came, runs got 2
+    together, of 4 that were worth it.
 
     Args:
         free: slots with room.
         every: all slots.
-        waiting: requests that wait.
         runs: those that a worker has at once.
     """
     if free[0].advice.depth > 1:  # runs are so short that handing them over counts for more
-        return free
+        return free, True
     busy = Counter(slot.pid for slot in every if slot.batches)
     at_once: list[Slot] = []
     for slot in reversed(free):  # what came free last is warm
         if busy[slot.pid] < runs:
             busy[slot.pid] += 1
             at_once.insert(0, slot)
-    return at_once or [slot for slot in free if waiting >= slot.advice.take]
+    return (at_once, True) if at_once else (free, False)
 
 
 def chosen(free: Sequence[Slot], every: Collection[Slot]) -> Slot:
@@ -56,9 +55,14 @@ def share(slot: Slot, waiting: int, free: Collection[Slot], every: Collection[Sl
     if advice.wait_us:
         return advice.take  # what was waited for goes together
     size = -(-waiting // sum(each.room for each in free))
-    several = len({each.pid for each in every}) > 1
-    if several or advice.depth == 1:
+    workers = len({each.pid for each in every})
+    if advice.depth == 1:
+        parts = runs * workers
+    elif workers > 1:
+        parts = sum(each.advice.depth for each in every if each.advice.take)
+    else:
+        parts = 0
+    if parts:
         held = sum(len(batch) for each in every for batch in each.batches)
-        parts = 1 + sum(each.advice.depth for each in every if each.advice.take) if several else runs
-        size = min(size, -(-(waiting + held) // parts))
+        size = min(size, -(-(waiting + held) // (parts + (workers > 1))))
     return max(1, min(advice.take, size))
