@@ -112,6 +112,14 @@ def test_what_is_known_is_seldom_tried_again() -> None:
     assert 0 < others < 150
 
 
+@pytest.mark.parametrize(("machine", "largest"), [(flat, 2), (bent, 8)])
+def test_what_can_save_nothing_is_not_tried(machine: Machine, largest: int) -> None:
+    """Beyond what is worth it one larger size is tried at most: it takes memory, and its requests wait longer."""
+    server = Server(SizeSearch(ladder(64)), machine)
+    server.serve(3000)
+    assert server.largest <= largest
+
+
 def test_another_machine_another_size() -> None:
     """When what runs take changes for good, so does the size."""
     server = Server(SizeSearch(ladder(64)), fixed, 0.15)

@@ -3,6 +3,9 @@
 ask() --> rows of the next run --add()--> a window of runs --> its time a row / that of the window before
                                                                `--> a step up, a step down, or none
 
+What a doubling can save at most is half of what the one before saved. Where that is too little, nothing larger is
+tried: larger runs take more memory, and who is in them waits longer; to try a smaller size costs next to nothing.
+
 A larger run must save a part of the time of a row, else the smaller one is as good: it takes less memory, and answers
 sooner. Time is what passes by the clock while runs are as large as was asked for: then requests wait, and it is what
 they wait for. A run's own time would not tell what a batch costs besides (to form it, to hand it over, to answer it),
@@ -252,13 +255,18 @@ class SizeSearch:
         self._usual_s = median(window.s_a_row for window in self._windows)
         places = []
         tries = self._up.tries + self._down.tries
-        if self._at + 1 < len(self._sizes):
-            places.append((self._up.hope(tries), self._at + 1))
         if self._at and self._sizes[self._at - 1] >= self._least:
             places.append((self._down.hope(tries), self._at - 1))
+        if self._at + 1 < len(self._sizes) and (not places or self._may_save()):
+            places.append((self._up.hope(tries), self._at + 1))
         if places:
             _, self._tried = min(places, key=itemgetter(0))
             self._window = _Window()
+
+    def _may_save(self) -> bool:
+        """Whether a larger size may be worth it, by what this one saves over the smaller one."""
+        ratio = self._down.ratio()
+        return ratio is not None and (ratio - 1) / 2 > SAVES
 
     def _judge(self) -> None:
         """Compares the neighbour's window with those before; a step, or back to the size found."""
@@ -271,7 +279,11 @@ class SizeSearch:
         told = window.full and self._usual_s > 0
         neighbour.tried(window.s_a_row / self._usual_s if told else None)
         if told and neighbour.is_better():
+            ratio = neighbour.ratio()
+            up = place > self._at
             self._move(place)
+            if ratio:  # what was the neighbour of the other is that of this one now
+                (self._down if up else self._up).tried(1 / ratio)
 
     def _move(self, place: int) -> None:
         """Forgets what was measured: it was by the size that it leaves."""
