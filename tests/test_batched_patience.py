@@ -61,11 +61,17 @@ class Front:
 CLIENTS: list[object] = ["first", "second", "third", "fourth"]
 
 
-def test_clients_that_ask_again_at_once_are_waited_for() -> None:
-    """Of four that were answered together, the first is held until the last is there, or for what a run costs."""
+def just_answered() -> Front:
+    """One whose four clients ask again at once, and have been answered just now."""
     front = Front()
     front.round_trips(CLIENTS, 5, 0.001)
     front.answered(*CLIENTS)
+    return front
+
+
+def test_clients_that_ask_again_at_once_are_waited_for() -> None:
+    """Of four that were answered together, the first is held until the last is there, or for what a run costs."""
+    front = just_answered()
     front.now += 0.001
     front.asks(*CLIENTS[:1])
     assert front.held_s() == pytest.approx(0.005)
@@ -78,9 +84,7 @@ def test_clients_that_ask_again_at_once_are_waited_for() -> None:
 
 def test_the_wait_has_an_end() -> None:
     """Clients that stay away after all are waited for no longer than a run of their own would cost."""
-    front = Front()
-    front.round_trips(CLIENTS, 5, 0.001)
-    front.answered(*CLIENTS)
+    front = just_answered()
     front.asks(CLIENTS[0])
     assert front.held_s() is not None
     front.now += 0.0051
@@ -133,9 +137,7 @@ def test_nothing_is_waited_for_that_is_not_worth_it(change: dict[str, int]) -> N
 
 def test_while_another_slot_is_free_nothing_waits() -> None:
     """Who comes later gets a run beside this one."""
-    front = Front()
-    front.round_trips(CLIENTS, 5, 0.001)
-    front.answered(*CLIENTS)
+    front = just_answered()
     front.asks(CLIENTS[0])
     assert front.held_s(last=False) is None
 

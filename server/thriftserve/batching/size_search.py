@@ -3,13 +3,13 @@
 ask() --> rows of the next run --add()--> a window of runs --> its time a row / that of the window before
                                                                `--> a step up, a step down, or none
 
-What a doubling can save at most is half of what the one before saved. Where that is too little, nothing larger is
-tried: larger runs take more memory, and who is in them waits longer; to try a smaller size costs next to nothing.
-
 A larger run must save a part of the time of a row, else the smaller one is as good: it takes less memory, and answers
 sooner. Time is what passes by the clock while runs are as large as was asked for: then requests wait, and it is what
 they wait for. A run's own time would not tell what a batch costs besides (to form it, to hand it over, to answer it),
 and would be the least where other cores are idle.
+
+What a doubling can save at most is half of what the one before saved. Where that is too little, nothing larger is
+tried: larger runs take more memory, and who is in them waits longer; to try a smaller size costs next to nothing.
 
 >>> search, now = SizeSearch(ladder(64)), 0.0
 >>> for _ in range(1000):
@@ -135,8 +135,6 @@ class _Neighbour:
 
     def hope(self, tries: int) -> float:
         """How far below the bound it may lie: the less, the better; `tries` are those of all neighbours."""
-        if not self.tries:
-            return -1.0
         if not self._ratios:
             return -1.0 / (1 + self.tries)
         return self._off(-math.sqrt(max(1.0, 2 * math.log(tries)) / self.tries))
@@ -244,7 +242,11 @@ class SizeSearch:
     @property
     def _times(self) -> float:
         """Times what a try takes that the size found is run before the next one."""
-        return min(_SELDOM, _OFTEN * 2 ** ((self._up.tries + self._down.tries) / 4))
+        return min(_SELDOM, _OFTEN * 2 ** (self._tries / 4))
+
+    @property
+    def _tries(self) -> int:
+        return self._up.tries + self._down.tries
 
     def _try_neighbour(self) -> None:
         us_a_row, before_us = median(window.us_a_row for window in self._windows), self._us_a_row
@@ -254,11 +256,10 @@ class SizeSearch:
         self._us_a_row = us_a_row
         self._usual_s = median(window.s_a_row for window in self._windows)
         places = []
-        tries = self._up.tries + self._down.tries
         if self._at and self._sizes[self._at - 1] >= self._least:
-            places.append((self._down.hope(tries), self._at - 1))
+            places.append((self._down.hope(self._tries), self._at - 1))
         if self._at + 1 < len(self._sizes) and (not places or self._may_save()):
-            places.append((self._up.hope(tries), self._at + 1))
+            places.append((self._up.hope(self._tries), self._at + 1))
         if places:
             _, self._tried = min(places, key=itemgetter(0))
             self._window = _Window()

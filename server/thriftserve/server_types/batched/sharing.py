@@ -56,13 +56,8 @@ def share(slot: Slot, waiting: int, free: Collection[Slot], every: Collection[Sl
         return advice.take  # what was waited for goes together
     size = -(-waiting // sum(each.room for each in free))
     workers = len({each.pid for each in every})
-    if advice.depth == 1:
-        parts = runs * workers
-    elif workers > 1:
-        parts = sum(each.advice.depth for each in every if each.advice.take)
-    else:
-        parts = 0
-    if parts:
+    if workers > 1 or advice.depth == 1:
+        parts = runs * workers if advice.depth == 1 else sum(each.advice.depth for each in every if each.advice.take)
         held = sum(len(batch) for each in every for batch in each.batches)
         size = min(size, -(-(waiting + held) // (parts + (workers > 1))))
     return max(1, min(advice.take, size))
