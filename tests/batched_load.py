@@ -50,7 +50,12 @@ def fronts(server: Served) -> list[psutil.Process]:
 def workers(server: Served) -> list[int]:
     """The pids of its workers; the front tells, so they may all be down. One that is just being born has none yet."""
     with server.client() as client:
-        status = client.server_status()
+        return workers_by(client, server)
+
+
+def workers_by(client: Client, server: Served) -> list[int]:
+    """The same, as a client that is there already hears it."""
+    status = client.server_status()
     return [each.pid for each in status.workers if each.role == "worker" and each.pid != server.pid]
 
 

@@ -11,7 +11,7 @@ from pathlib import Path
 import numpy as np
 import psutil
 
-from batched_load import Pipe, frame, fronts, right, steered, workers
+from batched_load import Pipe, frame, fronts, right, steered, workers, workers_by
 from hosting import eventually
 from served import Served, command, environment
 from thriftserve.errors import ExitCode
@@ -88,6 +88,23 @@ def test_a_killed_front_under_load(tmp_path: Path) -> None:
                     assert (client.predict("m", {"x": np.full(3, number, np.float32)})["y"] == 2 * number + 1).all()
         assert set(workers(server)) == before
         assert server.stop() == (ExitCode.OK, "")
+
+
+def test_workers_come_back_with_no_descriptor_left(tmp_path: Path) -> None:
+    """Clients may have every descriptor of a front but those of its workers, who find theirs when they come back."""
+    with steered(tmp_path, "--workers", "1") as server, server.client() as client, contextlib.ExitStack() as stack:
+        (front,) = fronts(server)
+        client.ping()
+        limit = front.num_fds() + 8
+        front.rlimit(psutil.RLIMIT_NOFILE, (limit, limit))
+        pipe, *_ = [stack.enter_context(Pipe(server)) for _ in range(2 * limit)]
+        eventually(lambda: "no connection can be taken" in server.log(), "out of descriptors")
+        for turn in range(3):
+            assert ask(pipe, turn)
+            (victim,) = workers_by(client, server)
+            os.kill(victim, signal.SIGKILL)
+            eventually(lambda: victim not in workers_by(client, server), "its end")  # noqa: B023  # called here
+        assert ask(pipe, 9)
 
 
 def ask_again(pipe: Pipe) -> bool:

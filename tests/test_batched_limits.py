@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import contextlib
 import selectors
+import socket
 import statistics
+import struct
 import threading
 import time
 from pathlib import Path
@@ -170,6 +172,14 @@ def right_now(client: Any) -> bool:
     return bool((client.predict("m", {"x": np.full(3, 5, np.float32)})["y"] == 11).all())
 
 
+def spins(server: Served) -> bool:
+    """Whether the front, which has nothing to do, takes all of a core."""
+    (front,) = fronts(server)
+    busy_s, began = sum(front.cpu_times()[:2]), time.monotonic()
+    time.sleep(0.4)
+    return sum(front.cpu_times()[:2]) - busy_s >= SPINNING * (time.monotonic() - began)
+
+
 def test_a_client_that_does_not_read(tmp_path: Path) -> None:
     """Its answers are neither run ahead nor kept: others are served, memory stays, in the end it is closed."""
     arguments = ("--workers", "1", "--max-batch-size", "4", "--write-timeout-s", "1")
@@ -177,10 +187,7 @@ def test_a_client_that_does_not_read(tmp_path: Path) -> None:
         before = memory(server)
         pipe.send(*(frame(number, told(f"grow:{MEGABYTE}", number, note=True)) for number in range(100)))
         eventually(lambda: len(ledger(tmp_path)) > 0, "its first run")
-        (front,) = fronts(server)
-        busy_s, began = sum(front.cpu_times()[:2]), time.monotonic()
-        time.sleep(0.4)  # a loop that spins takes all of it
-        assert sum(front.cpu_times()[:2]) - busy_s < SPINNING * (time.monotonic() - began)
+        assert not spins(server)
         most = 0
         while pipe.sock.getsockname()[1] in peers(server):
             assert right_now(other)
@@ -228,6 +235,19 @@ def test_a_timeout_fills_batches(tmp_path: Path, columns: int) -> None:
             assert right(number, answer)
             assert answer.timing.batch_size == 4
         assert (other.predict("m", told(""), timeout_s=1.2)["y"] == 1).all()
+
+
+def test_nobody_left_to_wait_for(tmp_path: Path) -> None:
+    """A client that leaves while its request is held back for others: its wait goes with it."""
+    with steered(tmp_path, "--workers", "1", "--batch-timeout-ms", "300") as server, server.client() as other:
+        assert right_now(other)  # nothing is known of the worker before
+        with Pipe(server) as pipe:
+            pipe.send(frame(1))
+            other.ping()  # it has been seen
+            pipe.sock.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, struct.pack("ii", 1, 0))  # a reset at once
+        eventually(lambda: len(peers(server)) == 1, "its end")
+        time.sleep(0.3)  # what it waited for is past
+        assert not spins(server)
 
 
 @pytest.mark.parametrize(("workers", "share"), [(1, 0.75), (2, 0.4)])

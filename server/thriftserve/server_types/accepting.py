@@ -11,6 +11,7 @@ from __future__ import annotations
 import contextlib
 import errno
 import logging
+import os
 import select
 import socket
 import time
@@ -21,7 +22,8 @@ from thriftserve.server_types.host import Host
 
 log = logging.getLogger(__name__)
 
-_OUT_OF_RESOURCES = (errno.EMFILE, errno.ENFILE, errno.ENOBUFS, errno.ENOMEM)
+#: Errors that pass when others let go of what they hold.
+OUT_OF_RESOURCES = (errno.EMFILE, errno.ENFILE, errno.ENOBUFS, errno.ENOMEM)
 #: How long to leave a listening socket alone when descriptors have run out.
 PAUSE_S = 0.1
 _LOG_EVERY_S = 5.0
@@ -93,7 +95,7 @@ class Acceptor:
             except BlockingIOError:
                 return None
             except OSError as error:
-                if error.errno in _OUT_OF_RESOURCES:
+                if error.errno in OUT_OF_RESOURCES:
                     self._log_shortage(error)
                     if pause:
                         time.sleep(PAUSE_S)
@@ -108,6 +110,21 @@ class Acceptor:
         if now - self._logged >= _LOG_EVERY_S:
             self._logged = now
             log.error("no connection can be taken: %s; raise the limit of open files", error.strerror)
+
+
+class Spares:
+    """Descriptors held in reserve, for connections that have to be taken when all others are in use."""
+
+    def __init__(self) -> None:
+        self._fds: list[int] = []
+
+    def keep(self, many: int) -> None:
+        """Has so many from now on, or as many of them as are to be had."""
+        while len(self._fds) > max(0, many):
+            os.close(self._fds.pop())
+        with contextlib.suppress(OSError):
+            while len(self._fds) < many:
+                self._fds.append(os.open(os.devnull, os.O_RDONLY))
 
 
 def peer_name(address: object) -> str:

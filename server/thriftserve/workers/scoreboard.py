@@ -216,7 +216,7 @@ def _worker(slot: Cells) -> WorkerSnapshot:
 
 
 def _usage(pid: int) -> tuple[int, float]:
-    """Resident bytes and CPU seconds of a process; zeros where it is gone or psutil is not installed."""
+    """Resident bytes and CPU seconds of a process; zeros where it is gone, or no descriptor is left to read them."""
     try:
         import psutil
     except ImportError:
@@ -225,5 +225,5 @@ def _usage(pid: int) -> tuple[int, float]:
         process = psutil.Process(pid)
         times = process.cpu_times()
         return process.memory_info().rss, times.user + times.system
-    except psutil.Error:
+    except (psutil.Error, OSError):
         return 0, 0.0

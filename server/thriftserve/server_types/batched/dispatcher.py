@@ -39,7 +39,7 @@ class Dispatcher:
         desk: the service's rules.
         answers: makes the answers that the front gives itself.
         door: has the requests.
-        dropped: told of the descriptor of a slot that is gone.
+        dropped: told of the descriptor, closed, of a slot that is gone.
         stuck: told of a worker (pid) that has had a batch in hand for too long (seconds).
     """
 
@@ -167,10 +167,10 @@ class Dispatcher:
         """A slot's stream ended, maybe before it read its last batch: that is run again elsewhere, or answered."""
         if self.slots.pop(slot.fd, None) is None:
             return
-        self._dropped(slot.fd)
         self._offer(slot)
         self._quarantine.discard(slot.pid)
         begun, untouched = slot.close(unread)
+        self._dropped(slot.fd)
         if begun:
             log.error("%s ended with %d requests in hand", slot.label, len(begun))
         for request in begun:

@@ -18,7 +18,7 @@ from collections.abc import Callable
 from functools import partial
 from typing import Any
 
-from thriftserve.server_types.accepting import PAUSE_S, Acceptor, OutOfDescriptors, arrived_before_s
+from thriftserve.server_types.accepting import PAUSE_S, Acceptor, OutOfDescriptors, Spares, arrived_before_s
 from thriftserve.server_types.batched.answers import DeskAnswers
 from thriftserve.server_types.batched.client import Client
 from thriftserve.server_types.batched.desk import Desk
@@ -62,7 +62,12 @@ class TBatchingFront:
         self._clients: dict[int, Client] = {}
         self._handlers: dict[int, Callable[[int], None]] = {}
         self._over: list[Client] = []
+        #: Listening sockets that wait for a descriptor, and when they are tried again.
+        self._paused: list[socket.socket] = []
         self._resume_at: float | None = None
+        #: Descriptors that clients don't get: those of slots that are not there, or a worker that died with all in use
+        #: could never be replaced.
+        self._spares = Spares()
         self._expire_at = 0.0
         self._about: dict[str, Any] = {}
         self.tls: ssl.SSLContext | None = None
@@ -91,15 +96,15 @@ class TBatchingFront:
         )
         stuck = self._host.context.report.stuck
         self._dispatcher = dispatcher = Dispatcher(
-            self.settings, self._desk, answers, self.door, dropped=self._unwatch, stuck=stuck
+            self.settings, self._desk, answers, self.door, dropped=self._slot_gone, stuck=stuck
         )
         self._switchboard.close_but(self._number)
         self._epoll, self._first = select.epoll(), select.epoll()
         self._waiting_slots = self._switchboard.sockets[self._number]
-        self._watch_new(self._waiting_slots.fileno(), self._accept_slots)
+        self._listen_on(self._waiting_slots, self._on_waiting_slots)
         while not dispatcher.slots:
             self._epoll.poll()
-            self._accept_slots(select.EPOLLIN)
+            self._accept_slots()
         self._host.begin()
 
     # The loop
@@ -107,8 +112,7 @@ class TBatchingFront:
     def run(self) -> None:
         """Serves until drained."""
         acceptor = Acceptor(self._host)
-        self._watch_new(acceptor.sock.fileno(), partial(self._accept, acceptor))
-        self._first.register(acceptor.sock, select.EPOLLIN)
+        self._listen_on(acceptor.sock, partial(self._accept, acceptor))
         self._watch_new(self._host.wakeup.fd, lambda mask: None)
         sweep_at = time.monotonic() + _SWEEP_S
         while not self._host.draining:
@@ -116,9 +120,7 @@ class TBatchingFront:
             if self.now >= sweep_at:
                 sweep_at = self.now + _SWEEP_S
                 self._sweep()
-            if self._resume_at and self.now >= self._resume_at:
-                self._resume_at = None
-                self._watch_acceptor(acceptor, select.EPOLLIN)
+        self._resume()
         self._epoll.unregister(acceptor.sock)
         self._first.unregister(acceptor.sock)
         self._epoll.unregister(self._host.wakeup.fd)
@@ -148,6 +150,8 @@ class TBatchingFront:
                 dispatcher.expire()
         if self._over:
             self._end_over()
+        if self._resume_at is not None and self.now >= self._resume_at:
+            self._resume()
 
     def _events(self, until: float) -> list[tuple[int, int]]:
         wake_at = self._wake_at(until)
@@ -177,12 +181,12 @@ class TBatchingFront:
                 handler(mask)
 
     def _wake_at(self, until: float) -> float:
-        dispatcher = self._dispatcher
-        if dispatcher.hold_until is not None:
-            until = min(until, dispatcher.hold_until)
         if self._resume_at is not None:
             until = min(until, self._resume_at)
-        return min(until, self._expire_at) if self.door.waiting.ready else until
+        if not self.door.waiting.ready:
+            return until
+        held = self._dispatcher.hold_until
+        return min(until, self._expire_at) if held is None else min(until, self._expire_at, held)
 
     def watch(self, fd: int, events: int) -> None:
         """Changes what is waited for on a descriptor."""
@@ -192,8 +196,25 @@ class TBatchingFront:
         self._handlers[fd] = handler
         self._epoll.register(fd, select.EPOLLIN)
 
-    def _unwatch(self, fd: int) -> None:
-        self._handlers.pop(fd, None)
+    def _listen_on(self, sock: socket.socket, handler: Callable[[int], None]) -> None:
+        self._watch_new(sock.fileno(), handler)
+        self._first.register(sock, select.EPOLLIN)
+
+    def _pause(self, sock: socket.socket) -> None:
+        """Leaves a listening socket alone for a while: there is no descriptor for who waits. Others are served."""
+        self._paused.append(sock)
+        self._resume_at = self.now + PAUSE_S
+        self._watch_paused(0)
+
+    def _resume(self) -> None:
+        self._watch_paused(select.EPOLLIN)
+        self._paused.clear()
+        self._resume_at = None
+
+    def _watch_paused(self, events: int) -> None:
+        for sock in self._paused:
+            self._epoll.modify(sock, events)
+            self._first.modify(sock, events)
 
     # Clients
 
@@ -205,12 +226,7 @@ class TBatchingFront:
                     return
                 self._adopt(*taken)
         except OutOfDescriptors:
-            self._resume_at = self.now + PAUSE_S  # others are served meanwhile
-            self._watch_acceptor(acceptor, 0)
-
-    def _watch_acceptor(self, acceptor: Acceptor, events: int) -> None:
-        for epoll in (self._epoll, self._first):
-            epoll.modify(acceptor.sock, events)
+            self._pause(acceptor.sock)
 
     def _adopt(self, sock: socket.socket, peer: str) -> None:
         limit = self.settings.max_connections
@@ -268,8 +284,18 @@ class TBatchingFront:
 
     # Slots
 
-    def _accept_slots(self, mask: int) -> None:
-        while (found := self._switchboard.accept(self._number, self.door.arena.fd)) is not None:
+    def _on_waiting_slots(self, mask: int) -> None:
+        try:
+            self._accept_slots()
+        except OutOfDescriptors:
+            self._pause(self._waiting_slots)
+
+    def _accept_slots(self) -> None:
+        while True:
+            self._reserve(accepting=1)
+            found = self._switchboard.accept(self._number, self.door.arena.fd)
+            if found is None:
+                break
             sock, hello = found
             slot = Slot(sock, hello, self)
             self._about.update(hello.about)
@@ -278,6 +304,16 @@ class TBatchingFront:
             self._watch_new(slot.fd, partial(self._dispatcher.on_slot, slot))
             self._first.register(slot.fd, select.EPOLLIN)
             log.debug("%s is there", slot.label)
+        self._reserve()
+
+    def _slot_gone(self, fd: int) -> None:
+        self._handlers.pop(fd, None)
+        self._reserve()
+
+    def _reserve(self, *, accepting: int = 0) -> None:
+        """Keeps descriptors for the slots that may still come, but those that come right now."""
+        most = self.settings.worker_processes * (self.settings.slots + 1)
+        self._spares.keep(most - len(self._dispatcher.slots) - accepting)
 
     # The end
 

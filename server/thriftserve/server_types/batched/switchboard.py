@@ -19,6 +19,8 @@ from dataclasses import asdict, dataclass, field
 from struct import Struct
 from typing import Any
 
+from thriftserve.server_types.accepting import OUT_OF_RESOURCES, OutOfDescriptors
+
 _TOKEN_BYTES = 16
 _HELLO_LIMIT = 256 * 1024
 _BACKLOG = 1024
@@ -63,10 +65,16 @@ class Switchboard:
         return sock
 
     def accept(self, front: int, arena_fd: int) -> tuple[socket.socket, Hello] | None:
-        """A slot that connected, told where the arena is; None where there is none, or it is a stranger."""
+        """A slot that connected, told where the arena is; None where there is none, or it is a stranger.
+
+        Raises:
+            OutOfDescriptors: one waits, but there is no descriptor for it.
+        """
         try:
             sock, _ = self.sockets[front].accept()
-        except OSError:
+        except OSError as error:
+            if error.errno in OUT_OF_RESOURCES:
+                raise OutOfDescriptors from error
             return None
         try:
             if _user_of(sock) != os.geteuid():  # may not even make a front wait for what it says
