@@ -3,13 +3,16 @@
 from __future__ import annotations
 
 import logging
+from collections.abc import Callable, Sequence
 from typing import Any
 
 import numpy as np
 import pytest
 
 from batching_models import answered, job, rows_of, runs, watched
-from thriftserve.batching import Batcher
+from thriftserve.batching import Batcher, Done, Job, rehearsal
+from thriftserve.batching.job import Answer
+from thriftserve.batching.size_search import SizeSearch, ladder
 from thriftserve.models.servable import Servable
 from thriftserve.models.signature import DEFAULT_SIGNATURE, Signature, TensorSpec
 from thriftserve_idl.ttypes import DataType
@@ -76,9 +79,84 @@ def test_the_rehearsal_says_where_to_begin() -> None:
     lane = batcher._lane(job(servable, rows_of(0)))
     for rows in (1, 1, 3, 3):
         lane.add(1, rows, rows, 100_000 + rows)
-    lane.rehearsed()
+    lane.rehearsed({1: 0.010, 2: 0.007, 4: 0.006, 8: 0.0061})
+    assert lane.rows_to_run() == 4
+    lane.rehearsed({})
     assert lane.rows_to_run() == 2  # of 1, 2, 4, ...
     for rows in (12, 12):
         lane.add(1, rows, rows, 100_000 + rows)
-    lane.rehearsed()
+    lane.rehearsed({})
     assert lane.rows_to_run() == 8
+
+
+class Machine:
+    """Runs jobs, one after the other, on a clock of its own: what a run takes goes by its rows."""
+
+    def __init__(self, run_s: Callable[[int], float], *, fails_at: int = 0) -> None:
+        self._run_s = run_s
+        self._fails_at = fails_at
+        self.now = 0.0
+        self.runs: list[int] = []
+
+    def monotonic(self) -> float:
+        return self.now
+
+    def run(self, jobs: Sequence[Job]) -> list[Answer]:
+        self.now += self._run_s(len(jobs)) * (1 if len(jobs) in self.runs else 3)
+        self.runs.append(len(jobs))
+        if len(jobs) == self._fails_at:
+            return [ValueError("no")] * len(jobs)
+        return [Done({}, 0.0, 0, len(jobs))] * len(jobs)
+
+    def rehearse(self, monkeypatch: pytest.MonkeyPatch, seconds: float = 2.0) -> dict[int, float]:
+        monkeypatch.setattr(rehearsal, "time", self)
+        servable = watched()
+        return rehearsal.at_load([job(servable, rows_of(0))], self.run, 1, (1, 2, 4, 8, 16, 32, 64), seconds)
+
+
+@pytest.mark.parametrize(
+    ("run_s", "largest", "best"),
+    [
+        (lambda rows: 0.001 * rows, 4, 1),
+        (lambda rows: 0.002 + 0.00001 * rows, 16, 16),
+        (lambda rows: rows * {1: 0.0050, 2: 0.0047, 4: 0.0044}.get(rows, 0.0046), 8, 4),
+        (lambda rows: 1e-12, 16, 16),
+    ],
+)
+def test_runs_side_by_side(
+    monkeypatch: pytest.MonkeyPatch, run_s: Callable[[int], float], largest: int, best: int
+) -> None:
+    """Sizes are measured up to one that is plainly not worth it; the first runs of a size do not count."""
+    machine = Machine(run_s)
+    took = machine.rehearse(monkeypatch)
+    assert max(machine.runs) == largest
+    assert took == pytest.approx({size: run_s(size) / size for size in took}, abs=1e-9)
+    search = SizeSearch(ladder(64))
+    search.begin(took)
+    assert search.rows == best
+
+
+def test_no_time_for_runs_side_by_side(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Where a model takes long, little of the time given is gone over, and a single size tells nothing."""
+    machine = Machine(lambda rows: 0.1 * rows)
+    assert set(machine.rehearse(monkeypatch)) == {1, 2}
+    for row_s in (0.25, 2):
+        machine = Machine(lambda rows, row_s=row_s: row_s * rows)  # type: ignore[misc]
+        assert machine.rehearse(monkeypatch) == {}
+        assert machine.now <= 2 + 3 * row_s
+
+
+def test_a_run_that_fails_tells_nothing(monkeypatch: pytest.MonkeyPatch) -> None:
+    """A model that can't run such a batch says nothing of the sizes; nor is any run where there is no choice."""
+    assert Machine(lambda rows: 0.001, fails_at=4).rehearse(monkeypatch) == {}
+    machine = Machine(lambda rows: 0.001)
+    assert rehearsal.at_load([], machine.run, 1, (32, 64), 2.0) == {}
+    assert machine.runs == []
+
+
+def test_runs_of_a_worker_are_rehearsed_side_by_side() -> None:
+    """A worker's first requests are run in the size that took the least, however few rows it tried before."""
+    servable, batcher = watched(max_batch_size=16), Batcher(2)
+    servable.session.pause_s = 0.005  # type: ignore[attr-defined]
+    batcher.rehearse(servable)
+    assert batcher._lane(job(servable, rows_of(0))).rows_to_run() == 16

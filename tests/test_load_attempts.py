@@ -25,10 +25,10 @@ QUICK = ("--workers", "1", "--model-config-poll-s", "0.1", "--load-retry-interva
 def test_a_worker_killed_in_warm_up_is_a_failed_load(tmp_path: Path, rows: int) -> None:
     """A model whose warm-up kills its worker has failed to load: it is tried again once, then kept out."""
     listed = tmp_path / "models.toml"
-    listed.write_text(MODEL.format("calm", 9))
+    listed.write_text(MODEL.format("calm", 99))
     here = str(Path(__file__).parent)
     with Served("--model-config-file", str(listed), *QUICK, PYTHONPATH=here) as server, server.client() as client:
-        listed.write_text(MODEL.format("calm", 9) + MODEL.format("wild", rows))
+        listed.write_text(MODEL.format("calm", 99) + MODEL.format("wild", rows))
         while "is not tried again by itself" not in server.log() or _state(client).state != "END":
             time.sleep(0.02)
         assert _state(client).error_message == "the worker process ended while it loaded this version"

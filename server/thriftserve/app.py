@@ -172,6 +172,7 @@ class Predictor:
                     warmup.run(servable, paths[servable.name, servable.version], strict=settings.strict_warmup)
                     if batcher.merging:
                         batcher.rehearse(servable)
+            loader.give_memory_back()
         if attempt is not None:
             attempt.done()
         return PredictProcessor(handler)

@@ -57,6 +57,7 @@ class Batcher:
         self._usage = Usage(max_batch_size, batch_timeout_ms)
         self._runs = Runs(runs, self._usage)
         self._straight = self._runs.straight if runs else run_one
+        self._most_runs = runs
         self._lane_runs = runs or LANE_RUNS
         self._most = max_batch_size
         self._timeout_ms = batch_timeout_ms
@@ -115,7 +116,7 @@ class Batcher:
             if not jobs or not (lane := self._lane(jobs[0])).merges:
                 continue
             if rehearsal.independent(jobs, self.run_all):
-                lane.rehearsed()
+                lane.rehearsed(self._at_load(jobs, lane, rehearsal.LOAD_S / len(servable.signatures)))
             else:
                 self._apart.add((servable.name, servable.version, signature.name))
                 self._sharings = {}
@@ -123,6 +124,12 @@ class Batcher:
                     "model %s version %d: rows of %r depend on each other: its requests are not put together",
                     servable.name, servable.version, signature.name,
                 )  # fmt: skip
+
+    def _at_load(self, jobs: Sequence[Job], lane: Lane, seconds: float) -> dict[int, float]:
+        """What the runs of this process take side by side; nothing where their number is open."""
+        if self._most_runs is None:
+            return {}
+        return rehearsal.at_load(jobs, self.run_all, self._most_runs, lane.sizes, seconds)
 
     def advice(self) -> Advice:
         """How many requests are worth handing to this process at once, by its runs of the last seconds."""

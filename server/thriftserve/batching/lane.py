@@ -11,6 +11,7 @@ import logging
 import threading
 import time
 import weakref
+from collections.abc import Mapping
 from typing import TYPE_CHECKING, Any
 
 from thriftserve.batching.job import Job
@@ -125,7 +126,9 @@ class Sharing:
 class Lane:
     """Jobs that fit together, and what their runs take."""
 
-    __slots__ = ("_best", "_lock", "_merges", "_search", "busy_us", "jobs", "rows", "sharing", "times", "turns")
+    __slots__ = (
+        "_best", "_lock", "_merges", "_search", "busy_us", "jobs", "rows", "sharing", "sizes", "times", "turns",
+    )  # fmt: skip
 
     def __init__(self, sharing: Sharing, *, merges: bool) -> None:
         self.sharing = sharing
@@ -136,7 +139,9 @@ class Lane:
         self._lock = threading.Lock()
         #: The least that a run of each size took, which creeps up while runs take longer.
         self._best: dict[int, int] = {}
-        self._search = SizeSearch(ladder(sharing.most, sharing.allowed))
+        #: The ladder of sizes to choose from.
+        self.sizes = ladder(sharing.most, sharing.allowed)
+        self._search = SizeSearch(self.sizes)
         #: Of its runs; recent ones count most.
         self.busy_us = self.jobs = self.rows = 0
 
@@ -155,7 +160,10 @@ class Lane:
             # what other work on the machine adds says nothing of the sizes: near the best of a size is what counts.
             best = self._best.get(size)
             if best is not None:
+                before = self._search.rows
                 self._search.add(rows, us, time.monotonic())
+                if self._search.rows != before:
+                    log.debug("%s: runs of %d rows, no longer of %d", self.sharing.title, self._search.rows, before)
                 us = min(us, int(best * SLOWER) + 1)
                 self.times.add(size, us)
                 self._best[size] = us
@@ -181,11 +189,19 @@ class Lane:
             fixed_us = self._search.fixed_us()
         return fit if fit is None or fixed_us is None else fit._replace(fixed_us=fixed_us)
 
-    def rehearsed(self) -> None:
-        """Begins with what made-up requests showed, where no others ran beside them; real ones tell more."""
+    def rehearsed(self, s_a_row: Mapping[int, float]) -> None:
+        """Begins with what made-up requests showed; real ones tell more.
+
+        Args:
+            s_a_row: seconds a row where runs of some of `sizes` went on side by side; else what they took alone counts.
+        """
         with self._lock:
             largest = max((size for size, us in self._best.items() if us != NOT_YET_US), default=1)
             self._search.start(efficient_rows(self.times.fit(), largest))
+            self._search.begin(s_a_row)
+            rows = self._search.rows
+        told = ", ".join(f"{size}: {s * 1e3:.3g}" for size, s in s_a_row.items()) or "not measured"
+        log.info("%s: runs of %d rows to begin with (ms a row, by rows: %s)", self.sharing.title, rows, told)
 
     def rows_to_run(self) -> int:
         """The rows to run together next: those that are worth it, or now and then others, to see what those do."""

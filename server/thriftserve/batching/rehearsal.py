@@ -1,14 +1,18 @@
 """Made-up requests, run before the first real ones.
 
 signature --jobs_of()--> a few single rows --independent()--> the same answers alone and together, or not
+                                           --at_load()--> seconds a row, by the rows of a run
 """
 
 from __future__ import annotations
 
+import math
 import time
 from collections.abc import Callable, Sequence
+from concurrent.futures import ThreadPoolExecutor
 
 from thriftserve.batching.job import Answer, Done, Job
+from thriftserve.batching.size_search import MADE_UP_SAVES
 from thriftserve.deadline import Deadline
 from thriftserve.models import probes
 from thriftserve.models.servable import Servable
@@ -19,6 +23,18 @@ Run = Callable[[Sequence[Job]], list[Answer]]
 _RUNS = 3
 #: A model that takes longer for a row is not rehearsed any further.
 _LONG_S = 1.0
+#: Time for the runs side by side of a model: short, for workers beside this one may be serving.
+LOAD_S = 1.5
+#: Rows of the largest run that nobody asked for: memory that it takes may never be needed.
+_MOST_ROWS = 16
+#: Of each size: samples, at least; those of them that only make ready what later ones find; time for those of quick
+#: models, and their number at most.
+_SAMPLES = 5
+_COLD = 2
+_ENOUGH_S = 0.02
+_MOST_SAMPLES = 50
+#: Where a size costs so many times the best, what a step up must save reckoned in, no larger one will be better.
+_HOPELESS = 1.03
 
 
 def jobs_of(servable: Servable, signature: Signature) -> list[Job]:
@@ -56,6 +72,50 @@ def independent(jobs: Sequence[Job], run: Run) -> bool:
         if not _same(first, together):
             return False
     return True
+
+
+def at_load(jobs: Sequence[Job], run: Run, runs: int, sizes: Sequence[int], seconds: float) -> dict[int, float]:
+    """Seconds a row where so many runs go on side by side, by their rows; of sizes that may be the best.
+
+    It goes up the ladder as long as that may be worth it and there is time.
+
+    Args:
+        jobs: single rows; larger runs have them several times.
+        run: runs jobs together.
+        runs: those that are had at once.
+        sizes: the ladder, ascending.
+        seconds: the time to take, about.
+
+    Returns:
+        The least of a few samples, of two sizes or more; nothing where there is no time for that, or a run failed.
+    """
+    sizes = [size for size in sizes if size <= _MOST_ROWS]
+    if len(sizes) < 2:
+        return {}
+    until = time.monotonic() + seconds
+    took: dict[int, float] = {}
+    with ThreadPoolExecutor(runs) as pool:
+
+        def sample(size: int) -> float:
+            batch = [jobs[at % len(jobs)] for at in range(size)]
+            began = time.monotonic()
+            done = all(_done(answers) for answers in pool.map(run, [batch] * runs))
+            return max(1e-9, time.monotonic() - began) / (size * runs) if done else math.inf
+
+        s_a_row, best = sample(sizes[0]), math.inf
+        for place, size in enumerate(sizes):
+            sample_s = runs * size * s_a_row
+            if time.monotonic() + _SAMPLES * sample_s > until:
+                break
+            for _ in range(_COLD):
+                sample(size)
+            many = max(_SAMPLES - _COLD, min(_MOST_SAMPLES, int(_ENOUGH_S / sample_s)))
+            s_a_row = took[size] = min(sample(size) for _ in range(many))
+            cost = s_a_row / (1 - MADE_UP_SAVES) ** place
+            best = min(best, cost)
+            if not cost <= _HOPELESS * best:
+                break
+    return took if len(took) > 1 and math.isfinite(sum(took.values())) else {}
 
 
 def _alone(jobs: Sequence[Job], run: Run) -> list[Done] | None:

@@ -24,12 +24,15 @@ from __future__ import annotations
 
 import math
 from collections import deque
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from operator import itemgetter
 from statistics import median
 
 #: Part of a row's time that a step up must save.
 SAVES = 0.05
+#: The same for made-up requests: real ones, between whose runs other processes have the cores and the caches, gain
+#: twice as much from sharing one.
+MADE_UP_SAVES = SAVES / 2
 #: Runs of a window.
 WINDOW = 8
 #: Runs that are under way, or in somebody's hand, when another size is asked for.
@@ -52,6 +55,11 @@ _PAUSE_S = 0.002
 _OFTEN = 2
 #: Times what trying a neighbour took that the size found is run before the next try: ever longer.
 _SELDOM = 64
+#: Tries after which it is known what a neighbour does, more or less. What was measured before counts as many.
+_KNOWN = 8
+#: One request in so many may be in a run that is larger to see what that does, once that was seen a few times: those
+#: wait longer, and fewer than one in a hundred leave the p99 as it is.
+_RARE = 200
 #: Times its time a row that the size found must take for what is known of its neighbours to be forgotten.
 _CHANGED = 1.5
 
@@ -125,6 +133,11 @@ class _Neighbour:
         if ratio is not None:
             self._ratios.append(ratio)
 
+    def known(self, ratio: float) -> None:
+        """Takes a ratio that was measured before the search began, as well as windows measure it."""
+        self.tries = _KNOWN
+        self._ratios.append(ratio)
+
     def ratio(self) -> float | None:
         """The median; None before any window told something."""
         return median(self._ratios) if self._ratios else None
@@ -156,8 +169,8 @@ class SizeSearch:
     """
 
     __slots__ = (
-        "_at", "_cost_s", "_down", "_ended", "_least", "_passed_s", "_sizes", "_tried", "_up", "_us_a_row",
-        "_usual_s", "_window", "_windows",
+        "_at", "_cost_s", "_down", "_ended", "_least", "_passed_s", "_rows_passed", "_sizes", "_tried", "_up",
+        "_us_a_row", "_usual_s", "_window", "_windows",
     )  # fmt: skip
 
     def __init__(self, sizes: Sequence[int]) -> None:
@@ -191,6 +204,16 @@ class SizeSearch:
     def start(self, rows: int) -> None:
         """Goes on from the largest size of at most `rows`."""
         self._move(max((place for place, size in enumerate(self._sizes) if size <= rows), default=0))
+
+    def begin(self, s_a_row: Mapping[int, float]) -> None:
+        """Goes on from the best of some sizes of the ladder, whose seconds a row were measured under load."""
+        places = [place for place, size in enumerate(self._sizes) if size in s_a_row]
+        if not places:
+            return
+        self._move(min(places, key=lambda place: s_a_row[self._sizes[place]] / (1 - MADE_UP_SAVES) ** place))
+        for neighbour, place in ((self._down, self._at - 1), (self._up, self._at + 1)):
+            if place in places:
+                neighbour.known(s_a_row[self._sizes[place]] / s_a_row[self.rows])
 
     def ask(self, least: int = 1) -> int:
         """The rows to run next.
@@ -234,6 +257,7 @@ class SizeSearch:
             self._judge()
             return
         self._window = _Window(window.asked, 0)
+        self._rows_passed += window.rows
         if window.full:
             self._windows.append(window)
             if len(self._windows) >= _OFTEN and self._passed_s >= self._times * self._cost_s:
@@ -258,7 +282,7 @@ class SizeSearch:
         places = []
         if self._at and self._sizes[self._at - 1] >= self._least:
             places.append((self._down.hope(self._tries), self._at - 1))
-        if self._at + 1 < len(self._sizes) and (not places or self._may_save()):
+        if self._at + 1 < len(self._sizes) and (not places or self._may_save()) and self._may_try_larger():
             places.append((self._up.hope(self._tries), self._at + 1))
         if places:
             _, self._tried = min(places, key=itemgetter(0))
@@ -269,11 +293,18 @@ class SizeSearch:
         ratio = self._down.ratio()
         return ratio is not None and (ratio - 1) / 2 > SAVES
 
+    def _may_try_larger(self) -> bool:
+        """Whether few enough requests have been in larger runs."""
+        tried = (WINDOW + _ON_THE_WAY) * self._sizes[self._at + 1]
+        return self._up.tries < _KNOWN or self._rows_passed >= _RARE * tried
+
     def _judge(self) -> None:
         """Compares the neighbour's window with those before; a step, or back to the size found."""
         place, window = self._tried, self._window
         assert place is not None
         neighbour = self._up if place > self._at else self._down
+        if neighbour is self._up:
+            self._rows_passed = 0
         self._tried = None
         self._window = _Window()
         self._windows.clear()
@@ -294,4 +325,5 @@ class SizeSearch:
         self._window = _Window()
         self._windows.clear()
         self._tried = None
+        self._rows_passed = 0
         self._cost_s = self._passed_s = 0.0

@@ -100,13 +100,13 @@ def _saved_model(config: ModelConfig, options: SessionOptions, version: VersionD
     session = SavedModelSession.open(found.path, options)
     if options.freeze:
         session.optimize(image)
-    _give_memory_back()
+    give_memory_back()
     batching = config.batching or settings.batching
     return Servable(config.name, found.version, session, labels, image, batching, note=session.optimized)
 
 
-def _give_memory_back() -> None:
-    """Has the C library return what loading used and freed: tens of MB a worker. Not every C library needs telling."""
+def give_memory_back() -> None:
+    """Has the C library return what was used and freed: tens of MB after a load. Not every C library needs telling."""
     trim = getattr(ctypes.CDLL(None), "malloc_trim", None)
     if trim is not None:
         trim(0)
