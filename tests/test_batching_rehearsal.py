@@ -119,7 +119,7 @@ class Machine:
     [
         (lambda rows: 0.001 * rows, 4, 1),
         (lambda rows: 0.002 + 0.00001 * rows, 16, 16),
-        (lambda rows: rows * {1: 0.0050, 2: 0.0047, 4: 0.0044}.get(rows, 0.0046), 8, 4),
+        (lambda rows: rows * {1: 0.0050, 2: 0.0047, 4: 0.0044}.get(rows, 0.0046), 4, 4),
         (lambda rows: 1e-12, 16, 16),
     ],
 )

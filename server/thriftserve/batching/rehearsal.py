@@ -12,7 +12,7 @@ from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 
 from thriftserve.batching.job import Answer, Done, Job
-from thriftserve.batching.size_search import MADE_UP_SAVES
+from thriftserve.batching.size_search import MADE_UP_SAVES, saving
 from thriftserve.deadline import Deadline
 from thriftserve.models import probes
 from thriftserve.models.servable import Servable
@@ -27,14 +27,15 @@ _LONG_S = 1.0
 LOAD_S = 1.5
 #: Rows of the largest run that nobody asked for: memory that it takes may never be needed.
 _MOST_ROWS = 16
-#: Of each size: samples, at least; those of them that only make ready what later ones find; time for those of quick
-#: models, and their number at most.
-_SAMPLES = 5
+#: Of each size on the way up: samples, at least; those of them that only make ready what later ones find; time for
+#: those of quick models, and their number at most. Then some more, by turns.
+_SAMPLES = 4
 _COLD = 2
+_LAPS = 3
 _ENOUGH_S = 0.02
 _MOST_SAMPLES = 50
-#: Where a size costs so many times the best, what a step up must save reckoned in, no larger one will be better.
-_HOPELESS = 1.03
+#: Sizes that are measured before those tell whether a larger one may be worth it.
+_TELL = 3
 
 
 def jobs_of(servable: Servable, signature: Signature) -> list[Job]:
@@ -77,7 +78,7 @@ def independent(jobs: Sequence[Job], run: Run) -> bool:
 def at_load(jobs: Sequence[Job], run: Run, runs: int, sizes: Sequence[int], seconds: float) -> dict[int, float]:
     """Seconds a row where so many runs go on side by side, by their rows; of sizes that may be the best.
 
-    It goes up the ladder as long as that may be worth it and there is time.
+    It goes up the ladder as long as that may be worth it and there is time, then over all those sizes again.
 
     Args:
         jobs: single rows; larger runs have them several times.
@@ -102,19 +103,20 @@ def at_load(jobs: Sequence[Job], run: Run, runs: int, sizes: Sequence[int], seco
             done = all(_done(answers) for answers in pool.map(run, [batch] * runs))
             return max(1e-9, time.monotonic() - began) / (size * runs) if done else math.inf
 
-        s_a_row, best = sample(sizes[0]), math.inf
-        for place, size in enumerate(sizes):
+        s_a_row = sample(sizes[0])
+        for size in sizes:
             sample_s = runs * size * s_a_row
             if time.monotonic() + _SAMPLES * sample_s > until:
+                break
+            if len(took) >= _TELL and saving(took, size) < MADE_UP_SAVES:  # nor is there memory to be kept for it
                 break
             for _ in range(_COLD):
                 sample(size)
             many = max(_SAMPLES - _COLD, min(_MOST_SAMPLES, int(_ENOUGH_S / sample_s)))
             s_a_row = took[size] = min(sample(size) for _ in range(many))
-            cost = s_a_row / (1 - MADE_UP_SAVES) ** place
-            best = min(best, cost)
-            if not cost <= _HOPELESS * best:
-                break
+        for _ in range(_LAPS):  # what disturbed one size's samples has most likely passed
+            for size, least in took.items():
+                took[size] = min(least, sample(size))
     return took if len(took) > 1 and math.isfinite(sum(took.values())) else {}
 
 

@@ -26,13 +26,14 @@ import math
 from collections import deque
 from collections.abc import Mapping, Sequence
 from operator import itemgetter
-from statistics import median
+from statistics import linear_regression, median
 
 #: Part of a row's time that a step up must save.
 SAVES = 0.05
-#: The same for made-up requests: real ones, between whose runs other processes have the cores and the caches, gain
-#: twice as much from sharing one.
-MADE_UP_SAVES = SAVES / 2
+#: Part of it that made-up requests show: between the runs of real ones others have the cores and the caches.
+_SHOWN = 0.5
+#: Part of a made-up row's time that a step up must save.
+MADE_UP_SAVES = _SHOWN * SAVES
 #: Runs of a window.
 WINDOW = 8
 #: Runs that are under way, or in somebody's hand, when another size is asked for.
@@ -57,6 +58,8 @@ _OFTEN = 2
 _SELDOM = 64
 #: Tries after which it is known what a neighbour does, more or less. What was measured before counts as many.
 _KNOWN = 8
+#: Windows that such a measurement counts as: runs were alike, and nothing ran beside them.
+_WINDOWS_WORTH = 4
 #: One request in so many may be in a run that is larger to see what that does, once that was seen a few times: those
 #: wait longer, and fewer than one in a hundred leave the p99 as it is.
 _RARE = 200
@@ -75,6 +78,21 @@ def ladder(most: int, allowed: Sequence[int] = ()) -> tuple[int, ...]:
     if allowed:
         return tuple(size for size in allowed if size <= most) or (most,)
     return (*(1 << power for power in range((most - 1).bit_length())), most)
+
+
+def saving(s_a_row: Mapping[int, float], size: int) -> float:
+    """Part of a row's time that a larger size than those measured would save, if each run took so much, and each row.
+
+    Args:
+        s_a_row: seconds a row, by rows of a run; two or more.
+        size: the larger one.
+
+    >>> round(saving({1: 0.0080, 2: 0.0060, 4: 0.0050}, 8), 3)
+    0.1
+    """
+    largest = max(s_a_row)
+    fixed_s = linear_regression([1 / rows for rows in s_a_row], list(s_a_row.values())).slope
+    return fixed_s * (1 / largest - 1 / size) / s_a_row[largest]
 
 
 class _Window:
@@ -134,9 +152,9 @@ class _Neighbour:
             self._ratios.append(ratio)
 
     def known(self, ratio: float) -> None:
-        """Takes a ratio that was measured before the search began, as well as windows measure it."""
+        """Takes a ratio that was measured before the search began, which counts as several windows."""
         self.tries = _KNOWN
-        self._ratios.append(ratio)
+        self._ratios.extend([ratio] * _WINDOWS_WORTH)
 
     def ratio(self) -> float | None:
         """The median; None before any window told something."""
@@ -206,14 +224,17 @@ class SizeSearch:
         self._move(max((place for place, size in enumerate(self._sizes) if size <= rows), default=0))
 
     def begin(self, s_a_row: Mapping[int, float]) -> None:
-        """Goes on from the best of some sizes of the ladder, whose seconds a row were measured under load."""
-        places = [place for place, size in enumerate(self._sizes) if size in s_a_row]
-        if not places:
+        """Goes on from the best of the smaller sizes of the ladder, whose seconds a row were measured under load."""
+        measured = {place: s_a_row[size] for place, size in enumerate(self._sizes) if size in s_a_row}
+        if len(measured) < 2:
             return
-        self._move(min(places, key=lambda place: s_a_row[self._sizes[place]] / (1 - MADE_UP_SAVES) ** place))
+        beyond = max(measured) + 1
+        if beyond < len(self._sizes) and (saves := saving(s_a_row, self._sizes[beyond])) < MADE_UP_SAVES:
+            measured[beyond] = (1 - saves) * measured[beyond - 1]
+        self._move(min(measured, key=lambda place: measured[place] / (1 - MADE_UP_SAVES) ** place))
         for neighbour, place in ((self._down, self._at - 1), (self._up, self._at + 1)):
-            if place in places:
-                neighbour.known(s_a_row[self._sizes[place]] / s_a_row[self.rows])
+            if place in measured:
+                neighbour.known(1 + (measured[place] / measured[self._at] - 1) / _SHOWN)
 
     def ask(self, least: int = 1) -> int:
         """The rows to run next.
@@ -289,9 +310,9 @@ class SizeSearch:
             self._window = _Window()
 
     def _may_save(self) -> bool:
-        """Whether a larger size may be worth it, by what this one saves over the smaller one."""
-        ratio = self._down.ratio()
-        return ratio is not None and (ratio - 1) / 2 > SAVES
+        """Whether a larger size may be worth it: by what it did before, or by what this one saves over the smaller."""
+        ratio, larger = self._down.ratio(), self._up.ratio()
+        return (ratio is not None and (ratio - 1) / 2 > SAVES) or (larger is not None and larger < 1 - SAVES)
 
     def _may_try_larger(self) -> bool:
         """Whether few enough requests have been in larger runs."""
