@@ -228,10 +228,10 @@ class SizeSearch:
         measured = {place: s_a_row[size] for place, size in enumerate(self._sizes) if size in s_a_row}
         if len(measured) < 2:
             return
-        beyond = max(measured) + 1
-        if beyond < len(self._sizes) and (saves := saving(s_a_row, self._sizes[beyond])) < MADE_UP_SAVES:
-            measured[beyond] = (1 - saves) * measured[beyond - 1]
         self._move(min(measured, key=lambda place: measured[place] / (1 - MADE_UP_SAVES) ** place))
+        beyond = max(measured) + 1
+        if beyond < len(self._sizes) and (saves := saving(s_a_row, self._sizes[beyond])) < SAVES:  # there is no hurry
+            measured[beyond] = (1 - saves) * measured[beyond - 1]
         for neighbour, place in ((self._down, self._at - 1), (self._up, self._at + 1)):
             if place in measured:
                 neighbour.known(1 + (measured[place] / measured[self._at] - 1) / _SHOWN)
