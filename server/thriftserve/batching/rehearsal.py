@@ -31,7 +31,7 @@ _MOST_ROWS = 16
 #: those of quick models, and their number at most. Then some more, by turns.
 _SAMPLES = 4
 _COLD = 2
-_LAPS = 3
+_LAPS = 5
 _ENOUGH_S = 0.02
 _MOST_SAMPLES = 50
 #: Sizes that are measured before those tell whether a larger one may be worth it.
