@@ -114,10 +114,14 @@ def at_load(jobs: Sequence[Job], run: Run, runs: int, sizes: Sequence[int], seco
                 sample(size)
             many = max(_SAMPLES - _COLD, min(_MOST_SAMPLES, int(_ENOUGH_S / sample_s)))
             s_a_row = took[size] = min(sample(size) for _ in range(many))
+        if len(took) < 2:
+            return {}
         for _ in range(_LAPS):  # what disturbed one size's samples has most likely passed
+            if time.monotonic() > until:
+                break
             for size, least in took.items():
                 took[size] = min(least, sample(size))
-    return took if len(took) > 1 and math.isfinite(sum(took.values())) else {}
+    return took if math.isfinite(sum(took.values())) else {}
 
 
 def _alone(jobs: Sequence[Job], run: Run) -> list[Done] | None:
