@@ -25,6 +25,8 @@ from thriftserve_client.control import Control
 QUICK = ("--file-system-poll-s", "0.1", "--load-retry-interval-s", "0.2", "--workers", "1", "--control-port", "0")
 #: So many rounds of the slow signature's loop take about a second.
 ROUNDS = 100_000
+#: A warm-up takes so many times as long: it must be going on still when its worker is killed, on a busy machine too.
+WARM_UP = 5
 
 
 #: A step is over soon; what comes of it in the end may be asked of the server.
@@ -117,7 +119,7 @@ def arguments(versions: Versions, place: Path) -> tuple[str, ...]:
 @pytest.fixture(scope="module")
 def slow_warmup(tmp_path_factory: pytest.TempPathFactory) -> bytes:
     """A file of one recorded request that takes a while."""
-    words = ["--signature", "slow", "--input", f"n={ROUNDS}", "--input", "x=[1]"]
+    words = ["--signature", "slow", "--input", f"n={WARM_UP * ROUNDS}", "--input", "x=[1]"]
     version = Versions(tmp_path_factory.mktemp("recorded"), 1).base / "1"
     subprocess.run(command("model", "record", str(version), *words), check=True, capture_output=True, timeout=60)
     return (version / "assets.extra" / "tf_serving_warmup_requests").read_bytes()
