@@ -101,7 +101,7 @@ class TBatchingFront:
         self._switchboard.close_but(self._number)
         self._epoll, self._first = select.epoll(), select.epoll()
         self._waiting_slots = self._switchboard.sockets[self._number]
-        self._listen_on(self._waiting_slots, self._on_waiting_slots)
+        self._watch_first(self._waiting_slots.fileno(), self._on_waiting_slots)
         while not dispatcher.slots:
             self._epoll.poll()
             self._accept_slots()
@@ -112,7 +112,7 @@ class TBatchingFront:
     def run(self) -> None:
         """Serves until drained."""
         acceptor = Acceptor(self._host)
-        self._listen_on(acceptor.sock, partial(self._accept, acceptor))
+        self._watch_first(acceptor.sock.fileno(), partial(self._accept, acceptor))
         self._watch_new(self._host.wakeup.fd, lambda mask: None)
         sweep_at = time.monotonic() + _SWEEP_S
         while not self._host.draining:
@@ -196,9 +196,10 @@ class TBatchingFront:
         self._handlers[fd] = handler
         self._epoll.register(fd, select.EPOLLIN)
 
-    def _listen_on(self, sock: socket.socket, handler: Callable[[int], None]) -> None:
-        self._watch_new(sock.fileno(), handler)
-        self._first.register(sock, select.EPOLLIN)
+    def _watch_first(self, fd: int, handler: Callable[[int], None]) -> None:
+        """Watches what is looked at before clients, too."""
+        self._watch_new(fd, handler)
+        self._first.register(fd, select.EPOLLIN)
 
     def _pause(self, sock: socket.socket) -> None:
         """Leaves a listening socket alone for a while: there is no descriptor for who waits. Others are served."""
@@ -301,8 +302,7 @@ class TBatchingFront:
             self._about.update(hello.about)
             self.door.limits = hello.about.get("max_waiting", {})
             self._dispatcher.add_slot(slot)
-            self._watch_new(slot.fd, partial(self._dispatcher.on_slot, slot))
-            self._first.register(slot.fd, select.EPOLLIN)
+            self._watch_first(slot.fd, partial(self._dispatcher.on_slot, slot))
             log.debug("%s is there", slot.label)
         self._reserve()
 
