@@ -13,7 +13,7 @@ from collections.abc import Iterable, Mapping
 from struct import Struct
 from typing import Any
 
-from thriftserve.rpc.walk import LOST, MAP, STRING, STRUCT, Walk
+from thriftserve.rpc.walk import LOST, MAP, STRING, Walk
 
 #: Shorter fields are cheaper to copy than to cut out.
 LARGE_BYTES = 32 * 1024
@@ -55,18 +55,15 @@ def cut_out(message: memoryview, paths: Mapping[str, tuple[int, ...]]) -> tuple[
 def _large_fields(walk: Walk, path: tuple[int, ...]) -> list[tuple[int, int]]:
     """The large strings at the end of a path: (start, size) each."""
     found: list[tuple[int, int]] = []
-    at = walk.find(path[:-1], MAP)
-    if at is None or walk.message[at + 1] != STRUCT:
+    entries = walk.find(path[:-1], MAP)
+    if entries is None:
         return found
-    key, count, at = walk.message[at], walk.length(at + 2), at + 6
-    for _ in range(count):
-        at = walk.behind(at, key)
+    for _, at in walk.structs(entries):
         field = walk.field(at, path[-1], STRING)
         if field is not None and (size := walk.length(field)) >= LARGE_BYTES:
             if field + 4 + size > len(walk.message):
                 raise ValueError("the message ends early")
             found.append((field + 4, size))
-        at = walk.behind(at, STRUCT)
     return found
 
 

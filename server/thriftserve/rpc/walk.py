@@ -8,6 +8,7 @@ to its end, for whoever looks has other things to do.
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from struct import Struct
 from struct import error as struct_error
 
@@ -51,14 +52,51 @@ class Walk:
 
     def field(self, at: int, wanted: int, wanted_kind: int) -> int | None:
         """Where the value of a field of the struct at `at` begins; None where it has none of that number and kind."""
+        kind, at = self._any_field(at, wanted)
+        return at if kind == wanted_kind else None
+
+    def reach(self, path: tuple[int, ...]) -> Iterator[tuple[tuple[bytes, ...], tuple[int, int]]]:
+        """Where values at the end of a path of field numbers begin and end, with the keys of the maps on the way.
+
+        A map of structs on the way leads to a value in each. Of a string the span is without its length. A field that
+        was sent twice is a ValueError: which one counts is the decoder's to say.
+        """
+        places: list[tuple[tuple[bytes, ...], int]] = [((), self.arguments)]
+        for depth, number in enumerate(path, 1):
+            last, found = depth == len(path), []
+            for keys, struct in places:
+                kind, at = self._any_field(struct, number)
+                if kind != STOP and self._any_field(self.behind(at, kind), number)[0] != STOP:
+                    raise ValueError(f"field {number} was sent twice")
+                if last and kind != STOP:
+                    yield keys, (at + 4 if kind == STRING else at, self.behind(at, kind))
+                elif kind == STRUCT:
+                    found.append((keys, at))
+                elif kind == MAP:
+                    found += [((*keys, key), each) for key, each in self.structs(at)]
+            places = found
+
+    def _any_field(self, at: int, wanted: int) -> tuple[int, int]:
+        """The kind of a field of the struct at `at`, and where its value begins; STOP where it has no such field."""
         message = self.message
         while (kind := message[at]) != STOP:
             number = message[at + 1] << 8 | message[at + 2]
             at += 3
             if number == wanted:
-                return at if kind == wanted_kind else None
+                break
             at = self.behind(at, kind)
-        return None
+        return kind, at
+
+    def structs(self, at: int) -> Iterator[tuple[bytes, int]]:
+        """The key of each entry of a map of structs, and where its struct begins; nothing of any other map."""
+        key_kind, kind = self.message[at], self.message[at + 1]
+        if kind != STRUCT:
+            return
+        count, at = self.length(at + 2), at + 6
+        for _ in range(count):
+            key_at, at = at, self.behind(at, key_kind)
+            yield bytes(self.message[key_at + 4 : at] if key_kind == STRING else self.message[key_at:at]), at
+            at = self.behind(at, STRUCT)
 
     def behind(self, at: int, kind: int, depth: int = 0) -> int:
         """Where the value of a type ends."""
