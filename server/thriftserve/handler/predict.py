@@ -9,16 +9,19 @@ from __future__ import annotations
 
 import contextlib
 import os
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
+from functools import partial
 from typing import TypeVar
 
-from thriftserve.batching import Batcher, Done
+from thriftserve.batching import Batcher, Done, Job
 from thriftserve.deadline import Deadline
 from thriftserve.errors import InvalidArgument, ThriftServeError, Unimplemented
 from thriftserve.handler import describe
+from thriftserve.handler.alike import Part, PredictForm, form_of
 from thriftserve.handler.classify import classify
 from thriftserve.handler.detect import detect
 from thriftserve.handler.door import RequestCounter, door
+from thriftserve.handler.plan import Plan
 from thriftserve.handler.plans import Plans, named
 from thriftserve.handler.run import Steps, asked_for, job_for, run_through
 from thriftserve.models import images
@@ -125,11 +128,23 @@ class PredictHandler(Predict.Iface):
         wanted = plan.wanted(request.output_filter)
         arrays = plan.arrays(request.inputs, deadline)
         done = yield job_for(servable, plan, arrays, wanted, deadline)
-        outputs: Mapping[str, Array] = done.outputs
-        if tuple(outputs) != wanted:
-            outputs = asked_for(plan, outputs, wanted)
-        answer = describe.tensors(outputs)
-        return PredictResponse(describe.resolved(servable, plan), answer, self._timing(deadline, done))
+        response = _response(describe.resolved(servable, plan), plan, wanted, done)
+        response.timing = self._timing(deadline, done)
+        return response
+
+    def form(self, request: PredictRequest, job: Job, parts: Sequence[Part]) -> PredictForm | None:
+        """What holds for every `predict` like this one, which is right; see `thriftserve.handler.alike`.
+
+        Args:
+            request: an example.
+            job: what it wants run.
+            parts: what of it varies.
+        """
+        servable, plan = self._plans.find(request.model_spec)
+        if servable is not job.servable:
+            return None
+        respond = partial(_response, describe.resolved(servable, plan), plan, job.wanted)
+        return form_of(request, job, parts, self._plans.servable, self.counters.observe, respond)
 
     def classify_steps(self, request: ClassifyRequest | None) -> Steps[ClassifyResponse]:
         """What `classify` does, its runs left to who takes the steps."""
@@ -180,6 +195,14 @@ class PredictHandler(Predict.Iface):
     def getServerStatus(self) -> ServerStatus:
         """Tells the state of the server and of each worker."""
         return describe.server_status(self._status(), self._registry.names(), self._server_version)
+
+
+def _response(resolved: ModelSpec, plan: Plan, wanted: tuple[str, ...], done: Done) -> PredictResponse:
+    """What a run gave, as the answer; its timing is left to set."""
+    outputs: Mapping[str, Array] = done.outputs
+    if tuple(outputs) != wanted:
+        outputs = asked_for(plan, outputs, wanted)
+    return PredictResponse(resolved, describe.tensors(outputs))
 
 
 def _checked(request: R | None) -> tuple[R, Deadline]:

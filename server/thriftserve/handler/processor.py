@@ -11,6 +11,7 @@ from collections.abc import Callable, Generator, Iterable, Mapping, Sequence
 from typing import Any
 
 from thriftserve.batching import Advice, Done, Job
+from thriftserve.handler.alike import VARYING, Part, PredictForm
 from thriftserve.handler.door import told_of
 from thriftserve.handler.predict import PredictHandler
 from thriftserve.handler.run import Steps
@@ -66,6 +67,20 @@ class PredictProcessor(Predict.Processor):
         if request is None or not request.inputs:
             return (), True
         return request.inputs.values(), not self._service.lets_go_of_inputs(request.model_spec)
+
+    #: By method: where its calls, and its replies, differ from each other, if they are alike otherwise.
+    varying: Mapping[str, tuple[Sequence[tuple[int, ...]], Sequence[tuple[int, ...]]]] = {"predict": VARYING}
+
+    def form(self, method: str, args: Any, job: Job, parts: Sequence[Part]) -> PredictForm | None:
+        """What holds for every call like this one, which was begun and is right; None: nothing is known of them.
+
+        Args:
+            method: a key of `varying`.
+            args: its arguments.
+            job: its first one.
+            parts: what varies of it.
+        """
+        return self._service.form(args.request, job, parts)
 
     def run(self, jobs: Sequence[Job]) -> list[Done | Exception]:
         """Runs the jobs of requests that were begun together: an answer or an error for each, in their order."""

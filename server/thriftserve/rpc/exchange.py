@@ -13,14 +13,16 @@ from __future__ import annotations
 
 import logging
 import time
-from collections.abc import Callable, Generator, Iterable, Mapping
+from collections.abc import Callable, Generator, Iterable, Mapping, Sequence
 from io import BytesIO
 from typing import Any, Protocol
 
 from thrift.Thrift import TApplicationException, TMessageType, TProcessor
 
 from thriftserve import arrival
+from thriftserve.rpc.alike import Again, Alike, Form, Varying
 from thriftserve.rpc.large import cut_out, put_back
+from thriftserve.rpc.pattern import Part
 from thriftserve.rpc.recording import BinaryInput, CompactInput
 from thriftserve_client.channel import ChannelClosed, ChannelTimeout, Stream
 from thriftserve_client.framing import Frame, FrameError, LargeFrame
@@ -58,32 +60,55 @@ class Together(Protocol):
     def holders(self, method: str, args: Any) -> tuple[Iterable[Any], bool]:
         """The structs whose `content` is large; and whether it may be kept for longer than the call."""
 
+    #: Method -> where its calls, and their answers, differ from each other.
+    varying: Mapping[str, Varying]
+
+    def form(self, method: str, args: Any, job: Any, parts: Sequence[Part]) -> Form | None:
+        """What holds for every call like this one, whose first job is given; see `thriftserve.rpc.alike.Alike`."""
+
 
 class Begun:
-    """A call that was read and begun, and waits for its run."""
+    """A call that was read and begun: `step` takes it from run to run, to its answer."""
 
-    __slots__ = ("_exchange", "_name", "_seqid", "size", "steps")
+    __slots__ = ("_exchange", "_seqid", "_steps", "args", "name", "on_first", "parts", "size")
 
-    def __init__(self, exchange: Exchange, name: str, seqid: int, steps: Generator[Any, Any, Any]) -> None:
+    def __init__(self, exchange: Exchange, name: str, seqid: int, args: Any, steps: Generator[Any, Any, Any]) -> None:
         self._exchange = exchange
-        self._name = name
         self._seqid = seqid
-        #: Yields what to run; returns the result struct.
-        self.steps = steps
-        #: Bytes of the answer that was made last.
+        self._steps = steps
+        self.name = name
+        self.args = args
+        #: Told of the call and the first thing that it wants run: it was found to be right.
+        self.on_first: Callable[[Begun, Any], None] | None = None
+        #: The encoded answer in segments, once there is one, and its bytes.
+        self.parts: list[bytes] = []
         self.size = 0
 
-    def answer(self, result: Any) -> list[bytes]:
-        """The encoded answer, in segments."""
-        parts = self._exchange.write_result(self._name, self._seqid, result)
-        self.size = self._exchange.size
-        return parts
+    def step(self, result: Any) -> Any:
+        """Takes the call to its next run, or to its answer.
 
-    def fail(self, error: BaseException) -> list[bytes]:
-        """The answer to a call whose steps failed with what no step may raise."""
-        parts = self._exchange.handler_failed(self._name, self._seqid, error)
-        self.size = self._exchange.size
-        return parts
+        Args:
+            result: what the run gave, or the exception that it failed with; None at first.
+
+        Returns:
+            What is to be run; None: it is answered.
+        """
+        exchange = self._exchange
+        try:
+            if isinstance(result, BaseException):
+                return self._steps.throw(result)
+            job = self._steps.send(result)
+        except StopIteration as end:
+            self.parts = exchange.write_result(self.name, self._seqid, end.value)
+        except BaseException as error:  # a model may raise anything, SystemExit included
+            self.parts = exchange.handler_failed(self.name, self._seqid, error)
+        else:
+            if self.on_first is not None:
+                self.on_first(self, job)
+                self.on_first = None
+            return job
+        self.size = exchange.size
+        return None
 
 
 _INPUTS: dict[str, Any] = {"binary": BinaryInput, "compact": CompactInput}
@@ -106,6 +131,9 @@ class Exchange:
         self.broken = False
         #: Bytes of the answer just given.
         self.size = 0
+        self._alike: Alike | None = None
+        if protocol == "binary" and hasattr(processor, "varying"):
+            self._alike = Alike(self, processor.varying, processor.form)
         self._open()
 
     def _open(self) -> None:
@@ -144,6 +172,15 @@ class Exchange:
         parts: list[bytes] = self._out.take()
         self.size = size = len(parts[0]) + len(parts[1]) if len(parts) == 2 else sum(map(len, parts))
         return parts if size <= self._max_bytes else self._too_large(size)
+
+    def begin_small(self, message: bytes, arrived: float) -> Again | Begun | list[bytes]:
+        """As `begin`, for a small message: one that is like an earlier one takes the short way."""
+        alike = self._alike
+        return self.begin_whole(message, arrived) if alike is None else alike.begin(message, arrived)
+
+    def begin_whole(self, message: bytes, arrived: float) -> Begun | list[bytes]:
+        """As `begin`, for a message without its frame."""
+        return self.begin(Frame(BytesIO(message), len(message)), arrived)
 
     def begin_shared(self, message: memoryview, arrived: float) -> Begun | list[bytes]:
         """As `begin`, for a large message in memory that stays as it is until the call is answered."""
@@ -185,7 +222,7 @@ class Exchange:
         except BaseException as error:
             return self._failed(error)
         arrival.mark(arrived)
-        return Begun(self, name, seqid, self.processor.begin(name, args))
+        return Begun(self, name, seqid, args, self.processor.begin(name, args))
 
     def write_result(self, name: str, seqid: int, result: Any) -> list[bytes]:
         """The answer to a call that was begun."""

@@ -15,7 +15,7 @@ import time
 from io import BytesIO
 from typing import Any
 
-from thriftserve.rpc import BadMessage, Begun, Exchange, make_exchange
+from thriftserve.rpc import Again, BadMessage, Begun, Exchange, make_exchange
 from thriftserve.server_types.batched.arena import SharedFrames
 from thriftserve.server_types.batched.pace import Pace
 from thriftserve.server_types.batched.wire import CLOSE, READ_BYTES, Advice, BatchReader, Item, Kind, pack_answers
@@ -27,6 +27,8 @@ from thriftserve_client.framing import Frame
 log = logging.getLogger(__name__)
 
 _JOIN_BYTES = 64 * 1024
+#: A call that was begun.
+Call = Begun | Again
 #: An answer: index in the batch, bytes, segments.
 Answer = tuple[int, int, list[bytes]]
 
@@ -132,7 +134,7 @@ class Runner:
 
     def _answers(self, batch: list[Item]) -> tuple[list[Answer], float]:
         answers: list[Answer] = []
-        waiting: list[tuple[int, Begun, Any]] = []
+        waiting: list[tuple[int, Call, Any]] = []
         for index, item in enumerate(batch):
             if not self._together:
                 answers.append(self._answer_one(index, self._frame(item), item.arrived))
@@ -140,19 +142,20 @@ class Runner:
             exchange = self._exchange
             if self._header:  # each message has a dialect of its own, which its answer is written in
                 exchange = self._make_exchange()
+            message = item.message
+            call: Call | list[bytes]
             try:
-                if isinstance(item.message, tuple):
-                    call = exchange.begin_shared(self._arena.view(*item.message), item.arrived)
+                if isinstance(message, tuple):
+                    call = exchange.begin_shared(self._arena.view(*message), item.arrived)
                 else:
-                    call = exchange.begin(self._frame(item), item.arrived)
+                    call = exchange.begin_small(message, item.arrived)
             except BadMessage as error:
                 answers.append(_bad(index, error))
                 continue
-            if isinstance(call, Begun):
-                # At once: a call's first step reads when it arrived.
-                _step(index, call, None, waiting, answers)
-            else:
+            if isinstance(call, list):
                 answers.append((index, exchange.size if call else 0, call))
+            else:  # at once: a call's first step reads when it arrived
+                _step(index, call, None, waiting, answers)
         return answers, self._run(waiting, answers) if waiting else 0.0
 
     def _answer_one(self, index: int, frame: Frame, arrived: float) -> Answer:
@@ -168,7 +171,7 @@ class Runner:
             message = self._arena.read(*message)
         return Frame(BytesIO(message), len(message))
 
-    def _run(self, waiting: list[tuple[int, Begun, Any]], answers: list[Answer]) -> float:
+    def _run(self, waiting: list[tuple[int, Call, Any]], answers: list[Answer]) -> float:
         """Drives calls from run to run until each has its answer; the seconds spent in runs."""
         run_s = 0.0
         while waiting:
@@ -188,18 +191,13 @@ class Runner:
             return [error] if len(jobs) == 1 else [self._results([job])[0] for job in jobs]
 
 
-def _step(index: int, call: Begun, result: Any, waiting: list[tuple[int, Begun, Any]], answers: list[Answer]) -> None:
+def _step(index: int, call: Call, result: Any, waiting: list[tuple[int, Call, Any]], answers: list[Answer]) -> None:
     """Takes a call to its next run, or to its answer."""
-    try:
-        job = call.steps.throw(result) if isinstance(result, BaseException) else call.steps.send(result)
-    except StopIteration as end:
-        parts = call.answer(end.value)
-    except BaseException as error:  # a model may raise anything, SystemExit included
-        parts = call.fail(error)
-    else:
+    job = call.step(result)
+    if job is not None:
         waiting.append((index, call, job))
-        return
-    answers.append((index, call.size, parts))
+    else:
+        answers.append((index, call.size, call.parts))
 
 
 def _bad(index: int, error: BadMessage) -> Answer:

@@ -1,0 +1,224 @@
+"""Calls that are as an earlier one but for their number, their tensors and the like.
+
+    first call of a kind: decoded, checked, begun, encoded --> its pattern, a Form, its answer's pattern
+    the next ones:  message --Pattern--> the parts that vary --Form--> job --run--> parts --Pattern--> answer
+
+A client asks for the same thing again and again. Of a small request, nearly all the time goes into finding out once
+more what is known: names, dtypes, shapes, whether they fit the model, how the answer is laid out. Here a message
+is compared with an earlier one, byte by byte outside the parts that vary, and what was found out then holds.
+Whatever is not alike, late, or failed, goes the whole way. Binary protocol only.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping, Sequence
+from functools import partial
+from typing import TYPE_CHECKING, Any, Protocol
+
+from thriftserve.rpc.pattern import Part, Path, Pattern, pattern_of
+from thriftserve.rpc.walk import LOST
+
+if TYPE_CHECKING:
+    from thriftserve.rpc.exchange import Begun
+
+#: Larger messages spend their time elsewhere.
+MOST_BYTES = 16 * 1024
+#: Callers choose what they send, so there must be limits: messages of one size, all of them, kinds of answer to one.
+_OF_A_SIZE, _IN_ALL, _ANSWERS = 4, 256, 16
+#: So many new kinds are learned as they come; after that one in so many, for kinds that never come again cost time.
+_AT_ONCE, _EVERY = 32, 32
+
+#: What varies from call to call of a method: paths of field numbers, through maps of structs to each of these. Those of
+#: a call, from the arguments down; those of its reply, from the result down, in the order in which they are sent.
+Varying = tuple[Sequence[Path], Sequence[Path]]
+
+
+class Form(Protocol):
+    """What was found out of a call, for those that are alike."""
+
+    def job(self, parts: Sequence[bytes], arrived: float) -> Any:
+        """What is to be run for a call with these parts; None: it has to be looked at as a whole.
+
+        Args:
+            parts: its number, and what varies in the order of the `Part`s that the form was made for.
+            arrived: when it arrived, monotonic seconds.
+        """
+
+    def outline(self, job: Any, done: Any) -> Any:
+        """What the answer's layout depends on, besides the form; None: it is one of a kind."""
+
+    def count(self, job: Any, done: Any) -> None:
+        """Counts a call that is being answered."""
+
+    def result(self, job: Any, done: Any) -> Any:
+        """The answer as the method's result struct."""
+
+    def parts(self, job: Any, done: Any) -> list[bytes]:
+        """The parts of the answer that vary, in their order."""
+
+
+class _Known:
+    """A kind of call."""
+
+    __slots__ = ("answers", "form", "name", "pattern", "reply")
+
+    def __init__(self, name: str, pattern: Pattern, form: Form, reply: Sequence[Path]) -> None:
+        self.name = name
+        self.pattern = pattern
+        self.form = form
+        self.reply = reply
+        #: By outline.
+        self.answers: dict[Any, Pattern] = {}
+
+
+class Whole(Protocol):
+    """What begins and answers calls the whole way: an `Exchange`."""
+
+    #: Bytes of the answer just given.
+    size: int
+
+    def begin_whole(self, message: bytes, arrived: float) -> Begun | list[bytes]:
+        """Reads a message and begins its call."""
+
+    def write_result(self, name: str, seqid: int, result: Any) -> list[bytes]:
+        """Encodes an answer."""
+
+
+class Alike:
+    """The kinds of call that one connection, or one slot, has seen. One thread uses it.
+
+    Args:
+        whole: for what is not alike.
+        varying: by method.
+        form: makes the form of a call: of its method, its arguments, its first job, and its parts that vary, in their
+            order; None: others like it go the whole way, too.
+    """
+
+    def __init__(
+        self,
+        whole: Whole,
+        varying: Mapping[str, Varying],
+        form: Callable[[str, Any, Any, Sequence[Part]], Form | None],
+    ) -> None:
+        self._whole = whole
+        self._varying = varying
+        self._form = form
+        self._known: dict[int, list[_Known]] = {}
+        self._kinds = 0
+        self._missed = 0
+
+    def begin(self, message: bytes, arrived: float) -> Again | Begun | list[bytes]:
+        """Begins the call that a message makes.
+
+        Args:
+            message: without its frame's length.
+            arrived: when it arrived, monotonic seconds.
+
+        Raises:
+            BadMessage: it is no message of this protocol.
+        """
+        for known in self._known.get(len(message), ()):
+            parts = known.pattern.parts_of(message)
+            if parts is not None:
+                job = known.form.job(parts, arrived)
+                if job is None:
+                    break
+                return Again(self._whole, known, message, arrived, parts[0], job)
+        call = self._whole.begin_whole(message, arrived)
+        if isinstance(call, list) or len(message) > MOST_BYTES:
+            return call
+        self._missed += 1
+        if self._missed <= _AT_ONCE or not self._missed % _EVERY:
+            call.on_first = partial(self._learn, message)
+        return call
+
+    def _learn(self, message: bytes, call: Begun, job: Any) -> None:
+        """Keeps what there is to know of a call that was found to be right."""
+        varying = self._varying.get(call.name)
+        if varying is None:
+            return
+        try:
+            pattern, parts = pattern_of(message, varying[0])
+        except LOST:
+            return
+        form = self._form(call.name, call.args, job, parts)
+        if form is None:
+            return
+        if self._kinds >= _IN_ALL:
+            self._known, self._kinds = {}, 0
+        others = [one for one in self._known.get(len(message), ()) if one.pattern.parts_of(message) is None]
+        self._known[len(message)] = [_Known(call.name, pattern, form, varying[1]), *others[: _OF_A_SIZE - 1]]
+        self._kinds += 1
+
+
+class Again:
+    """A call that is alike, with its first job: used as `Begun` is."""
+
+    __slots__ = ("_arrived", "_call", "_job", "_known", "_message", "_number", "_whole", "parts", "size")
+
+    def __init__(self, whole: Whole, known: _Known, message: bytes, arrived: float, number: bytes, job: Any) -> None:
+        self._whole = whole
+        self._known = known
+        self._message = message
+        self._arrived = arrived
+        self._number = number
+        self._job = job
+        #: The same call, the whole way, where that was needed after all.
+        self._call: Begun | None = None
+        #: The encoded answer in segments, once there is one, and its bytes.
+        self.parts: list[bytes] = []
+        self.size = 0
+
+    def step(self, result: Any) -> Any:
+        """Takes the call to its run, or to its answer; see `Begun.step`."""
+        if result is None:
+            return self._job
+        if self._call is not None or isinstance(result, BaseException):
+            return self._step_whole(result)
+        known, job = self._known, self._job
+        form = known.form
+        outline = form.outline(job, result)
+        pattern = known.answers.get(outline)
+        if pattern is not None:
+            form.count(job, result)
+            answer = pattern.made([self._number, *form.parts(job, result)])
+            self.parts = [answer]
+            self.size = len(answer)
+            return None
+        try:
+            struct = form.result(job, result)
+        except Exception as error:
+            return self._step_whole(error)
+        form.count(job, result)
+        whole = self._whole
+        self.parts = whole.write_result(known.name, int.from_bytes(self._number, "big", signed=True), struct)
+        self.size = whole.size
+        if outline is not None and self.size <= MOST_BYTES:
+            self._learn(outline, [self._number, *form.parts(job, result)])
+        return None
+
+    def _step_whole(self, result: Any) -> Any:
+        """The call as if it were the first of its kind; its errors are told in one place."""
+        call = self._call
+        if call is None:
+            begun = self._whole.begin_whole(self._message, self._arrived)
+            if isinstance(begun, list):
+                self.parts, self.size = begun, self._whole.size
+                return None
+            self._call = call = begun
+            if call.step(None) is None:  # late by now
+                self.parts, self.size = call.parts, call.size
+                return None
+        job = call.step(result)
+        self.parts, self.size = call.parts, call.size
+        return job
+
+    def _learn(self, outline: Any, parts: Sequence[bytes]) -> None:
+        message = b"".join(self.parts)
+        try:
+            pattern, found = pattern_of(message, self._known.reply)
+        except LOST:
+            return
+        answers = self._known.answers
+        if len(found) == len(parts) - 1 and pattern.made(parts) == message and len(answers) < _ANSWERS:
+            answers[outline] = pattern
