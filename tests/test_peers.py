@@ -6,14 +6,18 @@ import argparse
 import http.server
 import os
 import subprocess
+import sys
 import threading
+import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
 import numpy as np
+import psutil
 import pytest
 
+from thriftserve_bench import process_tree
 from thriftserve_bench.asked_process import AskedProcess
 from thriftserve_bench.cli import main, make_parser
 from thriftserve_bench.peers.command import settings_of
@@ -209,6 +213,42 @@ def test_a_peer_that_pip_can_not_install_is_left_out_with_its_reason(tmp_path: P
 def flags(*words: str) -> argparse.Namespace:
     """The flags of a command line."""
     return make_parser().parse_args(["peers", *words])
+
+
+_FAMILY = """
+import os, sys
+print(os.fork(), flush=True)
+while True:
+    pass
+"""
+
+
+def test_a_paused_tree_takes_no_cpu_and_goes_on() -> None:
+    """Neither the process nor its child does anything until they may go on; a paused tree can be ended."""
+    spinning = subprocess.Popen([sys.executable, "-c", _FAMILY], stdout=subprocess.PIPE)
+    try:
+        assert spinning.stdout is not None
+        child = max(int(spinning.stdout.readline()) for _ in range(2))
+        process_tree.pause(spinning.pid)
+        before = own_cpu(spinning.pid, child)
+        time.sleep(0.2)
+        assert own_cpu(spinning.pid, child) == before
+        process_tree.resume(spinning.pid)
+        until = time.monotonic() + 20
+        while any(now <= then for now, then in zip(own_cpu(spinning.pid, child), before, strict=True)):
+            assert time.monotonic() < until
+            time.sleep(0.01)
+        process_tree.pause(spinning.pid)
+    finally:
+        process_tree.resume(spinning.pid)
+        process_tree.stop(spinning.pid, 5)
+        spinning.communicate()
+    assert not psutil.pid_exists(child)
+
+
+def own_cpu(*pids: int) -> list[float]:
+    """CPU seconds of processes."""
+    return [process_tree.own_cpu_s(pid) for pid in pids]
 
 
 def test_flags_become_settings() -> None:

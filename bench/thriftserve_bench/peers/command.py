@@ -31,7 +31,7 @@ _DESCRIPTION = """\
 Measures thriftserve beside other ways to serve the same models: Apache Thrift's own classes, grpcio, mosec
 and LitServe, and beside no RPC at all. Three jobs: tiny (half_plus_two, three floats), tensor (MobileNetV2,
 602 KB of float32) and jpeg (MobileNetV2, a JPEG of 640x480 in, five classes out). The requests differ and
-every answer is checked. All servers are up at once and measured in turns.
+every answer is checked. All servers are up at once and measured in turns; the others are stopped meanwhile.
 
 The peers are installed from PyPI into environments of their own, in the cache directory, over the packages
 of this one (TensorFlow is not installed again); one that can't be had is left out, and said. Everything

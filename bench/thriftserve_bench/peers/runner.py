@@ -8,7 +8,8 @@ from __future__ import annotations
 import subprocess
 import sys
 import tempfile
-from collections.abc import Collection, Iterator
+import time
+from collections.abc import Collection, Iterator, Sequence
 from contextlib import ExitStack, contextmanager
 from dataclasses import asdict, dataclass, field
 from datetime import UTC, datetime
@@ -29,6 +30,7 @@ from thriftserve_bench.server_process import ServerFailed, clean_environment
 
 _PACKAGES = ("thriftserve", "thrift", "tensorflow", "tensorflow-cpu", "numpy", "pillow")
 _PROGRAM_TIMEOUT_S = 300.0
+_REST_S = 1.5
 
 
 @dataclass(frozen=True)
@@ -172,6 +174,7 @@ def _measure_job(work: JobRun, loads: Loads, run: PeersRun, progress: Progress) 
         limits, kept = _survey(work, stack, run, progress)
         beside = _beside(work, stack, limits, kept, loads, run)
         running = _start_all(work, stack, loads, run, progress)
+        _rest(running, run)
         cells = len(settings.clients_of(job))
         progress.more(settings.rounds * (cells * len(running) + len(kept) + (beside is not None)))
         for number in range(settings.rounds):
@@ -179,7 +182,10 @@ def _measure_job(work: JobRun, loads: Loads, run: PeersRun, progress: Progress) 
                 # Another one begins each round: nobody always follows the same neighbour.
                 turn = number % max(1, len(running))
                 for one in [*running[turn:], *running[:turn]]:
-                    if not _measure(one, clients, work, run, progress):
+                    one.resume()
+                    if _measure(one, clients, work, run, progress):
+                        one.pause()
+                    else:
                         running.remove(one)
             for arrangement, limit in kept.items():
                 assert limits is not None
@@ -187,9 +193,15 @@ def _measure_job(work: JobRun, loads: Loads, run: PeersRun, progress: Progress) 
                 progress.step(f"{job.name} {arrangement} {_rate(limit.windows[-1])}")
             if beside is not None and not _measure_beside(beside, work, run, progress):
                 beside = None
-        for one in running:
-            told = run.contestants[one.contestant.name]
-            told["idle_cores"] = round(max(told["idle_cores"], one.idle_cores), 3)
+
+
+def _rest(running: Sequence[Running], run: PeersRun) -> None:
+    """Looks at what everybody does while nobody asks; from here on all rest but the one that is measured."""
+    time.sleep(_REST_S)
+    for one in running:
+        one.pause()
+        told = run.contestants[one.contestant.name]
+        told["idle_cores"] = round(max(told["idle_cores"], one.idle_cores), 3)
 
 
 def _survey(

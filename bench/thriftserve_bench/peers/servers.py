@@ -22,6 +22,8 @@ from thriftserve_bench.server_process import ServerFailed, ServerProcess, clean_
 _READY_TIMEOUT_S = 60.0
 _STOP_PATIENCE_S = 5.0
 _TRIAL_S = 0.05
+#: A shorter rest says nothing of what a server does while it rests.
+_REST_S = 1.0
 
 
 class Loads:
@@ -65,7 +67,7 @@ class Running:
         self.server = server
         self._job, self._pool, self._load = job, pool, load
         self._rested = (time.monotonic(), 0.0)
-        #: Cores that it kept busy between windows, the most so far.
+        #: Cores that it kept busy while nobody asked it.
         self.idle_cores = 0.0
 
     def measure(self, clients: int, seconds: float) -> PeerWindow:
@@ -74,7 +76,6 @@ class Running:
         Raises:
             ServerFailed: the server or the load generator has ended.
         """
-        self._look_at_rest()
         server, contestant = self.server, self.contestant
         order = PeerOrder(contestant.dialect, self._job, str(self._pool), server.port, server.pid, clients, seconds)
         try:
@@ -86,14 +87,21 @@ class Running:
         self._rested = (time.monotonic(), process_tree.cpu_s(server.pid))
         return window
 
-    def _look_at_rest(self) -> None:
+    def pause(self) -> None:
+        """Stops it until `resume`: some keep a core busy while nobody asks them, and others would pay for it."""
         since, cpu_s = self._rested
         lasted_s = time.monotonic() - since
-        if cpu_s and lasted_s > 1:
+        if lasted_s > _REST_S:
             self.idle_cores = max(self.idle_cores, (process_tree.cpu_s(self.server.pid) - cpu_s) / lasted_s)
+        process_tree.pause(self.server.pid)
+
+    def resume(self) -> None:
+        """Lets it go on."""
+        process_tree.resume(self.server.pid)
 
     def stop(self) -> None:
-        """Ends it with all its processes."""
+        """Ends it with all its processes, paused or not."""
+        self.resume()
         process_tree.stop(self.server.pid, _STOP_PATIENCE_S)
         self.server.stop()
         self.server.close()
