@@ -13,6 +13,9 @@ from dataclasses import dataclass
 
 import psutil
 
+_STILL = (psutil.STATUS_STOPPED, psutil.STATUS_TRACING_STOP, psutil.STATUS_ZOMBIE)
+_STILL_WITHIN_S = 1.0
+
 
 @dataclass(frozen=True)
 class Memory:
@@ -71,8 +74,9 @@ def pause(pid: int) -> None:
     with contextlib.suppress(psutil.NoSuchProcess):
         root = psutil.Process(pid)
         while found := {one.pid for one in [root, *root.children(recursive=True)]} - paused:
-            for each in found:  # who was not stopped yet may have had a child meanwhile
+            for each in found:
                 _signal(each, signal.SIGSTOP)
+                _wait_until_still(each)  # until then it may have another child
             paused |= found
 
 
@@ -82,6 +86,15 @@ def resume(pid: int) -> None:
         root = psutil.Process(pid)
         for one in [*root.children(recursive=True), root]:
             _signal(one.pid, signal.SIGCONT)
+
+
+def _wait_until_still(pid: int) -> None:
+    """A process on another core runs on for a moment, one in the kernel until it comes out."""
+    until = time.monotonic() + _STILL_WITHIN_S
+    with contextlib.suppress(psutil.NoSuchProcess):
+        process = psutil.Process(pid)
+        while process.status() not in _STILL and time.monotonic() < until:
+            time.sleep(0.001)
 
 
 def _signal(pid: int, number: int) -> None:
