@@ -230,6 +230,7 @@ def test_a_paused_tree_takes_no_cpu_and_goes_on() -> None:
         assert spinning.stdout is not None
         child = max(int(spinning.stdout.readline()) for _ in range(2))
         process_tree.pause(spinning.pid)
+        time.sleep(0.05)  # the last microseconds are booked when it leaves its core
         before = own_cpu(spinning.pid, child)
         time.sleep(0.2)
         assert own_cpu(spinning.pid, child) == before
