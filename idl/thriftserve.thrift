@@ -371,7 +371,7 @@ enum WorkerState {
 struct WorkerStatus {
   /** Its place among the workers, from 0. */
   1: required i32 index,
-  /** Process id. */
+  /** Process id; 0 while the process is still to be made. */
   2: required i32 pid,
   /** What it is doing. */
   3: required WorkerState state,

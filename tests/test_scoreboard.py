@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import threading
 from collections.abc import Callable
 
@@ -266,3 +267,16 @@ def test_percentiles() -> None:
     assert (some.count, some.mean) == (10, 4.0)
     none = Histogram("h", "us", (1, 2, 4), (0, 0, 0, 0), 0)
     assert (none.count, none.mean, none.bound_of(0.5)) == (0, 0.0, 1)
+
+
+def test_a_worker_that_is_still_to_be_made_has_no_pid() -> None:
+    """Its slot is held by whoever makes it, whom nobody is to signal in its place."""
+    board = Scoreboard("TTestServer", 2)
+    slot = board.take(os.getpid(), 0)
+    (unborn,) = board.snapshot().workers
+    assert (unborn.pid, unborn.rss_bytes, unborn.cpu_s, unborn.phase) == (0, 0, 0.0, WorkerPhase.STARTING)
+    parent = os.getppid()
+    board.enter(slot, os.getpid(), 0, parent=parent)
+    (born,) = board.snapshot().workers
+    assert born.pid == os.getpid()
+    assert born.rss_bytes > 0

@@ -74,7 +74,7 @@ def _workers(workers: tuple[results.WorkerStatus, ...]) -> str:
     rows = [
         (
             str(one.index),
-            str(one.pid),
+            str(one.pid or "-"),
             one.state,
             one.device,
             mebibytes(one.rss_bytes),

@@ -2513,7 +2513,7 @@ class WorkerStatus(object):
 
     Attributes:
      - index: Its place among the workers, from 0.
-     - pid: Process id.
+     - pid: Process id; 0 while the process is still to be made.
      - state: What it is doing.
      - device: The device that its sessions run on: "cpu", "gpu:0", ….
      - rss_bytes: Resident memory in bytes; 0 where it could not be read.

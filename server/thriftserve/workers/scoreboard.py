@@ -196,10 +196,13 @@ def _worker(slot: Cells) -> WorkerSnapshot:
     phase = WorkerPhase(slot[Cell.PHASE] or WorkerPhase.STARTING)  # its process is just beginning the slot
     if phase is WorkerPhase.IDLE and slot[Cell.IN_FLIGHT]:
         phase = WorkerPhase.BUSY
-    rss_bytes, cpu_s = _usage(slot[Cell.PID])
+    pid = slot[Cell.PID]
+    if pid == slot[Cell.PARENT]:  # who took the slot for it holds its place: nobody is to signal that one
+        pid = 0
+    rss_bytes, cpu_s = _usage(pid) if pid else (0, 0.0)
     return WorkerSnapshot(
         index=slot[Cell.INDEX],
-        pid=slot[Cell.PID],
+        pid=pid,
         phase=phase,
         device=read_text(slot[DEVICE_CELLS]),
         rss_bytes=rss_bytes,
