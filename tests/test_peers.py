@@ -24,7 +24,8 @@ from thriftserve_bench.peers.command import settings_of
 from thriftserve_bench.peers.dialects import DIALECTS, http_length
 from thriftserve_bench.peers.environments import Peer, PeerMissing, environment
 from thriftserve_bench.peers.figures import comparisons
-from thriftserve_bench.peers.load import measure
+from thriftserve_bench.peers.load import measure, questions
+from thriftserve_bench.peers.open_loop import OpenLoop
 from thriftserve_bench.peers.questions import Question, WrongAnswer, job_of, load_pool, save_pool
 from thriftserve_bench.peers.record import Limit, LimitWindow, PeerOrder, PeersRun, PeerWindow, load_peers
 from thriftserve_bench.peers.report import markdown
@@ -148,6 +149,36 @@ def test_a_sink_gives_right_answers_at_its_pace(pool: Path) -> None:
     assert (found.failures, freed.failures) == (0, 0), found.reason or freed.reason
     assert min(found.per_client) > 0
     assert 0 < found.calls <= 100 * (found.elapsed_s + 0.1) < freed.calls
+
+
+def test_requests_come_at_their_rate(pool: Path) -> None:
+    """No more than are to come, and each of them is accounted for."""
+    sink = AskedProcess("thriftserve_bench.peers.sink", ["tiny", str(pool)])
+    try:
+        port = sink.ask({"rate": 1e6})["port"]
+        found = OpenLoop(port, job_of("tiny"), questions(str(pool), "tiny", "thrift")).run(200.0, 5 * SECONDS)
+    finally:
+        sink.close()
+    assert (found.failed, found.refused_ms) == (0, []), found.reason
+    assert 0 < len(found.answered_ms) + found.not_sent <= 200 * 5 * SECONDS + 1
+
+
+class SlowSender(OpenLoop):
+    """Takes longer to send a request than it has."""
+
+    def _send(self, number: int, due: float) -> None:
+        self.found.answered_ms.append((time.monotonic() - due) * 1000)
+        time.sleep(0.001)
+
+
+def test_a_sender_that_can_not_keep_up_has_no_arrears(pool: Path) -> None:
+    """It sends as many as it can, says how many those were, and is late by no more each time."""
+    found = SlowSender(0, job_of("tiny"), questions(str(pool), "tiny", "thrift")).run(100_000, 0.4)
+    late_ms = found.answered_ms
+    assert found.rate * 0.4 == pytest.approx(len(late_ms), rel=0.5)
+    assert found.rate <= 1000
+    half = len(late_ms) // 2
+    assert np.median(late_ms[half:]) < 2 * np.median(late_ms[:half])  # of arrears, three times as late
 
 
 def test_mixed_up_answers_are_failures(pool: Path) -> None:
