@@ -23,7 +23,7 @@ from thriftserve.models.registry import Registry
 from thriftserve.models.servable import Servable
 from thriftserve.models.session import Array, Arrays
 from thriftserve.rpc import Again, BadMessage, Begun, Exchange, pattern
-from thriftserve.rpc.alike import _AT_ONCE, _EVERY, _IN_ALL, MOST_BYTES
+from thriftserve.rpc.alike import _ANSWERS, _AT_ONCE, _EVERY, _IN_ALL, MOST_BYTES
 from thriftserve_client.codec import to_tensor
 from thriftserve_idl import Predict
 from thriftserve_idl.ttypes import DataType, ErrorCode, ModelSpec, PredictError, PredictRequest
@@ -364,6 +364,16 @@ def test_another_version(registry: Registry, ways: tuple[Slot, Slot]) -> None:
     assert gone() is None
 
 
+def test_answers_without_end(ways: tuple[Slot, Slot]) -> None:
+    """Of one kind of call only so many layouts of the answer are kept; the others are encoded, and right."""
+    short, whole = ways
+    for number in [*range(40)] * 2:
+        asked = message({"x": np.arange(40) - number}, number, spec=of("positive"))
+        assert short.ask(asked) == whole.ask(asked)
+    alike: Any = short.exchange._alike
+    assert [len(known.answers) for many in alike._known.values() for known in many] == [_ANSWERS]
+
+
 def test_kinds_without_end(registry: Registry) -> None:
     """What is kept has a limit; and a kind that comes for good is learned all the same."""
     short = Slot(registry, short=True)
@@ -372,6 +382,7 @@ def test_kinds_without_end(registry: Registry) -> None:
         short.ask(message(numbers(1, kind % 100), request_id="x" * (kind // 100)))
     assert short.short == 0
     assert 0 < sum(map(len, alike._known.values())) <= _IN_ALL
+    assert _IN_ALL * MOST_BYTES * (1 + _ANSWERS) <= 2.5 * 2**20
     for number in range(2 * _EVERY):
         short.ask(message(numbers(number), request_id="for good", timeout_ms=9000))
     assert short.short >= _EVERY

@@ -22,9 +22,10 @@ if TYPE_CHECKING:
     from thriftserve.rpc.exchange import Begun
 
 #: Larger messages spend their time elsewhere.
-MOST_BYTES = 16 * 1024
-#: Callers choose what they send, so there must be limits: messages of one size, all of them, kinds of answer to one.
-_OF_A_SIZE, _IN_ALL, _ANSWERS = 4, 256, 16
+MOST_BYTES = 8 * 1024
+#: Callers choose what they send, so there must be limits: kinds of call of one size, of all, and of answers to one.
+#: What is kept comes to 2.5 MiB a slot at most.
+_OF_A_SIZE, _IN_ALL, _ANSWERS = 4, 64, 4
 #: So many new kinds are learned as they come; after that one in so many, for kinds that never come again cost time.
 _AT_ONCE, _EVERY = 32, 32
 
