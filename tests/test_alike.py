@@ -364,6 +364,26 @@ def test_another_version(registry: Registry, ways: tuple[Slot, Slot]) -> None:
     assert gone() is None
 
 
+@pytest.mark.parametrize("left", [[], [Servable("m", 4, served())]])
+def test_a_version_that_goes_while_a_call_begins(registry: Registry, left: list[Servable]) -> None:
+    """The call is answered by what it began with; nothing is learned of it."""
+    short = Slot(registry, short=True)
+    asked = message(numbers(1))
+    call: Any = short.exchange.begin_small(asked, time.monotonic())
+    learn = call.on_first
+
+    def gone(begun: Begun, job: Any) -> None:
+        registry.replace(left)
+        learn(begun, job)
+
+    call.on_first = gone
+    (done,) = short._processor.run([call.step(None)])
+    assert call.step(done) is None
+    assert decoded(b"".join(call.parts))[3].success.model_spec.version == 3
+    alike: Any = short.exchange._alike
+    assert alike._known == {}
+
+
 def test_answers_without_end(ways: tuple[Slot, Slot]) -> None:
     """Of one kind of call only so many layouts of the answer are kept; the others are encoded, and right."""
     short, whole = ways

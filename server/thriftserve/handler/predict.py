@@ -139,8 +139,14 @@ class PredictHandler(Predict.Iface):
             request: an example.
             job: what it wants run.
             parts: what of it varies.
+
+        Returns:
+            None where others like it have to be looked at as a whole.
         """
-        servable, plan = self._plans.find(request.model_spec)
+        try:
+            servable, plan = self._plans.find(request.model_spec)
+        except ThriftServeError:  # it went a moment ago
+            return None
         if servable is not job.servable:
             return None
         respond = partial(_response, describe.resolved(servable, plan), plan, job.wanted)
