@@ -16,7 +16,6 @@ from functools import partial
 from typing import TYPE_CHECKING, Any, Protocol
 
 from thriftserve.rpc.pattern import Part, Path, Pattern, pattern_of
-from thriftserve.rpc.walk import LOST
 
 if TYPE_CHECKING:
     from thriftserve.rpc.exchange import Begun
@@ -105,7 +104,6 @@ class Alike:
         self._varying = varying
         self._form = form
         self._known: dict[int, list[_Known]] = {}
-        self._kinds = 0
         self._missed = 0
 
     def begin(self, message: bytes, arrived: float) -> Again | Begun | list[bytes]:
@@ -138,18 +136,17 @@ class Alike:
         varying = self._varying.get(call.name)
         if varying is None:
             return
-        try:
-            pattern, parts = pattern_of(message, varying[0])
-        except LOST:
+        found = pattern_of(message, varying[0])
+        if found is None:
             return
+        pattern, parts = found
         form = self._form(call.name, call.args, job, parts)
         if form is None:
             return
-        if self._kinds >= _IN_ALL:
-            self._known, self._kinds = {}, 0
+        if sum(map(len, self._known.values())) >= _IN_ALL:
+            self._known = {}
         others = [one for one in self._known.get(len(message), ()) if one.pattern.parts_of(message) is None]
         self._known[len(message)] = [_Known(call.name, pattern, form, varying[1]), *others[: _OF_A_SIZE - 1]]
-        self._kinds += 1
 
 
 class Again:
@@ -200,26 +197,25 @@ class Again:
 
     def _step_whole(self, result: Any) -> Any:
         """The call as if it were the first of its kind; its errors are told in one place."""
-        call = self._call
+        call, job = self._call, self._job
         if call is None:
             begun = self._whole.begin_whole(self._message, self._arrived)
             if isinstance(begun, list):
                 self.parts, self.size = begun, self._whole.size
                 return None
             self._call = call = begun
-            if call.step(None) is None:  # late by now
-                self.parts, self.size = call.parts, call.size
-                return None
-        job = call.step(result)
+            job = call.step(None)
+        if job is not None:  # else it is late by now
+            job = call.step(result)
         self.parts, self.size = call.parts, call.size
         return job
 
     def _learn(self, outline: Any, parts: Sequence[bytes]) -> None:
         message = b"".join(self.parts)
-        try:
-            pattern, found = pattern_of(message, self._known.reply)
-        except LOST:
+        found = pattern_of(message, self._known.reply)
+        if found is None:
             return
+        pattern, places = found
         answers = self._known.answers
-        if len(found) == len(parts) - 1 and pattern.made(parts) == message and len(answers) < _ANSWERS:
+        if len(places) == len(parts) - 1 and pattern.made(parts) == message and len(answers) < _ANSWERS:
             answers[outline] = pattern

@@ -14,6 +14,7 @@ from __future__ import annotations
 import logging
 import time
 from collections.abc import Callable, Generator, Iterable, Mapping, Sequence
+from functools import cached_property
 from io import BytesIO
 from typing import Any, Protocol
 
@@ -131,9 +132,6 @@ class Exchange:
         self.broken = False
         #: Bytes of the answer just given.
         self.size = 0
-        self._alike: Alike | None = None
-        if protocol == "binary" and hasattr(processor, "varying"):
-            self._alike = Alike(self, processor.varying, processor.form)
         self._open()
 
     def _open(self) -> None:
@@ -173,12 +171,19 @@ class Exchange:
         self.size = size = len(parts[0]) + len(parts[1]) if len(parts) == 2 else sum(map(len, parts))
         return parts if size <= self._max_bytes else self._too_large(size)
 
+    @cached_property
+    def _alike(self) -> Alike | None:
+        """The kinds of call seen; None where there is no short way. Made for who asks: a connection never does."""
+        if self._protocol != "binary" or not hasattr(self.processor, "varying"):
+            return None
+        return Alike(self, self.processor.varying, self.processor.form)
+
     def begin_small(self, message: bytes, arrived: float) -> Again | Begun | list[bytes]:
         """As `begin`, for a small message: one that is like an earlier one takes the short way."""
         alike = self._alike
         return self.begin_whole(message, arrived) if alike is None else alike.begin(message, arrived)
 
-    def begin_whole(self, message: bytes, arrived: float) -> Begun | list[bytes]:
+    def begin_whole(self, message: bytes | memoryview, arrived: float) -> Begun | list[bytes]:
         """As `begin`, for a message without its frame."""
         return self.begin(Frame(BytesIO(message), len(message)), arrived)
 
@@ -186,7 +191,7 @@ class Exchange:
         """As `begin`, for a large message in memory that stays as it is until the call is answered."""
         lean = cut_out(message, self.processor.large) if self._protocol == "binary" else None
         if lean is None:
-            return self.begin(Frame(BytesIO(message), len(message)), arrived)
+            return self.begin_whole(message, arrived)
         small, views = lean
         return self.begin(Frame(BytesIO(small), len(small)), arrived, views)
 

@@ -10,7 +10,7 @@ from collections.abc import Callable, Iterable, Sequence
 from struct import Struct
 from typing import NamedTuple
 
-from thriftserve.rpc.walk import Walk
+from thriftserve.rpc.walk import LOST, Walk
 
 #: Field numbers, from a message's struct down.
 Path = tuple[int, ...]
@@ -66,17 +66,18 @@ class Pattern:
         return b"".join(every)
 
 
-def pattern_of(message: bytes, paths: Sequence[Path]) -> tuple[Pattern, list[Part]]:
+def pattern_of(message: bytes, paths: Sequence[Path]) -> tuple[Pattern, list[Part]] | None:
     """The pattern of messages that differ in their number and at the ends of these paths.
 
     Returns:
-        The pattern, whose first part is the message's number, and its other parts in their order.
-
-    Raises:
-        One of `thriftserve.rpc.walk.LOST`: the message can't be followed.
+        The pattern, whose first part is the message's number, and its other parts in their order; None where the
+        message can't be followed.
     """
     walk = Walk(message)
-    number = walk.arguments - 4
-    found = sorted((span, path, keys) for path in paths for keys, span in walk.reach(path))
+    try:
+        number = walk.arguments - 4
+        found = sorted((span, path, keys) for path in paths for keys, span in walk.reach(path))
+    except LOST:
+        return None
     pattern = Pattern(message, [(number, number + 4), *(span for span, _, _ in found)])
     return pattern, [Part(path, keys, message[slice(*span)]) for span, path, keys in found]

@@ -199,7 +199,7 @@ def _worker(slot: Cells) -> WorkerSnapshot:
     pid = slot[Cell.PID]
     if pid == slot[Cell.PARENT]:  # who took the slot for it holds its place: nobody is to signal that one
         pid = 0
-    rss_bytes, cpu_s = _usage(pid) if pid else (0, 0.0)
+    rss_bytes, cpu_s = _usage(pid)
     return WorkerSnapshot(
         index=slot[Cell.INDEX],
         pid=pid,
