@@ -8,7 +8,6 @@ is looked at each time: which version answers, how much time there is.
 
 from __future__ import annotations
 
-import os
 import weakref
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any
@@ -18,12 +17,14 @@ import numpy as np
 from thriftserve.batching import Done, Job
 from thriftserve.deadline import Deadline
 from thriftserve.errors import ThriftServeError
+from thriftserve.handler.at_front import TIMEOUTS
+from thriftserve.handler.describe import queue_us, timing
 from thriftserve.models.servable import Servable
 from thriftserve_idl.Predict import predict_result
-from thriftserve_idl.ttypes import ModelSpec, PredictRequest, PredictResponse, Timing
+from thriftserve_idl.ttypes import ModelSpec, PredictRequest, PredictResponse
 
 #: Paths of the fields of a call and of its reply that vary; see `Form.job` and `Form.parts`.
-CONTENT, TIMEOUT, REQUEST_ID = (1, 2, 3), (1, 4), (1, 5)
+CONTENT, TIMEOUT, REQUEST_ID = (1, 2, 3), TIMEOUTS["predict"], (1, 5)
 VARYING = ((CONTENT, TIMEOUT, REQUEST_ID), ((0, 2, 3), (0, 3, 1), (0, 3, 2), (0, 3, 3)))
 #: numpy's kinds of element whose content, as it came, is the array: not truth values, for any byte may have come. And
 #: those whose array is the content.
@@ -64,7 +65,6 @@ class PredictForm:
         self._inputs = [(name, array.shape, array.dtype, at[name]) for name, array in job.arrays.items()]
         self._timeout_at = at.get(TIMEOUT)
         self._request_id_at = at.get(REQUEST_ID)
-        self._pid = os.getpid()
 
     def job(self, parts: Sequence[bytes], arrived: float) -> Job | None:
         """What a request with these parts wants run; None where it has to be looked at as a whole."""
@@ -98,27 +98,23 @@ class PredictForm:
 
     def count(self, job: Job, done: Done) -> None:
         """Counts a request that is being answered."""
-        self._observe(_queue_us(job, done), done.compute_us, done.batch_size)
+        self._observe(queue_us(job.deadline, done), done.compute_us, done.batch_size)
 
     def result(self, job: Job, done: Done) -> predict_result:
         """The answer as a struct."""
         response = self._respond(done)
-        response.timing = Timing(_queue_us(job, done), done.compute_us, done.batch_size, self._pid)
+        response.timing = timing(job.deadline, done)
         return predict_result(response)
 
     def parts(self, job: Job, done: Done) -> list[bytes]:
         """The outputs' contents, then what `Timing` says, but for the worker."""
         parts = [array.tobytes() for array in done.outputs.values()]
         parts += (
-            _queue_us(job, done).to_bytes(8, "big", signed=True),
+            queue_us(job.deadline, done).to_bytes(8, "big", signed=True),
             done.compute_us.to_bytes(8, "big"),
             done.batch_size.to_bytes(4, "big"),
         )
         return parts
-
-
-def _queue_us(job: Job, done: Done) -> int:
-    return int((done.began - job.deadline.arrived) * 1e6)
 
 
 def form_of(

@@ -7,8 +7,11 @@ Enums of both sides have the same numbers.
 
 from __future__ import annotations
 
+import os
 from collections.abc import Iterable, Mapping
 
+from thriftserve.batching import Done
+from thriftserve.deadline import Deadline
 from thriftserve.errors import Internal
 from thriftserve.handler.plan import Plan
 from thriftserve.handler.wording import quoted
@@ -31,6 +34,7 @@ from thriftserve_idl.ttypes import (
     SignatureInfo,
     Tensor,
     TensorInfo,
+    Timing,
     WorkerState,
     WorkerStatus,
 )
@@ -39,6 +43,16 @@ from thriftserve_idl.ttypes import (
 def resolved(servable: Servable, plan: Plan) -> ModelSpec:
     """What was run, each part by its exact value."""
     return ModelSpec(servable.name, servable.version, None, plan.signature.name)
+
+
+def timing(deadline: Deadline, done: Done) -> Timing:
+    """Where a request's time went."""
+    return Timing(queue_us(deadline, done), done.compute_us, done.batch_size, os.getpid())
+
+
+def queue_us(deadline: Deadline, done: Done) -> int:
+    """Microseconds from a request's arrival until its run began."""
+    return int((done.began - deadline.arrived) * 1e6)
 
 
 def tensors(outputs: Mapping[str, Array]) -> dict[str, Tensor]:

@@ -8,7 +8,6 @@ Everything that a request can have wrong is found before the session sees it.
 from __future__ import annotations
 
 import contextlib
-import os
 from collections.abc import Callable, Mapping, Sequence
 from functools import partial
 from typing import TypeVar
@@ -167,10 +166,10 @@ class PredictHandler(Predict.Iface):
         return DetectResponse(describe.resolved(servable, plan), results, self._timing(deadline, done))
 
     def _timing(self, deadline: Deadline, done: Done) -> Timing:
-        """Where a request's time went: the one place where it is known, for every method that runs a model."""
-        queue_us = int((done.began - deadline.arrived) * 1e6)
-        self.counters.observe(queue_us, done.compute_us, done.batch_size)
-        return Timing(queue_us, done.compute_us, done.batch_size, os.getpid())
+        """Where a request's time went, counted: for every method that runs a model."""
+        timing = describe.timing(deadline, done)
+        self.counters.observe(timing.queue_us, done.compute_us, done.batch_size)
+        return timing
 
     @door
     def getModelMetadata(self, model_spec: ModelSpec) -> ModelMetadata:

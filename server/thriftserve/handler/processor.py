@@ -11,7 +11,7 @@ from collections.abc import Callable, Generator, Iterable, Mapping, Sequence
 from typing import Any
 
 from thriftserve.batching import Advice, Done, Job
-from thriftserve.handler.alike import VARYING, Part, PredictForm
+from thriftserve.handler.alike import CONTENT, VARYING, Part, PredictForm
 from thriftserve.handler.door import told_of
 from thriftserve.handler.predict import PredictHandler
 from thriftserve.handler.run import Steps
@@ -29,7 +29,10 @@ class PredictProcessor(Predict.Processor):
     }
 
     #: By method: where tensors' contents stand in its arguments: request, inputs, content.
-    large: Mapping[str, tuple[int, ...]] = {"predict": (1, 2, 3)}
+    large: Mapping[str, tuple[int, ...]] = {"predict": CONTENT}
+
+    #: By method: where its calls, and its replies, differ from each other, if they are alike otherwise.
+    varying: Mapping[str, tuple[Sequence[tuple[int, ...]], Sequence[tuple[int, ...]]]] = {"predict": VARYING}
 
     def __init__(self, handler: PredictHandler) -> None:
         super().__init__(handler)  # type: ignore[no-untyped-call]  # generated
@@ -67,9 +70,6 @@ class PredictProcessor(Predict.Processor):
         if request is None or not request.inputs:
             return (), True
         return request.inputs.values(), not self._service.lets_go_of_inputs(request.model_spec)
-
-    #: By method: where its calls, and its replies, differ from each other, if they are alike otherwise.
-    varying: Mapping[str, tuple[Sequence[tuple[int, ...]], Sequence[tuple[int, ...]]]] = {"predict": VARYING}
 
     def form(self, method: str, args: Any, job: Job, parts: Sequence[Part]) -> PredictForm | None:
         """What holds for every call like this one, which was begun and is right; None: nothing is known of them.
