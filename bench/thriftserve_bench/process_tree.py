@@ -7,7 +7,6 @@ from __future__ import annotations
 
 import contextlib
 import os
-import signal
 import time
 from dataclasses import dataclass
 
@@ -34,9 +33,8 @@ class Memory:
 
 def cpu_s(pid: int) -> float:
     """User and system CPU seconds of a process tree so far, children that ended included."""
-    root = psutil.Process(pid)
     total = 0.0
-    for process in [root, *root.children(recursive=True)]:
+    for process in _family(pid):
         try:
             times = process.cpu_times()
             total += times.children_user + times.children_system + own_cpu_s(process.pid)
@@ -56,8 +54,7 @@ def own_cpu_s(pid: int) -> float:
 def memory(pid: int) -> Memory:
     """Memory of a process tree now."""
     rss = pss = uss = 0
-    root = psutil.Process(pid)
-    for process in [root, *root.children(recursive=True)]:
+    for process in _family(pid):
         try:
             info = process.memory_full_info()
         except psutil.NoSuchProcess:
@@ -72,44 +69,42 @@ def pause(pid: int) -> None:
     """Stops a process tree where it stands, until `resume`: it takes no CPU."""
     paused: set[int] = set()
     with contextlib.suppress(psutil.NoSuchProcess):
-        root = psutil.Process(pid)
-        while found := {one.pid for one in [root, *root.children(recursive=True)]} - paused:
-            for each in found:
-                _signal(each, signal.SIGSTOP)
-                _wait_until_still(each)  # until then it may have another child
-            paused |= found
+        while found := [one for one in _family(pid) if one.pid not in paused]:
+            for one in found:
+                with contextlib.suppress(psutil.NoSuchProcess):
+                    one.suspend()
+                    _wait_until_still(one)  # until then it may have another child
+                paused.add(one.pid)
 
 
 def resume(pid: int) -> None:
     """Lets a process tree go on."""
     with contextlib.suppress(psutil.NoSuchProcess):
-        root = psutil.Process(pid)
-        for one in [*root.children(recursive=True), root]:
-            _signal(one.pid, signal.SIGCONT)
+        for one in reversed(_family(pid)):
+            with contextlib.suppress(psutil.NoSuchProcess):
+                one.resume()
 
 
-def _wait_until_still(pid: int) -> None:
+def _family(pid: int) -> list[psutil.Process]:
+    """A process, and whoever descends from it."""
+    root = psutil.Process(pid)
+    return [root, *root.children(recursive=True)]
+
+
+def _wait_until_still(process: psutil.Process) -> None:
     """A process on another core runs on for a moment, one in the kernel until it comes out."""
     until = time.monotonic() + _STILL_WITHIN_S
-    with contextlib.suppress(psutil.NoSuchProcess):
-        process = psutil.Process(pid)
-        while process.status() not in _STILL and time.monotonic() < until:
-            time.sleep(0.001)
-
-
-def _signal(pid: int, number: int) -> None:
-    with contextlib.suppress(ProcessLookupError):
-        os.kill(pid, number)
+    while process.status() not in _STILL and time.monotonic() < until:
+        time.sleep(0.001)
 
 
 def stop(pid: int, patience_s: float) -> None:
     """Ends a process tree: SIGTERM to its root, then SIGKILL to whatever is left of it."""
     try:
-        root = psutil.Process(pid)
-        family = [root, *root.children(recursive=True)]
+        family = _family(pid)
     except psutil.NoSuchProcess:
         return
-    root.terminate()
+    family[0].terminate()
     _, alive = psutil.wait_procs(family[:1], patience_s)
     # Apache's process pool leaves its workers behind, serving.
     for process in [*alive, *family[1:]]:

@@ -16,7 +16,7 @@ from datetime import UTC, datetime
 from pathlib import Path
 from typing import Protocol
 
-from thriftserve_bench import machine
+from thriftserve_bench import machine, process_tree
 from thriftserve_bench.asked_process import ProcessEnded
 from thriftserve_bench.peers.beside import Beside
 from thriftserve_bench.peers.contestants import OURS, Contestant, chosen, ours
@@ -197,11 +197,14 @@ def _measure_job(work: JobRun, loads: Loads, run: PeersRun, progress: Progress) 
 
 def _rest(running: Sequence[Running], run: PeersRun) -> None:
     """Looks at what everybody does while nobody asks; from here on all rest but the one that is measured."""
+    began = time.monotonic()
+    before = [process_tree.cpu_s(one.server.pid) for one in running]
     time.sleep(_REST_S)
-    for one in running:
-        one.pause()
+    for one, cpu_s in zip(running, before, strict=True):
+        idle_cores = (process_tree.cpu_s(one.server.pid) - cpu_s) / (time.monotonic() - began)
         told = run.contestants[one.contestant.name]
-        told["idle_cores"] = round(max(told["idle_cores"], one.idle_cores), 3)
+        told["idle_cores"] = round(max(told["idle_cores"], idle_cores), 3)
+        one.pause()
 
 
 def _survey(

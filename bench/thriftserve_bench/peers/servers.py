@@ -22,8 +22,6 @@ from thriftserve_bench.server_process import ServerFailed, ServerProcess, clean_
 _READY_TIMEOUT_S = 60.0
 _STOP_PATIENCE_S = 5.0
 _TRIAL_S = 0.05
-#: A shorter rest says nothing of what a server does while it rests.
-_REST_S = 1.0
 
 
 class Loads:
@@ -66,9 +64,6 @@ class Running:
         self.contestant = contestant
         self.server = server
         self._job, self._pool, self._load = job, pool, load
-        self._rested = (time.monotonic(), 0.0)
-        #: Cores that it kept busy while nobody asked it.
-        self.idle_cores = 0.0
 
     def measure(self, clients: int, seconds: float) -> PeerWindow:
         """Has one window measured.
@@ -84,15 +79,10 @@ class Running:
             raise ServerFailed(f"{contestant.name}: its load generator is gone: {error}", None) from error
         if not server.running:
             raise ServerFailed(f"{contestant.name} ended under load\n{server.log_tail()}", None)
-        self._rested = (time.monotonic(), process_tree.cpu_s(server.pid))
         return window
 
     def pause(self) -> None:
         """Stops it until `resume`: some keep a core busy while nobody asks them, and others would pay for it."""
-        since, cpu_s = self._rested
-        lasted_s = time.monotonic() - since
-        if lasted_s > _REST_S:
-            self.idle_cores = max(self.idle_cores, (process_tree.cpu_s(self.server.pid) - cpu_s) / lasted_s)
         process_tree.pause(self.server.pid)
 
     def resume(self) -> None:
