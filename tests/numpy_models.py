@@ -11,6 +11,7 @@ from thrift.protocol.TBinaryProtocol import TBinaryProtocolAcceleratedFactory
 from thrift.Thrift import TException
 from thrift.transport.TTransport import TMemoryBuffer
 
+from thriftserve.batching import Batcher
 from thriftserve.handler import PredictHandler
 from thriftserve.models.registry import Registry
 from thriftserve.models.servable import Servable
@@ -100,19 +101,27 @@ def half_plus_two() -> NumpySession:
     return one_function(signature(takes, gives), run)
 
 
+def handler_of(
+    registry: Registry, counter: Counter, *, max_image_pixels: int = 1_000_000, batcher: Batcher | None = None
+) -> PredictHandler:
+    """A handler as a server makes it."""
+    return PredictHandler(
+        registry,
+        status=lambda: SNAPSHOT,
+        counters=counter,
+        max_image_pixels=max_image_pixels,
+        server_version="1.2.3",
+        batcher=batcher,
+    )
+
+
 class Server:
     """A handler on some servables, called as a client would: each struct crosses the wire's codec."""
 
     def __init__(self, *servables: Servable, max_image_pixels: int = 1_000_000) -> None:
         self.counter = Counter()
         self.registry = Registry(servables)
-        self.handler = PredictHandler(
-            self.registry,
-            status=lambda: SNAPSHOT,
-            counters=self.counter,
-            max_image_pixels=max_image_pixels,
-            server_version="1.2.3",
-        )
+        self.handler = handler_of(self.registry, self.counter, max_image_pixels=max_image_pixels)
 
     def call(self, method: str, *structs: Any) -> Any:
         """What a method answers, as it looks on the client's side."""

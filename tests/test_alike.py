@@ -16,9 +16,9 @@ from thrift.protocol.TBinaryProtocol import TBinaryProtocolAccelerated
 from thrift.Thrift import TApplicationException, TMessageType
 from thrift.transport.TTransport import TMemoryBuffer
 
-from numpy_models import SNAPSHOT, Counter, NumpySession, one_function, signature
+from numpy_models import Counter, NumpySession, handler_of, one_function, signature
 from thriftserve.batching import Batcher
-from thriftserve.handler import PredictHandler, PredictProcessor
+from thriftserve.handler import PredictProcessor
 from thriftserve.models.registry import Registry
 from thriftserve.models.servable import Servable
 from thriftserve.models.session import Array, Arrays
@@ -85,15 +85,7 @@ class Slot:
 
     def __init__(self, registry: Registry, *, short: bool) -> None:
         self.counter = Counter()
-        handler = PredictHandler(
-            registry,
-            status=lambda: SNAPSHOT,
-            counters=self.counter,
-            max_image_pixels=1,
-            server_version="1",
-            batcher=Batcher(),
-        )
-        self._processor = PredictProcessor(handler)
+        self._processor = PredictProcessor(handler_of(registry, self.counter, batcher=Batcher()))
         self.exchange = Exchange(self._processor, "binary", MAX_BYTES)
         self._begin: Callable[[bytes, float], Any] = self.exchange.begin_small if short else self.exchange.begin_whole
         #: Calls that were begun the short way.

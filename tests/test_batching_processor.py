@@ -11,10 +11,10 @@ import pytest
 
 from batching_models import rows_of, runs, watched
 from encoded_images import plain
-from numpy_models import SNAPSHOT, Counter, one_function, signature
+from numpy_models import Counter, handler_of, one_function, signature
 from thriftserve import arrival
 from thriftserve.batching import Batcher
-from thriftserve.handler import PredictHandler, PredictProcessor
+from thriftserve.handler import PredictProcessor
 from thriftserve.models.registry import Registry
 from thriftserve.models.servable import Servable
 from thriftserve_client.codec import from_tensor, to_tensor
@@ -42,15 +42,7 @@ class Hand:
 
     def __init__(self, *servables: Servable) -> None:
         self.counter = Counter()
-        handler = PredictHandler(
-            Registry(servables),
-            status=lambda: SNAPSHOT,
-            counters=self.counter,
-            max_image_pixels=1_000_000,
-            server_version="1",
-            batcher=Batcher(),
-        )
-        self.processor = PredictProcessor(handler)
+        self.processor = PredictProcessor(handler_of(Registry(servables), self.counter, batcher=Batcher()))
 
     def answer(self, calls: list[tuple[str, Any]], age_s: float = 0.0) -> list[Any]:
         """The result structs of requests begun together, as often as they have jobs to run."""
