@@ -27,7 +27,9 @@ _TICK_S = 0.005
 
 
 class Steered:
-    """Takes what several requests sent at once."""
+    """Takes what several requests sent at once. Its runs are counted, so none is checked by another one."""
+
+    batching = True
 
     def __init__(self, path: str, ms: str = "0") -> None:
         self._folder = Path(path)

@@ -111,7 +111,7 @@ def test_one_row_at_most_means_that_nothing_is_touched() -> None:
 
 def test_allowed_sizes() -> None:
     """Runs are padded to the next allowed size with the last row; the largest bounds the run; nobody sees it."""
-    servable = watched(allowed_batch_sizes=(2, 6), max_batch_size=None)
+    servable = watched(allowed_batch_sizes=(2, 6), max_batch_size=64)
     what = [rows_of(float(n)) for n in range(10)]
     answers = Batcher().run_all([job(servable, arrays) for arrays in what])
     watched_runs = servable.session.runs  # type: ignore[attr-defined]  # Watched

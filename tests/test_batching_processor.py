@@ -15,6 +15,7 @@ from numpy_models import Counter, handler_of, one_function, signature
 from thriftserve import arrival
 from thriftserve.batching import Batcher
 from thriftserve.handler import PredictProcessor
+from thriftserve.models.model_settings import BatchingSettings
 from thriftserve.models.registry import Registry
 from thriftserve.models.servable import Servable
 from thriftserve_client.codec import from_tensor, to_tensor
@@ -122,7 +123,7 @@ def test_images_of_several_requests_share_a_run() -> None:
     session = one_function(made, lambda inputs: {"scores": inputs["image"].mean((1, 2))})
     single = signature({"image": (DataType.FLOAT, (4, 4, 3))}, {"scores": (DataType.FLOAT, (3,))})
     alone = one_function(single, lambda inputs: {"scores": inputs["image"].mean((0, 1))})
-    hand = Hand(Servable("m", 1, session), Servable("one", 1, alone))
+    hand = Hand(Servable("m", 1, session, batching=BatchingSettings(max_batch_size=64)), Servable("one", 1, alone))
     red, blue = plain(colour=(200, 0, 0)), plain(colour=(0, 0, 100))
     calls = [
         ("classify", ClassifyRequest(ModelSpec("m"), [red, blue])),

@@ -13,9 +13,12 @@ from batching_models import answered, job, rows_of, runs, watched
 from thriftserve.batching import Batcher, Done, Job, rehearsal
 from thriftserve.batching.job import Answer
 from thriftserve.batching.size_search import SizeSearch, ladder
+from thriftserve.models.model_settings import UNSET, BatchingSettings
 from thriftserve.models.servable import Servable
 from thriftserve.models.signature import DEFAULT_SIGNATURE, Signature, TensorSpec
 from thriftserve_idl.ttypes import DataType
+
+MERGED = BatchingSettings(max_batch_size=64)
 
 
 class RunningTotal:
@@ -44,30 +47,33 @@ def together(batcher: Batcher, servable: Servable, inputs: list[dict[str, Any]])
 
 
 def test_rows_that_depend_on_each_other_stay_apart(caplog: pytest.LogCaptureFixture) -> None:
-    """After its rehearsal such a model is never given rows of two requests at once; a warning names it."""
-    servable = Servable("series", 4, RunningTotal())
+    """Once examined, such a model is never given rows of two requests at once; a warning names it."""
+    said, servable = (Servable("series", 4, RunningTotal(), batching=each) for each in (MERGED, UNSET.batching))
     inputs = [{"x": np.array([number], np.float32)} for number in (1, 10, 100)]
     wrong = [[1], [11], [111]]
-    assert [list(each) for each in together(Batcher(), servable, inputs)] == wrong, "what the rehearsal is there for"
+    assert [list(each) for each in together(Batcher(), said, inputs)] == wrong, "what the proof is there for"
     batcher = Batcher()
     with caplog.at_level(logging.WARNING):
-        batcher.rehearse(servable)
+        batcher.examine(servable)
     assert [list(each) for each in together(batcher, servable, inputs)] == [[1], [10], [100]]
     assert "series version 4" in caplog.text
 
 
-def test_an_answer_that_differs_each_time_says_nothing() -> None:
-    """A model of random answers is not taken for one whose rows depend on each other."""
+def test_an_answer_that_differs_each_time_shows_nothing() -> None:
+    """A model of random answers is not taken for one whose rows are independent."""
     servable, batcher = Servable("noisy", 1, RunningTotal(noise=1.0)), Batcher()
-    batcher.rehearse(servable)
-    assert batcher._lane(job(servable, {"x": np.array([1], np.float32)})).merges
+    batcher.examine(servable)
+    assert "differently each time" in batcher.note(servable)
+    inputs = [{"x": np.array([number], np.float32)} for number in (1, 10, 100)]
+    jobs = [job(servable, each) for each in inputs]
+    assert [answered(one).batch_size for one in batcher.run_all(jobs)] == [1, 1, 1]
 
 
 def test_run_times_are_known_before_the_first_request() -> None:
     """A model's signatures have been run alone and together, and are put together still."""
-    servable, batcher = watched(), Batcher()
-    batcher.rehearse(servable)
-    assert {1, 3} <= set(runs(servable))
+    servable, batcher = watched(max_batch_size=4), Batcher(1)
+    batcher.examine(servable)
+    assert {1, 2, 4} <= set(runs(servable))
     lane = batcher._lane(job(servable, rows_of(0)))
     assert lane.times.fit() is not None
     assert lane.merges
@@ -118,15 +124,16 @@ class Machine:
     ("run_s", "largest", "best"),
     [
         (lambda rows: 0.001 * rows, 4, 1),
-        (lambda rows: 0.002 + 0.00001 * rows, 16, 16),
+        (lambda rows: 0.002 + 0.00001 * rows, 64, 64),
+        (lambda rows: 0.02 + 0.0001 * rows, 16, 16),
         (lambda rows: rows * {1: 0.0050, 2: 0.0047, 4: 0.0044}.get(rows, 0.0046), 4, 4),
-        (lambda rows: 1e-12, 16, 16),
+        (lambda rows: 1e-12, 64, 64),
     ],
 )
 def test_runs_side_by_side(
     monkeypatch: pytest.MonkeyPatch, run_s: Callable[[int], float], largest: int, best: int
 ) -> None:
-    """Sizes are measured up to one that is plainly not worth it; the first runs of a size do not count."""
+    """Sizes are measured up to one that is plainly not worth it, or large and slow; first runs of each do not count."""
     machine = Machine(run_s)
     took = machine.rehearse(monkeypatch)
     assert max(machine.runs) == largest
@@ -158,5 +165,5 @@ def test_runs_of_a_worker_are_rehearsed_side_by_side() -> None:
     """A worker's first requests are run in the size that took the least, however few rows it tried before."""
     servable, batcher = watched(max_batch_size=16), Batcher(2)
     servable.session.pause_s = 0.005  # type: ignore[attr-defined]
-    batcher.rehearse(servable)
+    batcher.examine(servable)
     assert batcher._lane(job(servable, rows_of(0))).rows_to_run() == 16

@@ -42,6 +42,7 @@ def test_good_models_are_shown(half: Path, capsys: pytest.CaptureFixture[str]) -
     said = capsys.readouterr().out
     assert "  serving_default  in   x     FLOAT  [?]\n" in said
     assert "serving_default ran with 2 rows of zeros" in said
+    assert "note: requests for 'serving_default' share runs of up to 64 rows where they meet\n" in said
     assert said.endswith("good: it can be served\n")
 
 

@@ -13,6 +13,7 @@ from pathlib import Path
 
 import pytest
 
+from dependent_models import saved_model
 from small_models import small
 from thriftserve.errors import ConfigError, ModelLoadError
 from thriftserve.models import model_settings
@@ -68,6 +69,19 @@ def test_dry_run_writes_nothing(half: Path) -> None:
     assert "max_batch_size = 1" in done.stdout
     assert f"not written; for {half / 'model.toml'}" in done.stdout
     assert (half / "model.toml").read_bytes() == before
+
+
+def test_no_batch_that_would_change_answers(tmp_path: Path) -> None:
+    """Where rows depend on each other only batch 1 is measured: what is written would be the author's word."""
+    path = tmp_path / "mixed"
+    shutil.copytree(saved_model().parent, path)
+    flags = ["--batch-sizes", "1,8", "--seconds", "0.05", "--dry-run"]
+    for signature, rows in (("softmax", {"1"}), ("half", {"1", "8"})):
+        done = _tune(str(path), "--signature", signature, *flags)
+        assert done.returncode == 0, done.stderr
+        lines = [line for line in done.stdout.splitlines() if line[3:10].strip().isdigit()]
+        assert {line.removeprefix("->").split()[3] for line in lines} == rows
+        assert ("do not share runs, so only batch 1 is measured" in done.stderr) == (signature == "softmax")
 
 
 def test_ctrl_c_shows_what_was_measured(half: Path) -> None:

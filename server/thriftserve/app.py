@@ -24,7 +24,7 @@ from typing import Any
 from thrift.Thrift import TProcessor
 
 from thriftserve import __version__, server_types
-from thriftserve.batching import MAX_BATCH_SIZE, Batcher
+from thriftserve.batching import MAX_BATCH_SIZE, Batcher, on_word
 from thriftserve.errors import Code, ExitCode
 from thriftserve.gateway.beside import group as gateway_group
 from thriftserve.handler import ControlHandler, PredictHandler, PredictProcessor, at_front
@@ -34,7 +34,7 @@ from thriftserve.models.devices import SessionOptions
 from thriftserve.models.preload import preload
 from thriftserve.models.priority import in_background
 from thriftserve.models.repository import ModelConfig
-from thriftserve.models.state import Attempt, KeptRegistry, Plan, StateDir, Told
+from thriftserve.models.state import Attempt, KeptRegistry, Plan, StateDir, Told, UnmergedModels
 from thriftserve.models.watcher import Watcher
 from thriftserve.server_types import ControlContext, Desk, WorkerContext
 from thriftserve.settings import HostSettings, ServeSettings
@@ -153,7 +153,7 @@ class Predictor:
         options = _session_options(settings, context)
         attempt = Attempt(self._state) if context.index < context.workers else None
         servables = loader.load_plan(plan, options, attempt)
-        batcher = _batcher(settings)
+        batcher = _batcher(settings, UnmergedModels(self._state))
         handler = PredictHandler(
             KeptRegistry(servables, Told(self._state, lambda: context.board.state_number)),
             status=context.server_snapshot,
@@ -165,26 +165,29 @@ class Predictor:
         warmed = [one for one in servables if plan.warms_up(one.name, otherwise=settings.warmup)]
         if warmed:
             handler.prepare()
-            paths = {(name, one.version): one.path for name, one in plan.versions()}
-            for servable in warmed:
-                # A recorded request that must run and can't, or a run that kills the worker, is a failed load.
-                with attempt.loading(servable.name, servable.version) if attempt else nullcontext():
-                    warmup.run(servable, paths[servable.name, servable.version], strict=settings.strict_warmup)
-                    if batcher.merging:
-                        batcher.rehearse(servable)
-            loader.give_memory_back()
+        paths = {(name, one.version): one.path for name, one in plan.versions()}
+        for servable in servables:
+            path = paths[servable.name, servable.version]
+            # A recorded request that must run and can't, or a run that kills the worker, is a failed load.
+            with attempt.loading(servable.name, servable.version) if attempt else nullcontext():
+                if servable in warmed:
+                    warmup.run(servable, path, strict=settings.strict_warmup)
+                if servable in warmed or not on_word(servable):  # then there is nothing to show
+                    batcher.examine(servable, path)
+        loader.give_memory_back()
         if attempt is not None:
             attempt.done()
         return PredictProcessor(handler)
 
 
-def _batcher(settings: ServeSettings) -> Batcher:
+def _batcher(settings: ServeSettings, stops: UnmergedModels) -> Batcher:
     """What puts requests together: in the batching server by itself, in the others where they are told to."""
     batching = settings.server_type == "TBatchingServer"
     return Batcher(
         settings.runs_per_worker if batching else None,
         max_batch_size=settings.max_batch_size or (MAX_BATCH_SIZE if batching else 1),
         batch_timeout_ms=settings.batch_timeout_ms,
+        stops=stops,
     )
 
 

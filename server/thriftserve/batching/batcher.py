@@ -10,16 +10,22 @@ Advice(take=32, fixed_us=0.0, row_us=0.0, wait_us=None)
 from __future__ import annotations
 
 import logging
-from collections.abc import Sequence
+import time
+from collections.abc import Iterable, Sequence
+from pathlib import Path
+from typing import Protocol
 
-from thriftserve.batching import rehearsal
+from thriftserve.batching import merge_notes as notes
 from thriftserve.batching.advice import Advice, Usage
 from thriftserve.batching.enqueued import Enqueued
+from thriftserve.batching.examination import Examination
 from thriftserve.batching.job import Answer, Done, Job
-from thriftserve.batching.lane import Lane, Sharing
+from thriftserve.batching.lane import Lane, Sharing, on_word
 from thriftserve.batching.on_the_way import OnTheWay
 from thriftserve.batching.runs import Runs, run_one
+from thriftserve.batching.spot_check import Fault
 from thriftserve.batching.turns import Turns
+from thriftserve.batching.verdict import Verdict
 from thriftserve.errors import ResourceExhausted
 from thriftserve.models.model_settings import UNSET
 from thriftserve.models.servable import Servable
@@ -32,8 +38,20 @@ MAX_BATCH_SIZE = 64
 LANE_RUNS = 2
 #: Callers choose sets of outputs, so there must be a limit; past it, all are forgotten.
 MOST_SHARINGS = 512
+#: Seconds after which another process's finding is heard of, at most, where requests come.
+HEAR_S = 0.05
 #: What a model without a model.toml has, by its identity: a request that nobody batches must not pay for looking.
 _UNSET = UNSET.batching
+
+
+class Stops(Protocol):
+    """What the processes of a server tell each other of models whose requests must not share runs."""
+
+    def add(self, name: str, version: int, why: str) -> None:
+        """Tells the others."""
+
+    def new(self) -> Iterable[tuple[tuple[str, int], str]]:
+        """What was told since it was last asked: (model, version) and why."""
 
 
 class Batcher:
@@ -45,6 +63,7 @@ class Batcher:
         *,
         max_batch_size: int = MAX_BATCH_SIZE,
         batch_timeout_ms: float | None = None,
+        stops: Stops | None = None,
     ) -> None:
         """Keeps what it is given.
 
@@ -53,16 +72,22 @@ class Batcher:
             max_batch_size: rows of one run, for models that don't say themselves; 1: nothing is put together.
             batch_timeout_ms: how long `run` may wait for others, for models that don't say themselves; None:
                 by the measured run times.
+            stops: tells other processes of a model whose requests must not share runs, and this one; None: there
+                are none.
         """
         self._usage = Usage(max_batch_size, batch_timeout_ms)
-        self._runs = Runs(runs, self._usage)
+        self._runs = Runs(runs, self._usage, self._stop)
         self._straight = self._runs.straight if runs else run_one
         self._most_runs = runs
         self._lane_runs = runs or LANE_RUNS
         self._most = max_batch_size
         self._timeout_ms = batch_timeout_ms
-        #: (model, version, signature) whose requests must not share runs.
-        self._apart: set[tuple[str, int, str]] = set()
+        #: By model, version, signature.
+        self._verdicts: dict[tuple[str, int, str], Verdict] = {}
+        #: By model, version: why nothing shares a run any more.
+        self._stopped: dict[tuple[str, int], str] = {}
+        self._stops = stops
+        self._heard_at = 0.0
         self._sharings: dict[tuple[int, str, tuple[str, ...]], Sharing] = {}
         self._enqueued: dict[str, Enqueued] = {}
         #: Told by those who prepare jobs for `run`, where `merging` says so.
@@ -80,6 +105,7 @@ class Batcher:
         """
         if self._most == 1 and job.servable.batching is _UNSET:
             return self._straight(job)
+        self._hear()
         lane = self._lane(job)
         if not lane.merges:
             return self._runs.alone(lane, job)
@@ -89,6 +115,7 @@ class Batcher:
         """Runs jobs that are in hand together: an answer or an error for each, in their order."""
         if not jobs:
             return []
+        self._hear()
         groups: dict[Lane, list[int]] = {}
         for place, job in enumerate(jobs):
             lane = self._lane(job)
@@ -105,35 +132,81 @@ class Batcher:
                 answers[place] = answer
         return answers  # type: ignore[return-value]  # every place is filled
 
-    def rehearse(self, servable: Servable) -> None:
-        """Runs every signature with made-up rows, each by itself and together.
+    def examine(self, servable: Servable, version_path: Path | None = None) -> None:
+        """Finds out whether a model's requests may share runs, and of how many rows; logs what came of it.
 
-        The first requests then find it known what runs take; and a model whose answer to a row depends on the
-        rows beside it (its free leading dimension is no batch) is found out, and its requests stay apart.
+        Call it before the first request of anybody. Without it, only those models' requests share runs whose
+        author says so.
+
+        Args:
+            version_path: where the version's files are: requests recorded there are tried first.
         """
+        made = Examination(servable, self._runs, self._most, self._most_runs, version_path)
         for signature in servable.signatures.values():
-            jobs = rehearsal.jobs_of(servable, signature)
-            if not jobs or not (lane := self._lane(jobs[0])).merges:
+            finding = made.of(signature)
+            if finding is None:
                 continue
-            if rehearsal.independent(jobs, self.run_all):
-                lane.rehearsed(self._at_load(jobs, lane, rehearsal.LOAD_S / len(servable.signatures)))
-            else:
-                self._apart.add((servable.name, servable.version, signature.name))
-                self._sharings = {}
-                log.warning(
-                    "model %s version %d: rows of %r depend on each other: its requests are not put together",
-                    servable.name, servable.version, signature.name,
-                )  # fmt: skip
+            key = (servable.name, servable.version, signature.name)
+            self._verdicts[key] = finding.verdict
+            job = finding.job
+            if job is not None and finding.lane is not None and (lane := self._lane(job)).merges:
+                lane.learn(finding.lane, finding.s_a_row)
+            notes.log_verdict(servable, signature, finding.verdict, on_word=on_word(servable))
 
-    def _at_load(self, jobs: Sequence[Job], lane: Lane, seconds: float) -> dict[int, float]:
-        """What the runs of this process take side by side; nothing where their number is open."""
-        if self._most_runs is None:
-            return {}
-        return rehearsal.at_load(jobs, self.run_all, self._most_runs, lane.sizes, seconds)
+    def note(self, servable: Servable) -> str:
+        """Which of a model's requests do not share runs though they could, and why; empty where there are none."""
+        stopped = self._stopped.get((servable.name, servable.version))
+        if stopped is not None:
+            return notes.of_stopped(stopped)
+        if on_word(servable):
+            return ""
+        known = {name: self._verdicts.get((servable.name, servable.version, name)) for name in servable.signatures}
+        return notes.of_verdicts({name: verdict for name, verdict in known.items() if verdict is not None})
+
+    def why_apart(self, servable: Servable, signature: str) -> str:
+        """Why requests for all outputs of a signature do not share runs, by its examination; empty where they do."""
+        verdict = self._verdicts.get((servable.name, servable.version, signature))
+        if verdict is None:
+            return "an input or an output has no free leading size"
+        return verdict.why_not(servable.signatures[signature].outputs)
+
+    def findings(self, servable: Servable) -> list[str]:
+        """What examining a model has found, a line for each signature whose requests could share runs."""
+        known = ((name, self._verdicts.get((servable.name, servable.version, name))) for name in servable.signatures)
+        return [notes.in_words(name, verdict, on_word(servable)) for name, verdict in known if verdict is not None]
 
     def advice(self) -> Advice:
         """How many requests are worth handing to this process at once, by its runs of the last seconds."""
         return self._usage.advice()
+
+    def _stop(self, job: Job, found: Fault) -> None:
+        """Merges nothing of a job's model any more, in this process and in the others."""
+        servable = job.servable
+        if (servable.name, servable.version) in self._stopped:
+            return
+        why = f"{found.why} (signature {job.signature.name!r})"
+        notes.log_stop(servable, why, dependent=found.dependent)
+        self._keep_apart((servable.name, servable.version), why)
+        if self._stops is not None:
+            self._stops.add(servable.name, servable.version, why)
+
+    def _keep_apart(self, key: tuple[str, int], why: str) -> None:
+        self._stopped[key] = why
+        for sharing in self._sharings.copy().values():
+            servable = sharing.servable()
+            if servable is not None and (servable.name, servable.version) == key and not sharing.on_word:
+                sharing.keep_apart()
+
+    def _hear(self) -> None:
+        """Learns what other processes have found."""
+        now = time.monotonic()
+        if self._stops is None or now < self._heard_at + HEAR_S:
+            return
+        self._heard_at = now
+        for key, why in self._stops.new():
+            if key not in self._stopped:
+                log.error("model %s version %d: merging stopped, as another process found: %s", *key, why)
+                self._keep_apart(key, why)
 
     def _run_group(self, lane: Lane, jobs: list[Job]) -> list[Answer]:
         chunks = chunked(lane, jobs)
@@ -162,8 +235,9 @@ class Batcher:
         known = {key: one for key, one in self._sharings.copy().items() if one.servable() is not None}
         if len(known) >= MOST_SHARINGS:
             known = {}
-        sharing = Sharing(job.servable, job.signature, job.wanted, self._most)
-        if (job.servable.name, job.servable.version, job.signature.name) in self._apart:
+        verdict = self._verdicts.get((job.servable.name, job.servable.version, job.signature.name))
+        sharing = Sharing(job.servable, job.signature, job.wanted, self._most, verdict)
+        if (job.servable.name, job.servable.version) in self._stopped:
             sharing.keep_apart()
         known[id(job.servable), job.signature.name, job.wanted] = sharing
         self._sharings = known

@@ -39,6 +39,10 @@ class Job:
         self.deadline = deadline
         self.rows = rows
 
+    def with_arrays(self, arrays: dict[str, Array]) -> Job:
+        """The same job on other arrays of as many rows."""
+        return Job(self.servable, self.signature, arrays, self.wanted, self.deadline, self.rows)
+
 
 class Done(NamedTuple):
     """A job's answer."""

@@ -2,7 +2,8 @@
 
     Job --> Sharing (servable, signature, outputs) --> Lane (dtypes, inner shapes) --> its runs
 
-Nothing is merged unless every input and every output wanted has a leading dimension of any size: the batch.
+Nothing is merged unless every input and every output wanted has a leading dimension of any size, the batch, and
+unless a verdict says that it was shown to change no answer, or the model's author says so.
 """
 
 from __future__ import annotations
@@ -11,12 +12,14 @@ import logging
 import threading
 import time
 import weakref
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
 from thriftserve.batching.job import Job
 from thriftserve.batching.run_times import Fit, RunTimes, efficient_rows
 from thriftserve.batching.size_search import SizeSearch, ladder
+from thriftserve.batching.spot_check import SpotCheck
+from thriftserve.batching.verdict import Cut, Verdict
 from thriftserve.models.python_model import PythonSession
 from thriftserve.models.servable import Servable
 from thriftserve.models.signature import Signature, TensorSpec
@@ -40,18 +43,32 @@ class Sharing:
 
     `most` is the number of rows that jobs are merged up to, 1 for not at all; `part` that of the largest run
     that a single job gets before it is split, None for any.
+
+    Args:
+        wanted: the outputs; empty: all that the signature has.
+        default_most: rows of a run, where the model doesn't say itself.
+        verdict: what is known of the signature; None: nothing.
     """
 
-    def __init__(self, servable: Servable, signature: Signature, wanted: tuple[str, ...], default_most: int) -> None:
+    def __init__(
+        self,
+        servable: Servable,
+        signature: Signature,
+        wanted: tuple[str, ...],
+        default_most: int,
+        verdict: Verdict | None = None,
+    ) -> None:
         self.servable = weakref.ref(servable)
         self.title = f"{servable.name} version {servable.version} {signature.name!r}"
         self.settings = servable.batching
         session = servable.session
         allowed = self.settings.allowed_batch_sizes
         most = self.settings.max_batch_size or default_most
-        self.each = isinstance(session, PythonSession) and session.runs_each(signature.name)
-        opted_out = isinstance(session, PythonSession) and not session.batching
-        self.stacks = not opted_out and not self.each and _has_batch(signature, wanted)
+        python = session if isinstance(session, PythonSession) else None
+        self.each = python is not None and python.runs_each(signature.name)
+        opted_out = python is not None and python.batching is False
+        self.stacks = not opted_out and not self.each and has_batch(signature, wanted or tuple(signature.outputs))
+        self.on_word = on_word(servable)
         if not self.stacks:
             allowed = ()
         self.most = min(most, allowed[-1]) if allowed else most
@@ -62,10 +79,39 @@ class Sharing:
         self.merges = self.most > 1 and not opted_out and (self.stacks or self.each)
         #: Axes of each input, the batch not counted, that requests may differ in and still share a run.
         self.padded = _free_axes(signature) if self.settings.pad_variable_length_inputs and self.stacks else {}
+        #: By output: what of a padded run's outputs is beyond a request's own size.
+        self.cuts: Mapping[str, Sequence[Cut]] = {}
+        #: Checks some of its merged runs.
+        self.check = None if self.on_word else SpotCheck(verdict.rounding if verdict is not None else {})
+        self._settle(verdict, wanted or tuple(signature.outputs))
         self._name = next(iter(signature.inputs)) if len(signature.inputs) == 1 and not self.padded else None
         self._lanes: dict[Any, Lane] = {}
         self._alone = Lane(self, merges=False)
         self._together = Lane(self, merges=True)
+
+    def _settle(self, verdict: Verdict | None, wanted: Sequence[str]) -> None:
+        """Merges no more than what was shown, where the author doesn't say more."""
+        if verdict is not None and not verdict.unpadded:
+            self.cuts = verdict.cuts
+        if self.on_word:
+            return
+        if verdict is None:
+            # A batch method was written for several requests at once: where it can't be tried, its author has spoken.
+            if not self.each:
+                self.keep_apart()
+        elif verdict.why_not(wanted) and (not self.each or verdict.dependent):
+            self.keep_apart()
+        else:
+            self.bound(verdict.rows if not verdict.why_not(wanted) else self.most)
+            if verdict.unpadded:
+                self.padded = {}
+
+    def bound(self, rows: int) -> None:
+        """Merges at most so many rows."""
+        self.most = min(self.most, rows)
+        if self.part is not None:
+            self.part = min(self.part, rows)
+        self.merges = self.merges and self.most > 1
 
     def lane(self, job: Job) -> Lane:
         """The lane that a job's run belongs to."""
@@ -93,7 +139,7 @@ class Sharing:
         self.keep_apart()
 
     def keep_apart(self) -> None:
-        """Merges nothing, and splits nothing."""
+        """Merges nothing, splits nothing and pads nothing."""
         self.merges = False
         self.part = None
 
@@ -189,6 +235,11 @@ class Lane:
             fixed_us = self._search.fixed_us()
         return fit if fit is None or fixed_us is None else fit._replace(fixed_us=fixed_us)
 
+    def learn(self, other: Lane, s_a_row: Mapping[int, float]) -> None:
+        """Begins with what another lane's runs have shown; see `rehearsed`."""
+        self.times, self._best = other.times, other._best
+        self.rehearsed(s_a_row)
+
     def rehearsed(self, s_a_row: Mapping[int, float]) -> None:
         """Begins with what made-up requests showed; real ones tell more.
 
@@ -211,12 +262,19 @@ class Lane:
             return self._search.ask(self.rows // self.jobs if self.jobs and self.sharing.stacks else 1)
 
 
-def _has_batch(signature: Signature, wanted: tuple[str, ...]) -> bool:
-    """Whether every input and every output wanted may have any leading size."""
-    if not signature.validated or not signature.inputs:
+def on_word(servable: Servable) -> bool:
+    """Whether the model's author says that its requests share runs, so that nothing need be shown."""
+    session = servable.session
+    said = isinstance(session, PythonSession) and session.batching is True
+    return said or servable.batching.max_batch_size is not None
+
+
+def has_batch(signature: Signature, outputs: Sequence[str]) -> bool:
+    """Whether every input and every one of these outputs may have any leading size."""
+    if not signature.validated or not signature.inputs or not outputs:
         return False
-    outputs = [signature.outputs[name] for name in wanted or signature.outputs]
-    return all(spec.shape and spec.shape[0] is None for spec in [*signature.inputs.values(), *outputs])
+    specs = [*signature.inputs.values(), *(signature.outputs[name] for name in outputs)]
+    return all(spec.shape and spec.shape[0] is None for spec in specs)
 
 
 def _free_axes(signature: Signature) -> dict[str, tuple[int, ...]]:

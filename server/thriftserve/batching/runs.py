@@ -3,7 +3,8 @@
     jobs of a lane --> expired ones answered --> one session call --> rows of the outputs, a job each
                                                         `--> failed: each job by itself, so that each gets its own error
 
-Most runs at once in the process are bounded here, and here every run is timed.
+Most runs at once in the process are bounded here, here every run is timed, and here some of those that were merged
+are checked.
 """
 
 from __future__ import annotations
@@ -11,7 +12,7 @@ from __future__ import annotations
 import contextlib
 import threading
 import time
-from collections.abc import Sequence
+from collections.abc import Callable, Mapping, Sequence
 from contextlib import AbstractContextManager
 from typing import Any
 
@@ -20,7 +21,9 @@ import numpy as np
 from thriftserve.batching.advice import Usage
 from thriftserve.batching.job import Answer, Done, Job
 from thriftserve.batching.lane import Lane
+from thriftserve.batching.spot_check import Fault
 from thriftserve.batching.stacking import misfit, part, stacked
+from thriftserve.batching.verdict import Cut, NotByRows, cut_back
 from thriftserve.models.python_model import PythonSession
 from thriftserve.models.session import Array, Arrays
 
@@ -31,12 +34,14 @@ class Runs:
     Args:
         slots: session runs at once; None: any number.
         usage: told of each lane that had a run.
+        stop: told of a job whose answer was found to be wrong because it had shared a run.
     """
 
-    def __init__(self, slots: int | None, usage: Usage) -> None:
+    def __init__(self, slots: int | None, usage: Usage, stop: Callable[[Job, Fault], None]) -> None:
         self._slot: AbstractContextManager[Any] = threading.Semaphore(slots) if slots else contextlib.nullcontext()
         self._bounded = slots is not None
         self._usage = usage
+        self._stop = stop
 
     def straight(self, job: Job) -> Done:
         """A job on its own arrays, whatever its lane may be.
@@ -95,32 +100,50 @@ class Runs:
             return self._in_time(lane, jobs, late.now)
         except Exception:
             # Whose fault it is the run doesn't tell; by itself, each job gets its own error or its answer.
-            return [self._answer(lane, job) for job in jobs]
-        if fault := misfit(outputs, size):
-            lane.sharing.not_rowwise(fault)
-            return [self._answer(lane, job) for job in jobs]
+            return self._one_by_one(lane, jobs)
+        if misfitting := misfit(outputs, size):
+            lane.sharing.not_rowwise(misfitting.fault)
+            return self._one_by_one(lane, jobs)
         self._count(lane, len(jobs), rows, size, us)
-        return _split(outputs, jobs, began, us, rows)
+        parts = split(outputs, jobs, lane.sharing.cuts)
+        return self._checked(lane, jobs, [Done(one, began, us, rows) for one in parts])
 
     def _each(self, lane: Lane, jobs: Sequence[Job]) -> list[Answer]:
         """A Python model's `predict_batch` on what each job sent."""
-        first = jobs[0]
-        session = first.servable.session
-        assert isinstance(session, PythonSession)  # no other has Sharing.each
         try:
             with self._slot:
                 began = time.monotonic()
                 if _any_late(jobs, began):
                     raise _Late(began)
-                outputs = session.run_each(first.signature.name, [job.arrays for job in jobs], first.wanted)
+                outputs = run_each(jobs)
                 us = int((time.monotonic() - began) * 1e6)
         except _Late as late:
             return self._in_time(lane, jobs, late.now)
         except Exception:
-            return [self._answer(lane, job) for job in jobs]
+            return self._one_by_one(lane, jobs)
         rows = sum(lane.sharing.counted(job) for job in jobs)
         self._count(lane, len(jobs), rows, rows, us)
-        return [Done(one, began, us, rows) for one in outputs]
+        return self._checked(lane, jobs, [Done(one, began, us, rows) for one in outputs])
+
+    def _one_by_one(self, lane: Lane, jobs: Sequence[Job]) -> list[Answer]:
+        return [self._answer(lane, job) for job in jobs]
+
+    def _checked(self, lane: Lane, jobs: Sequence[Job], answers: list[Answer]) -> list[Answer]:
+        """The answers of a merged run; those of runs by themselves where a check shows that it should not have been."""
+        check = lane.sharing.check
+        done = answers[0]
+        assert isinstance(done, Done)
+        place = check.due(done.compute_us, len(jobs)) if check is not None else None
+        if check is None or place is None:
+            return answers
+        job, merged = jobs[place], answers[place]
+        assert isinstance(merged, Done)
+        with self._slot:
+            found = check.fault(job, merged.outputs, run_alone)
+        if found is None:
+            return answers
+        self._stop(job, found)
+        return self._one_by_one(lane, jobs)
 
     def _in_time(self, lane: Lane, jobs: Sequence[Job], now: float) -> list[Answer]:
         """The answers where some jobs are late: those are not run, the others are."""
@@ -140,8 +163,8 @@ class Runs:
             size = lane.sharing.padded_rows(rows)
             inputs = part(job.arrays, start, start + rows, size)
             done = self.straight(Job(job.servable, job.signature, inputs, job.wanted, job.deadline, rows))
-            if fault := misfit(done.outputs, size):
-                lane.sharing.not_rowwise(fault)
+            if misfitting := misfit(done.outputs, size):
+                lane.sharing.not_rowwise(misfitting.fault)
                 return None
             self._count(lane, 0 if start else 1, rows, size, done.compute_us)
             parts.append({name: array[:rows] for name, array in done.outputs.items()})
@@ -183,12 +206,45 @@ def _any_late(jobs: Sequence[Job], now: float) -> bool:
     return False
 
 
-def _split(outputs: Arrays, jobs: Sequence[Job], began: float, us: int, rows: int) -> list[Answer]:
-    """Each job's own rows of the outputs, as views."""
-    answers: list[Answer] = []
+def run_alone(job: Job) -> Arrays:
+    """The outputs of a job on its own arrays, whatever its deadline."""
+    return job.servable.session.run(job.signature.name, job.arrays, job.wanted)
+
+
+def run_each(jobs: Sequence[Job]) -> list[dict[str, Array]]:
+    """The outputs of jobs by one call of their Python model's batch method."""
+    first = jobs[0]
+    session = first.servable.session
+    assert isinstance(session, PythonSession)  # no other has Sharing.each
+    return session.run_each(first.signature.name, [job.arrays for job in jobs], first.wanted)
+
+
+def run_stacked(
+    jobs: Sequence[Job], size: int, padded: Mapping[str, Sequence[int]], cuts: Mapping[str, Sequence[Cut]]
+) -> list[dict[str, Array]]:
+    """The outputs of jobs by one run of their rows, padded to `size`; each job's own.
+
+    Raises:
+        NotByRows: an output has another leading size.
+        ThriftServeError: the run failed.
+    """
+    first = jobs[0]
+    outputs = first.servable.session.run(first.signature.name, stacked(jobs, size, padded), first.wanted)
+    if misfitting := misfit(outputs, size):
+        raise NotByRows(*misfitting)
+    return split(outputs, jobs, cuts)
+
+
+def split(outputs: Arrays, jobs: Sequence[Job], cuts: Mapping[str, Sequence[Cut]]) -> list[dict[str, Array]]:
+    """Each job's own rows of the outputs, as views, without what padding added to their inner sizes."""
+    parts: list[dict[str, Array]] = []
     start = 0
     for job in jobs:
         end = start + job.rows
-        answers.append(Done({name: array[start:end] for name, array in outputs.items()}, began, us, rows))
+        part = {name: array[start:end] for name, array in outputs.items()}
+        for name, axes in cuts.items():
+            if axes and name in part:
+                part[name] = cut_back(part[name], axes, job)
+        parts.append(part)
         start = end
-    return answers
+    return parts

@@ -8,6 +8,7 @@ The padding repeats the last row: a row that the model has already taken can't m
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from typing import NamedTuple
 
 import numpy as np
 
@@ -35,12 +36,19 @@ def part(arrays: Mapping[str, Array], start: int, end: int, size: int) -> dict[s
     return {name: _joined([array[start:end]], padding, None) for name, array in arrays.items()}
 
 
-def misfit(outputs: Mapping[str, Array], size: int) -> str:
-    """What keeps the outputs of a run of `size` rows from being split by rows; empty where nothing does."""
+class Misfit(NamedTuple):
+    """An output that can't be split by rows."""
+
+    output: str
+    fault: str
+
+
+def misfit(outputs: Mapping[str, Array], size: int) -> Misfit | None:
+    """What keeps the outputs of a run of `size` rows from being split by rows; None where nothing does."""
     for name, array in outputs.items():
         if array.ndim == 0 or array.shape[0] != size:
-            return f"output {name!r} has the shape {list(array.shape)} for {size} rows"
-    return ""
+            return Misfit(name, f"output {name!r} has the shape {list(array.shape)} for {size} rows")
+    return None
 
 
 def _joined(arrays: list[Array], padding: int, variable: Sequence[int] | None) -> Array:

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import contextlib
 from collections.abc import Callable, Mapping, Sequence
+from dataclasses import replace
 from functools import partial
 from typing import TypeVar
 
@@ -24,7 +25,7 @@ from thriftserve.handler.plan import Plan
 from thriftserve.handler.plans import Plans, named
 from thriftserve.handler.run import Steps, asked_for, job_for, run_through
 from thriftserve.models import images
-from thriftserve.models.registry import Registry
+from thriftserve.models.registry import Registry, VersionStatus
 from thriftserve.models.session import Array
 from thriftserve.status import ServerSnapshot
 from thriftserve_idl import Predict
@@ -186,14 +187,20 @@ class PredictHandler(Predict.Iface):
         spec = named(model_spec)
         version = self._plans.servable(spec).version if spec.version_label else spec.version
         found = self._registry.statuses(spec.name, version)[spec.name]
-        return describe.model_status(spec.name, found, self._registry.transitions(spec.name))
+        return describe.model_status(spec.name, self._noted(spec.name, found), self._registry.transitions(spec.name))
+
+    def _noted(self, name: str, statuses: Sequence[VersionStatus]) -> list[VersionStatus]:
+        """Statuses that also tell which requests do not share runs, and why."""
+        own = {one.version: self.batcher.note(one) for one in self._registry.servables() if one.name == name}
+        return [replace(one, note="; ".join(filter(None, (one.note, own.get(one.version, ""))))) for one in statuses]
 
     @door
     def listModels(self) -> list[ModelStatus]:
         """Tells the state of every version of every model."""
         registry = self._registry
         return [
-            describe.model_status(name, each, registry.transitions(name)) for name, each in registry.statuses().items()
+            describe.model_status(name, self._noted(name, each), registry.transitions(name))
+            for name, each in registry.statuses().items()
         ]
 
     @door

@@ -1,6 +1,7 @@
 """Loads a model and tries it, in a process of its own: what a damaged one does to a process stays there.
 
-argv: VERSION_DIR, FILE  -->  load, signatures, runs with zeros, warm-up file  -->  Findings as JSON in FILE
+argv: VERSION_DIR, FILE  -->  load, signatures, runs with zeros, warm-up file, whether requests may share runs
+                         -->  Findings as JSON in FILE
 """
 
 from __future__ import annotations
@@ -15,10 +16,11 @@ from typing import Any
 
 import numpy as np
 
+from thriftserve.batching import Batcher
 from thriftserve.errors import InvalidArgument, StartError, ThriftServeError
 from thriftserve.model_tools.diagnosis import told
 from thriftserve.model_tools.findings import Findings
-from thriftserve.models import devices, image_settings, loader, model_settings, warmup, warmup_records
+from thriftserve.models import devices, image_settings, loader, model_settings, trial_rows, warmup, warmup_records
 from thriftserve.models.devices import SessionOptions
 from thriftserve.models.image_settings import ImageSettings
 from thriftserve.models.preload import preload
@@ -37,7 +39,7 @@ def examine(path: Path) -> Findings:
     began = time.monotonic()
     try:
         labels, image = loader.read_labels(path), image_settings.load(path)
-        model_settings.load(path)
+        settings = model_settings.load(path)
         session = SavedModelSession.open(path, SessionOptions())
     except StartError as error:
         found.faults.append(told(error.message))
@@ -47,10 +49,15 @@ def examine(path: Path) -> Findings:
     found.notes += _origin(path)
     for signature in session.signatures.values():
         _probe(session, signature, image, found)
-    warmed = warmup_records.run(Servable(path.parent.name, 1, session, labels, image), path)
+    words = (*trial_rows.vocabulary(path), *session.words)
+    servable = Servable(path.parent.name, 1, session, labels, image, settings.batching, words=words)
+    warmed = warmup_records.run(servable, path)
     found.notes += [f"{warmup_records.FILE}: {one}" for one in warmed.faults]
     if warmed.runs:
         found.notes.append(f"{sum(warmed.runs.values())} recorded requests ran")
+    batcher = Batcher(1)
+    batcher.examine(servable, path)
+    found.notes += batcher.findings(servable)
     return found
 
 

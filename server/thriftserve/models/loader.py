@@ -16,7 +16,7 @@ from dataclasses import replace
 from pathlib import Path
 
 from thriftserve.errors import ModelLoadError, StartError
-from thriftserve.models import image_settings, model_settings
+from thriftserve.models import image_settings, model_settings, trial_rows
 from thriftserve.models.devices import CPU, SessionOptions
 from thriftserve.models.model_settings import UNSET
 from thriftserve.models.python_model import PythonSession
@@ -102,7 +102,8 @@ def _saved_model(config: ModelConfig, options: SessionOptions, version: VersionD
         session.optimize(image)
     give_memory_back()
     batching = config.batching or settings.batching
-    return Servable(config.name, found.version, session, labels, image, batching, note=session.optimized)
+    words = (*trial_rows.vocabulary(found.path), *session.words)
+    return Servable(config.name, found.version, session, labels, image, batching, words=words, note=session.optimized)
 
 
 def give_memory_back() -> None:

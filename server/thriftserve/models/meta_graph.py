@@ -16,6 +16,7 @@ from pathlib import Path
 from typing import Any
 
 from thriftserve.errors import ModelLoadError
+from thriftserve.models import trial_rows
 from thriftserve.models.signature import Signature, TensorSpec
 from thriftserve_idl.ttypes import DataType
 
@@ -24,6 +25,8 @@ SERVE = "serve"
 INTERNAL_SIGNATURES = frozenset({"__saved_model_init_op", "__saved_model_train_op"})
 #: TensorFlow adds this to the number of a type to say "a reference to it" (outputs that are old variables).
 _REFERENCE = 100
+#: Number of the type of strings, and how many of a graph's strings are enough to try it with.
+_STRING, _MOST_WORDS = 7, 24
 
 log = logging.getLogger(__name__)
 
@@ -105,6 +108,24 @@ def endpoints(meta_graph: Any, path: Path) -> dict[str, Endpoint]:
     if not found:
         raise ModelLoadError(f"{path}: no signature in it can be served ({'; '.join(faults) or 'it has none'})")
     return found
+
+
+def words(meta_graph: Any) -> list[bytes]:
+    """Some of the strings that the graph has as constants: the keys of its tables, mostly."""
+    graph = meta_graph.graph_def
+    found = [
+        node.attr["value"].tensor.string_val
+        for nodes in (graph.node, *(one.node_def for one in graph.library.function if not _saves(one.signature.name)))
+        for node in nodes
+        if node.op == "Const" and node.attr["dtype"].type == _STRING
+    ]
+    tables = [word for strings in sorted(found, key=len, reverse=True) for word in trial_rows.some(strings)]
+    return list(dict.fromkeys(tables))[:_MOST_WORDS]
+
+
+def _saves(function: str) -> bool:
+    """Whether a function writes or reads a checkpoint: its strings are names of variables."""
+    return "traced_save" in function or "traced_restore" in function
 
 
 def _endpoint(name: str, definition: Any) -> Endpoint:

@@ -18,6 +18,7 @@ The class may have:
     predict_batch(list of inputs)  gives a list of outputs: what each of several requests sent, and its answer,
                                    as `predict` would take and give them; shapes may differ
     batching = False               requests are never put together
+    batching = True                they are, by the author's word; unset: where that is shown to change no answer
 
 A signature named other than "serving_default" is answered by the method of its own name, and several of its
 requests by that name with "_batch". Where there is no such method, requests are put together into one
@@ -57,8 +58,8 @@ class PythonSession:
             else read_signatures(declared)
         )
         self._methods = {name: _method(model, name) for name in self.signatures}
-        #: False: its requests are never put together.
-        self.batching = bool(getattr(model, "batching", True))
+        #: Whether its requests share runs, where the class says so; None: where that changes no answer.
+        self.batching: bool | None = None if (said := getattr(model, "batching", None)) is None else bool(said)
         self._batch_methods = {name: method for name in self.signatures if (method := _batch_method(model, name))}
         self.labels: tuple[str, ...] = tuple(map(str, getattr(model, "labels", None) or ()))
         self.device = device
@@ -91,7 +92,7 @@ class PythonSession:
 
     def runs_each(self, signature: str) -> bool:
         """Whether the model takes what several requests sent at once, each by itself."""
-        return self.batching and signature in self._batch_methods
+        return self.batching is not False and signature in self._batch_methods
 
     def run_each(self, signature: str, inputs: Sequence[Arrays], outputs: Sequence[str]) -> list[dict[str, Array]]:
         """Calls the signature's batch method: one dict of inputs a request in, one of the outputs wanted a request out.

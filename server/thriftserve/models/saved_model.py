@@ -19,7 +19,7 @@ from thriftserve.errors import Internal, InvalidArgument, ModelLoadError, Thrift
 from thriftserve.models.devices import SessionOptions
 from thriftserve.models.frozen import NotFrozen, add, freeze, release
 from thriftserve.models.image_settings import ImageSettings
-from thriftserve.models.meta_graph import Endpoint, choose_tags, endpoints
+from thriftserve.models.meta_graph import Endpoint, choose_tags, endpoints, words
 from thriftserve.models.probes import Answer, answers, difference
 from thriftserve.models.restored import unrestored_variables
 from thriftserve.models.session import Array, Arrays
@@ -43,13 +43,17 @@ class SavedModelSession:
 
     platform = "tensorflow"
 
-    def __init__(self, session: Any, found: Mapping[str, Endpoint], options: SessionOptions) -> None:
+    def __init__(
+        self, session: Any, found: Mapping[str, Endpoint], options: SessionOptions, words: Sequence[bytes] = ()
+    ) -> None:
         self._session = session
         self._endpoints = dict(found)
         self._in_callers_thread = options.inter_op_threads is None
         self._calls = SignatureCalls(session, self._endpoints, in_callers_thread=self._in_callers_thread)
         self.signatures: Mapping[str, Signature] = {name: one.signature for name, one in found.items()}
         self.device = options.device
+        #: Strings of its graph.
+        self.words = tuple(words)
         #: What load-time optimisation made of it: "frozen", or "as loaded: " and why.
         self.optimized = f"{AS_LOADED}: not asked for"
 
@@ -69,7 +73,7 @@ class SavedModelSession:
         except ModelLoadError:
             session.close()
             raise
-        return cls(session, found, options)
+        return cls(session, found, options, words(meta_graph))
 
     def run(self, signature: str, inputs: Arrays, outputs: Sequence[str]) -> dict[str, Array]:
         """Runs one signature for the outputs wanted; see `Session.run` of thriftserve.models.session."""

@@ -31,6 +31,8 @@ class Servable:
     batching: BatchingSettings = UNSET.batching
     #: Labels ("stable", …) that point at this version. Nothing sets them yet.
     version_labels: tuple[str, ...] = field(default=())
+    #: Strings that it is likely to know, to try it with.
+    words: tuple[bytes, ...] = ()
     #: How it is served, for the status: "frozen", "as loaded: …"; empty where there is nothing to say.
     note: str = ""
 

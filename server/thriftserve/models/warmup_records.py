@@ -7,6 +7,7 @@ A record that can't be run is told in the log by its number; it fails the load o
 
 from __future__ import annotations
 
+import contextlib
 import logging
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
@@ -87,6 +88,21 @@ def _run_one(servable: Servable, content: bytes | Damaged, warmed: Warmed) -> No
         inputs = arrays(request, signature)
         servable.session.run(signature.name, inputs, outputs(request, signature))
         warmed.runs[signature.name] = warmed.runs.get(signature.name, 0) + 1
+
+
+def samples(servable: Servable, version_path: Path, most: int) -> dict[str, list[Arrays]]:
+    """The inputs of recorded requests, by signature: the first `most` of each; damaged records are left out."""
+    found: dict[str, list[Arrays]] = {name: [] for name in servable.signatures}
+    with contextlib.suppress(OSError):
+        for number, content in tf_records.read(version_path / FILE):
+            if number > MAX_RECORDS or all(len(one) >= most for one in found.values()):
+                break
+            with contextlib.suppress(Damaged, Unsupported):
+                for request in decode(content) if isinstance(content, bytes) else ():
+                    known = found.get(request.signature)
+                    if known is not None and len(known) < most:
+                        known.append(arrays(request, servable.signatures[request.signature]))
+    return found
 
 
 def arrays(request: Recorded, signature: Signature) -> Arrays:

@@ -124,8 +124,9 @@ class ServeSettings(HostSettings):
     )
     max_batch_size: int | None = setting(
         None,
-        "rows that one run of a model takes at most, requests of different clients together; a model's own "
-        "model.toml goes before; unset: 64 on TBatchingServer, 1 (nothing is put together) elsewhere",
+        "most rows in one run of a model, for requests of different clients together; they share a run only where that "
+        "was shown to change no answer, or where the model's own model.toml says so; unset: 64 on TBatchingServer, "
+        "1 (no sharing) elsewhere",
         group=MODELS,
         check=at_least(1),
     )
@@ -144,7 +145,8 @@ class ServeSettings(HostSettings):
     )
     warmup: bool = setting(
         True,
-        "run the requests recorded for a model, and every other signature once with zeros, before it is served",
+        "run the requests recorded for a model, and every other signature once with zeros, before it is served; "
+        "whether requests may share runs is tried in any case",
         group=MODELS,
     )
     strict_warmup: bool = setting(

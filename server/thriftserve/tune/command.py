@@ -7,8 +7,8 @@ from __future__ import annotations
 
 import argparse
 import sys
+from collections.abc import Callable
 from pathlib import Path
-from typing import Any
 
 from thriftserve.cores import usable_cores
 from thriftserve.errors import ConfigError, ExitCode
@@ -40,8 +40,12 @@ def run(flags: argparse.Namespace) -> int:
     devices.plan(flags.devices, 1)
     preload()
     job, batched = _job(version, flags.signature)
+    hire = _hiring(job, flags.devices)
+    if batched and (why := _why_apart(hire)):
+        print(f"requests for {job.signature!r} do not share runs, so only batch 1 is measured: {why}", file=sys.stderr)
+        batched = False
     cells = [Cell(at, size) for at in arrangements(usable_cores()) for size in (rows if batched else (1,))]
-    search = Search(_hiring(job, flags.devices), flags.objective, flags.seconds, flags.budget_s, report.show_progress)
+    search = Search(hire, flags.objective, flags.seconds, flags.budget_s, report.show_progress)
     print(f"measuring {len(cells)} combinations of {version}, at most {flags.budget_s:g} s …", file=sys.stderr)
     interrupted = False
     try:
@@ -53,8 +57,17 @@ def run(flags: argparse.Namespace) -> int:
     return _conclude(search, target, write=not (interrupted or flags.dry_run), interrupted=interrupted)
 
 
-def _hiring(job: Job, where: str) -> Any:
+def _hiring(job: Job, where: str) -> Callable[[int, int], Crew]:
     return lambda workers, threads: Crew(job, devices.plan(where, workers), threads)
+
+
+def _why_apart(hire: Callable[[int, int], Crew]) -> str:
+    """Why larger batches must not be chosen: what is written into the settings is taken for the author's word."""
+    crew = hire(1, usable_cores())
+    try:
+        return crew.why_apart()
+    finally:
+        crew.close()
 
 
 def _batch_sizes(text: str) -> tuple[int, ...]:

@@ -21,6 +21,7 @@ from typing import Any
 
 import numpy as np
 
+from thriftserve.batching import Batcher, on_word
 from thriftserve.errors import ExitCode, ModelLoadError, StartError, ThriftServeError
 from thriftserve.models import devices, loader, probes, warmup
 from thriftserve.models.repository import ModelConfig
@@ -86,6 +87,18 @@ class Crew:
         answers = self._answers()
         return sum(rate for rate, _ in answers), sorted(took for _, times in answers for took in times)
 
+    def why_apart(self) -> str:
+        """Why the signature's requests must not share runs; empty where they may. Tried in the first process.
+
+        Raises:
+            StartError: the process has ended.
+        """
+        self._pipes[0].send(None)
+        answer = _answer(self._pipes[0])
+        if isinstance(answer, Exception):
+            raise answer
+        return str(answer)
+
     def close(self) -> None:
         """Ends the processes."""
         for process in self._processes:
@@ -122,11 +135,24 @@ def _work(pipe: Connection, job: Job, options: devices.SessionOptions, parent: i
         pipe.send(error)
         os._exit(ExitCode.MODEL_LOAD)
     while True:
-        runs, rows, seconds = pipe.recv()
+        order = pipe.recv()
+        if order is None:
+            pipe.send(why_apart(model, job.signature))
+            continue
+        runs, rows, seconds = order
         try:
             pipe.send(_calls(caller(model, job.signature, rows), runs, rows, seconds))
         except ThriftServeError as error:
             pipe.send(error)
+
+
+def why_apart(model: Servable, signature: str) -> str:
+    """Why requests for a signature must not share runs; empty where they may, or where the author says so."""
+    if on_word(model):
+        return ""
+    batcher = Batcher(1)
+    batcher.examine(model)
+    return batcher.why_apart(model, signature)
 
 
 def caller(model: Servable, name: str, rows: int) -> Callable[[], object]:

@@ -8,5 +8,6 @@ from thriftserve.models.state.directory import StateDir
 from thriftserve.models.state.kept_registry import KeptRegistry
 from thriftserve.models.state.plan import Plan, PlannedModel
 from thriftserve.models.state.told import Told
+from thriftserve.models.state.unmerged import UnmergedModels
 
-__all__ = ["Attempt", "Failed", "KeptRegistry", "Plan", "PlannedModel", "StateDir", "Told"]
+__all__ = ["Attempt", "Failed", "KeptRegistry", "Plan", "PlannedModel", "StateDir", "Told", "UnmergedModels"]

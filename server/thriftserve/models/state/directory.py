@@ -1,6 +1,6 @@
 """The directory in which a server keeps what its processes tell each other of models.
 
-    StateDir/plan.json  state.json  labels.json  wishes.json  keeper.json  attempts/PID.json
+    StateDir/plan.json  state.json  labels.json  wishes.json  keeper.json  attempts/PID.json  unmerged/PID-N.json
 
 A file is written beside its place and renamed: whoever reads one finds it whole, and so does a restart after kill -9.
 """
@@ -28,6 +28,8 @@ class StateDir:
         self.path = path
         self.labels_file = path / "labels.json"
         self._attempts = path / "attempts"
+        #: What workers tell of models whose requests must not share runs.
+        self.unmerged = path / "unmerged"
 
     def prepare(self) -> None:
         """Makes it, without what a server before this one left of its processes; labels and operators' wishes stay.
@@ -36,9 +38,10 @@ class StateDir:
             ConfigError: it can't be written.
         """
         try:
-            self._attempts.mkdir(parents=True, exist_ok=True)
+            for directory in (self._attempts, self.unmerged):
+                directory.mkdir(parents=True, exist_ok=True)
             old = (self.path / f"{name}.json" for name in ("plan", "keeper"))
-            for stale in (*self._attempts.iterdir(), *old):
+            for stale in (*self._attempts.iterdir(), *self.unmerged.iterdir(), *old):
                 stale.unlink(missing_ok=True)
         except OSError as error:
             raise ConfigError(f"state_dir is {str(self.path)!r}: it can't be used: {error.strerror}") from error

@@ -1,0 +1,77 @@
+"""How far two answers to the same request are apart, and what rounding explains of it.
+
+answer, answer --deviation--> 0: the same bits; 1e-7: rounding of float32; 1: nothing alike; infinite: other integers
+
+A kernel adds up in another order, or is another one, for another number of rows: by itself a request gets an answer
+that is rounded otherwise. In runs of the same size it gets the same, whatever the other rows hold.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable
+from typing import Any
+
+import numpy as np
+
+from thriftserve.batching.job import Job
+from thriftserve.errors import ThriftServeError
+from thriftserve.models import trial_rows
+from thriftserve.models.session import Array, Arrays
+
+#: Distance between 1 and the next float, by bytes of an element; bfloat16's for two bytes, which is the larger one.
+_STEP = {1: 2.0**-3, 2: 2.0**-7, 4: 2.0**-23, 8: 2.0**-52}
+#: Part of a difference that a change of a request's own inputs by rounding must make, for that to explain it.
+_EXPLAINS = 1 / 8
+#: Changes that are tried.
+_NUDGES = 3
+
+RunAlone = Callable[[Job], Arrays]
+
+
+def step(array: Array) -> float:
+    """The relative rounding of an array's type; 0 where it has no floats."""
+    if array.dtype.kind == "c":
+        return _STEP[array.dtype.itemsize // 2]
+    return _STEP.get(array.dtype.itemsize, 0.0) if array.dtype.kind in "fV" else 0.0
+
+
+def deviation(one: Array, other: Array) -> float:
+    """The largest difference of two arrays, as a part of the largest element.
+
+    Infinite where they differ in type, shape, in what is not a float, or in where infinities and NaN stand.
+    """
+    if one.dtype != other.dtype or one.shape != other.shape:
+        return math.inf
+    if one.dtype.kind not in "fcV":
+        return 0.0 if np.array_equal(one, other) else math.inf
+    wide: Any = np.complex128 if one.dtype.kind == "c" else np.float64
+    a, b = one.astype(wide), other.astype(wide)
+    finite = np.isfinite(a)
+    if not np.array_equal(a[~finite], b[~finite], equal_nan=True) or not np.isfinite(b[finite]).all():
+        return math.inf
+    a, b = a[finite], b[finite]
+    apart = float(np.abs(a - b).max(initial=0.0))
+    return apart / float(np.abs(a).max()) if apart and np.abs(a).max() else (math.inf if apart else 0.0)
+
+
+def unstable(job: Job, name: str, alone: Arrays, apart: float, rounding: float, run_alone: RunAlone) -> bool:
+    """Whether rounding of a job's own inputs changes an output about as much as was seen: then it tells nothing.
+
+    Args:
+        name: of the output.
+        alone: the job's answer by itself.
+        apart: the deviation seen.
+        rounding: what the model is known to round answers by; inputs are moved by as much.
+    """
+    for seed in range(_NUDGES):
+        moved = trial_rows.nudged(job.arrays, rounding, seed)
+        if moved is None:
+            return False
+        try:
+            nudged = run_alone(job.with_arrays(moved))
+        except ThriftServeError:
+            return True
+        if deviation(alone[name], nudged[name]) >= apart * _EXPLAINS:
+            return True
+    return False

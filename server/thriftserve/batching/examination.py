@@ -1,0 +1,146 @@
+"""What a signature is tried for when its model is loaded: whether its requests may share runs, and of how many rows.
+
+    signature, recorded requests --> rows --Proof: alone, a few together--> --rehearsal: sizes worth it--> Proof: those
+
+It runs before the process serves anybody, with nobody's requests.
+"""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Iterable, Mapping, Sequence
+from functools import partial
+from itertools import chain
+from pathlib import Path
+from types import MappingProxyType
+from typing import Any, NamedTuple
+
+from thriftserve.batching import rehearsal
+from thriftserve.batching.independence import Proof, RunTogether
+from thriftserve.batching.job import Job
+from thriftserve.batching.lane import Lane, Sharing, has_batch
+from thriftserve.batching.runs import Runs, run_alone, run_each, run_stacked
+from thriftserve.batching.size_search import ladder
+from thriftserve.batching.verdict import Verdict
+from thriftserve.deadline import Deadline
+from thriftserve.models import trial_rows, warmup_records
+from thriftserve.models.servable import Servable
+from thriftserve.models.session import Arrays
+from thriftserve.models.signature import Signature
+
+#: Recorded requests of a signature that are tried.
+MOST_RECORDED = 8
+#: No run that is likely to take longer is tried beyond what is worth it by the rehearsal: it may never be needed.
+_QUICK_S = 0.02
+#: The same where nothing was rehearsed.
+_LONG_S = 0.25
+#: Rows of the jobs that the rehearsal times: ordinary ones.
+_REHEARSED = 3
+
+
+class Finding(NamedTuple):
+    """What came of a signature."""
+
+    verdict: Verdict
+    #: A job whose runs were timed, their lane, and seconds a row by rows of a run; None where none were.
+    job: Job | None = None
+    lane: Lane | None = None
+    s_a_row: Mapping[int, float] = MappingProxyType({})
+
+
+class Examination:
+    """Tries the signatures of one servable.
+
+    Args:
+        runs: runs jobs while the sizes are rehearsed.
+        most: rows of a run, where the model doesn't say itself.
+        side_by_side: runs that go on at once in this process; None: any number, so that sizes can't be timed.
+        version_path: where the version's files are; None: there are none.
+    """
+
+    def __init__(
+        self, servable: Servable, runs: Runs, most: int, side_by_side: int | None, version_path: Path | None
+    ) -> None:
+        self._servable = servable
+        self._runs = runs
+        self._most = most
+        self._side_by_side = side_by_side
+        self._recorded: dict[str, list[Arrays]] = {}
+        if version_path is not None:
+            self._recorded = warmup_records.samples(servable, version_path, MOST_RECORDED)
+
+    def of(self, signature: Signature) -> Finding | None:
+        """What was found; None where its requests could not share runs anyway."""
+        outputs = tuple(name for name in signature.outputs if has_batch(signature, (name,)))
+        trial = Sharing(self._servable, signature, outputs, self._most, _assumed(self._servable, outputs, self._most))
+        if not outputs or not (trial.merges or trial.part):
+            return None
+        trial.check = None
+        proof = Proof(outputs, run_alone, _together(trial, {}))
+        proof.alone(self._jobs(signature, outputs, padded=bool(trial.padded)))
+        if not proof.undecided():
+            return Finding(proof.verdict())
+        return self._of_several(proof, trial)
+
+    def _of_several(self, proof: Proof, trial: Sharing) -> Finding:
+        """What is found by runs of several rows."""
+        sizes = [size for size in ladder(max(trial.most, trial.part or 1), trial.allowed) if size > 1]
+        groups = list(_alike(proof.jobs))
+        proof.together(groups, sizes[:1], _LONG_S)
+        proof.weigh()
+        if not proof.undecided():
+            return Finding(proof.verdict())
+        ordinary = [job for job in groups[0] if job.rows == 1][:_REHEARSED]
+        lane = trial.lane(groups[0][0])
+        s_a_row = self._rehearse(ordinary, lane)
+        proof.together(groups, [size for size in sizes if size <= max(s_a_row, default=1)], rehearsal.LOAD_S)
+        proof.together(groups, sizes, _QUICK_S if s_a_row else _LONG_S)
+        proof.beside_refused()
+        if trial.padded and proof.undecided():
+            proof.padded(proof.jobs, _together(trial, trial.padded))
+        return Finding(proof.verdict(), groups[0][0], lane, s_a_row)
+
+    def _rehearse(self, jobs: Sequence[Job], lane: Lane) -> dict[int, float]:
+        """Seconds a row by rows of a run, where runs of this process can be timed side by side."""
+        if self._side_by_side is None or not jobs or not lane.merges:
+            return {}
+        seconds = rehearsal.LOAD_S / len(self._servable.signatures)
+        return rehearsal.at_load(jobs, partial(self._runs.together, lane), self._side_by_side, lane.sizes, seconds)
+
+    def _jobs(self, signature: Signature, outputs: tuple[str, ...], *, padded: bool) -> Iterable[Job]:
+        image = self._servable.image
+        sizes = (*trial_rows.INNER_SIZES, trial_rows.PADDED_SIZE) if padded else trial_rows.INNER_SIZES
+        free = any(None in (spec.shape or ())[1:] for spec in signature.inputs.values())
+        rows = chain(
+            trial_rows.recorded(signature, self._recorded.get(signature.name, ())),
+            *(
+                trial_rows.made_up(signature, image, self._servable.words, size)
+                for size in (sizes if free else sizes[:1])
+            ),
+        )
+        for arrays in rows:
+            count = next(iter(arrays.values())).shape[0]
+            yield Job(self._servable, signature, arrays, outputs, Deadline(time.monotonic(), None), count)
+
+
+def _assumed(servable: Servable, outputs: Sequence[str], most: int) -> Verdict:
+    """What is tried: that everything may share runs."""
+    settings = servable.batching
+    rows = max(most, settings.max_batch_size or 1, *settings.allowed_batch_sizes, 1)
+    return Verdict(dict.fromkeys(outputs, ""), rows, unpadded="")
+
+
+def _together(sharing: Sharing, padded: Mapping[str, Sequence[int]]) -> RunTogether:
+    """How jobs are run together as this sharing would."""
+    if sharing.each:
+        return run_each
+    return lambda jobs: run_stacked(jobs, sharing.padded_rows(sum(job.rows for job in jobs)), padded, {})
+
+
+def _alike(jobs: Sequence[Job]) -> Iterable[list[Job]]:
+    """Jobs of the same types and inner sizes, the largest group first."""
+    groups: dict[Any, list[Job]] = {}
+    for job in jobs:
+        key = tuple((name, array.dtype, array.shape[1:]) for name, array in sorted(job.arrays.items()))
+        groups.setdefault(key, []).append(job)
+    return sorted(groups.values(), key=len, reverse=True)

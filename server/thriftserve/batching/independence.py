@@ -1,0 +1,360 @@
+"""Whether requests of different clients may share a run of a model: only where that was shown to change no answer.
+
+    rows to try --alone, twice--> rows that get the same answer again --together, in many orders and sizes-->
+        the same beside these rows and beside others; the same as alone, but for rounding  -->  Verdict
+
+What could not be shown counts as not shown: a model that refuses the rows, that answers differently each time or
+that takes too long runs each request by itself, unless its author says otherwise.
+"""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable, Iterable, Mapping, Sequence
+
+import numpy as np
+
+from thriftserve.batching.deviation import RunAlone, deviation, step, unstable
+from thriftserve.batching.job import Job
+from thriftserve.batching.verdict import Cut, NotByRows, Verdict, cut_back, find_cuts
+from thriftserve.errors import ThriftServeError
+from thriftserve.models.session import Arrays
+
+#: Steps of an output's type that a model's answer to the same row may vary by: sums of a GPU come in any order.
+_VARIES = 1024
+#: Steps that an answer may change by in runs of one size, where other rows change: they are the same kernels.
+_SAME_RUN = 4
+#: Times what an answer varies by itself that it may change then.
+_NOISE = 4
+#: Part of the largest element that an answer alone and one beside others may be apart: another kernel may compute with
+#: bfloat16 inside. What other rows hold must change nothing, so this need only show what their number does.
+_OTHER_SIZE = 0.03
+#: Rows with an answer that are enough to show anything, and the different answers that there must be among them.
+LEAST_ROWS, LEAST_ANSWERS = 3, 2
+#: Seconds for the rows by themselves; past it, no more are tried. A proof that would take longer in all is not made.
+ALONE_S, LONGEST_S = 1.0, 10.0
+#: Runs of a row that a proof takes at the least: each of those rows twice, and in two orders together.
+_LEAST_RUNS = 4 * LEAST_ROWS
+#: Arrangements, at the least, of each size that is tried.
+_LEAST_TOGETHER = 2
+#: Random arrangements of each size; those of the smallest sizes, which are those most often run.
+_ARRANGEMENTS, _OF_SMALL, _SMALL = 1, 2, 4
+#: Jobs of each inner size that are padded together.
+_OF_A_SHAPE = 4
+#: Refused rows that are tried beside others.
+_REFUSED = 4
+#: Times the rounding seen, and steps of the type at the least, that answers may be apart later on.
+_ROUNDING, _LEAST_STEPS = 10, 64
+
+RunTogether = Callable[[Sequence[Job]], Sequence[Arrays]]
+
+
+class Proof:
+    """Tries the rows of one signature.
+
+    Args:
+        outputs: those that have a leading dimension of any size.
+        run_alone: runs a job by itself; raises what the model raises.
+        run_together: runs several in one run, each with its part of the outputs; raises the same, and `NotByRows`.
+    """
+
+    def __init__(self, outputs: Sequence[str], run_alone: RunAlone, run_together: RunTogether) -> None:
+        self._run_alone = run_alone
+        self._run_together = run_together
+        self._began = time.monotonic()
+        self._random = np.random.default_rng(14)
+        self._faults = dict.fromkeys(outputs, "")
+        self._dependent = False
+        self._refused: list[Job] = []
+        self._answers: dict[int, Arrays] = {}
+        self._refusal = ""
+        self._rows = 1
+        self._compared = 0
+        #: By output: how far two answers to the same row were apart, and one alone and one beside others.
+        self._noise = dict.fromkeys(outputs, 0.0)
+        self._rounding = dict.fromkeys(outputs, 0.0)
+        self._row_s = 0.0
+        self._unpadded = "never tried"
+        self._cuts: Mapping[str, Sequence[Cut]] = {}
+        #: Jobs that the model answers by itself, the same each time.
+        self.jobs: list[Job] = []
+
+    def verdict(self) -> Verdict:
+        """What was found."""
+        took_s = time.monotonic() - self._began
+        return Verdict(
+            self._faults,
+            self._rows,
+            self._dependent,
+            len(self.jobs),
+            took_s,
+            self._rounding,
+            self._unpadded,
+            self._cuts,
+        )
+
+    def undecided(self) -> bool:
+        """Whether there is an output of which nothing speaks against sharing a run."""
+        return not all(self._faults.values())
+
+    def alone(self, jobs: Iterable[Job]) -> None:
+        """Runs each by itself twice. Of those after the first few, as many as there is time for."""
+        until = time.monotonic() + ALONE_S
+        for job in jobs:
+            if len(self.jobs) >= LEAST_ROWS and time.monotonic() > until:
+                break
+            try:
+                first, first_s = self._timed(job)
+                if first_s > LONGEST_S:
+                    self._give_up(_too_long(first_s))
+                    return
+                again, again_s = self._timed(job)
+            except ThriftServeError as error:
+                self._refused.append(job)
+                self._refusal = self._refusal or error.message
+                continue
+            if again_s * _LEAST_RUNS > LONGEST_S:  # the first run pays for what later ones find ready
+                self._give_up(_too_long(again_s))
+                return
+            self._note_rows(job, first)
+            self._note_noise(first, again)
+            self.jobs.append(job)
+            self._answers[id(job)] = first
+        self._count_rows()
+
+    def _timed(self, job: Job) -> tuple[Arrays, float]:
+        began = time.monotonic()
+        return self._run_alone(job), time.monotonic() - began
+
+    def _note_rows(self, job: Job, outputs: Arrays) -> None:
+        for name, array in outputs.items():
+            if array.ndim == 0 or array.shape[0] != job.rows:
+                self._dependent = True
+                self._fault(name, f"output {name!r} has the shape {list(array.shape)} for {job.rows} rows")
+
+    def _note_noise(self, first: Arrays, again: Arrays) -> None:
+        for name, array in first.items():
+            noise = self._noise[name] = max(self._noise[name], deviation(array, again[name]))
+            if noise > _VARIES * step(array):
+                self._fault(name, f"the model answers {name!r} differently each time it is asked")
+
+    def _count_rows(self) -> None:
+        if len(self.jobs) < LEAST_ROWS:
+            refused = f": {self._refusal}" if self._refusal else ""
+            self._give_up(f"the model refuses the inputs that it was tried with{refused}")
+
+    def weigh(self) -> None:
+        """Gives up where the answers are too few to show anything."""
+        if self._different_answers() < LEAST_ANSWERS:
+            self._give_up("the model gives the same answer to every input that it was tried with")
+
+    def _different_answers(self) -> int:
+        return len({
+            tuple((name, array.shape[1:], array[:1].tobytes() if array.dtype != object else tuple(array[:1].flat))
+                  for name, array in self._answers[id(job)].items() if array.ndim)
+            for job in self.jobs
+        })  # fmt: skip
+
+    def together(self, groups: Sequence[Sequence[Job]], sizes: Iterable[int], run_s: float) -> None:
+        """Runs jobs together, at each size, and compares with what they got by themselves.
+
+        Args:
+            groups: jobs that fit into one run; others of theirs are not among them.
+            sizes: rows of the runs, ascending.
+            run_s: no run that is likely to take longer is tried, but for the smallest sizes.
+        """
+        for size in sizes:
+            if size <= self._rows:
+                continue
+            if not self.undecided() or (size > _SMALL and self._row_s * size > run_s):
+                break
+            compared = self._compared
+            self._row_s = self._at_size(groups, size) / size
+            if self.undecided() and self._compared > compared:
+                self._rows = size
+        if self._rows == 1:
+            self._give_up("no two of the requests that it was tried with fit into one run")
+
+    def _at_size(self, groups: Sequence[Sequence[Job]], size: int) -> float:
+        """The least seconds that a run of the size took."""
+        least_s = LONGEST_S
+        for group in groups:
+            for number, batch in enumerate(self._batches(group, size)):
+                began = time.monotonic()
+                if number >= _LEAST_TOGETHER and began > self._began + LONGEST_S:
+                    break
+                took_s = self._try([job for job in batch if id(job) in self._answers], group, number)
+                least_s = min(least_s, took_s)
+                if not self.undecided():
+                    return least_s
+        return least_s
+
+    def _batches(self, group: Sequence[Job], size: int) -> Iterable[list[Job]]:
+        """Jobs in several orders, some of them more than once, `size` rows in all or a few fewer."""
+        yield self._filled(list(group), size)
+        if size <= _SMALL:
+            yield self._filled(list(group)[::-1], size)
+            yield self._filled([group[-1]] * size, size)  # all the same
+        for _ in range(_OF_SMALL if size <= _SMALL else _ARRANGEMENTS):
+            order = self._random.integers(0, len(group), size)
+            yield self._filled([group[at] for at in order.tolist()], size)
+
+    def _filled(self, jobs: list[Job], size: int) -> list[Job]:
+        """The first of them that fit into `size` rows, again from the beginning where there are too few."""
+        chosen: list[Job] = []
+        rows = 0
+        while jobs:
+            for job in jobs:
+                if rows + job.rows <= size:
+                    chosen.append(job)
+                    rows += job.rows
+            if rows + min(job.rows for job in jobs) > size:
+                break
+        return chosen
+
+    def _try(self, batch: list[Job], group: Sequence[Job], number: int) -> float:
+        """Runs jobs together, and half of them beside others; compares. Gives the seconds of a run."""
+        others = self._others(batch, group, number % 2)
+        if len(batch) < 2:
+            return LONGEST_S
+        began = time.monotonic()
+        answers = self._ran(batch)
+        took_s = time.monotonic() - began
+        beside_others = self._ran(others) if answers and others != batch else None
+        for at, (job, other) in enumerate(zip(batch, others, strict=True)):
+            if answers and id(job) in self._answers:
+                self._compare_with_alone(job, answers[at])
+                if beside_others and job is other and id(job) in self._answers:
+                    self._compare_beside_others(job, answers[at], beside_others[at])
+        self._compared += beside_others is not None
+        return took_s
+
+    def _others(self, batch: Sequence[Job], group: Sequence[Job], parity: int) -> list[Job]:
+        """The same, every second job replaced by another one of as many rows."""
+        chosen: list[Job] = []
+        for at, job in enumerate(batch):
+            fit = [one for one in group if one is not job and one.rows == job.rows and id(one) in self._answers]
+            keeps = at % 2 == parity or not fit
+            chosen.append(job if keeps else fit[int(self._random.integers(len(fit)))])
+        return chosen
+
+    def _ran(self, batch: Sequence[Job]) -> Sequence[Arrays] | None:
+        """The answers of one run; None where it failed, which settles the matter."""
+        try:
+            return self._run_together(batch)
+        except NotByRows as misfit:
+            self._dependent = True
+            self._fault(misfit.output, str(misfit))
+        except ThriftServeError as error:
+            self._dependent = True
+            self._give_up(f"{len(batch)} requests that are answered one by one fail together: {error.message}")
+        return None
+
+    def _compare_with_alone(self, job: Job, outputs: Arrays) -> None:
+        alone = self._answers[id(job)]
+        for name, array in outputs.items():
+            apart = deviation(alone[name], array)
+            if apart <= _OTHER_SIZE:
+                self._rounding[name] = max(self._rounding[name], apart)
+            elif not self._drop_unstable(job, name, apart):
+                self._depends(name)
+
+    def _compare_beside_others(self, job: Job, one: Arrays, other: Arrays) -> None:
+        for name, array in one.items():
+            apart = deviation(array, other[name])
+            if apart > max(_SAME_RUN * step(array), _NOISE * self._noise[name]):
+                if self._drop_unstable(job, name, apart):
+                    return
+                self._depends(name)
+
+    def _depends(self, name: str) -> None:
+        self._dependent = True
+        self._fault(name, f"an answer's {name!r} depends on the other rows of its run")
+
+    def _drop_unstable(self, job: Job, name: str, apart: float) -> bool:
+        """Leaves out a row whose answer hangs on rounding; tells whether it did."""
+        alone = self._answers.get(id(job))
+        if alone is None:
+            return True
+        if self._faults[name] or not unstable(job, name, alone, apart, 0.0, self._run_alone):
+            return False
+        del self._answers[id(job)]
+        self.jobs.remove(job)
+        self._count_rows()
+        return True
+
+    def beside_refused(self) -> None:
+        """A row that is refused by itself must be refused beside others: else it is they that decide."""
+        for refused in self._refused[:_REFUSED]:
+            fitting = [job for job in self.jobs if job.rows == 1 and _fits(job, refused)][: self._rows - 1]
+            if not fitting or not self.undecided():
+                continue
+            try:
+                self._run_together([*fitting, refused])
+            except (ThriftServeError, NotByRows):
+                continue
+            self._dependent = True
+            self._give_up("a row that is refused by itself is accepted beside others")
+
+    def padded(self, group: Sequence[Job], run_padded: RunTogether) -> None:
+        """Runs jobs of different inner sizes together, padded to the largest, and finds what to cut off the outputs."""
+        by_shape: dict[tuple[tuple[int, ...], ...], list[Job]] = {}
+        for job in group:
+            if id(job) in self._answers:
+                by_shape.setdefault(tuple(array.shape[1:] for array in job.arrays.values()), []).append(job)
+        jobs = [job for many in by_shape.values() for job in many[:_OF_A_SHAPE]]
+        if len(by_shape) < 2:
+            self._unpadded = "no inputs of different sizes were answered"
+            return
+        cuts = find_cuts([(job, self._answers[id(job)]) for job in jobs])
+        if cuts is None:
+            self._unpadded = "the sizes of its outputs don't follow those of its inputs"
+            return
+        within = tolerance(self._answers[id(jobs[0])], self._rounding)
+        for batch in (jobs, jobs[::-1], *(self._shuffled(jobs) for _ in range(_OF_SMALL))):
+            try:
+                answers = run_padded(batch)
+            except (ThriftServeError, NotByRows) as error:
+                self._unpadded = f"padded requests fail: {error}"
+                return
+            for job, outputs in zip(batch, answers, strict=True):
+                alone = self._answers[id(job)]
+                for name, array in outputs.items():
+                    cut = cut_back(array, cuts[name], job)
+                    if not self._faults[name] and deviation(alone[name], cut) > within[name]:
+                        self._unpadded = f"padding changes its answers ({name!r})"
+                        return
+        self._unpadded, self._cuts = "", cuts
+
+    def _shuffled(self, jobs: Sequence[Job]) -> list[Job]:
+        return [jobs[at] for at in self._random.permutation(len(jobs)).tolist()]
+
+    def _fault(self, output: str, why: str) -> None:
+        self._faults[output] = self._faults[output] or why
+
+    def _give_up(self, why: str) -> None:
+        for name in self._faults:
+            self._fault(name, why)
+
+
+def _too_long(seconds: float) -> str:
+    return f"a row takes {seconds:.3g} s, too long to try enough of them"
+
+
+def tolerance(sample: Arrays, rounding: Mapping[str, float]) -> dict[str, float]:
+    """By output: how far an answer alone and one beside others may be apart, by the rounding that a proof has seen.
+
+    Args:
+        sample: outputs of the types that the model gives.
+    """
+    return {
+        name: min(_OTHER_SIZE, max(_ROUNDING * rounding.get(name, 0.0), _LEAST_STEPS * step(array)))
+        for name, array in sample.items()
+    }
+
+
+def _fits(one: Job, other: Job) -> bool:
+    return all(
+        one.arrays[name].dtype == array.dtype and one.arrays[name].shape[1:] == array.shape[1:]
+        for name, array in other.arrays.items()
+    )
