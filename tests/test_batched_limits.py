@@ -250,7 +250,7 @@ def test_nobody_left_to_wait_for(tmp_path: Path) -> None:
         assert not spins(server)
 
 
-@pytest.mark.parametrize(("workers", "share"), [(1, 0.75), (2, 0.4)])
+@pytest.mark.parametrize(("workers", "share"), [(1, 0.65), (2, 0.4)])
 def test_everybody_gets_as_much(tmp_path: Path, workers: int, share: float) -> None:
     """64 clients in closed loops: the slowest gets no much less than the fastest, or than its worker's core allows."""
     with steered(tmp_path, "--workers", str(workers)) as server, contextlib.ExitStack() as stack:
@@ -260,7 +260,7 @@ def test_everybody_gets_as_much(tmp_path: Path, workers: int, share: float) -> N
         for number, pipe in enumerate(pipes):
             selector.register(pipe.sock, selectors.EVENT_READ, number)
             pipe.send(frame(number))
-        while sum(counts) < 100 * FAIR_CLIENTS:
+        while sum(counts) < 200 * FAIR_CLIENTS:
             for key, _ in selector.select():
                 number = key.data
                 ((got, answer),) = pipes[number].answers(1)

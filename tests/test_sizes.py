@@ -10,7 +10,7 @@ import pytest
 from documents import ROOT
 
 PACKAGES = ("server/thriftserve", "client/thriftserve_client", "bench/thriftserve_bench")
-MOST_LINES = 350
+MOST_LINES = 500
 MOST_LINES_OF_A_FUNCTION = 60
 
 
@@ -28,7 +28,7 @@ def too_long(source: str) -> Iterator[str]:
 
 @pytest.mark.parametrize("package", PACKAGES)
 def test_nothing_is_too_long(package: str) -> None:
-    """No file of a package has more than 350 lines, no function more than 60."""
+    """No file of a package has more than 500 lines, no function more than 60."""
     files = sorted((ROOT / package).rglob("*.py"))
     assert files
     told = {str(path.relative_to(ROOT)): list(too_long(path.read_text(encoding="utf-8"))) for path in files}
@@ -38,6 +38,6 @@ def test_nothing_is_too_long(package: str) -> None:
 def test_what_is_too_long_is_found() -> None:
     """A line more than there may be is told, of a file and of a function within a class."""
     fits = "class A:\n    def b(self):\n" + 59 * "        pass\n"
-    assert list(too_long(fits + "#\n" * (350 - 61))) == []
+    assert list(too_long(fits + "#\n" * (500 - 61))) == []
     assert list(too_long(fits + "        pass\n")) == ["b: 61 lines"]
-    assert list(too_long("#\n" * 351)) == ["351 lines"]
+    assert list(too_long("#\n" * 501)) == ["501 lines"]
