@@ -371,7 +371,7 @@ enum WorkerState {
 struct WorkerStatus {
   /** Its place among the workers, from 0. */
   1: required i32 index,
-  /** Process id; 0 while the process is still to be made. */
+  /** Process id: always one that can be signalled. */
   2: required i32 pid,
   /** What it is doing. */
   3: required WorkerState state,
@@ -430,7 +430,7 @@ struct ServerStatus {
   4: required string version,
   /** Process id of the parent process: signal this one. */
   5: required i32 pid,
-  /** Every worker. */
+  /** Every worker, front, keeper and gateway; one whose process is still to be made is left out until it is there. */
   6: required list<WorkerStatus> workers,
   /** Names of the models served. */
   7: required list<string> models,

@@ -48,15 +48,14 @@ def fronts(server: Served) -> list[psutil.Process]:
 
 
 def workers(server: Served) -> list[int]:
-    """The pids of its workers; the front tells, so they may all be down. One that is just being born has none yet."""
+    """The pids of its workers; the front tells, so they may all be down."""
     with server.client() as client:
-        return workers_by(client, server)
+        return workers_by(client)
 
 
-def workers_by(client: Client, server: Served) -> list[int]:
+def workers_by(client: Client) -> list[int]:
     """The same, as a client that is there already hears it."""
-    status = client.server_status()
-    return [each.pid for each in status.workers if each.role == "worker" and each.pid != server.pid]
+    return [each.pid for each in client.server_status().workers if each.role == "worker"]
 
 
 def frame(number: int, inputs: dict[str, Any] | None = None, *, model: str = "m", **fields: Any) -> bytes:

@@ -101,9 +101,9 @@ def test_workers_come_back_with_no_descriptor_left(tmp_path: Path) -> None:
         eventually(lambda: "no connection can be taken" in server.log(), "out of descriptors")
         for turn in range(3):
             assert ask(pipe, turn)
-            (victim,) = workers_by(client, server)
+            (victim,) = workers_by(client)
             os.kill(victim, signal.SIGKILL)
-            eventually(lambda: victim not in workers_by(client, server), "its end")  # noqa: B023  # called here
+            eventually(lambda: victim not in workers_by(client), "its end")  # noqa: B023  # called here
         assert ask(pipe, 9)
 
 

@@ -16,10 +16,17 @@ from thriftserve.workers.slot import SLOT_CELLS, Cell, Cells
 from thriftserve_client import Histogram
 
 
+def entered(board: Scoreboard, pid: int, index: int = 0, among: range | None = None) -> int:
+    """The slot of a process that was made for it."""
+    slot = board.reserve(index, among=among)
+    board.enter(slot, pid, index)
+    return slot
+
+
 def board_with(*pids: int) -> tuple[Scoreboard, list[Counters]]:
     """A board on which these processes serve."""
     board = Scoreboard("TTestServer", len(pids) + 1)
-    contexts = [WorkerContext(board, board.take(pid, at), at, len(pids)) for at, pid in enumerate(pids)]
+    contexts = [WorkerContext(board, entered(board, pid, at), at, len(pids)) for at, pid in enumerate(pids)]
     for context in contexts:
         context.set_phase(WorkerPhase.IDLE)
     return board, [context.counters for context in contexts]
@@ -103,16 +110,16 @@ def test_the_past_is_kept() -> None:
     before = board.snapshot().histograms
     board.free(0)
     assert board.snapshot().histograms == before
-    assert board.take(3, 0) == 0
+    assert entered(board, 3) == 0
     assert board.snapshot().histograms == before
 
 
 def test_children_count_for_their_parent() -> None:
     """A forking server's child is reaped into its parent's slot, and with that into the server's past."""
     board = Scoreboard("TForkingServer", 2, children=3)
-    parent = board.take(1, 0)
+    parent = entered(board, 1)
     for pid in (11, 12):
-        child = board.take(pid, 1, among=board.slots_of_children(parent))
+        child = entered(board, pid, 1, among=board.slots_of_children(parent))
         Counters(board, child).observe(10, 20, 1)
         board.free(child, into=parent)
     assert ran(board.snapshot()) == 2
@@ -127,7 +134,7 @@ class ReadInBetween(Scoreboard):
         super().__init__("TTestServer", 2)
         self.meanwhile: list[Callable[[], object]] = []
         for pid in (1, 2):
-            counters = Counters(self, self.take(pid, 0))
+            counters = Counters(self, entered(self, pid))
             counters.begin_request()
             counters.observe(10, 20, 1)
             counters.end_request()
@@ -182,7 +189,7 @@ def test_read_amid_a_move() -> None:
 def test_a_parent_killed_while_it_reaped_stops_no_reader() -> None:
     """A move of numbers that was never finished ends with the slot that it went into."""
     board = Scoreboard("TForkingServer", 2, children=3)
-    parent = board.take(1, 0)
+    parent = entered(board, 1)
     Counters(board, parent).observe(10, 20, 1)
     board.slot(parent)[Cell.MOVES] = 7
     assert ran(board.snapshot()) == 1
@@ -269,14 +276,58 @@ def test_percentiles() -> None:
     assert (none.count, none.mean, none.bound_of(0.5)) == (0, 0.0, 1)
 
 
-def test_a_worker_that_is_still_to_be_made_has_no_pid() -> None:
-    """Its slot is held by whoever makes it, whom nobody is to signal in its place."""
-    board = Scoreboard("TTestServer", 2)
-    slot = board.take(os.getpid(), 0)
-    (unborn,) = board.snapshot().workers
-    assert (unborn.pid, unborn.rss_bytes, unborn.cpu_s, unborn.phase) == (0, 0, 0.0, WorkerPhase.STARTING)
-    parent = os.getppid()
-    board.enter(slot, os.getpid(), 0, parent=parent)
+def test_a_worker_that_is_still_to_be_made_is_in_no_status() -> None:
+    """Its slot is held, and counts for the keeper as one that begins; a row with a pid comes with its process."""
+    board = Scoreboard("TTestServer", 1)
+    slot = board.reserve(0, restarts=2)
+    assert (board.snapshot().workers, board.peers()) == ((), [])
+    assert board.plans() == [(WorkerPhase.STARTING, 0)]
+    with pytest.raises(RuntimeError, match="all slots"):
+        board.reserve(0)
+    board.enter(slot, os.getpid(), 0, restarts=2, parent=os.getppid())
     (born,) = board.snapshot().workers
-    assert born.pid == os.getpid()
+    assert (born.pid, born.restarts) == (os.getpid(), 2)
     assert born.rss_bytes > 0
+    board.free(slot)
+    assert (board.snapshot().workers, board.plans()) == ((), [])
+
+
+def test_a_slot_that_is_held_is_freed_with_its_parent() -> None:
+    """A worker that dies while it makes a child leaves no slot behind."""
+    board = Scoreboard("TForkingServer", 1, children=1)
+    among = board.slots_of_children(entered(board, 1))
+    board.reserve(0, among=among)
+    board.free_children_of(os.getpid())
+    assert board.reserve(0, among=among) == among[0]
+
+
+def test_a_slot_that_is_still_to_be_filled_names_no_process() -> None:
+    """What stands in a held slot for a pid is none that a signal could be sent to."""
+    board = Scoreboard("TTestServer", 1)
+    held = board.slot(board.reserve(0))[Cell.PID]
+    with pytest.raises(OverflowError):
+        os.kill(held, 0)
+
+
+@pytest.mark.parametrize("moment", range(3))
+@pytest.mark.parametrize("victim", [0, 1])
+def test_replaced_while_it_is_read(moment: int, victim: int) -> None:
+    """However a reader meets a place that is filled anew, it finds only pids of processes that have been there."""
+    board = ReadInBetween()
+
+    def replace() -> None:
+        board.free(victim)
+        board.reserve(0)
+
+    board.meanwhile = [*([nothing] * moment), replace]
+    assert {one.pid for one in board.snapshot().workers} <= {1, 2}
+
+
+def test_freed_while_it_is_read_for_the_last_time() -> None:
+    """A reader that never sees the board at rest still shows no row without a process."""
+    board = ReadInBetween()
+    board.slot(0)[Cell.MOVES] = 7  # a parent was killed while it moved numbers into it
+    calls_a_look = 3  # two slots and the server's own
+    board.meanwhile = [*([nothing] * (99 * calls_a_look)), lambda: board.free(1)]
+    assert [one.pid for one in board.snapshot().workers] == [1]
+    assert board.meanwhile == []

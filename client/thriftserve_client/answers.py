@@ -121,7 +121,8 @@ def server_status(answer: Any) -> results.ServerStatus:
         past_requests=answer.past_requests,
         past_errors=answer.past_errors,
         refused=answer.refused,
-        workers=tuple(map(_worker_status, answer.workers)),
+        # Older servers list a worker that is still to be made with pid 0, which signals the sender's own group.
+        workers=tuple(_worker_status(one) for one in answer.workers if one.pid > 0),
         histograms=tuple(map(_histogram, answer.histograms or ())),
         queued=answer.queued,
         queued_bytes=answer.queued_bytes,

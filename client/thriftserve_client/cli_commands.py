@@ -74,7 +74,7 @@ def _workers(workers: tuple[results.WorkerStatus, ...]) -> str:
     rows = [
         (
             str(one.index),
-            str(one.pid or "-"),
+            str(one.pid),
             one.state,
             one.device,
             mebibytes(one.rss_bytes),

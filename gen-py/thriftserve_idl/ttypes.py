@@ -2513,7 +2513,7 @@ class WorkerStatus(object):
 
     Attributes:
      - index: Its place among the workers, from 0.
-     - pid: Process id; 0 while the process is still to be made.
+     - pid: Process id: always one that can be signalled.
      - state: What it is doing.
      - device: The device that its sessions run on: "cpu", "gpu:0", ….
      - rss_bytes: Resident memory in bytes; 0 where it could not be read.
@@ -2914,7 +2914,7 @@ class ServerStatus(object):
      - uptime_s: Seconds since the server started.
      - version: thriftserve's version.
      - pid: Process id of the parent process: signal this one.
-     - workers: Every worker.
+     - workers: Every worker, front, keeper and gateway; one whose process is still to be made is left out until it is there.
      - models: Names of the models served.
      - past_requests: Requests answered by workers that have ended.
      - past_errors: Requests answered with an error by workers that have ended.

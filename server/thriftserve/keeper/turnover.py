@@ -13,7 +13,7 @@ from thriftserve.status import WorkerPhase
 
 
 def under_way(
-    plan: Plan, seen: Iterable[tuple[int, WorkerPhase, int]], held_back: Collection[tuple[str, VersionDir]]
+    plan: Plan, seen: Iterable[tuple[WorkerPhase, int]], held_back: Collection[tuple[str, VersionDir]]
 ) -> bool:
     """Whether workers come to have a plan, and may: the next one waits for that.
 
@@ -22,9 +22,9 @@ def under_way(
 
     Args:
         plan: what they are to load.
-        seen: pid, phase and the number of the plan that it has, of each worker.
+        seen: phase and the number of the plan that it has, of each worker.
         held_back: versions that could not be loaded, and are not to be tried now.
     """
     if any(one in held_back for one in plan.versions()):
         return False
-    return any(phase is not WorkerPhase.IDLE or number != plan.number for _, phase, number in seen)
+    return any(phase is not WorkerPhase.IDLE or number != plan.number for phase, number in seen)

@@ -39,8 +39,8 @@ class ControlContext:
         self._context = context
         self.counters: Counters = context.counters
 
-    def plans(self) -> list[tuple[int, WorkerPhase, int]]:
-        """(pid, phase, number of the plan that it has loaded) of each worker."""
+    def plans(self) -> list[tuple[WorkerPhase, int]]:
+        """(phase, number of the plan that it has loaded) of each worker."""
         return self._context.board.plans()
 
     def reload(self) -> None:

@@ -121,7 +121,7 @@ class TForkingServer:
 
     def _fork_for(self, sock: socket.socket, peer: str) -> None:
         board = self._host.context.board
-        slot = board.take(os.getpid(), 0, among=self._slots)
+        slot = board.reserve(0, among=self._slots)
         with sock:
             try:
                 pid = child.fork(lambda: self._child(sock, peer, slot), on_term=self._drain_unborn)

@@ -13,7 +13,6 @@ wants that once for all its workers has a nursery.
 from __future__ import annotations
 
 import logging
-import os
 import selectors
 import signal
 import time
@@ -128,7 +127,7 @@ class Arbiter:
         """Has the keeper look at everything anew; without one, the workers are replaced."""
         keepers = [place for place in self._places if place.group.keeper]
         for keeper in (place.worker for place in keepers if place.worker):  # one that begins reads everything
-            os.kill(keeper.pid, signal.SIGHUP)
+            keeper.signal(signal.SIGHUP)
         if not keepers:
             self._reload()
 
@@ -167,7 +166,7 @@ class Arbiter:
         elif not worker.stuck:
             log.error("%s has held its requests for %.1f s and is killed", worker.label, held_s)
             worker.stuck = True
-            os.kill(pid, signal.SIGKILL)
+            worker.signal(signal.SIGKILL)
 
     def _became_ready(self, worker: Worker) -> None:
         place = worker.place

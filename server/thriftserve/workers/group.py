@@ -109,7 +109,7 @@ class Worker:
     Attributes:
         slot: its slot on the scoreboard; None: it has none, a nursery serves nobody.
         pipe: where its reports are read; -1: closed.
-        pid: 0 until a nursery has forked it and it has said so.
+        pid: None until a nursery has forked it and it has said so.
         failure: why it can't start, as it reported.
         stuck: whether it was killed for not coming to an end with its requests.
         asks_reload: whether it said that what is served has changed.
@@ -119,7 +119,7 @@ class Worker:
     place: Place
     slot: int | None
     pipe: int
-    pid: int = 0
+    pid: int | None = None
     state: State = State.STARTING
     started: float = field(default_factory=time.monotonic)
     failure: tuple[ExitCode, str] | None = None
@@ -133,6 +133,11 @@ class Worker:
     def label(self) -> str:
         """How the log names it."""
         return f"{self.place.label} ({f'pid {self.pid}' if self.pid else 'not forked yet'})"
+
+    def signal(self, number: int) -> None:
+        """Send its process a signal; none is sent before it has one: pid 0 would mean this process's whole group."""
+        if self.pid is not None:
+            os.kill(self.pid, number)
 
     def was_sound(self, answered: int) -> bool:
         """Whether its end says nothing against starting another at once: it had served, with `answered` requests."""

@@ -81,7 +81,7 @@ class Roster:
             with nursery.open() as far:
                 return self._fork(place, None, lambda report: nursery.run(far, report))
         try:
-            slot = self._board.take(os.getpid(), place.index, place.restarts)  # the pid is the worker's once it runs
+            slot = self._board.reserve(place.index, place.restarts)
         except RuntimeError as error:  # others that drain have them still
             log.error("%s can't be started: %s", place.label, error)
             return None
@@ -148,18 +148,17 @@ class Roster:
             self._unborn.remove(worker)
             self._by_pid[worker.pid] = worker
             if worker.state is State.DRAINING:
-                os.kill(worker.pid, signal.SIGTERM)
+                worker.signal(signal.SIGTERM)
 
     def tell_to_drain(self, worker: Worker) -> None:
         """Has a worker finish; one that is not born yet hears of it then."""
         worker.state = State.DRAINING
-        if worker.pid:
-            os.kill(worker.pid, signal.SIGTERM)
+        worker.signal(signal.SIGTERM)
 
     def signal_all(self, number: signal.Signals) -> None:
         """Sends a signal to everybody."""
-        for pid in self._by_pid:
-            os.kill(pid, number)
+        for worker in self:
+            worker.signal(number)
 
     # Ends
 
@@ -184,8 +183,8 @@ class Roster:
     def kill_all(self) -> None:
         """Ends everybody, nurseries first: nobody is born any more."""
         for worker in sorted(self, key=lambda worker: not worker.place.is_nursery):
-            if worker.pid:
-                os.kill(worker.pid, signal.SIGKILL)
+            if worker.pid is not None:
+                worker.signal(signal.SIGKILL)
                 os.waitpid(worker.pid, 0)
             self.forget(worker)  # one that is just being born finds nobody to tell, and ends
         for nursery in self._nurseries.values():

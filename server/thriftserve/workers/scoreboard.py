@@ -30,6 +30,8 @@ from thriftserve.workers.slot import (
 _TRIES = 100
 _PAUSE_S = 0.0001
 _ZEROS = memoryview(bytes(8 * SLOT_CELLS)).cast("q")
+#: In the PID cell of a slot whose process is still to be made. It fits no pid_t: nobody could be signalled by it.
+_RESERVED = 2**62
 
 
 class Scoreboard:
@@ -53,12 +55,11 @@ class Scoreboard:
         self.cells = memoryview(self._map).cast("q")
         self._own = slots * SLOT_CELLS
 
-    def take(self, pid: int, index: int, restarts: int = 0, among: range | None = None) -> int:
-        """Gives a process a slot.
+    def reserve(self, index: int, restarts: int = 0, among: range | None = None) -> int:
+        """Take a free slot for a process that is still to be made; it has no row in the status until it enters it.
 
         Args:
-            pid: the process.
-            index: its place among its like.
+            index: the process's place among its like.
             restarts: how often that place was filled anew.
             among: the slots that the caller hands out, and nobody else; None: the parent's own.
 
@@ -67,7 +68,7 @@ class Scoreboard:
         """
         for slot in among if among is not None else range(self.parent_slots):
             if self.cells[slot * SLOT_CELLS] == 0:
-                self.enter(slot, pid, index, restarts)
+                self.enter(slot, _RESERVED, index, restarts)
                 return slot
         raise RuntimeError("all slots of the scoreboard are taken")
 
@@ -87,7 +88,7 @@ class Scoreboard:
     ) -> None:
         """Begins a slot anew for process `pid`, a child of `parent` (None: of this process)."""
         at = slot * SLOT_CELLS
-        self.cells[at + 1 : at + SLOT_CELLS] = _ZEROS[1:]
+        self.cells[at + 1 : at + SLOT_CELLS] = _ZEROS[1:]  # PID comes last: until then nobody reads the others
         self.cells[at + Cell.PARENT] = os.getpid() if parent is None else parent
         self.cells[at + Cell.INDEX] = index
         self.cells[at + Cell.PHASE] = WorkerPhase.STARTING
@@ -136,11 +137,14 @@ class Scoreboard:
             if cells[at] and cells[at + Cell.PHASE] == WorkerPhase.IDLE and cells[at + Cell.ROLE] == WorkerRole.WORKER
         ]
 
-    def plans(self) -> list[tuple[int, WorkerPhase, int]]:
-        """(pid, phase, number of its plan) of every worker; a forking server's children are in its one worker's."""
+    def plans(self) -> list[tuple[WorkerPhase, int]]:
+        """(phase, number of its plan) of every worker, those that are still to be made included (STARTING).
+
+        A forking server's children are in its one worker's.
+        """
         cells = self.cells
         return [
-            (cells[at], WorkerPhase(cells[at + Cell.PHASE] or WorkerPhase.STARTING), cells[at + Cell.PLAN])
+            (WorkerPhase(cells[at + Cell.PHASE] or WorkerPhase.STARTING), cells[at + Cell.PLAN])
             for at in range(0, self.parent_slots * SLOT_CELLS, SLOT_CELLS)
             if cells[at] and cells[at + Cell.ROLE] == WorkerRole.WORKER
         ]
@@ -177,7 +181,7 @@ class Scoreboard:
         )
 
     def _copied(self) -> list[Cells]:
-        """Every slot in use, and the server's own, the last; none of them half added to the past."""
+        """The slots of all processes, and the server's own, the last; none of them half added to the past."""
         found: list[Cells] = []
         for _ in range(_TRIES):
             moves = self._moves()
@@ -186,7 +190,8 @@ class Scoreboard:
             if moves == self._moves() and not any(count % 2 for count in moves):
                 break
             time.sleep(_PAUSE_S)
-        return found
+        # A slot may have been freed, or taken for the next process, since it was seen in use.
+        return [*(slot for slot in found[:-1] if slot[Cell.PID] not in (0, _RESERVED)), found[-1]]
 
     def _moves(self) -> list[int]:
         return self.cells[Cell.MOVES :: SLOT_CELLS].tolist()
@@ -197,8 +202,6 @@ def _worker(slot: Cells) -> WorkerSnapshot:
     if phase is WorkerPhase.IDLE and slot[Cell.IN_FLIGHT]:
         phase = WorkerPhase.BUSY
     pid = slot[Cell.PID]
-    if pid == slot[Cell.PARENT]:  # who took the slot for it holds its place: nobody is to signal that one
-        pid = 0
     rss_bytes, cpu_s = _usage(pid)
     return WorkerSnapshot(
         index=slot[Cell.INDEX],
