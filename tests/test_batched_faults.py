@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 import signal
 from collections.abc import Iterator
 from pathlib import Path
@@ -15,6 +14,7 @@ from batched_load import Loops, Pipe, frame, right, steered, told, workers
 from hosting import eventually
 from served import Served
 from thriftserve.errors import ExitCode
+from thriftserve_bench.process_tree import signal_process
 from thriftserve_client import InternalError
 from thriftserve_idl.ttypes import ErrorCode, PredictError
 
@@ -46,7 +46,7 @@ def test_killed_workers_cost_no_request(server: tuple[Served, Path]) -> None:
         for _ in range(KILLS):
             loops.go_on(200)
             victim = workers(served)[0]
-            os.kill(victim, signal.SIGKILL)
+            signal_process(victim, signal.SIGKILL)
             _wait_for_successor(served, victim)
         loops.go_on(200)
     assert loops.failures == []
@@ -95,7 +95,7 @@ def test_the_front_answers_whatever_the_workers_do(tmp_path: Path) -> None:
         assert client.server_status().state == "SERVING"
         (tmp_path / "no-load").touch()
         (victim,) = workers(server)
-        os.kill(victim, signal.SIGKILL)
+        signal_process(victim, signal.SIGKILL)
         eventually(lambda: not psutil.pid_exists(victim), "its end")
         eventually(lambda: state(server) == "DEGRADED", "the status")
         pipe.send(frame(2))

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import contextlib
-import os
 import signal
 import subprocess
 from pathlib import Path
@@ -15,6 +14,7 @@ from batched_load import Pipe, frame, fronts, right, steered, workers, workers_b
 from hosting import eventually
 from served import Served, command, environment
 from thriftserve.errors import ExitCode
+from thriftserve_bench.process_tree import signal_process
 
 CLIENTS = 24
 
@@ -45,7 +45,7 @@ def test_two_fronts(tmp_path: Path) -> None:
         before = set(workers(server))
         victim = homes[0]
         kept = [pipe for pipe, home in zip(pipes, homes, strict=True) if home != victim]
-        os.kill(victim, signal.SIGKILL)
+        signal_process(victim, signal.SIGKILL)
         eventually(lambda: not psutil.pid_exists(victim), "its end")
         for turn in range(20):
             assert all(ask(pipe, turn) for pipe in kept)
@@ -80,7 +80,7 @@ def test_a_killed_front_under_load(tmp_path: Path) -> None:
             for number, pipe in enumerate(pipes):
                 pipe.send(*(frame(number) for _ in range(50)))
             assert ask_again(pipes[0])
-            os.kill(fronts(server)[0].pid, signal.SIGKILL)
+            signal_process(fronts(server)[0].pid, signal.SIGKILL)
             for pipe in pipes:
                 pipe.sock.close()
             with server.client() as client:
@@ -102,7 +102,7 @@ def test_workers_come_back_with_no_descriptor_left(tmp_path: Path) -> None:
         for turn in range(3):
             assert ask(pipe, turn)
             (victim,) = workers_by(client)
-            os.kill(victim, signal.SIGKILL)
+            signal_process(victim, signal.SIGKILL)
             eventually(lambda: victim not in workers_by(client), "its end")  # noqa: B023  # called here
         assert ask(pipe, 9)
 

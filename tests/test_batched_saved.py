@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 import random
 import signal
 import threading
@@ -20,6 +19,7 @@ from encoded_images import plain
 from hosting import Wire, eventually
 from served import Served
 from thriftserve.errors import ExitCode
+from thriftserve_bench.process_tree import signal_process
 from thriftserve_client.codec import from_tensor, to_tensor
 from thriftserve_idl import Predict
 from thriftserve_idl.ttypes import (
@@ -171,7 +171,7 @@ def test_killed_and_reloaded_under_load(server: Served) -> None:
         for _ in range(KILLS):
             loops.go_on(300)
             victim = workers(server)[0]
-            os.kill(victim, signal.SIGKILL)
+            signal_process(victim, signal.SIGKILL)
             eventually(lambda gone=victim: gone not in workers(server), "its end")  # type: ignore[misc]
         eventually(lambda: len(workers(server)) == 2, "two workers")
         before = set(workers(server))
@@ -202,6 +202,6 @@ def test_nobody_outlives_the_parent() -> None:
         loops.go_on(20)
         tree = psutil.Process(server.pid).children(recursive=True)
         assert len(tree) >= 4  # front, nursery, workers
-        os.kill(server.pid, signal.SIGKILL)
+        signal_process(server.pid, signal.SIGKILL)
         eventually(lambda: not any(each.is_running() and each.status() != "zombie" for each in tree), "their end")
         loops.join()

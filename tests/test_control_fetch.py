@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import hashlib
-import os
 import random
 import signal
 from collections.abc import Iterator
@@ -22,6 +21,7 @@ from thriftserve.fetch.journal import Journal
 from thriftserve.keeper.wishes import Wishes
 from thriftserve.models.repository import parse_model_flags
 from thriftserve.models.state import StateDir
+from thriftserve_bench.process_tree import signal_process
 from thriftserve_client import FailedPreconditionError, InvalidArgumentError
 
 X = np.arange(3, dtype=np.float32)
@@ -223,7 +223,7 @@ def test_loads_come_back_after_a_restart(base: Path, tmp_path: Path, web: FileSe
         assert served.version(1, "more").state == "AVAILABLE"
         served.wait(1, "AVAILABLE", "going")
         assert "going on after" in served.server.log()
-        os.kill(served.server.pid, signal.SIGHUP)
+        signal_process(served.server.pid, signal.SIGHUP)
         served.wait(1, "AVAILABLE")
         wait_until(lambda: not served.version(1, "more").state)
         assert served.server.stop() == (ExitCode.OK, "")

@@ -19,6 +19,7 @@ from fetch_server import File, FileServer
 from packed_models import files, holds_model, tar_of
 from small_models import small
 from thriftserve.fetch.journal import Journal
+from thriftserve_bench.process_tree import signal_process
 
 X = np.arange(3, dtype=np.float32)
 #: Enough entries for the unpacking to take a while, and enough bytes for the download to.
@@ -104,7 +105,7 @@ def test_the_keeper_is_killed(tmp_path: Path, web: FileServer) -> None:
         for version, step in enumerate(OF_THE_KEEPER, start=2):
             wait_until(lambda: psutil.pid_exists(keeper(served)))
             reach(served, web, version, step)
-            os.kill(keeper(served), signal.SIGKILL)
+            signal_process(keeper(served), signal.SIGKILL)
             assert all_whole(served)
             assert is_served(served, version), step
             assert all_whole(served)
@@ -122,7 +123,7 @@ def test_the_server_is_killed(tmp_path: Path, web: FileServer) -> None:
                     assert web.sent < len(ARCHIVE), "it went on with what had come"
                 reach(served, web, version, step)
                 tree = [psutil.Process(served.server.pid), *psutil.Process(served.server.pid).children(recursive=True)]
-                os.kill(served.server.pid, signal.SIGKILL)
+                signal_process(served.server.pid, signal.SIGKILL)
                 psutil.wait_procs(tree)
                 assert all_whole(served)
                 web.sent = 0

@@ -21,6 +21,7 @@ from fetch_server import File, FileServer
 from packed_models import files, tar_of
 from served import environment
 from small_models import small
+from thriftserve_bench.process_tree import signal_group, signal_process
 
 CLIENT = str(Path(sys.executable).with_name("thriftserve-client"))
 PACKED = tar_of(files(), gzipped=False)
@@ -88,11 +89,11 @@ def steps(text: str, version: int) -> list[str]:
 def loading_held(served: Controlled) -> Iterator[None]:
     """No worker begins to load: the process that forks them stands still."""
     nursery = int(served.server.log().rsplit("worker nursery (pid ", 1)[1].split(")")[0])
-    os.kill(nursery, signal.SIGSTOP)
+    signal_process(nursery, signal.SIGSTOP)
     try:
         yield
     finally:
-        os.kill(nursery, signal.SIGCONT)
+        signal_process(nursery, signal.SIGCONT)
 
 
 def test_status_is_watched_through_a_swap(served: Controlled, web: FileServer) -> None:
@@ -105,7 +106,7 @@ def test_status_is_watched_through_a_swap(served: Controlled, web: FileServer) -
         watching.read_until(lambda text: steps(text, 1)[-1] == "END" and steps(text, 2)[-1] == "AVAILABLE")
         assert steps(watching.text, 2) == ["START", "LOADING", "AVAILABLE"]
         assert "downloading" in watching.text
-        os.killpg(watching.process.pid, signal.SIGINT)
+        signal_group(watching.process.pid, signal.SIGINT)
         assert watching.end() == 130
         assert "Traceback" not in watching.text and "Interrupt" not in watching.text
 
@@ -139,7 +140,7 @@ def test_a_load_is_watched(served: Controlled, web: FileServer) -> None:
     assert (last["name"], last["version"], last["state"], last["error"]) == ("half", 8, "END", "NOT_FOUND")
     with Terminal(*port, "load", "half", web.url("/m"), "--version", "9", "--watch") as loading:
         loading.read_until(lambda text: "downloading" in text)
-        os.killpg(loading.process.pid, signal.SIGINT)
+        signal_group(loading.process.pid, signal.SIGINT)
         assert loading.end() == 130
         assert "Traceback" not in loading.text
     served.wait(9, "AVAILABLE")

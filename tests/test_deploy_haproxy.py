@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 import re
 import signal
 import socket
@@ -18,6 +17,7 @@ from thrift.transport.TTransport import TFramedTransport, TMemoryBuffer
 from deployed import BODY, DEPLOY, PREDICT, TESTS, Load, ask, needs, ports, rendered, started, wait_until
 from gateway_served import gateway
 from served import Served
+from thriftserve_bench.process_tree import signal_process
 from thriftserve_client import Client
 from thriftserve_idl import Predict
 
@@ -122,10 +122,10 @@ def _survives(thrift: int, http: int, victim: Served, gateway_pid: int, log: Pat
         web.goes_on()
         with victim.client() as own:
             assert sum(one.requests for one in own.server_status().workers) > 20, "it had no part of the load"
-        os.kill(victim.pid, signal.SIGKILL)
+        signal_process(victim.pid, signal.SIGKILL)
         load.goes_on(200)
         web.goes_on(50)
-        os.kill(gateway_pid, signal.SIGKILL)
+        signal_process(gateway_pid, signal.SIGKILL)
         wait_until(lambda: "nodes/node-1 is DOWN" in log.read_text(), "the killed node is found out")
         wait_until(lambda: "gateways/gateway-2 is DOWN" in log.read_text(), "the killed gateway is found out")
         web.goes_on()

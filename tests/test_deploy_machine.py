@@ -19,6 +19,7 @@ import pytest
 
 from deployed import BODY, MODEL, PATH, PREDICT, Load, ask, needs, ports, ports_in_a_row, rendered, started, wait_until
 from documents import blocks
+from thriftserve_bench.process_tree import signal_process
 
 #: supervisorctl takes a tenth of a second of processor time; the callers have only to be there.
 ASK_AGAIN_S, PAUSE_S = 0.2, 0.005
@@ -103,7 +104,7 @@ def test_a_machine_comes_up_by_one_command_and_survives(tmp_path: Path) -> None:
             for name in PROGRAMS:
                 load.goes_on()
                 children = children_of(pids[name])
-                os.kill(pids[name], signal.SIGKILL)
+                signal_process(pids[name], signal.SIGKILL)
                 wait_until(partial(all_gone, children), f"what {name} had started is gone")
                 load.goes_on()
                 wait_until(partial(is_new, tmp_path, name, pids[name]), f"{name} is back")

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 import signal
 import subprocess
 import sys
@@ -12,6 +11,7 @@ from pathlib import Path
 import pytest
 
 from gateway_served import Door
+from thriftserve_bench.process_tree import signal_process
 from thriftserve_bench.server_process import ServerProcess, clean_environment
 from thriftserve_client import Client
 
@@ -35,7 +35,7 @@ def test_a_server_with_its_own_gateway(server_type: str) -> None:
         with Client(server.host, server.port) as client:
             (gateway,) = [one for one in client.server_status().workers if one.role == "gateway"]
         assert gateway.state == "IDLE"
-        os.kill(gateway.pid, signal.SIGKILL)
+        signal_process(gateway.pid, signal.SIGKILL)
         door.hang_up()
         while True:  # until its successor is there
             try:
@@ -48,7 +48,7 @@ def test_a_server_with_its_own_gateway(server_type: str) -> None:
             with Client(server.host, server.port) as client:
                 while not (under_way.done() or any(one.in_flight for one in client.server_status().workers)):
                     pass
-            os.kill(server.pid, signal.SIGTERM)
+            signal_process(server.pid, signal.SIGTERM)
             assert under_way.result(30).json() == {"outputs": ["sleep 0.5"]}
         assert server.wait(30) == 0
         door.hang_up()

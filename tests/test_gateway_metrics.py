@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import os
 import signal
 import time
 from collections.abc import Iterator
@@ -18,6 +17,7 @@ from documents import ROOT
 from gateway_served import COMMAND, Door, gateway
 from served import Served
 from thriftserve.gateway import metrics_table as table
+from thriftserve_bench.process_tree import signal_process
 from thriftserve_bench.server_process import ServerProcess, clean_environment
 
 TESTS = str(Path(__file__).parent)
@@ -165,7 +165,7 @@ def test_servers_tell_of_themselves(door: Door, server: Served) -> None:
     assert door.predict("any", BODY).status == 200
     with server.client() as client:
         (pid,) = (one.pid for one in client.server_status().workers if one.role == "worker")
-    os.kill(pid, signal.SIGKILL)
+    signal_process(pid, signal.SIGKILL)
     while (after := Scrape(door)).value("thriftserve_worker_restarts_total", role="worker") < 1:
         time.sleep(0.05)
     rows = ("thriftserve_batch_size_rows_sum", "thriftserve_batch_size_rows_count", "thriftserve_requests_total")

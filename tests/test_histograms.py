@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import os
 import re
 import signal
 import time
@@ -15,6 +14,7 @@ import pytest
 
 from client_service import serving
 from served import Served
+from thriftserve_bench.process_tree import signal_process
 from thriftserve_client import ServerError, ServerStatus
 from thriftserve_client.cli import main
 from thriftserve_idl import ttypes
@@ -89,7 +89,7 @@ def test_numbers_of_a_killed_worker_stay(server_type: str) -> None:
             wait_for(server, 4 * (round_ + 1))
             assert timings[-1]
             victim = timings[-1].worker_pid  # the other one serves on
-            os.kill(victim, signal.SIGKILL)
+            signal_process(victim, signal.SIGKILL)
             while psutil.pid_exists(victim):
                 time.sleep(0.01)
         assert counts(server) == {12}

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 import shutil
 import signal
 import subprocess
@@ -29,6 +28,7 @@ from changing import (
 )
 from served import Served
 from thriftserve.errors import ExitCode
+from thriftserve_bench.process_tree import signal_process
 from thriftserve_idl.ttypes import LoadModelRequest, ModelSpec, SetVersionLabelRequest
 
 
@@ -81,7 +81,7 @@ def test_failed_and_half_copied_versions(base: Path) -> None:
             assert client.predict("half", {"x": X}).version == 1
 
         (broken / "assets.extra" / "image.toml").unlink()
-        os.kill(server.pid, signal.SIGHUP)  # everything is tried anew
+        signal_process(server.pid, signal.SIGHUP)  # everything is tried anew
         wait_until(lambda: state(server, 3) == "AVAILABLE" and state(server, 1) == "END")
         assert server.stop() == (ExitCode.OK, "")
 
@@ -151,7 +151,7 @@ def test_a_configuration_file_is_read_again(base: Path, tmp_path: Path) -> None:
         listed.write_text(entry.format("half") + "base_pat = 1\n")
         wait_until(lambda: "the old one stays" in server.log() and "base_pat" in server.log())
         assert state(server, 1) == "AVAILABLE"
-        os.kill(keeper(server), signal.SIGKILL)  # the next one goes on with the configuration that held
+        signal_process(keeper(server), signal.SIGKILL)  # the next one goes on with the configuration that held
         put(base, 2)
         wait_until(lambda: state(server, 2) == "AVAILABLE")
         listed.write_text(entry.format("two"))
@@ -191,7 +191,7 @@ def test_memory_returns_and_a_keeper_is_replaceable(base: Path) -> None:
             wait_until(lambda new=version: state(server, new) == "AVAILABLE" and state(server, new - 1) == "END")  # type: ignore[misc]  # bound now
             sizes.append(size())
         wait_until(lambda: size() < 1.05 * sizes[2])
-        os.kill(keeper(server), signal.SIGKILL)
+        signal_process(keeper(server), signal.SIGKILL)
         put(base, 12)
         wait_until(lambda: state(server, 12) == "AVAILABLE" and state(server, 11) == "END")
         with server.client() as client:

@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-import os
 import signal
 from pathlib import Path
 
 from changing import QUICK, X, put, state, states, wait_until
 from served import Served
 from thriftserve.errors import ExitCode
+from thriftserve_bench.process_tree import signal_process
 from thriftserve_client import Client, ServerError
 from thriftserve_idl.ttypes import ErrorCode
 
@@ -47,7 +47,7 @@ class Listed:
             for name, policy, labels in entries
         ]
         self._file.write_text(f"model_config_list {{ {' '.join(blocks)} }}")
-        os.kill(self._server.pid, signal.SIGHUP)
+        signal_process(self._server.pid, signal.SIGHUP)
 
     def served(self, model: str) -> list[int]:
         """The available versions of a model."""
@@ -114,12 +114,12 @@ def test_fields_that_can_not_hold(tmp_path: Path) -> None:
     file.write_text(entry)
     with Served("--model-config-file", str(file), "--server-type", "TThreadPoolServer", *QUICK[:-2]) as server:
         file.write_text(entry + "workers = 2\n")
-        os.kill(server.pid, signal.SIGHUP)
+        signal_process(server.pid, signal.SIGHUP)
         wait_until(lambda: "model 'half': workers = 2: TThreadPoolServer has no use for it" in server.log())
         file.write_text(entry + "devices = 'gpu:0'\n")
-        os.kill(server.pid, signal.SIGHUP)
+        signal_process(server.pid, signal.SIGHUP)
         wait_until(lambda: "model 'half': devices = 'gpu:0': devices is 'cpu' for the server" in server.log())
         file.write_text(entry + "session = {intra_op_threads = 7}\n")
-        os.kill(server.pid, signal.SIGHUP)
+        signal_process(server.pid, signal.SIGHUP)
         wait_until(lambda: "what a restart of the server gives: intra_op_threads" in server.log())
         assert state(server, 1) == "AVAILABLE"

@@ -18,6 +18,7 @@ import pytest
 
 from nursery_server import MODULE, WORKERS, ask
 from thriftserve.errors import ExitCode
+from thriftserve_bench.process_tree import signal_process
 
 TESTS = Path(__file__).parent
 
@@ -91,7 +92,7 @@ class Nursed:
 
     def kill(self, pid: int) -> None:
         """Kill -9, and the arbiter has noticed."""
-        os.kill(pid, signal.SIGKILL)
+        signal_process(pid, signal.SIGKILL)
         wait_until(lambda: pid not in self.children())
 
 
@@ -151,7 +152,7 @@ def test_nursery_and_workers_killed_at_once(server: Nursed) -> None:
     """Where nobody is left of the group, it comes back whole."""
     before = server.pids("worker") | {server.nursery()}
     for pid in before:
-        os.kill(pid, signal.SIGKILL)
+        signal_process(pid, signal.SIGKILL)
     wait_until(lambda: server.full() and not before & server.children())
 
 
@@ -216,7 +217,7 @@ def test_kills_without_end(server: Nursed) -> None:
     for _ in range(8):
         for pid in server.pids("worker"):
             server.ask(pid, "request")
-            os.kill(pid, signal.SIGKILL)
+            signal_process(pid, signal.SIGKILL)
             wait_until(lambda pid=pid: pid not in server.children())  # type: ignore[misc]  # bound now
         wait_until(server.full)
     assert server.log()[seen:].count("again in 0.1 s") == 8 * WORKERS
@@ -231,7 +232,7 @@ def test_killed_before_they_answer(tmp_path: Path) -> None:
         (front,) = server.pids("front")
         while "again in 1.6 s" not in server.log():
             for pid in server.children() - {front, server.nursery()}:
-                os.kill(pid, signal.SIGKILL)
+                signal_process(pid, signal.SIGKILL)
             time.sleep(0.01)
         wait_until(server.full)
         assert server.pids("front") == {front}

@@ -18,6 +18,7 @@ import pytest
 from served import Served, command, environment
 from thriftserve.errors import ExitCode
 from thriftserve.settings import SERVER_TYPES
+from thriftserve_bench.process_tree import signal_process
 from thriftserve_client import Client, ConnectionFailed, InternalError, ThriftServeClientError
 
 HERE = str(Path(__file__).parent)
@@ -114,7 +115,7 @@ def test_a_killed_worker_is_replaced(server: Served) -> None:
     """After kill -9 of a worker another takes its place, the status says so, and requests are answered."""
     restarts, before = _restarts(server), len(server.log())
     victim = worker_pids(server)[0]
-    os.kill(victim, signal.SIGKILL)
+    signal_process(victim, signal.SIGKILL)
     wait_until(lambda: not alive(victim) and _works_without(server, victim))
     wait_until(lambda: _serving(server))
     assert _restarts(server) == restarts + 1
@@ -136,7 +137,7 @@ def test_the_others_serve_on(tmp_path: Path) -> None:
         first, second = server.client(), server.client()
         pids = [served_by(client) for client in (first, second)]
         assert pids[0] != pids[1], "two clients spread over two idle workers"
-        os.kill(pids[0], signal.SIGKILL)
+        signal_process(pids[0], signal.SIGKILL)
         for _ in range(50):
             assert served_by(second) == pids[1]
         wait_until(lambda: works(server))
@@ -148,7 +149,7 @@ def test_every_worker_killed_at_once(server: Served) -> None:
     """The server comes back from the loss of all its workers, with another generation of them."""
     before = worker_pids(server)
     for pid in before:
-        os.kill(pid, signal.SIGKILL)
+        signal_process(pid, signal.SIGKILL)
     wait_until(lambda: works(server))
     assert not set(before) & set(worker_pids(server))
 
@@ -160,7 +161,7 @@ def test_nobody_outlives_the_parent(server_type: str, tmp_path: Path) -> None:
         client.ping()  # a TForkingServer has a child now
         tree = psutil.Process(server.pid).children(recursive=True)
         assert tree
-        os.kill(server.pid, signal.SIGKILL)
+        signal_process(server.pid, signal.SIGKILL)
         wait_until(lambda: not any(alive(process.pid) for process in tree))
         wait_until(lambda: _refuses(server.port))
 
@@ -399,7 +400,7 @@ def test_killed_while_its_successor_loads(tmp_path: Path) -> None:
         before = worker_pids(server)
         server.process.send_signal(signal.SIGHUP)
         with gate.open("w"):  # the successor is loading
-            os.kill(before[0], signal.SIGKILL)
+            signal_process(before[0], signal.SIGKILL)
             wait_until(lambda: "started again" in server.log())
         threading.Thread(target=_open_for_ever, args=(gate,), daemon=True).start()  # for whoever loads next
         wait_until(lambda: works(server))

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 import signal
 import socket
 import subprocess
@@ -18,6 +17,7 @@ from thrift.transport.TTransport import TFramedTransport
 from served import Served, command, environment
 from small_models import small
 from thriftserve.errors import ExitCode
+from thriftserve_bench.process_tree import signal_process
 from thriftserve_idl import ModelControl
 
 LOOK_EVERY_S = 0.02
@@ -104,11 +104,11 @@ def test_reload_takes_up_a_changed_file(modules: str, tmp_path: Path) -> None:
     config.write_text('[models]\none = "python:served_models:Doubler"\n', encoding="utf-8")
     with Served("--config", str(config), PYTHONPATH=modules) as server:
         config.write_text('[models]\ntwo = "python:served_models:Doubler"\n', encoding="utf-8")
-        os.kill(server.pid, signal.SIGHUP)
+        signal_process(server.pid, signal.SIGHUP)
         _wait_for_models(server, ["two"])
 
         config.write_text("[models\n", encoding="utf-8")
-        os.kill(server.pid, signal.SIGHUP)
+        signal_process(server.pid, signal.SIGHUP)
         while "not TOML" not in server.log():
             _wait_for_models(server, ["two"])
         assert server.stop()[0] == ExitCode.OK
@@ -130,7 +130,7 @@ def test_reload_takes_up_a_new_version(half: Path, tmp_path: Path) -> None:
     (base / "1").symlink_to(half / "1")
     with Served("--model", f"half={base}", "--workers", "1") as server:
         (base / "2").symlink_to(half / "1")
-        os.kill(server.pid, signal.SIGHUP)
+        signal_process(server.pid, signal.SIGHUP)
         found: int | None = 1
         while found != 2:
             time.sleep(LOOK_EVERY_S)

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import os
 import re
 import signal
 import subprocess
@@ -19,6 +18,7 @@ import pytest
 from served import Served, command
 from swapped_models import MODEL, STABLE, Caller, Versions, X
 from thriftserve.errors import ExitCode
+from thriftserve_bench.process_tree import signal_process
 from thriftserve_client import Client, Prediction, ThriftServeClientError
 from thriftserve_client.control import Control
 
@@ -103,7 +103,7 @@ def _loading(path: Path) -> object:
 
 def kill(pid: int) -> None:
     """kill -9."""
-    os.kill(pid, signal.SIGKILL)
+    signal_process(pid, signal.SIGKILL)
 
 
 def arguments(versions: Versions, place: Path) -> tuple[str, ...]:

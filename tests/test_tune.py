@@ -19,6 +19,7 @@ from thriftserve.errors import ConfigError, ModelLoadError
 from thriftserve.models import model_settings
 from thriftserve.tune import arrangement, settings_file
 from thriftserve.tune.arrangement import Arrangement, Cell, Result, arrangements, best
+from thriftserve_bench.process_tree import signal_group
 
 COMMAND = [sys.executable, "-m", "thriftserve", "model", "tune"]
 #: Few cells, whatever the machine has.
@@ -99,7 +100,7 @@ def test_ctrl_c_shows_what_was_measured(half: Path) -> None:
     seen = b""
     while b"] 1/" not in seen:  # the first is measured, the bar tells of the second
         seen += os.read(ours, 4096)
-    os.killpg(process.pid, signal.SIGINT)
+    signal_group(process.pid, signal.SIGINT)
     said, _ = process.communicate(timeout=30)
     os.close(ours)
     assert process.returncode == 130
@@ -107,7 +108,7 @@ def test_ctrl_c_shows_what_was_measured(half: Path) -> None:
     assert "not written" in said
     assert (half / "model.toml").read_bytes() == before
     with pytest.raises(ProcessLookupError):
-        os.killpg(process.pid, 0)
+        signal_group(process.pid, 0)
 
 
 @pytest.mark.parametrize(

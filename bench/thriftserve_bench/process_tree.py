@@ -1,6 +1,7 @@
-"""What a server's processes took, all together.
+"""A server's processes: what they took, all together, and how they are signalled.
 
 pid  -->  it and its children, theirs too  -->  CPU seconds, bytes of memory
+pid  -->  one process, or one group, that is not the caller's own  -->  signal
 """
 
 from __future__ import annotations
@@ -96,6 +97,29 @@ def _wait_until_still(process: psutil.Process) -> None:
     until = time.monotonic() + _STILL_WITHIN_S
     while process.status() not in _STILL and time.monotonic() < until:
         time.sleep(0.001)
+
+
+def signal_process(pid: int, number: int) -> None:
+    """Send a signal to one process whose pid was read somewhere: in a status, a log, a file.
+
+    Raises:
+        ValueError: the pid names no single process (0 is the caller's own group, -1 everybody), or it is the caller,
+            one that the caller descends from, or init.
+    """
+    if pid <= 1 or pid == os.getpid() or any(one.pid == pid for one in psutil.Process().parents()):
+        raise ValueError(f"signal {number} to pid {pid}: expected a process other than this one and its parents")
+    os.kill(pid, number)
+
+
+def signal_group(group: int, number: int) -> None:
+    """Send a signal to every process of a group.
+
+    Raises:
+        ValueError: it is no group (0 is the caller's own), or the caller's own.
+    """
+    if group <= 1 or group == os.getpgrp():
+        raise ValueError(f"signal {number} to process group {group}: expected one that this process is not in")
+    os.killpg(group, number)
 
 
 def stop(pid: int, patience_s: float) -> None:

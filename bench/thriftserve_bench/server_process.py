@@ -25,6 +25,7 @@ from pathlib import Path
 from types import TracebackType
 from typing import IO
 
+from thriftserve_bench.process_tree import signal_group
 from thriftserve_bench.ready_line import wait_for_ready
 
 #: Lines of the log that a failure shows.
@@ -186,7 +187,7 @@ class ServerProcess:
         """Ends it at once, its worker processes included."""
         if self._process is not None and self.running:
             # It leads its own session, so this group is its own; workers of ours end with it in any case.
-            os.killpg(self._process.pid, signal.SIGKILL)
+            signal_group(self._process.pid, signal.SIGKILL)
             self._process.wait()
 
     def log_text(self) -> str:
