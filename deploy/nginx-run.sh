@@ -8,7 +8,9 @@
 set -eu
 config=$1
 pid_file=$(sed -n 's/^pid \(.*\);$/\1/p' "$config")
-if old=$(cat "$pid_file" 2>/dev/null) && ! kill -0 "$old" 2>/dev/null; then
+old=$(cat "$pid_file" 2>/dev/null || true)
+# Group 0 would be this shell's own, and -1 everybody.
+if [ "${old:-0}" -gt 1 ] 2>/dev/null && ! kill -0 "$old" 2>/dev/null; then
     kill -s QUIT -- "-$old" 2>/dev/null || true
 fi
 exec nginx -c "$config" -e stderr -g 'daemon off;'
