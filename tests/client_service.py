@@ -34,6 +34,8 @@ class Handler:
     """Models: half_plus_two (x FLOAT [N] -> y), echo (anything), fails (the ErrorCode in input `code`)."""
 
     requests: list[Any] = field(default_factory=list)
+    #: Of the first class and the object; the object's box begins there, too.
+    score: float | None = None
 
     def ping(self) -> None:
         """Answers."""
@@ -60,12 +62,16 @@ class Handler:
     def classify(self, request: Any) -> Any:
         self.requests.append(request)
         classes = [ttypes.Classification(f"class {at}", 1.0 / (at + 1), at) for at in range(request.top_k or 5)]
+        if self.score is not None:
+            classes[0].score = self.score
         results = [ttypes.ImageClassification(classes) for _ in request.images]
         return ttypes.ClassifyResponse(_resolved(request.model_spec), results)
 
     def detect(self, request: Any) -> Any:
         self.requests.append(request)
         found = [ttypes.Detection("cat", 0.75, 17, ttypes.BoundingBox(0.1, 0.2, 0.5, 1.0))]
+        if self.score is not None:
+            found[0].score = found[0].box.y_min = self.score
         results = [ttypes.ImageDetections(found if image else [], 640, 480) for image in request.images]
         return ttypes.DetectResponse(_resolved(request.model_spec), results)
 

@@ -7,6 +7,7 @@ to its `main` in this process instead, by the same words.
 from __future__ import annotations
 
 import json
+import math
 import os
 import signal
 import socket
@@ -159,10 +160,53 @@ def test_predict_strings(run: Run) -> None:
     assert data(run(*arguments, "--json"))["outputs"] == {"words": [["a", "é"]]}
 
 
-def test_predict_numbers_that_json_has_not(run: Run, tmp_path: Path) -> None:
-    """NaN and infinity become null, so that every JSON parser takes the answer."""
-    np.save(tmp_path / "x.npy", np.array([np.nan, 1, np.inf], np.float32))
-    assert data(run("predict", "echo", "--input", "x=x.npy", "--json"))["outputs"] == {"x": [None, 1.0, None]}
+@pytest.mark.parametrize(
+    ("array", "shown"),
+    [
+        (np.array([np.nan, 1, np.inf, -np.inf, -0.0], np.float32), "[NaN, 1.0, Infinity, -Infinity, -0.0]"),
+        (np.array([np.nan, 0.1], np.float64), "[NaN, 0.1]"),
+        (np.array([0.1, 1 / 3, 1e-45, 3.4028235e38], np.float32), "[0.1, 0.33333334, 1e-45, 3.4028235e+38]"),
+        (np.array([0.1, 65504], np.float16), "[0.099975586, 65504.0]"),
+        (np.array([2**53 + 1, -(2**63)]), "[9007199254740993, -9223372036854775808]"),
+        (np.array([[2**64 - 1]], np.uint64), "[[18446744073709551615]]"),
+        (np.float32(0.1), "0.1"),
+        (np.zeros((2, 0), np.float32), "[[], []]"),
+        (np.array(["\xe9"]), '["\\u00e9"]'),
+    ],
+)
+def test_predict_numbers(called: Run, tmp_path: Path, array: Any, shown: str) -> None:
+    """--json has numbers as the gateway writes them: NaN and infinities by name, float32 with its own digits."""
+    np.save(tmp_path / "x.npy", array)
+    text = good(called("predict", "echo", "--input", "x=x.npy", "--json"))
+    assert f'"outputs": {{"x": {shown}}}' in text
+
+
+def test_predict_bytes_that_are_no_text(called: Run, tmp_path: Path) -> None:
+    """--json has them as base64; a text that shows them escaped would be another text."""
+    np.save(tmp_path / "x.npy", np.array([b"a", b"\xff"]))
+    assert data(called("predict", "echo", "--input", "x=x.npy", "--json"))["outputs"] == {"x": ["a", {"b64": "/w=="}]}
+
+
+@pytest.mark.parametrize("score", [math.nan, math.inf, 0.1, float(np.float32(0.1)), 1 / 3])
+@pytest.mark.usefixtures("files")
+def test_scores_are_written_like_other_numbers(
+    called: Run, service: Service, monkeypatch: pytest.MonkeyPatch, score: float
+) -> None:
+    """A float32 score, which travels as a double, has the digits of a float32; what is no number has its name."""
+    monkeypatch.setattr(service.handler, "score", score)
+    shown = {"nan": "NaN", "inf": "Infinity", "0.10000000149011612": "0.1"}.get(str(score), str(score))
+    assert f'"score": {shown},' in good(called("classify", "digits", "a.png", "--top-k", "1", "--json"))
+    text = good(called("detect", "street", "a.png", "--json"))
+    assert f'"score": {shown},' in text and f'"y_min": {shown},' in text
+    assert len(json.loads(text)["images"][0]["detections"]) == 1
+
+
+def test_text_that_can_not_be_saved(called: Run, tmp_path: Path) -> None:
+    """A zero byte at a text's end would be lost in a .npy file: the output is named, and nothing is written."""
+    (tmp_path / "words.json").write_text('[["a", "b\\u0000"]]')
+    told = failure(called("predict", "echo", "--input", "words=@words.json", "--save", "out"), 2)
+    assert "output 'words' can't be saved: it has text that ends in a zero byte" in told
+    assert not (tmp_path / "out").exists()
 
 
 def test_predict_saves(run: Run, tmp_path: Path) -> None:
@@ -210,8 +254,10 @@ def test_detect(run: Run, service: Service, tmp_path: Path) -> None:
     [
         (["predict", "none", "--input", "x=[1]"], 1, "NOT_FOUND: no model 'none'"),
         (["predict", "half_plus_two", "--input", 'x=["a"]'], 2, "input 'x' takes FLOAT"),
-        (["predict", "half_plus_two", "--input", "x=[true]"], 2, "input 'x' takes FLOAT, which [true] does not fit"),
+        (["predict", "half_plus_two", "--input", "x=[true]"], 2, "input 'x' takes FLOAT: [true] does not fit FLOAT"),
         (["predict", "half_plus_two", "--input", "x=[[1], [1, 2]]"], 2, "inhomogeneous"),
+        (["predict", "half_plus_two", "--input", "x=[1e39]"], 2, "takes FLOAT: 1e+39 (float64) does not fit FLOAT"),
+        (["predict", "half_plus_two", "--input", "x=[16777217]"], 2, "takes FLOAT: 16777217 (int64) does not fit"),
         (["predict", "half_plus_two", "--input", "z=[1]"], 2, "no input 'z'; it has x"),
         (["predict", "half_plus_two", "--input", "x=oops"], 2, "is no JSON"),
         (["predict", "half_plus_two", "--input", "x"], 2, "expected NAME=JSON"),
@@ -221,7 +267,7 @@ def test_detect(run: Run, service: Service, tmp_path: Path) -> None:
         (["predict", "half_plus_two", "--input", "@x.json"], 2, "expected NAME=JSON"),
         (["predict", "half_plus_two", "--input", "x=[1]", "--input", "x=[2]"], 2, "'x' is given twice"),
         (["predict", "half_plus_two", "--input", "x=[1]", "--signature", "s"], 2, "it has serving_default"),
-        (["predict", "echo", "--input", "words=[[1]]"], 2, "input 'words': a STRING tensor takes str"),
+        (["predict", "echo", "--input", "words=[[1]]"], 2, "input 'words' takes STRING: int64 does not fit STRING"),
         (["predict", "m", "--version", "1", "--label", "a"], 2, "not allowed with"),
         (["classify", "digits", "none.png"], 2, "none.png: No such file"),
         (["classify", "digits", "a.png", "--top-k", "0"], 2, "'0' is not a whole number from 1 up"),

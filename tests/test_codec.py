@@ -82,6 +82,7 @@ def test_bool_bytes_other_than_0_and_1_are_true() -> None:
         ("é", [], [b"\xc3\xa9"]),
         (b"a\0", [], [b"a\0"]),
         (["a", "b"], [2], [b"a", b"b"]),
+        (["a", b"\xff\0"], [2], [b"a", b"\xff\0"]),
         ([[b"a\0"], [b""]], [2, 1], [b"a\0", b""]),
         (np.array([["a", "bé"]]), [1, 2], [b"a", b"b\xc3\xa9"]),
         (np.array(["a", b"b"], dtype=object), [2], [b"a", b"b"]),

@@ -15,7 +15,9 @@ from zipfile import BadZipFile
 import numpy as np
 
 from thriftserve_client.cli_flags import UsageError
-from thriftserve_client.codec import numpy_dtype
+from thriftserve_client.codec import to_array
+from thriftserve_client.conversion import ConversionError, converted, storable
+from thriftserve_client.errors import TensorError
 from thriftserve_client.results import Array, SignatureInfo, TensorInfo
 from thriftserve_idl.ttypes import DataType
 
@@ -83,32 +85,30 @@ def _from_json(name: str, source: str, signature: Callable[[], SignatureInfo]) -
 
 def _array(value: Any, info: TensorInfo) -> Array:
     """The array that a JSON value means for an input."""
-    dtype = numpy_dtype(info.dtype)
     try:
-        array = np.asarray(value, dtype=dtype)
-    except (ValueError, TypeError, OverflowError) as error:
+        given = to_array(value)
+        if given.dtype.kind == "b" and info.dtype is not DataType.BOOL and given.size:
+            raise ConversionError(f"{json.dumps(value):.60} does not fit {info.dtype.name}")
+        # Numbers that would change their value on the way (1.5 for an INT32, 300 for a UINT8) are mistakes.
+        return converted(given, info.dtype)
+    except TensorError as error:
         raise UsageError(f"input {info.name!r} takes {info.dtype.name}: {error}") from None
-    if info.dtype is DataType.STRING:
-        return array
-    # Numbers that would change their value on the way (1.5 for an INT32, 300 for a UINT8) are mistakes.
-    given = np.asarray(value)
-    if given.dtype.kind not in "biuf" or not _kept(given, array):
-        raise UsageError(f"input {info.name!r} takes {info.dtype.name}, which {json.dumps(value):.60} does not fit")
-    return array
-
-
-def _kept(given: Array, array: Array) -> bool:
-    if array.dtype.kind in "iub":
-        return bool((array.astype(given.dtype) == given).all())
-    return given.dtype.kind != "b"
 
 
 def save(outputs: Mapping[str, Array], path: str) -> str:
     """Writes arrays to FILE.npz, or to one .npy each in a directory; returns what was written, for people.
 
     STRING arrays are written as numpy's fixed-width bytes, which can be read without pickle.
+
+    Raises:
+        UsageError: a STRING array has text that ends in a zero byte, which such bytes don't keep.
     """
-    plain = {name: array.astype("S") if array.dtype == object else array for name, array in outputs.items()}
+    plain = {}
+    for name, array in outputs.items():
+        try:
+            plain[name] = storable(array)
+        except TensorError as error:
+            raise UsageError(f"output {name!r} can't be saved: {error}") from None
     if path.endswith(".npz"):
         with open(path, "wb") as file:
             np.savez(file, **plain)  # type: ignore[arg-type]  # the names are outputs', never allow_pickle

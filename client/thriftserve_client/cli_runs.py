@@ -5,6 +5,7 @@ arrays | image files --Client--> outputs | classes | boxes --> Report
 
 from __future__ import annotations
 
+import base64
 from argparse import Namespace
 from dataclasses import asdict
 from typing import Any
@@ -17,6 +18,7 @@ from thriftserve_client.cli_inputs import read_inputs, save
 from thriftserve_client.cli_tables import Report, table
 from thriftserve_client.client import Client
 from thriftserve_client.codec import data_type
+from thriftserve_client.conversion import shortest
 
 Answer = results.Prediction | results.PerImage[Any]
 
@@ -62,19 +64,29 @@ def _text(array: results.Array) -> results.Array:
 
 
 def _prediction_data(prediction: results.Prediction) -> Any:
-    outputs = {
-        name: (_text(array) if array.dtype == object else _finite(array)).tolist() for name, array in prediction.items()
-    }
-    return _ran_data(prediction) | {"outputs": outputs}
+    return _ran_data(prediction) | {"outputs": {name: _values(array) for name, array in prediction.items()}}
 
 
-def _finite(array: results.Array) -> results.Array:
-    """The array, or one with null for what JSON has no number for."""
-    if array.dtype.kind not in "fV" or np.isfinite(array).all():
-        return array
-    with_nulls: results.Array = array.astype(object)
-    with_nulls[~np.isfinite(array)] = None
-    return with_nulls
+def _values(array: results.Array) -> Any:
+    """An array as the gateway's JSON has it.
+
+    Numbers have the fewest digits that tell them apart in their type; NaN, Infinity and -Infinity are written so. Bytes
+    are text or, where they are none, {"b64": …}.
+    """
+    if array.dtype == object:
+        texts = np.empty(array.size, dtype=object)
+        texts[:] = [_text_value(one) for one in array.ravel()]
+        return texts.reshape(array.shape).tolist()
+    if array.dtype.name in ("bfloat16", "float16"):
+        array = array.astype(np.float32)
+    return (array.astype(str).astype(np.float64) if array.dtype == np.float32 else array).tolist()
+
+
+def _text_value(value: bytes) -> Any:
+    try:
+        return value.decode()
+    except UnicodeDecodeError:
+        return {"b64": base64.b64encode(value).decode()}
 
 
 def classify(client: Client, arguments: Namespace) -> Report:
@@ -90,7 +102,7 @@ def classify(client: Client, arguments: Namespace) -> Report:
     named = list(zip(arguments.images, answer, strict=True))
     rows = [(path, one.label, f"{one.score:.4f}") for path, classes in named for one in classes]
     text = table(("image", "label", "score"), rows, right={"score"})
-    images = [{"image": path, "classes": [asdict(one) for one in classes]} for path, classes in named]
+    images = [{"image": path, "classes": [_shortened(one) for one in classes]} for path, classes in named]
     return Report(_ran_data(answer) | {"images": images}, text)
 
 
@@ -110,7 +122,15 @@ def detect(client: Client, arguments: Namespace) -> Report:
     text = table(
         ("image", "label", "score", "x", "y", "width", "height"), rows, right={"score", "x", "y", "width", "height"}
     )
-    return Report(_ran_data(answer) | {"images": [{"image": path} | asdict(found) for path, found in named]}, text)
+    images = [
+        {"image": path} | asdict(found) | {"detections": [_shortened(one) for one in found]} for path, found in named
+    ]
+    return Report(_ran_data(answer) | {"images": images}, text)
+
+
+def _shortened(one: results.Classification | results.Detection) -> dict[str, Any]:
+    """A class or an object, its numbers as `_values` has them."""
+    return {name: shortest(value) if isinstance(value, float) else value for name, value in asdict(one).items()}
 
 
 def _detection_rows(path: str, found: results.ImageDetections) -> list[tuple[str, ...]]:

@@ -57,7 +57,7 @@ def to_tensor(value: Any, *, share: bool = False) -> Tensor:
     Raises TensorError where the element type has no DataType (complex numbers, dates) or the
     sequences are ragged.
     """
-    array = value if type(value) is np.ndarray else _as_array(value)
+    array = value if type(value) is np.ndarray else to_array(value)
     code = _BY_DTYPE.get(array.dtype)
     if code is None:
         code = data_type(array.dtype)
@@ -81,6 +81,25 @@ def from_tensor(tensor: Tensor) -> np.ndarray[Any, np.dtype[Any]]:
     if known is None:
         return _from_other(tensor)
     return _view(tensor, *known)
+
+
+def to_array(value: Any) -> np.ndarray[Any, np.dtype[Any]]:
+    """Makes an array of an array-like, a scalar or nested sequences; str and bytes stay objects.
+
+    Raises TensorError where the sequences are ragged.
+    """
+    try:
+        try:
+            array = np.asarray(value)
+        except UnicodeDecodeError:  # numpy makes text of str beside bytes, and takes the bytes for ASCII
+            return np.asarray(value, dtype=object)
+        # numpy's own bytes type drops zero bytes at the end of an element; objects keep them. One
+        # string among numbers makes numpy turn all into text; as objects they stay to be refused.
+        if array.dtype.kind in "SU" and not hasattr(value, "dtype"):
+            array = np.asarray(value, dtype=object)
+    except (ValueError, TypeError, OverflowError) as error:
+        raise TensorError(f"{type(value).__name__} does not make an array: {error}") from None
+    return array
 
 
 def numpy_dtype(code: int) -> np.dtype[Any]:
@@ -130,18 +149,6 @@ def _bfloat16() -> np.dtype[Any]:
         raise TensorError("BFLOAT16 needs the package ml_dtypes: pip install ml_dtypes") from None
     dtype: np.dtype[Any] = np.dtype(ml_dtypes.bfloat16)
     return dtype
-
-
-def _as_array(value: Any) -> np.ndarray[Any, np.dtype[Any]]:
-    try:
-        array = np.asarray(value)
-        # numpy's own bytes type drops zero bytes at the end of an element; objects keep them. One
-        # string among numbers makes numpy turn all into text; as objects they stay to be refused.
-        if array.dtype.kind in "SU" and not hasattr(value, "dtype"):
-            array = np.asarray(value, dtype=object)
-    except (ValueError, TypeError, OverflowError) as error:
-        raise TensorError(f"{type(value).__name__} does not make an array: {error}") from None
-    return array
 
 
 def _byte_strings(array: np.ndarray[Any, np.dtype[Any]]) -> list[bytes]:
