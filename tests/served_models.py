@@ -57,7 +57,7 @@ class Faulty:
             raise InvalidArgument("x must be odd")
         if self.how == "raise":
             raise KeyError("x")
-        return {"list": [1], "dict": {"y": [1, 2]}}[self.how]
+        return {"list": [1], "dict": {"y": [1, [2, 3]]}}[self.how]
 
 
 class Undone:

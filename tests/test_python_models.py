@@ -71,11 +71,11 @@ def test_what_can_not_be_loaded_is_named(source: str, said: str) -> None:
     [
         ("raise", "Faulty failed in 'serving_default': KeyError"),
         ("list", "Faulty answered 'serving_default' with a list"),
-        ("dict", "Faulty gave a list for the output 'y'"),
+        ("dict", "Faulty gave no array for the output 'y': list does not make an array"),
     ],
 )
 def test_wrong_answers_are_the_models_fault(how: str, said: str) -> None:
-    """An exception, an answer that is no dict and an output that is no array are Internal, naming the class."""
+    """An exception, an answer that is no dict and an output that makes no array are Internal, naming the class."""
     session = PythonSession.open(f"served_models:Faulty?how={how}", "cpu")
     with pytest.raises(Internal, match=said):
         session.run("serving_default", {}, ["y"])
@@ -109,3 +109,53 @@ def test_declaration_of_no_known_form(declared: object) -> None:
     """A declaration that can't be read is a ValueError that shows it."""
     with pytest.raises(ValueError, match="signature"):
         read_signatures(declared)
+
+
+def test_every_way_to_write_a_tensor() -> None:
+    """An element type alone, as numpy's name or type; a free size as None or -1."""
+    (signature,) = read_signatures({"inputs": {"x": np.float32, "i": ("int64", (-1, None, 3))}}).values()
+    assert signature.inputs == {
+        "x": TensorSpec("x", DataType.FLOAT, None),
+        "i": TensorSpec("i", DataType.INT64, (None, None, 3)),
+    }
+
+
+@pytest.mark.parametrize(
+    ("tensor", "said"),
+    [
+        (("float32", [None, -2]), "'x' has the shape .* None where any will do"),
+        (("float32", ["3"]), "'x' has the shape"),
+        (("float32", 3), "'x' has the shape"),
+        (None, "'x' has the element type None"),
+        ((None, [3]), "'x' has the element type None"),
+        ("object3", "'x' has the element type 'object3'"),
+    ],
+)
+def test_a_tensor_that_can_not_be_read(tensor: object, said: str) -> None:
+    """Element types and shapes that mean nothing are told when the model is loaded."""
+    with pytest.raises(ValueError, match=said):
+        read_signatures({"inputs": {"x": tensor}})
+
+
+@pytest.mark.parametrize(
+    ("labels", "expected"),
+    [
+        (None, ()),
+        ((), ()),
+        (["cat", b"caf\xc3\xa9"], ("cat", "café")),
+        (np.array(["cat", "dog"]), ("cat", "dog")),
+        (range(2), ("0", "1")),
+    ],
+)
+def test_labels_are_any_list(labels: object, expected: tuple[str, ...]) -> None:
+    """Lists, tuples and arrays of names are the labels."""
+    model = type("Labelled", (), {"labels": labels, "predict": lambda self, inputs: inputs})()
+    assert PythonSession(model, "m:Labelled", "cpu").labels == expected
+
+
+@pytest.mark.parametrize("labels", ["cat", b"cat", {0: "cat"}, 3])
+def test_labels_that_are_no_list(labels: object) -> None:
+    """Text would be a label for each letter, a dict's keys no labels: such a model is not loaded."""
+    model = type("Labelled", (), {"labels": labels, "predict": lambda self, inputs: inputs})()
+    with pytest.raises(TypeError, match=f"labels is a {type(labels).__name__}: expected a list"):
+        PythonSession(model, "m:Labelled", "cpu")

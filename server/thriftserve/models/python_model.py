@@ -10,7 +10,8 @@
 
 The class may have:
 
-    predict(inputs) -> outputs     required; dicts of numpy arrays by name, STRING as object arrays of bytes
+    predict(inputs) -> outputs     required; dicts by name. Inputs are numpy arrays, STRING as object arrays of bytes;
+                                   outputs are arrays, array-likes, numbers, text, or lists of these (`python_outputs`)
     load()                         called once, in the process that serves
     close()                        called when it is no longer served
     signatures                     what it takes and gives (see `read_signatures`); without it, nothing is checked
@@ -31,13 +32,12 @@ not installed needs its directory in PYTHONPATH.
 from __future__ import annotations
 
 import importlib
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from typing import Any
 from urllib.parse import parse_qsl
 
-import numpy as np
-
 from thriftserve.errors import Internal, ModelLoadError, ThriftServeError
+from thriftserve.models.python_outputs import Outputs
 from thriftserve.models.python_signatures import read_signatures
 from thriftserve.models.session import Array, Arrays
 from thriftserve.models.signature import DEFAULT_SIGNATURE, Signature
@@ -61,7 +61,8 @@ class PythonSession:
         #: Whether its requests share runs, where the class says so; None: where that changes no answer.
         self.batching: bool | None = None if (said := getattr(model, "batching", None)) is None else bool(said)
         self._batch_methods = {name: method for name in self.signatures if (method := _batch_method(model, name))}
-        self.labels: tuple[str, ...] = tuple(map(str, getattr(model, "labels", None) or ()))
+        self._outputs = {name: Outputs(source, signature) for name, signature in self.signatures.items()}
+        self.labels = _labels(getattr(model, "labels", None))
         self.device = device
 
     @classmethod
@@ -88,7 +89,8 @@ class PythonSession:
 
     def run(self, signature: str, inputs: Arrays, outputs: Sequence[str]) -> dict[str, Array]:
         """Calls the signature's method and keeps the outputs wanted; all of them where `outputs` is empty."""
-        return self._kept(signature, self._call(self._methods[signature], signature, dict(inputs)), outputs)
+        answer = self._call(self._methods[signature], signature, dict(inputs))
+        return self._outputs[signature].arrays(answer, outputs)
 
     def runs_each(self, signature: str) -> bool:
         """Whether the model takes what several requests sent at once, each by itself."""
@@ -105,7 +107,7 @@ class PythonSession:
         if not isinstance(answers, Sequence) or len(answers) != len(inputs):
             given = f"{len(answers)} answers" if isinstance(answers, Sequence) else f"a {type(answers).__name__}"
             raise Internal(f"{self._source} gave {given} for {len(inputs)} requests to {signature!r}")
-        return [self._kept(signature, answer, outputs) for answer in answers]
+        return [self._outputs[signature].arrays(answer, outputs) for answer in answers]
 
     def close(self) -> None:
         """Calls the model's own close, where it has one."""
@@ -119,20 +121,6 @@ class PythonSession:
             raise
         except Exception as error:
             raise Internal(f"{self._source} failed in {signature!r}: {type(error).__name__}: {error}") from error
-
-    def _kept(self, signature: str, answer: Any, outputs: Sequence[str]) -> dict[str, Array]:
-        if not isinstance(answer, Mapping):
-            kind = type(answer).__name__
-            raise Internal(f"{self._source} answered {signature!r} with a {kind}, not a dict of arrays")
-        return {name: self._take(answer, name) for name in outputs or answer}
-
-    def _take(self, answer: Mapping[str, Any], name: str) -> Array:
-        if name not in answer:
-            raise Internal(f"{self._source} gave no output {name!r}; it gave {', '.join(map(repr, answer)) or 'none'}")
-        value = answer[name]
-        if not isinstance(value, np.ndarray | np.generic):
-            raise Internal(f"{self._source} gave a {type(value).__name__} for the output {name!r}, not an array")
-        return np.asarray(value)
 
 
 def _import(source: str, target: str) -> Callable[..., Any]:
@@ -154,6 +142,19 @@ def _import(source: str, target: str) -> Callable[..., Any]:
         raise ModelLoadError(f"python:{source}: {class_name} is a {type(kind).__name__}, not a class")
     made: Callable[..., Any] = kind
     return made
+
+
+def _labels(given: Any) -> tuple[str, ...]:
+    """Class names by class number.
+
+    Raises:
+        TypeError: they are no list, tuple or array.
+    """
+    if given is None:
+        return ()
+    if isinstance(given, str | bytes | Mapping) or not isinstance(given, Iterable):
+        raise TypeError(f"labels is a {type(given).__name__}: expected a list of class names")
+    return tuple(one.decode() if isinstance(one, bytes) else str(one) for one in given)
 
 
 def _method_name(signature: str) -> str:

@@ -4,13 +4,14 @@
 
 Three forms, each simpler than the one before: a mapping of names to `Signature`; a mapping of names to
 {"inputs": …, "outputs": …}; or the latter alone, for "serving_default". A tensor is (dtype, shape),
-or dtype alone where any rank will do; dtype is numpy's name ("float32") or "string"; a size of None
-in a shape is free.
+or dtype alone where any rank will do; dtype is numpy's ("float32", np.float32) or "string"; a size of None,
+or -1, in a shape is free.
 """
 
 from __future__ import annotations
 
 from collections.abc import Mapping
+from operator import index
 from typing import Any
 
 import numpy as np
@@ -50,8 +51,18 @@ def _signature(name: str, declared: Any) -> Signature:
 
 
 def _spec(name: str, declared: Any) -> TensorSpec:
-    dtype, shape = (declared, None) if isinstance(declared, str) else declared
-    return TensorSpec(name, _data_type(name, dtype), None if shape is None else tuple(shape))
+    dtype, shape = declared if isinstance(declared, tuple | list) and len(declared) == 2 else (declared, None)
+    return TensorSpec(name, _data_type(name, dtype), None if shape is None else _shape(name, shape))
+
+
+def _shape(name: str, declared: Any) -> tuple[int | None, ...]:
+    try:
+        shape = tuple(None if size is None or size == -1 else index(size) for size in declared)
+    except TypeError:
+        shape = (-1,)
+    if any(size is not None and size < 0 for size in shape):
+        raise ValueError(f"{name!r} has the shape {declared!r}: expected a list of sizes, None where any will do")
+    return shape
 
 
 def _data_type(name: str, dtype: Any) -> DataType:
@@ -60,6 +71,8 @@ def _data_type(name: str, dtype: Any) -> DataType:
     if dtype == "bfloat16":
         return DataType.BFLOAT16
     try:
+        if dtype is None:  # numpy's float64
+            raise TypeError
         return data_type(np.dtype(dtype))
     except (TensorError, TypeError):
         raise ValueError(f"{name!r} has the element type {dtype!r}, which requests can't carry") from None

@@ -1,0 +1,147 @@
+"""What a Python model answers, as the arrays that its signature declares.
+
+    {"y": [0.5, 1]}, y FLOAT [None]  -->  Outputs.arrays  -->  {"y": float32 array}
+
+An array of the declared type passes as it is. Other arrays, scalars, lists, tuples and whatever has `__array__` are
+converted where no number is lost: a float is rounded to a narrower float type, everything else must come out equal.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+import numpy as np
+
+from thriftserve.errors import Internal
+from thriftserve.models.session import Array
+from thriftserve.models.signature import Signature, TensorSpec
+from thriftserve_client.codec import numpy_dtype, to_array
+from thriftserve_client.conversion import ConversionError, converted
+from thriftserve_client.errors import TensorError
+
+_NUMBERS = (int, float, np.number, np.bool_)
+
+
+class Outputs:
+    """The outputs of one signature of a Python model.
+
+    Args:
+        source: the model, for messages.
+        signature: what it declares; an output that it does not declare is taken as it comes.
+
+    Raises:
+        TensorError: it declares BFLOAT16, and ml_dtypes is not installed.
+    """
+
+    def __init__(self, source: str, signature: Signature) -> None:
+        self._source = source
+        self._signature = signature.name
+        self._declared = {name: _Declared(spec) for name, spec in signature.outputs.items()}
+
+    def arrays(self, answer: Any, wanted: Sequence[str]) -> dict[str, Array]:
+        """The outputs wanted; all that the model gave where `wanted` is empty.
+
+        Raises:
+            Internal: the answer is no dict, or an output is missing, no array, or not what is declared.
+        """
+        if not isinstance(answer, Mapping):
+            kind = type(answer).__name__
+            raise Internal(f"{self._source} answered {self._signature!r} with a {kind}, not a dict of arrays")
+        taken = {}
+        for name in wanted or answer:
+            if name not in answer:
+                raise self._missing(answer, wanted)
+            value, declared = answer[name], self._declared.get(name)
+            if declared is None:
+                taken[name] = self._undeclared(name, value)
+            elif type(value) is np.ndarray and value.dtype == declared.dtype and declared.fits(value.shape):
+                taken[name] = value
+            else:
+                taken[name] = self._converted(name, value, declared)
+        return taken
+
+    def _missing(self, answer: Mapping[str, Any], wanted: Sequence[str]) -> Internal:
+        missing = ", ".join(repr(name) for name in wanted if name not in answer)
+        return Internal(f"{self._source} gave no output {missing}; it gave {', '.join(map(repr, answer)) or 'none'}")
+
+    def _undeclared(self, name: Any, value: Any) -> Array:
+        if type(name) is not str:
+            raise Internal(f"{self._source} named an output {name!r} of type {type(name).__name__}: expected a str")
+        return value if type(value) is np.ndarray else self._array(name, value)
+
+    def _converted(self, name: str, value: Any, declared: _Declared) -> Array:
+        try:
+            array = converted(self._array(name, value), declared.code)
+        except ConversionError as error:
+            raise self._mismatch(name, str(error)) from None
+        if not declared.fits(array.shape):
+            raise self._mismatch(name, f"shape {_shown(array.shape)} does not fit {_shown(declared.shape or ())}")
+        return array
+
+    def _mismatch(self, name: str, why: str) -> Internal:
+        return Internal(f"{self._source}: the output {name!r} does not match its signature: {why}")
+
+    def _array(self, name: str, value: Any) -> Array:
+        """The array of a value of any kind.
+
+        Raises:
+            Internal: it has none.
+        """
+        kind = type(value).__name__
+        where = f"{self._source} gave a {kind} for the output {name!r}"
+        if isinstance(value, np.ma.MaskedArray) and value.mask.any():
+            raise Internal(f"{where} with masked elements: give an array with a value for each")
+        try:
+            array = to_array(value)
+        # An object's own __array__ may raise anything: a tensor on a GPU, say.
+        except Exception as error:
+            why = str(error) if isinstance(error, TensorError) else f"{kind} does not make an array: {error}"
+            raise Internal(f"{self._source} gave no array for the output {name!r}: {why}") from error
+        return array if array.dtype != object else _of_objects(array, where)
+
+
+class _Declared:
+    """What is declared of one output, laid out for the check of each answer."""
+
+    __slots__ = ("_fixed", "code", "dtype", "shape")
+
+    def __init__(self, spec: TensorSpec) -> None:
+        self.code = spec.dtype
+        self.dtype = numpy_dtype(spec.dtype)
+        self.shape = spec.shape
+        self._fixed = tuple((axis, size) for axis, size in enumerate(spec.shape or ()) if size is not None)
+
+    def fits(self, shape: tuple[int, ...]) -> bool:
+        """Whether an array of that shape is of the declared rank and sizes."""
+        if self.shape is None:
+            return True
+        if len(shape) != len(self.shape):
+            return False
+        for axis, size in self._fixed:  # noqa: SIM110  # each answer goes through here, and a generator costs more
+            if shape[axis] != size:
+                return False
+        return True
+
+
+def _of_objects(array: Array, where: str) -> Array:
+    """An array of Python's objects: text stays as it is, numbers become an array of numbers.
+
+    Raises:
+        Internal: something in it is neither, or a number among text, or of more than 64 bits.
+    """
+    others = [each for each in array.ravel().tolist() if not isinstance(each, str | bytes)]
+    if not others:
+        return array
+    odd = next((each for each in others if not isinstance(each, _NUMBERS)), others[0])
+    if len(others) == array.size and isinstance(odd, _NUMBERS):
+        numbers = np.asarray(others)
+        if numbers.dtype != object:  # as it stays where an integer has more than 64 bits
+            return numbers.reshape(array.shape)
+        odd = max(others, key=abs)
+    within = "" if array.ndim == 0 else f" with a {type(odd).__name__} in it, {odd!r:.60}"
+    raise Internal(f"{where}{within}: expected numbers of at most 64 bits, or str and bytes")
+
+
+def _shown(shape: Sequence[int | None]) -> str:
+    return f"[{', '.join('?' if size is None else str(size) for size in shape)}]"
