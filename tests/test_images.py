@@ -297,6 +297,7 @@ def test_integer_inputs_are_scaled_only_where_set() -> None:
     pixels = np.array([[[0], [100], [255]]], np.uint8)
     assert scaled(pixels, np.dtype(np.uint8), ImageSettings()) is pixels
     assert scaled(pixels, np.dtype(np.int32), ImageSettings()).ravel().tolist() == [0, 100, 255]
+    assert scaled(pixels, np.dtype(np.int8), ImageSettings()).ravel().tolist() == [0, 100, 127]
     signed = scaled(pixels, np.dtype(np.int8), ImageSettings(offset=-128.0))
     assert signed.ravel().tolist() == [-128, -28, 127]
     assert scaled(pixels, np.dtype(np.uint8), ImageSettings(scale=2.0)).ravel().tolist() == [0, 200, 255]

@@ -42,7 +42,7 @@ class ImageSettings:
     #: 1 (grey), 3 (RGB) or 4 (RGBA); None: the signature's own.
     channels: int | None = None
     #: A pixel becomes pixel * scale + offset. One number, or one per channel. Inputs of an integer
-    #: type get the result rounded and cut to their range; they get the pixel itself where neither is set.
+    #: type get the result rounded, or the pixel itself where neither is set; both are cut to the type's range.
     scale: float | tuple[float, ...] = 1.0
     offset: float | tuple[float, ...] = 0.0
     #: "stretch" to the size, "crop" (fill, cut the middle out) or "pad" (fit, fill with `background`).

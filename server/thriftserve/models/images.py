@@ -72,13 +72,15 @@ def prepare() -> None:
 def scaled(pixels: Array, dtype: np.dtype[Any], settings: ImageSettings) -> Array:
     """Pixels [..., C] as an input of `dtype`: pixel * scale + offset.
 
-    Integer types get the pixels themselves where neither scale nor offset is set; else the result is
-    rounded and cut to the type's range.
+    Integer types get the pixels themselves where neither scale nor offset is set; else the result is rounded. Either
+    is cut to the type's range: a pixel of 200 is 127 for INT8, not -56.
 
     Raises:
         FailedPrecondition: scale or offset has numbers for another count of channels.
     """
     if (settings.scale, settings.offset) == (1.0, 0.0):
+        if dtype == np.int8:
+            pixels = np.minimum(pixels, np.iinfo(dtype).max)
         unscaled: Array = pixels.astype(dtype, copy=False)
         return unscaled
     precise = np.float64 if dtype == np.float64 else np.float32
