@@ -22,6 +22,7 @@ KINDS = (
     "uint64",
     "bool",
     "string",
+    "bfloat16",
 )
 Inputs = dict[str, Any]
 
@@ -62,6 +63,41 @@ class Kinds:
 
     def total(self, inputs: Inputs) -> Inputs:
         return {"sum": inputs["x"].sum(dtype=np.float32)}
+
+
+class Scores:
+    """Gives an image the scores that nobody expects."""
+
+    signatures = {  # noqa: RUF012
+        "inputs": {"image": ("float32", [None, 4, 4, 3])},
+        "outputs": {"scores": ("float32", [None, 6])},
+    }
+
+    def predict(self, inputs: Inputs) -> Inputs:
+        return {"scores": [[np.nan, 0.1, -np.inf, -0.0, np.inf, 1 / 3]] * len(inputs["image"])}
+
+
+class Objects:
+    """Finds two objects in an image, one of them where none can be."""
+
+    signatures = {  # noqa: RUF012
+        "inputs": {"image": ("float32", [None, 4, 4, 3])},
+        "outputs": {
+            "detection_boxes": ("float32", [None, 2, 4]),
+            "detection_scores": ("float32", [None, 2]),
+            "detection_classes": ("float32", [None, 2]),
+            "num_detections": ("float32", [None]),
+        },
+    }
+
+    def predict(self, inputs: Inputs) -> Inputs:
+        many = len(inputs["image"])
+        return {
+            "detection_boxes": [[[0.1, np.nan, -np.inf, -0.0], [0, 0, 1, 1]]] * many,
+            "detection_scores": [[np.inf, 0.9]] * many,
+            "detection_classes": [[1, 1]] * many,
+            "num_detections": [2] * many,
+        }
 
 
 class Moody:

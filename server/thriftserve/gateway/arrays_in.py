@@ -19,6 +19,7 @@ from thriftserve.gateway.exchange import Exchange
 from thriftserve.gateway.failures import Refusal
 from thriftserve.gateway.json_requests import Types
 from thriftserve_client.codec import data_type, numpy_dtype, to_tensor
+from thriftserve_client.conversion import converted
 from thriftserve_client.errors import TensorError
 from thriftserve_client.results import SignatureInfo, TensorInfo
 from thriftserve_idl.ttypes import DataType, Tensor
@@ -108,7 +109,7 @@ def _tensor(array: Array, name: str, types: Types) -> Tensor:
         if declared is not None and declared != DataType.STRING and data_type(array.dtype) != declared:
             if not np.can_cast(array.dtype, numpy_dtype(declared), "same_kind"):
                 raise Refusal(f"input {name!r} is {array.dtype}: expected {declared.name}")
-            array = array.astype(numpy_dtype(declared))
+            array = converted(array, declared)
         return to_tensor(array, share=True)
     except TensorError as error:
         raise Refusal(f"input {name!r}: {error}") from None

@@ -16,6 +16,8 @@ import numpy as np
 from thriftserve.gateway.arrays_in import NPY, NPZ, RAW
 from thriftserve.gateway.exchange import Exchange, Reply
 from thriftserve.gateway.failures import Refusal
+from thriftserve_client.conversion import storable
+from thriftserve_client.errors import TensorError
 
 Array = np.ndarray[Any, np.dtype[Any]]
 _ACCEPTED = {NPY: NPY, "application/npy": NPY, NPZ: NPZ, "application/npz": NPZ, RAW: RAW}
@@ -34,14 +36,14 @@ def reply_of(exchange: Exchange, outputs: Mapping[str, Array], kind: str) -> Rep
     """The outputs as NPY, NPZ or RAW.
 
     Raises:
-        Refusal: there are several and one was to be named, or it is text.
+        Refusal: there are several and one was to be named, or it is text that the form does not hold.
     """
     if kind == NPZ:
         return Reply(_zipped(outputs), NPZ)
     name, array = _one(exchange, outputs)
     if kind == NPY:
         file = io.BytesIO()
-        np.lib.format.write_array(file, _plain(array), allow_pickle=False)
+        np.lib.format.write_array(file, _storable(name, array), allow_pickle=False)
         return Reply(file.getbuffer(), NPY)
     if array.dtype == object:
         raise Refusal(f"output {name!r} is text, which has no fixed size: accept {NPY} or JSON", 406)
@@ -56,7 +58,7 @@ def _zipped(outputs: Mapping[str, Array]) -> memoryview:
     with zipfile.ZipFile(file, "w") as archive:
         for name, array in outputs.items():
             with archive.open(f"{name}.npy", "w", force_zip64=True) as member:
-                np.lib.format.write_array(member, _plain(array), allow_pickle=False)
+                np.lib.format.write_array(member, _storable(name, array), allow_pickle=False)
     return file.getbuffer()
 
 
@@ -70,6 +72,8 @@ def _one(exchange: Exchange, outputs: Mapping[str, Array]) -> tuple[str, Array]:
     return name, outputs[name]
 
 
-def _plain(array: Array) -> Array:
-    """An array that numpy writes without a pickle: text as numpy's own bytes."""
-    return array.astype(bytes) if array.dtype == object else array
+def _storable(name: str, array: Array) -> Array:
+    try:
+        return storable(array)
+    except TensorError as error:
+        raise Refusal(f"output {name!r} can't be sent as {NPY} or {NPZ}: {error}: accept JSON", 406) from None

@@ -13,6 +13,7 @@ from typing import Any
 from thriftserve.gateway.backends import Backends
 from thriftserve.gateway.exchange import Exchange, Reply
 from thriftserve.gateway.images_in import Images
+from thriftserve.gateway.json_answers import number
 from thriftserve.gateway.paths import ModelPath
 from thriftserve_client.errors import NotFoundError
 from thriftserve_client.results import Detection, ImageDetections
@@ -30,7 +31,7 @@ class ImageApi:
             answer = await self._backends.classify(exchange, path, found.signature, found.images, found.whole("top_k"))
         except NotFoundError as error:
             raise _unknown(path, error) from None
-        return Reply.of({"results": [[[one.label, one.score] for one in image] for image in answer]})
+        return Reply.of({"results": [[[one.label, number(one.score)] for one in image] for image in answer]})
 
     async def detect(self, exchange: Exchange, path: ModelPath, found: Images) -> Reply:
         """The objects in each image."""
@@ -53,5 +54,5 @@ def _detections(image: ImageDetections) -> dict[str, Any]:
 
 
 def _detection(one: Detection) -> dict[str, Any]:
-    box = [one.y_min, one.x_min, one.y_max, one.x_max]
-    return {"label": one.label, "score": one.score, "class_id": one.class_id, "box": box}
+    box = [number(edge) for edge in (one.y_min, one.x_min, one.y_max, one.x_max)]
+    return {"label": one.label, "score": number(one.score), "class_id": one.class_id, "box": box}

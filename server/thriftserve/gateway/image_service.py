@@ -8,12 +8,14 @@ What goes wrong with one image is told in its place: {"imageURL", "detectCells":
 from __future__ import annotations
 
 import asyncio
+import math
 from typing import Any
 
 from thriftserve.gateway.backends import Backends
 from thriftserve.gateway.exchange import Exchange, Reply
 from thriftserve.gateway.failures import Refusal, refusal_of
 from thriftserve.gateway.fetching import Fetcher, FetchFailed
+from thriftserve.gateway.json_answers import token
 from thriftserve.gateway.json_text import parsed, shown
 from thriftserve.gateway.paths import ModelPath
 from thriftserve.settings.gateway import GatewaySettings
@@ -60,4 +62,8 @@ class ImageService:
             return told | {"error": path.not_found().message}
         except (Refusal, ThriftServeClientError) as error:
             return told | {"error": refusal_of(error, exchange.request_id).message}
-        return told | {"detectCells": [f"Found {one.label} (score: {one.score:.4f})" for one in found]}
+        return told | {"detectCells": [f"Found {one.label} (score: {_told(one.score)})" for one in found]}
+
+
+def _told(score: float) -> str:
+    return f"{score:.4f}" if math.isfinite(score) else token(score).decode()

@@ -21,6 +21,7 @@ import orjson
 
 from thriftserve.gateway.failures import Refusal
 from thriftserve.gateway.json_requests import Form
+from thriftserve_client.conversion import shortest
 
 Array = np.ndarray[Any, np.dtype[Any]]
 #: Kinds of numpy types that orjson writes by itself; others are made float32 first.
@@ -64,9 +65,18 @@ def written(array: Array, as_bytes: bool = False) -> bytes:
     return _NULL.sub(lambda _: next(tokens), text)  # orjson writes null for each of them, and for nothing else
 
 
+def number(value: float) -> float | orjson.Fragment:
+    """A score or a coordinate, by the same rules, as orjson takes it."""
+    return shortest(value) if math.isfinite(value) else orjson.Fragment(token(value))
+
+
 def _tokens(values: Array) -> Iterator[bytes]:
-    for value in values.tolist():
-        yield b"NaN" if math.isnan(value) else (b"Infinity" if value > 0 else b"-Infinity")
+    return map(token, values.tolist())
+
+
+def token(value: float) -> bytes:
+    """What stands for a number that JSON has not: NaN or an infinity."""
+    return b"NaN" if math.isnan(value) else (b"Infinity" if value > 0 else b"-Infinity")
 
 
 def _texts(array: Array, as_bytes: bool) -> Any:
