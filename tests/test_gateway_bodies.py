@@ -55,6 +55,7 @@ def door(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Door]:
 
 # Examples
 
+REGRESS = {"signature_name": "regress_x_to_y"}
 CLASSIFIED: list[tuple[str, Any, Any]] = [
     ("regress", {"signature_name": "regress_x_to_y", "examples": [{"x": 2.0}, {"x": 5.0}]}, [3.0, 4.5]),
     ("regress", {"signature_name": "regress_x_to_y", "examples": [{"x": [2.0], "n": 1}]}, [4.0]),
@@ -63,6 +64,10 @@ CLASSIFIED: list[tuple[str, Any, Any]] = [
     ("regress", {"signature_name": "regress_x_to_y", "context": {"x": 2.0}, "examples": [{}, {"n": 1}]}, [3.0, 4.0]),
     ("regress", {"signature_name": "regress_x_to_y", "examples": [{"x": 1.0, "none": []}]}, [2.5]),
     ("classify", {"signature_name": "classify_x_to_y", "examples": [{"x": 2.0}]}, [[["", 3.0]]]),
+    # What is null is as if left out; the query says what the body does not
+    ("regress", {**REGRESS, "context": None, "examples": [{"x": 2.0}], "more": None}, [3.0]),
+    ("regress?signature_name=regress_x_to_y", {"signature_name": None, "examples": [{"x": 2.0}]}, [3.0]),
+    ("classify", {"signature_name": "classify_x_to_y", "images": None, "examples": [{"x": 2.0}]}, [[["", 3.0]]]),
     (
         "classify",
         {"signature_name": "classify_words", "examples": [{"words": ["很", {"b64": "YQ=="}]}, {"words": "b"}]},
@@ -78,7 +83,6 @@ def test_examples_are_classified_and_regressed(door: Door, verb: str, sent: Any,
     assert (answer.status, answer.json()) == (200, {"results": expected})
 
 
-REGRESS = {"signature_name": "regress_x_to_y"}
 UNCLASSIFIED: list[tuple[str, Any, str]] = [
     (
         "regress",
@@ -106,6 +110,13 @@ UNCLASSIFIED: list[tuple[str, Any, str]] = [
     ),
     ("regress", {**REGRESS, "examples": [{"n": 2**63}]}, "Feature: n has uint64 element. Only int64 is supported."),
     ("regress", {**REGRESS, "examples": [{"x": 1e39}]}, "without loss of precision"),
+    ("regress", {**REGRESS, "examples": [{"x": 1.0}], "contexts": {}}, "JSON object: has the unknown key 'contexts'"),
+    (
+        "classify",
+        {"signature_name": "classify_x_to_y", "examples": [{"x": 2.0}], "top_k": 1},
+        "JSON object: has the unknown key 'top_k'; known here: signature_name, examples, context",
+    ),
+    ("regress?top_k=1", {**REGRESS, "examples": [{"x": 1.0}]}, "the query has top_k, which has no effect here"),
 ]
 
 
@@ -146,6 +157,59 @@ def test_images_are_classified(door: Door) -> None:
     assert [len(image) for image in two.json()["results"]] == [2, 2]
     text = {"b64": base64.b64encode(stripes(False)).decode()}
     assert door.post(path, {"images": [text], "top_k": 1}).json()["results"][0][0][0] == "vertical"
+
+
+IMAGE = {"b64": base64.b64encode(stripes(True)).decode()}
+
+
+@pytest.mark.parametrize(
+    ("query", "options", "classes"),
+    [
+        ("?top_k=1", {"top_k": None, "signature_name": None, "more": None}, 1),
+        ("?top_k=1", {"top_k": 2}, 2),
+        ("?top_k=1&_=7", {}, 1),
+        ("", {"top_k": None}, 3),
+    ],
+)
+def test_options_of_images(door: Door, query: str, options: dict[str, Any], classes: int) -> None:
+    """The body goes before the query; what is null in it is as if left out."""
+    answer = door.post(f"/v1/models/stripes:classify{query}", {"images": [IMAGE], **options})
+    assert answer.status == 200, answer.body
+    assert len(answer.json()["results"][0]) == classes
+
+
+@pytest.mark.parametrize(
+    ("verb", "sent", "message"),
+    [
+        ("classify", {"topk": 1}, "JSON object: has the unknown key 'topk'; known here: images, signature_name, top_k"),
+        ("classify", {"min_score": 1}, "JSON object: has the unknown key 'min_score'"),
+        ("classify", {"examples": []}, "JSON object: has the unknown key 'examples'"),
+        ("detect", {"top_k": 1}, "JSON object: has the unknown key 'top_k'"),
+        ("classify?min_score=0.5", {}, "the query has min_score, which has no effect here"),
+        (
+            "detect?top_k=5",
+            {},
+            "the query has top_k, which has no effect here; known here: timeout, signature_name, min",
+        ),
+    ],
+)
+def test_options_without_effect(door: Door, verb: str, sent: Any, message: str) -> None:
+    """An option that means nothing there is refused by name, wherever it stands."""
+    answer = door.post(f"/v1/models/stripes:{verb}", {"images": [IMAGE], **sent})
+    assert answer.status == 400 and message in answer.error, answer.body
+
+
+def test_fields_of_a_form_without_effect(door: Door) -> None:
+    """So is a field of a form; one that was meant as a file, too."""
+    path = "/v1/models/stripes:classify"
+    for field in ("topk", "min_score", "image"):
+        answer = door.post(path, *form({field: "1"}, stripes(True)))
+        assert answer.status == 400, answer.body
+        assert (
+            f"the form has the field {field!r}, which is no file; options here: signature_name, top_k" in answer.error
+        )
+    answer = door.post(f"{path}?max_detections=1", stripes(True), {"Content-Type": "image/png"})
+    assert answer.status == 400 and "the query has max_detections" in answer.error
 
 
 def scene(colour: tuple[int, int, int] = (255, 0, 0)) -> bytes:
@@ -466,6 +530,22 @@ def test_images_by_address(door: Door) -> None:
         "password",
     ]
     assert all(word in error and error for word, error in zip(expected, errors, strict=True)), errors
+
+
+def test_options_of_images_by_address(door: Door) -> None:
+    """Those of :detect are taken from the query; others are refused by name, and wrong ones."""
+    with pictures() as at:
+        (found,) = door.post("/service?model=detector", [f"{at}/red"]).json()
+        assert len(found["detectCells"]) >= 1
+        (none,) = door.post("/service?min_score=1.5", [f"{at}/red"]).json()
+        assert none["detectCells"] == [] and "error" not in none
+        (one,) = door.post("/service?max_detections=1&min_score=0", [f"{at}/red"]).json()
+        assert len(one["detectCells"]) == 1
+        (wrong,) = door.post("/service?signature_name=nope", [f"{at}/red"]).json()
+        assert "nope" in wrong["error"]
+    for query, message in (("top_k=1", "the query has top_k"), ("min_score=x", 'min_score is "x"')):
+        answer = door.post(f"/service?{query}", [])
+        assert answer.status == 400 and message in answer.error
 
 
 @pytest.mark.parametrize(("body", "status"), [({}, 400), ([3], 400), (b"[", 400), (["http://a/"] * 33, 413)])

@@ -54,7 +54,15 @@ FINE: list[tuple[str, Any, Any]] = [
     (HALF, {"signature_name": "half_plus_three", "instances": [1.0]}, {"predictions": [3.5]}),
     (HALF, {"signature_name": "serving_default", "instances": [1.0]}, {"predictions": [2.5]}),
     (HALF, {"signature_name": "", "instances": [1.0]}, {"predictions": [2.5]}),
-    (HALF, {"instances": [1], "more": "is not looked at"}, {"predictions": [2.5]}),
+    # What is null is as if left out
+    (HALF, {"signature_name": None, "instances": [1], "inputs": None, "more": None}, {"predictions": [2.5]}),
+    (HALF, {"signature_name": "half_plus_three", "inputs": [1], "instances": None}, {"outputs": [3.5]}),
+    # The query says what the body does not
+    (HALF + "?signature_name=half_plus_three", {"instances": [1.0]}, {"predictions": [3.5]}),
+    (HALF + "?signature_name=nope", {"signature_name": "half_plus_three", "instances": [1]}, {"predictions": [3.5]}),
+    (HALF + "?output=y&_=17", {"instances": [1.0]}, {"predictions": [2.5]}),
+    ("/v1/models/kinds:predict?output=b", {"inputs": {"a": [1], "b": [2]}}, {"outputs": [2]}),
+    ("/v1/models/kinds:predict?output=", {"inputs": {"a": [1], "b": [2]}}, {"outputs": {"a": [1.0], "b": [2]}}),
     ("/v1/models/half_plus_two/versions/1:predict", {"instances": [1.0]}, {"predictions": [2.5]}),
     # Keywords whatever their case, names URL-decoded
     ("/V1/Models/half_plus_two/Versions/1:Predict", {"instances": [1.0]}, {"predictions": [2.5]}),
@@ -192,8 +200,36 @@ WRONG: list[tuple[str, Any, int, str | None]] = [
         'JSON Value: {\n    "signature_name": 3\n} not formatted correctly. '
         "'signature_name' key must be a string value.",
     ),
+    # What would have no effect
+    (
+        HALF,
+        {"instances": [1], "signature_nam": "half_plus_three"},
+        400,
+        "JSON object: has the unknown key 'signature_nam'; known here: signature_name, instances, inputs",
+    ),
+    (
+        HALF,
+        {"instances": [1], "top_k": 3},
+        400,
+        "JSON object: has the unknown key 'top_k'; known here: signature_name, instances, inputs",
+    ),
+    (HALF, {"inputs": {"x": [1], "z": [2]}}, 400, "JSON object: does not have named input: z"),
+    (
+        HALF + "?top_k=3",
+        {"instances": [1]},
+        400,
+        "the query has top_k, which has no effect here; known here: timeout, signature_name, output",
+    ),
+    (
+        HALF + "?shape=1,1",
+        {"instances": [1]},
+        400,
+        "the query has shape, which has no effect here; known here: timeout, signature_name, output",
+    ),
+    ("/v1/models/kinds:predict?output=z", {"inputs": {"a": [1], "b": [2]}}, 400, None),
     # The two forms
     (HALF, {}, 400, "Missing 'inputs' or 'instances' key"),
+    (HALF, {"instances": None}, 400, "Missing 'inputs' or 'instances' key"),
     (
         HALF,
         {"instances": [], "inputs": []},

@@ -46,10 +46,10 @@ def _npz(**arrays: Any) -> bytes:
     return file.getvalue()
 
 
-def _form(*files: bytes) -> bytes:
+def _form(option: str, *files: bytes) -> bytes:
     head = b'--xyz\r\nContent-Disposition: form-data; name="image"; filename="a.png"\r\nContent-Type: image/png\r\n\r\n'
-    option = b'--xyz\r\nContent-Disposition: form-data; name="top_k"\r\n\r\n1\r\n'
-    return b"".join([option, *(head + file + b"\r\n" for file in files), b"--xyz--\r\n"])
+    field = f'--xyz\r\nContent-Disposition: form-data; name="{option}"\r\n\r\n1\r\n'.encode()
+    return b"".join([field, *(head + file + b"\r\n" for file in files), b"--xyz--\r\n"])
 
 
 def _predict(model: str, value: Any, **more: Any) -> Asked:
@@ -89,10 +89,14 @@ SEEDS: tuple[Asked, ...] = (
     Asked("/v1/models/examples:classify", b'{"signature_name": "classify_words", "examples": [{"words": ["a", "b"]}]}'),
     Asked("/v1/models/stripes:classify", json.dumps({"images": [_BASE64], "top_k": 1}).encode()),
     Asked("/v1/models/stripes:classify", _PICTURE, "image/png", "top_k=2"),
-    Asked("/v1/models/stripes:classify", _form(_PICTURE, _PICTURE), FORM),
+    Asked("/v1/models/stripes:classify", _form("top_k", _PICTURE, _PICTURE), FORM),
     Asked("/v1/models/detector:detect", json.dumps({"images": [_BASE64], "min_score": 0.1}).encode()),
-    Asked("/v1/models/detector:detect", _form(_PICTURE), FORM, "max_detections=3"),
+    Asked("/v1/models/detector:detect", _form("min_score", _PICTURE), FORM, "max_detections=3"),
     Asked("/v2/models/half_plus_two/infer", json.dumps({"id": "1", "inputs": [_INFER]}).encode()),
+    Asked(
+        "/v2/models/half_plus_two/infer",
+        json.dumps({"inputs": [_INFER], "outputs": [{"name": "y", "parameters": {"classification": 1}}]}).encode(),
+    ),
     Asked(
         "/v2/models/half_plus_two/infer",
         _BINARY_HEAD + _X.tobytes()[:8],

@@ -146,7 +146,7 @@ class Gateway:
         """classify, regress and detect: the first takes examples or images, the others one of these."""
         kind = exchange.content_type
         if which.verb != "regress" and bears_images(kind):
-            found = await images_of(exchange)
+            found = await images_of(exchange, which.verb)
         elif bears_images(kind) or kind in KINDS:
             raise Refusal(f":{which.verb} takes no {kind}", 415)
         else:
@@ -154,9 +154,9 @@ class Gateway:
             document = await aside(len(body), parsed_object, body)
             if which.verb == "regress":
                 return await self._examples.regress(exchange, which, document)
-            if which.verb == "classify" and "images" not in document:
+            if which.verb == "classify" and document.get("images") is None:
                 return await self._examples.classify(exchange, which, document)
-            found = images_in(document, exchange.query)
+            found = images_in(exchange, which.verb, document)
         if which.verb == "classify":
             return await self._images.classify(exchange, which, found)
         return await self._images.detect(exchange, which, found)

@@ -36,6 +36,12 @@ _MOST_HEADER_BYTES = 10_000
 Array = np.ndarray[Any, np.dtype[Any]]
 
 
+def query_of(content_type: str) -> tuple[str, ...]:
+    """The query's parameters that say more of a body of that media type."""
+    kind = KINDS.get(content_type)
+    return ("input", "shape") if kind == RAW else ("input",) if kind == NPY else ()
+
+
 def tensors_in(
     exchange: Exchange, body: bytes, signature: SignatureInfo, types: Types, limit: int
 ) -> dict[str, Tensor]:

@@ -32,7 +32,7 @@ def accepted(exchange: Exchange) -> str | None:
     return None
 
 
-def reply_of(exchange: Exchange, outputs: Mapping[str, Array], kind: str) -> Reply:
+def reply_of(outputs: Mapping[str, Array], kind: str) -> Reply:
     """The outputs as NPY, NPZ or RAW.
 
     Raises:
@@ -40,7 +40,9 @@ def reply_of(exchange: Exchange, outputs: Mapping[str, Array], kind: str) -> Rep
     """
     if kind == NPZ:
         return Reply(_zipped(outputs), NPZ)
-    name, array = _one(exchange, outputs)
+    if len(outputs) != 1:
+        raise Refusal(f"which output? Name it in the query, as in ?output=y; there are {', '.join(sorted(outputs))}")
+    ((name, array),) = outputs.items()
     if kind == NPY:
         file = io.BytesIO()
         np.lib.format.write_array(file, _storable(name, array), allow_pickle=False)
@@ -60,16 +62,6 @@ def _zipped(outputs: Mapping[str, Array]) -> memoryview:
             with archive.open(f"{name}.npy", "w", force_zip64=True) as member:
                 np.lib.format.write_array(member, _storable(name, array), allow_pickle=False)
     return file.getbuffer()
-
-
-def _one(exchange: Exchange, outputs: Mapping[str, Array]) -> tuple[str, Array]:
-    name = exchange.query.get("output")
-    if name is None and len(outputs) == 1:
-        return next(iter(outputs.items()))
-    if name not in outputs:
-        raise Refusal(f"which output? Name it in the query, as in ?output=y; there are {', '.join(sorted(outputs))}")
-    assert name is not None
-    return name, outputs[name]
 
 
 def _storable(name: str, array: Array) -> Array:

@@ -44,12 +44,17 @@ class Backends:
         self.pool = AsyncPool(dialings, max_connections=settings.backend_connections)
 
     async def predict(
-        self, exchange: Exchange, path: ModelPath, signature: str | None, inputs: Mapping[str, Tensor]
+        self,
+        exchange: Exchange,
+        path: ModelPath,
+        signature: str | None,
+        inputs: Mapping[str, Tensor],
+        outputs: list[str] | None = None,
     ) -> results.Prediction:
-        """Runs a signature on tensors."""
+        """Runs a signature on tensors, for the outputs named (None: all of them)."""
         left = exchange.left_s
         request = PredictRequest(
-            path.spec(signature), dict(inputs), None, requests.timeout_ms(left), exchange.request_id
+            path.spec(signature), dict(inputs), outputs, requests.timeout_ms(left), exchange.request_id
         )
         found = answers.prediction(await self.pool.call("predict", left, request))
         exchange.ran = found.model, found.version

@@ -13,16 +13,18 @@ import orjson
 
 from thriftserve.gateway.catalog import DEFAULT_SIGNATURE, Catalog
 from thriftserve.gateway.examples import serialised
-from thriftserve.gateway.exchange import Exchange, Reply
+from thriftserve.gateway.exchange import SIGNATURE, Exchange, Reply
 from thriftserve.gateway.failures import Refusal
 from thriftserve.gateway.json_answers import Array, written
 from thriftserve.gateway.json_requests import Types, signature_name
+from thriftserve.gateway.json_text import members
 from thriftserve.gateway.model_api import ModelApi
 from thriftserve.gateway.paths import ModelPath
 from thriftserve_client.results import Prediction, SignatureInfo
 from thriftserve_idl.ttypes import DataType, Tensor
 
 _INPUT = "inputs"
+_MEMBERS = (SIGNATURE, "examples", "context")
 _METHODS = {
     "classify": ("classification", "tensorflow/serving/classify"),
     "regress": ("regression", "tensorflow/serving/regress"),
@@ -47,7 +49,9 @@ class ExampleApi:
         return Reply(b'{"results":%s}' % written(_values(outputs, count)))
 
     async def _run(self, exchange: Exchange, path: ModelPath, document: dict[str, Any]) -> tuple[Prediction, int]:
-        name = signature_name(document)
+        exchange.check_query(SIGNATURE)
+        document = members(document, _MEMBERS)
+        name = signature_name(document) or exchange.query.get(SIGNATURE)
         examples = serialised(document)
         described = await self._catalog.describe(path, exchange.left_s)
         check(described.signatures.get(name or DEFAULT_SIGNATURE), name or DEFAULT_SIGNATURE, path.verb)

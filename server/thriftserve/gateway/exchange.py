@@ -36,6 +36,9 @@ _GZIP_OR_ZLIB = 32 + zlib.MAX_WBITS
 _PATIENCE = 4
 _CLOSE = {"connection": "close"}
 _TIMEOUT_HEADER = "x-request-timeout"
+SIGNATURE = "signature_name"
+#: Parameters that a query may have somewhere.
+_PARAMETERS = frozenset((SIGNATURE, "input", "shape", "output", "top_k", "min_score", "max_detections", "model"))
 
 
 @dataclass
@@ -90,6 +93,17 @@ class Exchange:
         except ValueError as error:
             raise Refusal(f"the query can't be read: {error}") from None
 
+    def check_query(self, *known: str) -> None:
+        """Refuses parameters that have an effect elsewhere and none on this request; unknown ones are let pass.
+
+        Raises:
+            Refusal: the query has one of them.
+        """
+        for name in self.query:
+            if name in _PARAMETERS and name not in known:
+                here = ", ".join(("timeout", *known))
+                raise Refusal(f"the query has {name}, which has no effect here; known here: {here}")
+
     @cached_property
     def request_id(self) -> str:
         """The client's own X-Request-Id, or a new one."""
@@ -108,7 +122,7 @@ class Exchange:
         Raises:
             Refusal: it is no number of seconds.
         """
-        text = self.query.get("timeout") or self.headers.get(_TIMEOUT_HEADER)
+        text = self._timeout_text
         if text is None:
             return self._settings.request_timeout_s
         try:
@@ -118,6 +132,15 @@ class Exchange:
         if not LEAST_TIMEOUT_S <= seconds < math.inf:
             raise Refusal(f"timeout is {text[:100]!r}: expected seconds, {LEAST_TIMEOUT_S:g} at least")
         return min(seconds, self._settings.max_timeout_s)
+
+    @property
+    def _timeout_text(self) -> str | None:
+        return self.query.get("timeout") or self.headers.get(_TIMEOUT_HEADER)
+
+    def ask_for(self, seconds: float) -> None:
+        """Takes the time that a body asks for, where neither the query nor a header says another."""
+        if self._timeout_text is None:
+            self.timeout_s = min(max(seconds, LEAST_TIMEOUT_S), self._settings.max_timeout_s)
 
     @property
     def left_s(self) -> float:

@@ -12,6 +12,7 @@ from typing import Any
 
 from thriftserve.gateway.backends import Backends
 from thriftserve.gateway.exchange import Exchange, Reply
+from thriftserve.gateway.failures import Refusal
 from thriftserve.gateway.images_in import Images
 from thriftserve.gateway.json_answers import number
 from thriftserve.gateway.paths import ModelPath
@@ -30,7 +31,7 @@ class ImageApi:
         try:
             answer = await self._backends.classify(exchange, path, found.signature, found.images, found.whole("top_k"))
         except NotFoundError as error:
-            raise _unknown(path, error) from None
+            raise unknown(path, error) from None
         return Reply.of({"results": [[[one.label, number(one.score)] for one in image] for image in answer]})
 
     async def detect(self, exchange: Exchange, path: ModelPath, found: Images) -> Reply:
@@ -40,11 +41,11 @@ class ImageApi:
                 exchange, path, found.signature, found.images, found.number("min_score"), found.whole("max_detections")
             )
         except NotFoundError as error:
-            raise _unknown(path, error) from None
+            raise unknown(path, error) from None
         return Reply.of({"results": [_detections(image) for image in answer]})
 
 
-def _unknown(path: ModelPath, error: NotFoundError) -> Exception:
+def unknown(path: ModelPath, error: NotFoundError) -> NotFoundError | Refusal:
     """The server says which it does not know: a model or version, or a signature."""
     return error if "signature" in error.message else path.not_found()
 

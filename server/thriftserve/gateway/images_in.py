@@ -16,16 +16,18 @@ from typing import Any, TypeVar
 from starlette.datastructures import Headers, UploadFile
 from starlette.formparsers import MultiPartException, MultiPartParser
 
-from thriftserve.gateway.exchange import Exchange
+from thriftserve.gateway.exchange import SIGNATURE, Exchange
 from thriftserve.gateway.failures import Refusal
 from thriftserve.gateway.json_faults import from_base64
-from thriftserve.gateway.json_text import shown
+from thriftserve.gateway.json_text import members, shown
 
 N = TypeVar("N", int, float)
 
 #: Files and fields of one form.
 _MOST_FILES = 256
 _MOST_FIELDS = 32
+#: What may be said beside images, by what is asked of them.
+OPTIONS = {"classify": (SIGNATURE, "top_k"), "detect": (SIGNATURE, "min_score", "max_detections")}
 
 
 @dataclass
@@ -84,31 +86,39 @@ def bears_images(content_type: str) -> bool:
     return content_type.startswith("image/") or content_type == "multipart/form-data"
 
 
-async def images_of(exchange: Exchange) -> Images:
-    """The images of a body that `bears_images`.
+async def images_of(exchange: Exchange, verb: str) -> Images:
+    """The images of a body that `bears_images`, for "classify" or "detect".
 
     Raises:
-        Refusal: there is none, or the form is damaged.
+        Refusal: there is none, the form is damaged, or an option is not known there.
     """
+    exchange.check_query(*OPTIONS[verb])
     body = await exchange.body()
     if exchange.content_type.startswith("image/"):
         found = Images([body], {})
     else:
         found = await _of_form(exchange, body)
+    for name in found.options:
+        if name not in OPTIONS[verb]:
+            raise Refusal(
+                f"the form has the field {name[:100]!r}, which is no file; options here: {', '.join(OPTIONS[verb])}"
+            )
     found.options = {**exchange.query, **found.options}
     return _some(found)
 
 
-def images_in(document: dict[str, Any], query: dict[str, str]) -> Images:
-    """The images of a JSON object.
+def images_in(exchange: Exchange, verb: str, document: dict[str, Any]) -> Images:
+    """The images of a JSON object, for "classify" or "detect".
 
     Raises:
-        Refusal: there is none, or one is no base64.
+        Refusal: there is none, one is no base64, or an option is not known there.
     """
-    images = document.get("images")
+    exchange.check_query(*OPTIONS[verb])
+    given = members(document, ("images", *OPTIONS[verb]))
+    images = given.get("images")
     if type(images) is not list:
         raise Refusal(f"JSON Value: {shown(document)} Expecting 'images' to be a list of {{\"b64\": text}}")
-    return _some(Images([from_base64(one) for one in images], {**query, **document}))
+    return _some(Images([from_base64(one) for one in images], {**exchange.query, **given}))
 
 
 def _some(found: Images) -> Images:

@@ -38,7 +38,7 @@ def signature_name(document: dict[str, Any]) -> str | None:
         Refusal: it is not text.
     """
     name = document.get("signature_name")
-    if name is None and "signature_name" not in document:
+    if name is None:
         return None
     if type(name) is not str:
         raise Refusal(
@@ -130,6 +130,9 @@ def _of_columns(inputs: Any, types: Types) -> dict[str, Tensor]:
     for name in types:
         if name not in inputs:
             raise Refusal(f"Missing named input: {name} in 'inputs' object.")
+    for name in inputs:
+        if name not in types:
+            raise Refusal(f"JSON object: does not have named input: {name}")
     return {name: _tensor(inputs[name], dtype) for name, dtype in types.items()}
 
 

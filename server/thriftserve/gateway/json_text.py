@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import json
 import re
+from collections.abc import Collection, Mapping
 from typing import Any
 
 import orjson
@@ -67,6 +68,24 @@ def parsed_object(body: bytes) -> dict[str, Any]:
     if type(value) is not dict:
         raise Refusal(f"JSON Value: {shown(value)} Is not object")
     return value
+
+
+def without_nulls(value: Mapping[str, Any]) -> dict[str, Any]:
+    """An object without its members that are null: they are as if left out."""
+    return {name: one for name, one in value.items() if one is not None}
+
+
+def members(document: Mapping[str, Any], known: Collection[str]) -> dict[str, Any]:
+    """The members of a request that are not null.
+
+    Raises:
+        Refusal: one is not known, and would have no effect.
+    """
+    given = without_nulls(document)
+    for name in given:
+        if name not in known:
+            raise Refusal(f"JSON object: has the unknown key {name[:100]!r}; known here: {', '.join(known)}")
+    return given
 
 
 def shown(value: Any) -> str:

@@ -12,15 +12,15 @@ from collections.abc import Awaitable, Callable, Mapping
 from typing import Any, TypeVar
 
 from thriftserve.gateway import json_answers
-from thriftserve.gateway.arrays_in import KINDS, tensors_in
+from thriftserve.gateway.arrays_in import KINDS, query_of, tensors_in
 from thriftserve.gateway.arrays_out import accepted, reply_of
 from thriftserve.gateway.backends import Backends
 from thriftserve.gateway.catalog import Catalog, declares_nothing, signature_of
-from thriftserve.gateway.exchange import Exchange, Reply
+from thriftserve.gateway.exchange import SIGNATURE, Exchange, Reply
 from thriftserve.gateway.failures import Refusal
 from thriftserve.gateway.images_in import bears_images
 from thriftserve.gateway.json_requests import Form, Types, signature_name, tensors_of, with_images
-from thriftserve.gateway.json_text import parsed_object
+from thriftserve.gateway.json_text import members, parsed_object
 from thriftserve.gateway.paths import ModelPath
 from thriftserve_client.errors import FailedPreconditionError, InvalidArgumentError, NotFoundError
 from thriftserve_client.results import ModelMetadata, ModelStatus, Prediction, SignatureInfo, TensorInfo
@@ -30,9 +30,13 @@ T = TypeVar("T")
 #: Makes tensors of a request by a signature and its inputs' types; the second value comes back beside the outputs.
 Read = Callable[[SignatureInfo, Types], Awaitable[tuple[dict[str, Tensor], T]]]
 
+#: Names of outputs; None: all of them.
+Outputs = list[str] | None
+
 #: Larger bodies are read and written in a thread, so that other requests go on.
 LARGE_BYTES = 1024 * 1024
 _CHANNELS = (1, 3, 4)
+_MEMBERS = (SIGNATURE, "instances", "inputs")
 
 
 async def aside(size: int, work: Callable[..., T], *values: Any) -> T:
@@ -50,6 +54,7 @@ class ModelApi:
 
     async def predict(self, exchange: Exchange, path: ModelPath) -> Reply:
         """Runs a signature on the tensors of a body: JSON, or as they lie in memory."""
+        exchange.check_query(SIGNATURE, "output", *query_of(exchange.content_type))
         body = await exchange.body()
         if exchange.content_type in KINDS:
             prediction, form = await self._predict_arrays(exchange, path, body)
@@ -57,32 +62,34 @@ class ModelApi:
             prediction, form = await self._predict_json(exchange, path, body)
         kind = accepted(exchange)
         if kind is not None:
-            return reply_of(exchange, prediction.outputs, kind)
+            return reply_of(prediction.outputs, kind)
         size = sum(array.nbytes for array in prediction.outputs.values())
         return Reply(await aside(size, json_answers.answer, prediction.outputs, form))
 
     async def _predict_json(self, exchange: Exchange, path: ModelPath, body: bytes) -> tuple[Prediction, Form]:
         if bears_images(exchange.content_type):
             raise Refusal(f":predict takes no {exchange.content_type}: send images to :classify or :detect", 415)
-        document = await aside(len(body), parsed_object, body)
-        name = signature_name(document)
+        document = members(await aside(len(body), parsed_object, body), _MEMBERS)
+        name = signature_name(document) or exchange.query.get(SIGNATURE)
 
         async def read(signature: SignatureInfo, types: Types) -> tuple[dict[str, Tensor], Form]:
             sent = with_images(document, types, pixels(signature))
             return await aside(len(body), tensors_of, document, sent, name)
 
-        return await self.run(exchange, path, name, read)
+        return await self.run(exchange, path, name, read, _asked(exchange))
 
     async def _predict_arrays(self, exchange: Exchange, path: ModelPath, body: bytes) -> tuple[Prediction, Form]:
         async def read(signature: SignatureInfo, types: Types) -> tuple[dict[str, Tensor], Form]:
             return tensors_in(exchange, body, signature, types, self._max_body_bytes), Form.COLUMNAR
 
-        return await self.run(exchange, path, exchange.query.get("signature_name"), read)
+        return await self.run(exchange, path, exchange.query.get(SIGNATURE), read, _asked(exchange))
 
     async def run(
-        self, exchange: Exchange, path: ModelPath, signature: str | None, read: Read[T]
+        self, exchange: Exchange, path: ModelPath, signature: str | None, read: Read[T], outputs: Outputs = None
     ) -> tuple[Prediction, T]:
         """Runs a signature on what `read` makes of it and its types: tensors, and something to keep by.
+
+        `outputs` are the names of those wanted; None: all of them.
 
         Where the model has changed since it was described, all is done once more by the new description: a server
         that refuses what was made by the old one, or a request that does not fit it, may be the first to tell.
@@ -93,25 +100,32 @@ class ModelApi:
         """
         described = await self._catalog.describe(path, exchange.left_s)
         try:
-            return await self._run(exchange, path, described, signature, read)
+            return await self._run(exchange, path, described, signature, read, outputs)
         except (InvalidArgumentError, NotFoundError, FailedPreconditionError, Refusal) as error:
             renewed = await self._catalog.refresh(path, exchange.left_s, ours=isinstance(error, Refusal))
             if renewed == described:
                 raise
-            return await self._run(exchange, path, renewed, signature, read)
+            return await self._run(exchange, path, renewed, signature, read, outputs)
 
     async def _run(
-        self, exchange: Exchange, path: ModelPath, described: ModelMetadata, signature: str | None, read: Read[T]
+        self,
+        exchange: Exchange,
+        path: ModelPath,
+        described: ModelMetadata,
+        signature: str | None,
+        read: Read[T],
+        outputs: Outputs,
     ) -> tuple[Prediction, T]:
         exchange.ran = described.model, described.version
         declared = signature_of(described, signature)
         inputs, kept = await read(declared, types_of(described, declared))
-        prediction = await self._backends.predict(exchange, path, signature, inputs)
+        prediction = await self._backends.predict(exchange, path, signature, inputs, outputs)
         self._catalog.ran(path, prediction.version)
         return prediction, kept
 
     async def status(self, exchange: Exchange, path: ModelPath) -> Reply:
         """The state of every version, or of the one named."""
+        exchange.check_query()
         try:
             found = await self._backends.status(exchange, path)
         except NotFoundError:
@@ -124,12 +138,20 @@ class ModelApi:
 
     async def metadata(self, exchange: Exchange, path: ModelPath) -> Reply:
         """The signatures."""
+        exchange.check_query()
         return Reply.of(metadata_form(await self._catalog.renew(path, exchange.left_s)))
 
     async def models(self, exchange: Exchange) -> Reply:
         """The state of every model."""
+        exchange.check_query()
         found = await self._backends.models(exchange.left_s)
         return Reply.of({"models": [{"name": one.name, **status_form(one)} for one in found]})
+
+
+def _asked(exchange: Exchange) -> Outputs:
+    """The one output that the query names; None: all of them."""
+    name = exchange.query.get("output")
+    return [name] if name else None
 
 
 def types_of(described: ModelMetadata, signature: SignatureInfo) -> Types:

@@ -18,6 +18,15 @@ def _list(items: Schema) -> Schema:
     return {"type": "array", "items": items}
 
 
+def _closed(schema: Schema) -> Schema:
+    """An object whose other members are refused."""
+    return {**schema, "additionalProperties": False}
+
+
+def _or_null(schema: Schema) -> Schema:
+    return {"anyOf": [schema, {"type": "null"}]}
+
+
 _TEXT: Schema = {"type": "string"}
 _NUMBER: Schema = {"type": "number"}
 _WHOLE: Schema = {"type": "integer"}
@@ -30,7 +39,7 @@ _STATE: Schema = {"enum": ["START", "LOADING", "AVAILABLE", "UNLOADING", "END"]}
 # Requests
 
 PREDICT: Schema = {
-    **_object(signature_name=_TEXT, instances={"type": "array", "minItems": 1}, inputs={}),
+    **_closed(_object(signature_name=_or_null(_TEXT), instances={"type": "array", "minItems": 1}, inputs={})),
     "oneOf": [{"required": ["instances"]}, {"required": ["inputs"]}],
     "examples": [
         {"instances": [1.0, 2.0, 5.0]},
@@ -39,30 +48,54 @@ PREDICT: Schema = {
 }
 _FEATURES: Schema = {"type": "object", "additionalProperties": {}}
 EXAMPLES: Schema = {
-    **_object(("examples",), signature_name=_TEXT, context=_FEATURES, examples={**_list(_FEATURES), "minItems": 1}),
+    **_closed(
+        _object(
+            ("examples",),
+            signature_name=_or_null(_TEXT),
+            context=_or_null(_FEATURES),
+            examples={**_list(_FEATURES), "minItems": 1},
+        )
+    ),
     "examples": [{"signature_name": "regress_x_to_y", "examples": [{"x": 2.0}, {"x": [5.0], "n": 1}]}],
 }
 _IMAGES: Schema = {**_list(_BASE64), "minItems": 1}
-CLASSIFY: Schema = {"anyOf": [EXAMPLES, _object(("images",), images=_IMAGES, signature_name=_TEXT, top_k=_WHOLE)]}
-DETECT: Schema = _object(
-    ("images",), images=_IMAGES, signature_name=_TEXT, min_score=_NUMBER, max_detections={"type": "integer"}
+CLASSIFY: Schema = {
+    "anyOf": [
+        EXAMPLES,
+        _closed(_object(("images",), images=_IMAGES, signature_name=_or_null(_TEXT), top_k=_or_null(_WHOLE))),
+    ]
+}
+DETECT: Schema = _closed(
+    _object(
+        ("images",),
+        images=_IMAGES,
+        signature_name=_or_null(_TEXT),
+        min_score=_or_null(_NUMBER),
+        max_detections=_or_null(_WHOLE),
+    )
 )
+_TRUTH: Schema = {"type": "boolean"}
+_COUNT: Schema = {"type": "integer", "minimum": 0}
 INFER: Schema = {
     **_object(
         ("inputs",),
-        id=_TEXT,
-        parameters=_ANY_OBJECT,
+        id=_or_null(_TEXT),
+        parameters=_or_null(_object(signature_name=_TEXT, binary_data_output=_TRUTH, timeout=_COUNT)),
         inputs=_list(
             _object(
                 ("name", "shape", "datatype"),
                 name=_TEXT,
-                shape=_list({"type": "integer", "minimum": 0}),
+                shape=_list(_COUNT),
                 datatype=_TEXT,
-                parameters=_ANY_OBJECT,
-                data=_list({}),
+                parameters=_or_null(_object(binary_data_size=_COUNT)),
+                data=_or_null(_list({})),
             )
         ),
-        outputs=_list(_object(("name",), name=_TEXT, parameters=_ANY_OBJECT)),
+        outputs=_or_null(
+            _list(
+                _object(("name",), name=_TEXT, parameters=_or_null(_object(binary_data=_TRUTH, classification=_COUNT)))
+            )
+        ),
     ),
     "examples": [{"id": "1", "inputs": [{"name": "x", "shape": [2], "datatype": "FP32", "data": [1.0, 2.0]}]}],
 }
