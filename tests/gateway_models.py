@@ -114,3 +114,39 @@ class Moody:
         elif word != "fine":
             raise getattr(errors, word)("as you wished")
         return inputs
+
+
+class Classes:
+    """Gives back what it is sent as scores of three classes, two of which have names; or sleeps for `sleep_s`."""
+
+    signatures = {  # noqa: RUF012
+        "serving_default": {
+            "inputs": {"x": ("float32", [None, 3])},
+            "outputs": {
+                "scores": ("float32", [None, 3]),
+                "number": ("int64", [None]),
+                "known": ("bool", [None, 3]),
+                "name": ("string", [None]),
+                "total": ("float32", []),
+            },
+        },
+        "slow": {"inputs": {"sleep_s": ("float32", [])}, "outputs": {"slept": ("float32", [])}},
+    }
+    labels = ("cat", "", "big: dog")
+
+    def predict(self, inputs: Inputs) -> Inputs:
+        x = inputs["x"]
+        best = x.argmax(axis=1)
+        names = [self.labels[at] for at in best]
+        return {"scores": x, "number": best, "known": x > 0, "name": names, "total": x.sum(dtype=np.float32)}
+
+    def slow(self, inputs: Inputs) -> Inputs:
+        time.sleep(float(inputs["sleep_s"]))
+        return {"slept": inputs["sleep_s"]}
+
+
+class Anything:
+    """Declares nothing, and gives back what it is sent."""
+
+    def predict(self, inputs: Inputs) -> Inputs:
+        return inputs

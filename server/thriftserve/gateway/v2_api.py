@@ -7,7 +7,7 @@ POST /v2/models/N[/versions/V]/infer   --JSON [and bytes]--> Backends --> JSON [
 from __future__ import annotations
 
 import re
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from typing import Any
 
@@ -17,20 +17,22 @@ from thriftserve import __version__
 from thriftserve.gateway import v2_tensors
 from thriftserve.gateway.arrays_in import RAW
 from thriftserve.gateway.catalog import Catalog, signature_of
-from thriftserve.gateway.exchange import JSON, Exchange, Reply
+from thriftserve.gateway.exchange import JSON, SIGNATURE, Exchange, Reply
 from thriftserve.gateway.failures import Refusal
 from thriftserve.gateway.health import Health
 from thriftserve.gateway.json_requests import Types
-from thriftserve.gateway.json_text import parsed_object
+from thriftserve.gateway.json_text import parsed_object, without_nulls
 from thriftserve.gateway.model_api import ModelApi, aside
 from thriftserve.gateway.paths import ModelPath, model_path
+from thriftserve.gateway.v2_classes import best_classes
+from thriftserve.gateway.v2_request import InferRequest, Wanted
 from thriftserve_client.results import Prediction, SignatureInfo, TensorInfo
 from thriftserve_idl.ttypes import Tensor
 
 _MODEL = re.compile(r"/v2(?P<which>/models/[^/:]+(?:/versions/\d+)?)(?:/(?P<verb>ready|infer))?", re.ASCII)
 #: How many of a body's first bytes are JSON; the rest are tensors.
 _JSON_LENGTH = "inference-header-content-length"
-_EXTENSIONS = ["binary_tensor_data"]
+_EXTENSIONS = ["binary_tensor_data", "classification"]
 
 
 class V2Api:
@@ -69,7 +71,8 @@ class V2Api:
 
     async def _metadata(self, exchange: Exchange, path: ModelPath) -> Reply:
         described = await self._catalog.renew(path, exchange.left_s)
-        signature = signature_of(described, exchange.query.get("signature_name"))
+        exchange.check_query(SIGNATURE)
+        signature = signature_of(described, exchange.query.get(SIGNATURE))
         return Reply.of(
             {
                 "name": described.model,
@@ -81,19 +84,28 @@ class V2Api:
         )
 
     async def _infer(self, exchange: Exchange, path: ModelPath) -> Reply:
+        exchange.check_query(SIGNATURE)
         body = memoryview(await exchange.body())
         length = _json_length(exchange, len(body))
-        document = await aside(len(body), parsed_object, bytes(body[:length]))
-        wanted = _wanted(document)
-        name = _parameters(document).get("signature_name")
-        if name is not None and type(name) is not str:
-            raise Refusal("parameters.signature_name must be text")
+        document = without_nulls(await aside(len(body), parsed_object, bytes(body[:length])))
+        request = InferRequest.read(document)
+        if request.timeout_s is not None:
+            exchange.ask_for(request.timeout_s)
 
-        async def read(_: SignatureInfo, types: Types) -> tuple[dict[str, Tensor], None]:
+        async def read(declared: SignatureInfo, types: Types) -> tuple[dict[str, Tensor], None]:
+            if types is not None:
+                request.check(declared)
             return await aside(len(body), v2_tensors.tensors_in, document.get("inputs"), body[length:]), None
 
-        prediction, _ = await self._models.run(exchange, path, name, read)
-        return _reply(document, prediction, wanted)
+        signature = request.signature or exchange.query.get(SIGNATURE)
+        prediction, _ = await self._models.run(exchange, path, signature, read, request.names())
+        wanted = request.wanted(prediction)
+        labels: Sequence[str] = ()
+        if any(one.classes for one in wanted.values()):
+            ran = replace(path, version=prediction.version, label=None)
+            labels = (await self._catalog.describe(ran, exchange.left_s)).labels
+        size = sum(array.nbytes for array in prediction.outputs.values())
+        return await aside(size, _reply, request.request_id, prediction, wanted, labels)
 
 
 def _only(method: str, exchange: Exchange) -> None:
@@ -110,40 +122,22 @@ def _json_length(exchange: Exchange, size: int) -> int:
     return int(text)
 
 
-def _parameters(value: Any) -> dict[str, Any]:
-    found = value.get("parameters", {})
-    if type(found) is not dict:
-        raise Refusal('"parameters" must be an object')
-    return found
-
-
-def _wanted(document: dict[str, Any]) -> dict[str, bool] | None:
-    """The outputs asked for, and whether each as bytes; None: all of them."""
-    outputs = document.get("outputs")
-    every = bool(_parameters(document).get("binary_data_output"))
-    if not outputs:
-        return {"": True} if every else None
-    if type(outputs) is not list or not all(type(one) is dict and type(one.get("name")) is str for one in outputs):
-        raise Refusal('"outputs" must be a list of objects with a name each')
-    return {one["name"]: bool(_parameters(one).get("binary_data", every)) for one in outputs}
-
-
-def _reply(document: dict[str, Any], prediction: Prediction, wanted: dict[str, bool] | None) -> Reply:
-    as_bytes = wanted is not None and wanted.get("", False)
-    asked = dict.fromkeys(prediction, as_bytes) if wanted is None or "" in wanted else wanted
-    unknown = [name for name in asked if name not in prediction]
-    if unknown:
-        raise Refusal(f"no output {unknown[0]!r}; there are {', '.join(prediction)}")
+def _reply(
+    request_id: str | None, prediction: Prediction, wanted: Mapping[str, Wanted], labels: Sequence[str]
+) -> Reply:
     told, tails = [], []
-    for name, binary in asked.items():
-        one, tail = v2_tensors.output(name, prediction[name], binary)
+    for name, how in wanted.items():
+        array = prediction[name]
+        if how.classes:
+            array = best_classes(name, array, how.classes, labels)
+        one, tail = v2_tensors.output(name, array, how.binary)
         told.append(one)
         tails.append(tail)
     answer: dict[str, Any] = {"model_name": prediction.model, "model_version": str(prediction.version), "outputs": told}
-    if type(document.get("id")) is str:
-        answer["id"] = document["id"]
+    if request_id is not None:
+        answer["id"] = request_id
     text = orjson.dumps(answer)
-    if not any(asked.values()):
+    if not any(how.binary for how in wanted.values()):
         return Reply(text, JSON)
     return Reply(b"".join([text, *tails]), RAW, headers={_JSON_LENGTH: str(len(text))})
 

@@ -20,7 +20,8 @@ from thriftserve.gateway.failures import Refusal
 from thriftserve.gateway.json_answers import Array, written
 from thriftserve.gateway.json_faults import tensor_of
 from thriftserve.gateway.json_tensors import quick_tensor
-from thriftserve.gateway.json_text import shown
+from thriftserve.gateway.json_text import shown, without_nulls
+from thriftserve.gateway.v2_request import parameters_of
 from thriftserve_client.codec import data_type, numpy_dtype
 from thriftserve_idl.ttypes import DataType, Tensor
 
@@ -58,9 +59,13 @@ def tensors_in(inputs: Any, tail: memoryview) -> dict[str, Tensor]:
     if type(inputs) is not list or not all(type(one) is dict for one in inputs):
         raise Refusal('"inputs" must be a list of objects')
     found: dict[str, Tensor] = {}
-    for one in inputs:
+    for one in map(without_nulls, inputs):
         name, dtype, shape = _head(one)
-        size = _parameters(one).get("binary_data_size")
+        if name in found:
+            raise Refusal(f"input {name!r} is there more than once")
+        size = parameters_of(one, f"input {name!r}: parameters").get("binary_data_size")
+        if size is not None and "data" in one:
+            raise Refusal(f"input {name!r} has data and binary_data_size: give one of them")
         if size is None:
             found[name] = _of_values(name, dtype, shape, one.get("data"))
             continue
@@ -83,13 +88,6 @@ def _head(one: dict[str, Any]) -> tuple[str, DataType, list[int]]:
     if not fine or not all(type(size) is int and 0 <= size < 2**63 for size in shape or ()):
         raise Refusal(f"input {name!r} has shape {shown(shape)}: expected a list of sizes")
     return name, DATATYPES[datatype], shape or []
-
-
-def _parameters(one: dict[str, Any]) -> dict[str, Any]:
-    found = one.get("parameters", {})
-    if type(found) is not dict:
-        raise Refusal(f'"parameters" is {shown(found)}: expected an object')
-    return found
 
 
 def _of_values(name: str, dtype: DataType, shape: list[int], data: Any) -> Tensor:
