@@ -110,11 +110,15 @@ UNCLASSIFIED: list[tuple[str, Any, str]] = [
     ),
     ("regress", {**REGRESS, "examples": [{"n": 2**63}]}, "Feature: n has uint64 element. Only int64 is supported."),
     ("regress", {**REGRESS, "examples": [{"x": 1e39}]}, "without loss of precision"),
-    ("regress", {**REGRESS, "examples": [{"x": 1.0}], "contexts": {}}, "JSON object: has the unknown key 'contexts'"),
+    (
+        "regress",
+        {**REGRESS, "examples": [{"x": 1.0}], "contexts": {}},
+        "JSON object: has the key 'contexts', which has no effect here",
+    ),
     (
         "classify",
         {"signature_name": "classify_x_to_y", "examples": [{"x": 2.0}], "top_k": 1},
-        "JSON object: has the unknown key 'top_k'; known here: signature_name, examples, context",
+        "JSON object: has the key 'top_k', which has no effect here; known here: signature_name, examples, context",
     ),
     ("regress?top_k=1", {**REGRESS, "examples": [{"x": 1.0}]}, "the query has top_k, which has no effect here"),
 ]
@@ -181,10 +185,10 @@ def test_options_of_images(door: Door, query: str, options: dict[str, Any], clas
 @pytest.mark.parametrize(
     ("verb", "sent", "message"),
     [
-        ("classify", {"topk": 1}, "JSON object: has the unknown key 'topk'; known here: images, signature_name, top_k"),
-        ("classify", {"min_score": 1}, "JSON object: has the unknown key 'min_score'"),
-        ("classify", {"examples": []}, "JSON object: has the unknown key 'examples'"),
-        ("detect", {"top_k": 1}, "JSON object: has the unknown key 'top_k'"),
+        ("classify", {"topk": 1}, "JSON object: has the key 'topk', which has no effect here; did you mean 'top_k'?"),
+        ("classify", {"min_score": 1}, "JSON object: has the key 'min_score', which has no effect here"),
+        ("classify", {"examples": []}, "JSON object: has the key 'examples', which has no effect here"),
+        ("detect", {"top_k": 1}, "JSON object: has the key 'top_k', which has no effect here"),
         ("classify?min_score=0.5", {}, "the query has min_score, which has no effect here"),
         (
             "detect?top_k=5",

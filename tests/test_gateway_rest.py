@@ -205,13 +205,13 @@ WRONG: list[tuple[str, Any, int, str | None]] = [
         HALF,
         {"instances": [1], "signature_nam": "half_plus_three"},
         400,
-        "JSON object: has the unknown key 'signature_nam'; known here: signature_name, instances, inputs",
+        "JSON object: has the key 'signature_nam', which has no effect here; did you mean 'signature_name'?",
     ),
     (
         HALF,
         {"instances": [1], "top_k": 3},
         400,
-        "JSON object: has the unknown key 'top_k'; known here: signature_name, instances, inputs",
+        "JSON object: has the key 'top_k', which has no effect here; known here: signature_name, instances, inputs",
     ),
     (HALF, {"inputs": {"x": [1], "z": [2]}}, 400, "JSON object: does not have named input: z"),
     (
@@ -373,6 +373,12 @@ WRONG: list[tuple[str, Any, int, str | None]] = [
     ("/v1/models/moody:predict", {"instances": ["raise"]}, 500, None),
     ("/v1/models/moody:predict?timeout=0.1", {"instances": ["sleep 0.5"]}, 504, None),
 ]
+
+
+def test_keys_that_nobody_knows_pass(door: Door) -> None:
+    """As with TensorFlow Serving: clients exist that send more than they need."""
+    answer = door.post(HALF, {"instances": [1], "trace_id": "7"})
+    assert (answer.status, answer.json()) == (200, {"predictions": [2.5]})
 
 
 @pytest.mark.parametrize(("path", "sent", "status", "message"), WRONG)

@@ -6,6 +6,7 @@ no JSON --> Refusal("JSON Parse error: Missing a comma or ] after an array eleme
 
 from __future__ import annotations
 
+import difflib
 import json
 import re
 from collections.abc import Collection, Mapping
@@ -70,6 +71,14 @@ def parsed_object(body: bytes) -> dict[str, Any]:
     return value
 
 
+#: Those that some request takes.
+_MEMBERS = frozenset(
+    ("signature_name", "instances", "inputs", "examples", "context", "images", "top_k", "min_score", "max_detections")
+)
+#: How much of a key must be that of a known one for it to be taken as misspelt.
+_ALIKE = 0.8
+
+
 def without_nulls(value: Mapping[str, Any]) -> dict[str, Any]:
     """An object without its members that are null: they are as if left out."""
     return {name: one for name, one in value.items() if one is not None}
@@ -78,13 +87,22 @@ def without_nulls(value: Mapping[str, Any]) -> dict[str, Any]:
 def members(document: Mapping[str, Any], known: Collection[str]) -> dict[str, Any]:
     """The members of a request that are not null.
 
+    As with TensorFlow Serving, members that nobody knows pass: clients exist that send more than they need.
+
+    Args:
+        known: those that have an effect.
+
     Raises:
-        Refusal: one is not known, and would have no effect.
+        Refusal: one is meant to have an effect and would have none: it is known elsewhere, or is a known one misspelt.
     """
     given = without_nulls(document)
     for name in given:
-        if name not in known:
-            raise Refusal(f"JSON object: has the unknown key {name[:100]!r}; known here: {', '.join(known)}")
+        if name in known:
+            continue
+        meant = difflib.get_close_matches(name, known, 1, _ALIKE)
+        if meant or name in _MEMBERS:
+            hint = f"did you mean {meant[0]!r}?" if meant else f"known here: {', '.join(known)}"
+            raise Refusal(f"JSON object: has the key {name[:100]!r}, which has no effect here; {hint}")
     return given
 
 
