@@ -73,6 +73,7 @@ def test_an_input_without_batch_takes_one_image() -> None:
         ((4, 4, 3), images(plain(), plain()), ["takes 1 image(s) a run: 2 were sent"]),
         ((None, 4, 4, 3), images(), ["input 'image' was sent without an image"]),
         ((None, 4, 4, 3), images(plain(), b"junk"), ["image 1 (4 bytes, beginning b'junk')"]),
+        ((None, 4, 4, 3), images(plain(), b"<svg/>"), ["image 1: an SVG drawing can't be read; render it to PNG"]),
         ((None, 4, 4, 3), {"image": np.array([[plain()]], object)}, ["STRING of shape [1, 1]", "rank 1"]),
         ((None, 4, 4, 3), images(plain(2000, 1000)), ["image 0 has 2000x1000", "at most 1000000"]),
         ((None, None, None, 3), images(*[plain(900, 1000)] * 2), ["images 0 to 1 of 2 have 1800000 pixels", "1000000"]),

@@ -2,30 +2,25 @@
 
     bytes --> open, header checks --> draft, load --> upright --> channels --> resize --> uint8 [H, W, C] --> scaled
 
-What a sender can do wrong costs an InvalidArgument that names the image; Pillow's global switches stay as they are.
+What a sender can do wrong costs an InvalidArgument that names the image. Of Pillow's global switches one is touched:
+its own limit of pixels is raised where the server's is higher.
 """
 
 from __future__ import annotations
 
-import io
 from dataclasses import dataclass
 from types import ModuleType
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import numpy as np
 
 from thriftserve.errors import FailedPrecondition, InvalidArgument, Unimplemented
+from thriftserve.models.image_formats import FORMATS, OpenedImage, UnreadableKind, format_of, open_image
 from thriftserve.models.image_settings import ImageSettings
 from thriftserve.models.pixels import Fit, Target, coloured, turn_of
 from thriftserve.models.session import Array
 
-if TYPE_CHECKING:
-    from PIL.Image import Image
-
-__all__ = ["FORMATS", "DecodedImage", "Target", "decode", "prepare", "scaled"]
-
-#: The only parsers that a request can reach.
-FORMATS = ("JPEG", "PNG", "GIF", "BMP", "WEBP", "TIFF")
+__all__ = ["DecodedImage", "Target", "decode", "prepare", "scaled"]
 
 
 @dataclass(frozen=True)
@@ -41,7 +36,7 @@ def decode(data: bytes, target: Target, *, max_pixels: int, index: int) -> Decod
     """Decodes and resizes one image.
 
     Args:
-        data: a JPEG, PNG, GIF (its first frame), BMP, WebP or TIFF file.
+        data: a JPEG, PNG, BMP, WebP, GIF or TIFF file; of several frames or images, the first.
         target: size, channels and settings of the input that it is for.
         max_pixels: an image whose header tells of more is refused before it is decoded.
         index: the image's place in its request, from 0, for messages.
@@ -51,13 +46,15 @@ def decode(data: bytes, target: Target, *, max_pixels: int, index: int) -> Decod
     """
     if not data:
         raise InvalidArgument(f"image {index} is empty: expected {_formats()}")
-    image = _opened(data, max_pixels, index)
+    opened = _opened(data, max_pixels, index)
     try:
-        return _decoded(image, target, max_pixels, index)
+        return _decoded(opened, target, max_pixels, index)
     except (MemoryError, InvalidArgument):
         raise
+    except UnreadableKind as error:
+        raise InvalidArgument(f"image {index}: {error}") from error
     except Exception as error:  # whatever a parser makes of damaged bytes is the sender's matter
-        raise InvalidArgument(f"image {index} ({image.format}) can't be decoded: {_reason(error)}") from error
+        raise InvalidArgument(f"image {index} ({opened.format}) can't be decoded: {_reason(error)}") from error
 
 
 def prepare() -> None:
@@ -112,37 +109,47 @@ def _pillow() -> ModuleType:
     return Image
 
 
-def _opened(data: bytes, max_pixels: int, index: int) -> Image:
-    """The image with its header read, and not more."""
+def _raise_pillow_limit(max_pixels: int) -> None:
+    """Raise Pillow's own limit, of the whole process, to the server's where that is higher; never lower it."""
+    from PIL import Image
+
+    if Image.MAX_IMAGE_PIXELS is not None and max_pixels > Image.MAX_IMAGE_PIXELS:
+        Image.MAX_IMAGE_PIXELS = max_pixels
+
+
+def _opened(data: bytes, max_pixels: int, index: int) -> OpenedImage:
+    """Return the image with its header read, and not more."""
     pillow = _pillow()
+    _raise_pillow_limit(max_pixels)
+    image_format = None
     try:
-        image: Image = pillow.open(io.BytesIO(data), formats=FORMATS)
+        image_format = format_of(data)
+        if image_format is None:
+            raise InvalidArgument(
+                f"image {index} ({len(data)} bytes, beginning {data[:8]!r}) is no image: expected {_formats()}"
+            )
+        image = open_image(data, image_format)
+    except (MemoryError, InvalidArgument):
+        raise
+    except UnreadableKind as error:
+        raise InvalidArgument(f"image {index}: {error}") from error
     except (pillow.DecompressionBombError, pillow.DecompressionBombWarning) as error:
         raise InvalidArgument(f"image {index} is too large: {_reason(error)}") from error
-    except MemoryError:
-        raise
-    except pillow.UnidentifiedImageError:
-        raise InvalidArgument(
-            f"image {index} ({len(data)} bytes, beginning {data[:8]!r}) is not a whole header of {_formats()}"
-        ) from None
     except Exception as error:  # whatever a parser makes of damaged bytes is the sender's matter
-        raise InvalidArgument(f"image {index} can't be read: {_reason(error)}") from error
-    width, height = image.size
-    if width * height > max_pixels:
+        raise InvalidArgument(f"image {index} ({image_format}) can't be read: {_reason(error)}") from error
+    if image.width * image.height > max_pixels:
         raise InvalidArgument(
-            f"image {index} has {width}x{height} = {width * height} pixels: at most {max_pixels} are decoded"
+            f"image {index} has {image.width}x{image.height} = {image.width * image.height} pixels: "
+            f"at most {max_pixels} are decoded"
         )
     return image
 
 
-def _decoded(image: Image, target: Target, max_pixels: int, index: int) -> DecodedImage:
-    """Decodes an opened image. A JPEG's header tells how it lies, so that it can be decoded at a smaller scale."""
-    draftable = image.format in ("JPEG", "MPO")
-    if not draftable:
-        image.load()
-    turn = turn_of(image)
+def _decoded(opened: OpenedImage, target: Target, max_pixels: int, index: int) -> DecodedImage:
+    """Decode an opened image. A JPEG's header tells how it lies, so that it can be decoded at a smaller scale."""
+    turn = turn_of(opened.orientation)
     sideways = turn is not None and turn.name in ("TRANSPOSE", "TRANSVERSE", "ROTATE_90", "ROTATE_270")
-    width, height = image.size[::-1] if sideways else image.size
+    width, height = (opened.height, opened.width) if sideways else (opened.width, opened.height)
     fit = Fit.of(target, width, height)
     if fit.width * fit.height > max_pixels:
         raise InvalidArgument(
@@ -150,10 +157,10 @@ def _decoded(image: Image, target: Target, max_pixels: int, index: int) -> Decod
             f"at most {max_pixels} pixels are made"
         )
     # The nearest pixel of a smaller decoding is another pixel.
-    if draftable and target.settings.resample != "nearest":
-        image.draft("L" if target.channels == 1 else None, fit.scaled[::-1] if sideways else fit.scaled)
-    image.load()
-    ready = coloured(image, target.channels, target.settings.background)
+    draft = None
+    if target.settings.resample != "nearest":
+        draft = "L" if target.channels == 1 else None, fit.scaled[::-1] if sideways else fit.scaled
+    ready = coloured(opened.load(draft), target.channels, target.settings.background)
     pixels = np.asarray(fit.apply(ready if turn is None else ready.transpose(turn), target.settings))
     return DecodedImage(pixels if pixels.ndim == 3 else pixels[:, :, None], width, height)
 
@@ -163,4 +170,6 @@ def _formats() -> str:
 
 
 def _reason(error: Exception) -> str:
+    if type(error).__name__ == "UnidentifiedImageError":  # its text names an object of this process alone
+        return "its header is damaged"
     return str(error)[:200] or type(error).__name__

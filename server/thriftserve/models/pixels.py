@@ -1,6 +1,6 @@
 """A decoded Pillow image as a model wants it: upright, in its channels, of its size.
 
-image --> turn_of: how to set it upright;  image --> coloured --> Fit.apply --> uint8 image of the target's size
+orientation --> turn_of: what sets it upright;  image --> coloured --> Fit.apply --> uint8 image of the target's size
 
 The order saves work: what is thrown away is thrown away first.
 """
@@ -10,15 +10,13 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
-import numpy as np
-
+from thriftserve.models.image_formats import MODES
 from thriftserve.models.image_settings import ImageSettings
 
 if TYPE_CHECKING:
     from PIL.Image import Image, Transpose
 
-#: EXIF's tag for how the camera was held, and what sets the image upright for each of its values.
-ORIENTATION = 0x0112
+#: EXIF's orientation -> what sets the image upright.
 TURNS = {
     2: "FLIP_LEFT_RIGHT",
     3: "ROTATE_180",
@@ -89,16 +87,11 @@ class Fit:
         return left, top, left + across, top + down
 
 
-def turn_of(image: Image) -> Transpose | None:
-    """What sets the image upright by its EXIF orientation; None where it is upright, or its EXIF is damaged."""
+def turn_of(orientation: int) -> Transpose | None:
+    """Return what sets an image of this EXIF orientation upright; None where it is."""
     from PIL.Image import Transpose
 
-    try:
-        name = TURNS.get(int(image.getexif().get(ORIENTATION, 1)))
-    except MemoryError:
-        raise
-    except Exception:  # damaged EXIF is common in the wild, and the pixels are sound all the same
-        return None
+    name = TURNS.get(orientation)
     return None if name is None else Transpose[name]
 
 
@@ -108,26 +101,18 @@ def coloured(image: Image, channels: int, background: int | tuple[int, ...]) -> 
     Without an alpha channel of their own, transparent pixels show `background`.
 
     Raises:
-        ValueError: the image's mode has no known range of values (floating point), or Pillow can't convert it.
+        ValueError: the image's mode is none whose samples have a known meaning.
     """
     from PIL import Image as Pillow
 
-    if image.mode.startswith("I"):
-        image = Pillow.fromarray(_upper_byte(image))
-    if image.mode == "F":
-        raise ValueError("its pixels are floating-point numbers of no known range; save it with 8 or 16 bits")
+    if image.mode not in MODES:
+        raise ValueError(f"it has samples of a kind that is not known ({image.mode})")
     if channels == 4:
         return image.convert("RGBA")
     if image.has_transparency_data:
         backdrop = Pillow.new("RGBA", image.size, _colour("RGBA", background))
         image = Pillow.alpha_composite(backdrop, image.convert("RGBA"))
     return image.convert("L" if channels == 1 else "RGB")
-
-
-def _upper_byte(image: Image) -> np.ndarray[tuple[int, ...], np.dtype[np.uint8]]:
-    """The upper 8 bits of 16-bit grey levels."""
-    levels = np.clip(np.asarray(image).astype(np.int64), 0, 0xFFFF)
-    return (levels >> 8).astype(np.uint8)
 
 
 def _colour(mode: str, background: int | tuple[int, ...]) -> int | tuple[int, ...]:
