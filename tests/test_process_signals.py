@@ -24,14 +24,17 @@ CHECKED = ROOT / "bench/thriftserve_bench/process_tree.py"
 SLEEPER = [sys.executable, "-c", "import time; time.sleep(60)"]
 
 
-@pytest.mark.parametrize("pid", [0, -1, 1, -12345, os.getpid(), os.getppid()])
+@pytest.mark.parametrize(
+    "pid",
+    [0, -1, 1, -12345, pytest.param(os.getpid(), id="own"), pytest.param(os.getppid(), id="parent")],
+)
 def test_a_pid_that_is_no_single_other_process_is_refused(pid: int) -> None:
     """0 is the caller's own group, -1 everybody, a negative pid a group; nor is the caller or its parent signalled."""
     with pytest.raises(ValueError, match=f"signal 0 to pid {pid}: expected a process other than"):
         signal_process(pid, 0)
 
 
-@pytest.mark.parametrize("group", [0, -1, 1, os.getpgrp()])
+@pytest.mark.parametrize("group", [0, -1, 1, pytest.param(os.getpgrp(), id="own")])
 def test_a_group_that_is_not_another_is_refused(group: int) -> None:
     """0 is the caller's own group."""
     with pytest.raises(ValueError, match=f"process group {group}: expected one that this process is not in"):
