@@ -77,27 +77,6 @@ def test_a_mismatch_ends_merging(caplog: pytest.LogCaptureFixture) -> None:
     assert batcher.note(servable).startswith("merging stopped: an answer's 'y' depended on the other requests")
 
 
-def test_threads_that_share_a_run() -> None:
-    """The same where threads bring their requests: whoever shared the run that was checked gets its own answer."""
-    servable, batcher = trapped(), Batcher(1)
-    batcher.examine(servable)
-    wrong = []
-
-    def ask(number: int) -> None:
-        for value in (number, TRAP, number + 0.5):
-            done = batcher.run(job(servable, {"x": np.array([value], np.float32)}))
-            if float(done.outputs["y"][0]) != value * 2:
-                wrong.append(value)
-
-    for _ in range(50):
-        threads = [threading.Thread(target=ask, args=(number,)) for number in range(6)]
-        for thread in threads:
-            thread.start()
-        for thread in threads:
-            thread.join()
-    assert wrong == []
-
-
 def test_answers_that_vary_end_merging(caplog: pytest.LogCaptureFixture) -> None:
     """A model that doesn't answer the same twice shows nothing any more."""
     servable, batcher = trapped("noisy"), Batcher(1)
@@ -154,14 +133,9 @@ def test_other_processes_hear_of_it(tmp_path: Path) -> None:
     assert list(UnmergedModels(state).new()) == []
 
 
-@pytest.mark.parametrize(
-    "server_type", ["TBatchingServer", "TThreadedServer", "TThreadPoolServer", "TNonblockingServer"]
-)
-def test_in_a_server(server_type: str) -> None:
-    """Clients of a merging server get no wrong answer, its status tells what was found, in every worker."""
-    arguments = ["--model", "m=python:trap_model:Trap", "--server-type", server_type, "--max-batch-size", "16"]
-    workers = ["--workers", "2"] if server_type == "TBatchingServer" else []
-    with Served(*arguments, *workers, PYTHONPATH=HERE) as server:
+def test_in_a_server() -> None:
+    """Clients of a batching server get no wrong answer; its status tells what was found, in every worker."""
+    with Served("--model", "m=python:trap_model:Trap", "--workers", "2", PYTHONPATH=HERE) as server:
         wrong: list[float] = []
 
         def ask(number: int) -> None:

@@ -181,11 +181,11 @@ class Predictor:
 
 
 def _batcher(settings: ServeSettings, stops: UnmergedModels) -> Batcher:
-    """What puts requests together: in the batching server by itself, in the others where they are told to."""
+    """What puts requests together; in the other server types each request has a run of its own."""
     batching = settings.server_type == "TBatchingServer"
     return Batcher(
         settings.runs_per_worker if batching else None,
-        max_batch_size=settings.max_batch_size or (MAX_BATCH_SIZE if batching else 1),
+        max_batch_size=settings.max_batch_size or MAX_BATCH_SIZE if batching else 1,
         batch_timeout_ms=settings.batch_timeout_ms,
         stops=stops,
     )

@@ -78,18 +78,19 @@ class Usage:
 
 def of_lane(lane: Lane, most: int, timeout_ms: float | None = None) -> Advice:
     """What is worth it where every request is of one lane; at most `most`, or what the model says itself."""
-    fit = lane.fit()
+    known = lane.sharing.calibration
+    fixed_us, row_us = (known.fixed_us, known.row_us) if known is not None else (0.0, 0.0)
     own = lane.sharing.settings.batch_timeout_ms
     wait_us = _us(timeout_ms if own is None else own) if lane.merges else 0  # others would not share its run
     if not lane.jobs:
-        return Advice(most, *(fit or (0.0, 0.0)), wait_us)
+        return Advice(most, fixed_us, row_us, wait_us)
     rows_a_job = max(1.0, lane.rows / lane.jobs) if lane.sharing.stacks else 1.0
     if wait_us:
-        return Advice(math.ceil(lane.sharing.most / rows_a_job), *(fit or (0.0, 0.0)), wait_us)
+        return Advice(math.ceil(lane.sharing.most / rows_a_job), fixed_us, row_us, wait_us)
     one_run = math.ceil(lane.rows_to_run() / rows_a_job)
     # Small requests are worth handing over together even where they are run one by one.
     one_hand = math.ceil(HAND_OVERS * HAND_OVER_US * lane.jobs / max(1, lane.busy_us))
-    return Advice(max(1, one_run, min(one_hand, most)), *(fit or (0.0, 0.0)), wait_us)
+    return Advice(max(1, one_run, min(one_hand, most)), fixed_us, row_us, wait_us)
 
 
 def _us(milliseconds: float | None) -> int | None:

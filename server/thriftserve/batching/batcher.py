@@ -1,7 +1,7 @@
 """Jobs in, answers out; those that fit together share runs.
 
-run(job), from many threads   -->  Turns: one thread runs what others wait with  --,
-run_all(jobs), in one hand    -->  groups by lane, cut to max_batch_size         --+-->  Runs  -->  Done, a job each
+run_all(jobs)  -->  groups by lane, cut to max_batch_size  -->  Runs  -->  Done, a job each
+run(job)       -->  a run of its own                        --'
 
 >>> Batcher(max_batch_size=32).advice()
 Advice(take=32, fixed_us=0.0, row_us=0.0, wait_us=None)
@@ -17,14 +17,13 @@ from typing import Protocol
 
 from thriftserve.batching import merge_notes as notes
 from thriftserve.batching.advice import Advice, Usage
+from thriftserve.batching.calibration import Calibration
 from thriftserve.batching.enqueued import Enqueued
 from thriftserve.batching.examination import Examination
 from thriftserve.batching.job import Answer, Done, Job
 from thriftserve.batching.lane import Lane, Sharing, on_word
-from thriftserve.batching.on_the_way import OnTheWay
 from thriftserve.batching.runs import Runs, run_one
 from thriftserve.batching.spot_check import Fault
-from thriftserve.batching.turns import Turns
 from thriftserve.batching.verdict import Verdict
 from thriftserve.errors import ResourceExhausted
 from thriftserve.models.model_settings import UNSET
@@ -34,8 +33,6 @@ log = logging.getLogger(__name__)
 
 #: Rows of a run, where neither the server nor the model says something else.
 MAX_BATCH_SIZE = 64
-#: Runs of one lane at once where nothing bounds them: while one runs, the next one forms.
-LANE_RUNS = 2
 #: Callers choose sets of outputs, so there must be a limit; past it, all are forgotten.
 MOST_SHARINGS = 512
 #: Seconds after which another process's finding is heard of, at most, where requests come.
@@ -70,7 +67,7 @@ class Batcher:
         Args:
             runs: session runs at once in this process; None: any number.
             max_batch_size: rows of one run, for models that don't say themselves; 1: nothing is put together.
-            batch_timeout_ms: how long `run` may wait for others, for models that don't say themselves; None:
+            batch_timeout_ms: how long a request may wait for others, for models that don't say themselves; None:
                 by the measured run times.
             stops: tells other processes of a model whose requests must not share runs, and this one; None: there
                 are none.
@@ -79,37 +76,29 @@ class Batcher:
         self._runs = Runs(runs, self._usage, self._stop)
         self._straight = self._runs.straight if runs else run_one
         self._most_runs = runs
-        self._lane_runs = runs or LANE_RUNS
         self._most = max_batch_size
-        self._timeout_ms = batch_timeout_ms
         #: By model, version, signature.
         self._verdicts: dict[tuple[str, int, str], Verdict] = {}
+        self._calibrations: dict[tuple[str, int, str], Calibration] = {}
         #: By model, version: why nothing shares a run any more.
         self._stopped: dict[tuple[str, int], str] = {}
         self._stops = stops
         self._heard_at = 0.0
         self._sharings: dict[tuple[int, str, tuple[str, ...]], Sharing] = {}
         self._enqueued: dict[str, Enqueued] = {}
-        #: Told by those who prepare jobs for `run`, where `merging` says so.
-        self.on_the_way = OnTheWay()
-        self.merging = max_batch_size > 1
 
     def run(self, job: Job) -> Done:
-        """Runs a job, with what other threads wait with; blocks.
+        """Runs a job by itself; blocks.
 
         Raises:
             DeadlineExceeded: its time was over before its run; it was not run.
-            ResourceExhausted: too many requests wait for the model.
             InvalidArgument: the model refused the inputs.
             Internal: the model failed.
         """
         if self._most == 1 and job.servable.batching is _UNSET:
             return self._straight(job)
         self._hear()
-        lane = self._lane(job)
-        if not lane.merges:
-            return self._runs.alone(lane, job)
-        return (lane.turns or self._turns(lane, job)).run(job)
+        return self._runs.alone(self._lane(job), job)
 
     def run_all(self, jobs: Sequence[Job]) -> list[Answer]:
         """Runs jobs that are in hand together: an answer or an error for each, in their order."""
@@ -141,17 +130,17 @@ class Batcher:
         Args:
             version_path: where the version's files are: requests recorded there are tried first.
         """
-        made = Examination(servable, self._runs, self._most, self._most_runs, version_path)
+        runs = Runs(self._most_runs, Usage(self._most), self._stop)  # apart: what is tried is no use of the model
+        made = Examination(servable, runs, self._most, self._most_runs, version_path)
         for signature in servable.signatures.values():
             finding = made.of(signature)
             if finding is None:
                 continue
             key = (servable.name, servable.version, signature.name)
             self._verdicts[key] = finding.verdict
-            job = finding.job
-            if job is not None and finding.lane is not None and (lane := self._lane(job)).merges:
-                lane.learn(finding.lane, finding.s_a_row)
-            notes.log_verdict(servable, signature, finding.verdict, on_word=on_word(servable))
+            if finding.calibration is not None:
+                self._calibrations[key] = finding.calibration
+            notes.log_finding(servable, signature, finding.verdict, finding.calibration, on_word=on_word(servable))
 
     def note(self, servable: Servable) -> str:
         """Which of a model's requests do not share runs though they could, and why; empty where there are none."""
@@ -235,21 +224,14 @@ class Batcher:
         known = {key: one for key, one in self._sharings.copy().items() if one.servable() is not None}
         if len(known) >= MOST_SHARINGS:
             known = {}
-        verdict = self._verdicts.get((job.servable.name, job.servable.version, job.signature.name))
-        sharing = Sharing(job.servable, job.signature, job.wanted, self._most, verdict)
+        key = (job.servable.name, job.servable.version, job.signature.name)
+        verdict, calibration = self._verdicts.get(key), self._calibrations.get(key)
+        sharing = Sharing(job.servable, job.signature, job.wanted, self._most, verdict, calibration)
         if (job.servable.name, job.servable.version) in self._stopped:
             sharing.keep_apart()
         known[id(job.servable), job.signature.name, job.wanted] = sharing
         self._sharings = known
-        self.merging = self.merging or sharing.merges
         return sharing
-
-    def _turns(self, lane: Lane, job: Job) -> Turns:
-        settings = job.servable.batching
-        timeout_ms = settings.batch_timeout_ms if settings.batch_timeout_ms is not None else self._timeout_ms
-        enqueued = self._enqueued_for(job)
-        made = Turns(lane, self._runs.together, self._lane_runs, enqueued, self.on_the_way, timeout_ms)
-        return lane.first_turns(made)
 
     def _enqueued_for(self, job: Job) -> Enqueued | None:
         most, name = job.servable.batching.max_enqueued, job.servable.name

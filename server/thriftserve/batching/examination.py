@@ -1,6 +1,6 @@
 """What a signature is tried for when its model is loaded: whether its requests may share runs, and of how many rows.
 
-    signature, recorded requests --> rows --Proof: alone, a few together--> --rehearsal: sizes worth it--> Proof: those
+    signature, recorded requests --> rows --Proof: alone, a few together--> --calibrate: sizes worth it--> Proof: those
 
 It runs before the process serves anybody, with nobody's requests.
 """
@@ -12,15 +12,13 @@ from collections.abc import Iterable, Mapping, Sequence
 from functools import partial
 from itertools import chain
 from pathlib import Path
-from types import MappingProxyType
 from typing import Any, NamedTuple
 
-from thriftserve.batching import rehearsal
+from thriftserve.batching.calibration import CALIBRATION_S, QUICK_S, Calibration, calibrate, ladder
 from thriftserve.batching.independence import Proof, RunTogether
 from thriftserve.batching.job import Job
-from thriftserve.batching.lane import Lane, Sharing, has_batch
+from thriftserve.batching.lane import Sharing, has_batch
 from thriftserve.batching.runs import Runs, run_alone, run_each, run_stacked
-from thriftserve.batching.size_search import ladder
 from thriftserve.batching.verdict import Verdict
 from thriftserve.deadline import Deadline
 from thriftserve.models import trial_rows, warmup_records
@@ -30,29 +28,25 @@ from thriftserve.models.signature import Signature
 
 #: Recorded requests of a signature that are tried.
 MOST_RECORDED = 8
-#: No run that is likely to take longer is tried beyond what is worth it by the rehearsal: it may never be needed.
-_QUICK_S = 0.02
-#: The same where nothing was rehearsed.
+#: No run that is likely to take longer is tried where sizes are not timed: it may never be needed.
 _LONG_S = 0.25
-#: Rows of the jobs that the rehearsal times: ordinary ones.
-_REHEARSED = 3
+#: Ordinary rows, which come first, that are timed.
+_ORDINARY = 3
 
 
 class Finding(NamedTuple):
     """What came of a signature."""
 
     verdict: Verdict
-    #: A job whose runs were timed, their lane, and seconds a row by rows of a run; None where none were.
-    job: Job | None = None
-    lane: Lane | None = None
-    s_a_row: Mapping[int, float] = MappingProxyType({})
+    #: What its runs take; None where they were not timed.
+    calibration: Calibration | None = None
 
 
 class Examination:
     """Tries the signatures of one servable.
 
     Args:
-        runs: runs jobs while the sizes are rehearsed.
+        runs: runs jobs while the sizes are timed.
         most: rows of a run, where the model doesn't say itself.
         side_by_side: runs that go on at once in this process; None: any number, so that sizes can't be timed.
         version_path: where the version's files are; None: there are none.
@@ -90,22 +84,24 @@ class Examination:
         proof.weigh()
         if not proof.undecided():
             return Finding(proof.verdict())
-        ordinary = [job for job in groups[0] if job.rows == 1][:_REHEARSED]
-        lane = trial.lane(groups[0][0])
-        s_a_row = self._rehearse(ordinary, lane)
-        proof.together(groups, [size for size in sizes if size <= max(s_a_row, default=1)], rehearsal.LOAD_S)
-        proof.together(groups, sizes, _QUICK_S if s_a_row else _LONG_S)
+        calibration = self._calibrate(groups[0], trial)
+        proof.together(groups, [size for size in sizes if calibration and size in calibration.s_a_row], CALIBRATION_S)
+        proof.together(groups, sizes, QUICK_S if calibration else _LONG_S)
         proof.beside_refused()
         if trial.padded and proof.undecided():
             proof.padded(proof.jobs, _together(trial, trial.padded))
-        return Finding(proof.verdict(), groups[0][0], lane, s_a_row)
+        return Finding(proof.verdict(), calibration)
 
-    def _rehearse(self, jobs: Sequence[Job], lane: Lane) -> dict[int, float]:
-        """Seconds a row by rows of a run, where runs of this process can be timed side by side."""
-        if self._side_by_side is None or not jobs or not lane.merges:
-            return {}
-        seconds = rehearsal.LOAD_S / len(self._servable.signatures)
-        return rehearsal.at_load(jobs, partial(self._runs.together, lane), self._side_by_side, lane.sizes, seconds)
+    def _calibrate(self, group: Sequence[Job], trial: Sharing) -> Calibration | None:
+        """What runs take, where those of this process can be timed side by side."""
+        jobs = [job for job in group if job.rows == 1][:_ORDINARY]
+        sizes = ladder(trial.most, trial.allowed)
+        if self._side_by_side is None or not jobs or not trial.merges or len(sizes) < 2:
+            return None
+        lane = trial.lane(jobs[0])
+        seconds = CALIBRATION_S / len(self._servable.signatures)
+        asked = self._servable.batching.max_batch_size or 0
+        return calibrate(jobs, partial(self._runs.together, lane), self._side_by_side, sizes, seconds, asked)
 
     def _jobs(self, signature: Signature, outputs: tuple[str, ...], *, padded: bool) -> Iterable[Job]:
         image = self._servable.image

@@ -10,30 +10,20 @@ from __future__ import annotations
 
 import logging
 import threading
-import time
 import weakref
 from collections.abc import Mapping, Sequence
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
+from thriftserve.batching.calibration import Calibration
 from thriftserve.batching.job import Job
-from thriftserve.batching.run_times import Fit, RunTimes, efficient_rows
-from thriftserve.batching.size_search import SizeSearch, ladder
 from thriftserve.batching.spot_check import SpotCheck
 from thriftserve.batching.verdict import Cut, Verdict
 from thriftserve.models.python_model import PythonSession
 from thriftserve.models.servable import Servable
 from thriftserve.models.signature import Signature, TensorSpec
 
-if TYPE_CHECKING:
-    from thriftserve.batching.turns import Turns
-
 #: Callers choose the inner shapes where they are free, so there must be a limit; past it, all are forgotten.
 MOST_LANES = 256
-#: What a run may count more than the best one of its size.
-SLOWER = 1.03
-NOT_YET_US = 10**12
-#: Callers choose the sizes too.
-MOST_SIZES = 1024
 
 log = logging.getLogger(__name__)
 
@@ -48,6 +38,7 @@ class Sharing:
         wanted: the outputs; empty: all that the signature has.
         default_most: rows of a run, where the model doesn't say itself.
         verdict: what is known of the signature; None: nothing.
+        calibration: what its runs take; None: unknown.
     """
 
     def __init__(
@@ -57,6 +48,7 @@ class Sharing:
         wanted: tuple[str, ...],
         default_most: int,
         verdict: Verdict | None = None,
+        calibration: Calibration | None = None,
     ) -> None:
         self.servable = weakref.ref(servable)
         self.title = f"{servable.name} version {servable.version} {signature.name!r}"
@@ -83,6 +75,7 @@ class Sharing:
         self.cuts: Mapping[str, Sequence[Cut]] = {}
         #: Checks some of its merged runs.
         self.check = None if self.on_word else SpotCheck(verdict.rounding if verdict is not None else {})
+        self.calibration = calibration
         self._settle(verdict, wanted or tuple(signature.outputs))
         self._name = next(iter(signature.inputs)) if len(signature.inputs) == 1 and not self.padded else None
         self._lanes: dict[Any, Lane] = {}
@@ -170,24 +163,14 @@ class Sharing:
 
 
 class Lane:
-    """Jobs that fit together, and what their runs take."""
+    """Jobs that fit together, and how much they were run lately."""
 
-    __slots__ = (
-        "_best", "_lock", "_merges", "_search", "busy_us", "jobs", "rows", "sharing", "sizes", "times", "turns",
-    )  # fmt: skip
+    __slots__ = ("_lock", "_merges", "busy_us", "jobs", "rows", "sharing")
 
     def __init__(self, sharing: Sharing, *, merges: bool) -> None:
         self.sharing = sharing
-        self.times = RunTimes()
-        #: The threads that wait with jobs of this lane; made for the first one.
-        self.turns: Turns | None = None
         self._merges = merges
         self._lock = threading.Lock()
-        #: The least that a run of each size took, which creeps up while runs take longer.
-        self._best: dict[int, int] = {}
-        #: The ladder of sizes to choose from.
-        self.sizes = ladder(sharing.most, sharing.allowed)
-        self._search = SizeSearch(self.sizes)
         #: Of its runs; recent ones count most.
         self.busy_us = self.jobs = self.rows = 0
 
@@ -196,31 +179,12 @@ class Lane:
         """Whether its jobs may share runs."""
         return self._merges and self.sharing.merges
 
-    def add(self, jobs: int, rows: int, size: int, us: int) -> None:
-        """Counts a run of `jobs` jobs and `rows` rows, `size` with padding, that took `us` microseconds."""
+    def add(self, jobs: int, rows: int, us: int) -> None:
+        """Counts a run of `jobs` jobs and `rows` rows that took `us` microseconds."""
         with self._lock:
             self.busy_us += us
             self.jobs += jobs
             self.rows += rows
-            # The first run of a size pays for what later ones find ready, in TensorFlow's kernels as in caches; and
-            # what other work on the machine adds says nothing of the sizes: near the best of a size is what counts.
-            best = self._best.get(size)
-            if best is not None:
-                before = self._search.rows
-                self._search.add(rows, us, time.monotonic())
-                if self._search.rows != before:
-                    log.debug("%s: runs of %d rows, no longer of %d", self.sharing.title, self._search.rows, before)
-                us = min(us, int(best * SLOWER) + 1)
-                self.times.add(size, us)
-                self._best[size] = us
-            elif len(self._best) < MOST_SIZES:
-                self._best[size] = NOT_YET_US
-
-    def first_turns(self, turns: Turns) -> Turns:
-        """The turns that this lane has from now on: those given, where another thread was not first."""
-        with self._lock:
-            self.turns = self.turns or turns
-            return self.turns
 
     def fade(self) -> bool:
         """Halves the weight of the runs until now; tells whether any is left."""
@@ -228,38 +192,12 @@ class Lane:
             self.busy_us, self.jobs, self.rows = self.busy_us // 2, self.jobs // 2, self.rows // 2
             return self.busy_us > 0
 
-    def fit(self) -> Fit | None:
-        """What a run takes, and a row; None while nothing is known of more than one size."""
-        fit = self.times.fit()
-        with self._lock:
-            fixed_us = self._search.fixed_us()
-        return fit if fit is None or fixed_us is None else fit._replace(fixed_us=fixed_us)
-
-    def learn(self, other: Lane, s_a_row: Mapping[int, float]) -> None:
-        """Begins with what another lane's runs have shown; see `rehearsed`."""
-        self.times, self._best = other.times, other._best
-        self.rehearsed(s_a_row)
-
-    def rehearsed(self, s_a_row: Mapping[int, float]) -> None:
-        """Begins with what made-up requests showed; real ones tell more.
-
-        Args:
-            s_a_row: seconds a row where runs of some of `sizes` went on side by side; else what they took alone counts.
-        """
-        with self._lock:
-            largest = max((size for size, us in self._best.items() if us != NOT_YET_US), default=1)
-            self._search.start(efficient_rows(self.times.fit(), largest))
-            self._search.begin(s_a_row)
-            rows = self._search.rows
-        told = ", ".join(f"{size}: {s * 1e3:.3g}" for size, s in s_a_row.items()) or "not measured"
-        log.info("%s: runs of %d rows to begin with (ms a row, by rows: %s)", self.sharing.title, rows, told)
-
     def rows_to_run(self) -> int:
-        """The rows to run together next: those that are worth it, or now and then others, to see what those do."""
+        """The rows to run together."""
         if not self.merges:
             return 1
-        with self._lock:
-            return self._search.ask(self.rows // self.jobs if self.jobs and self.sharing.stacks else 1)
+        calibration = self.sharing.calibration
+        return self.sharing.most if calibration is None else min(calibration.rows, self.sharing.most)
 
 
 def on_word(servable: Servable) -> bool:

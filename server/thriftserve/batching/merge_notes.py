@@ -8,6 +8,7 @@ from __future__ import annotations
 import logging
 from collections.abc import Mapping
 
+from thriftserve.batching.calibration import Calibration
 from thriftserve.batching.verdict import Verdict
 from thriftserve.models.servable import Servable
 from thriftserve.models.signature import Signature
@@ -20,10 +21,15 @@ REMEDY = (
 log = logging.getLogger(__name__)
 
 
-def log_verdict(servable: Servable, signature: Signature, verdict: Verdict, *, on_word: bool) -> None:
+def log_finding(
+    servable: Servable, signature: Signature, verdict: Verdict, calibration: Calibration | None, *, on_word: bool
+) -> None:
     """Logs what an examination has found."""
     title = f"model {servable.name} version {servable.version} {signature.name!r}"
     why = verdict.why_not(verdict.outputs)
+    if calibration is not None:
+        measured = ", ".join(f"{size}: {s * 1e3:.3g}" for size, s in calibration.s_a_row.items())
+        log.info("%s: batch size %d (measured ms a row, by rows of a run: %s)", title, calibration.rows, measured)
     if not why:
         log.info(
             "%s: requests share runs of up to %d rows: %d inputs got the same answers alone and together (%.2f s)",

@@ -72,7 +72,7 @@ class Runs:
             if done is not None:
                 return done
         done = self.straight(job)
-        self._count(lane, 1, done.batch_size, done.batch_size, done.compute_us)
+        self._count(lane, 1, done.batch_size, done.compute_us)
         return done
 
     def _answer(self, lane: Lane, job: Job) -> Answer:
@@ -104,7 +104,7 @@ class Runs:
         if misfitting := misfit(outputs, size):
             lane.sharing.not_rowwise(misfitting.fault)
             return self._one_by_one(lane, jobs)
-        self._count(lane, len(jobs), rows, size, us)
+        self._count(lane, len(jobs), rows, us)
         parts = split(outputs, jobs, lane.sharing.cuts)
         return self._checked(lane, jobs, [Done(one, began, us, rows) for one in parts])
 
@@ -122,7 +122,7 @@ class Runs:
         except Exception:
             return self._one_by_one(lane, jobs)
         rows = sum(lane.sharing.counted(job) for job in jobs)
-        self._count(lane, len(jobs), rows, rows, us)
+        self._count(lane, len(jobs), rows, us)
         return self._checked(lane, jobs, [Done(one, began, us, rows) for one in outputs])
 
     def _one_by_one(self, lane: Lane, jobs: Sequence[Job]) -> list[Answer]:
@@ -166,7 +166,7 @@ class Runs:
             if misfitting := misfit(done.outputs, size):
                 lane.sharing.not_rowwise(misfitting.fault)
                 return None
-            self._count(lane, 0 if start else 1, rows, size, done.compute_us)
+            self._count(lane, 0 if start else 1, rows, done.compute_us)
             parts.append({name: array[:rows] for name, array in done.outputs.items()})
             first, us = first or done.began, us + done.compute_us
         if len(parts) == 1:
@@ -174,8 +174,8 @@ class Runs:
         outputs = {name: np.concatenate([one[name] for one in parts]) for name in parts[0]}
         return Done(outputs, first, us, min(most, job.rows))
 
-    def _count(self, lane: Lane, jobs: int, rows: int, size: int, us: int) -> None:
-        lane.add(jobs, rows, size, us)
+    def _count(self, lane: Lane, jobs: int, rows: int, us: int) -> None:
+        lane.add(jobs, rows, us)
         self._usage.add(lane)
 
 

@@ -25,25 +25,8 @@ Steps = Generator[Job, Done, T]
 
 def run_through(steps: Steps[T], batcher: Batcher) -> T:
     """Runs each job of a request's steps as it comes, and gives what they return."""
-    if batcher.merging:
-        return _announced(steps, batcher)
     try:
         job = next(steps)
-        while True:
-            job = steps.send(batcher.run(job))
-    except StopIteration as stop:
-        answer: T = stop.value
-        return answer
-
-
-def _announced(steps: Steps[T], batcher: Batcher) -> T:
-    """As `run_through`; those who wait for others to share their run know that this one comes."""
-    batcher.on_the_way.coming()
-    try:
-        job = next(steps)
-    finally:
-        batcher.on_the_way.arrived()
-    try:
         while True:
             job = steps.send(batcher.run(job))
     except StopIteration as stop:

@@ -180,7 +180,7 @@ class HostSettings:
         used = USED_BY.get(self.server_type, frozenset())
         changed = [
             one.name
-            for one in fields(HostSettings)
+            for one in fields(self)
             if one.name in OF_SOME_TYPES - used and getattr(self, one.name) != one.default
         ]
         if self.framing != self.transport:

@@ -125,15 +125,14 @@ class ServeSettings(HostSettings):
     max_batch_size: int | None = setting(
         None,
         "most rows in one run of a model, for requests of different clients together; they share a run only where that "
-        "was shown to change no answer, or where the model's own model.toml says so; unset: 64 on TBatchingServer, "
-        "1 (no sharing) elsewhere",
+        "was shown to change no answer, or where the model's own model.toml says so; unset: 64; TBatchingServer only",
         group=MODELS,
         check=at_least(1),
     )
     batch_timeout_ms: float | None = setting(
         None,
         "how long a request may wait for others to share its run; 0: not at all; unset: as long as the measured "
-        "run times say that it is worth, and never where no other request can come",
+        "run times say that it is worth, and never where no other request can come; TBatchingServer only",
         group=MODELS,
         unit="milliseconds",
         check=at_least(0),

@@ -32,6 +32,8 @@ USED_BY = {
             "runs_per_worker",
             "spin_us",
             "worker_timeout_s",
+            "max_batch_size",
+            "batch_timeout_ms",
         }
     ),
 }

@@ -1,8 +1,10 @@
-"""Made-up requests before the first real ones: what runs take is known, models whose rows depend are found out."""
+"""How many rows a run is worth: measured when a model is loaded, before its first request."""
 
 from __future__ import annotations
 
+import doctest
 import logging
+import time
 from collections.abc import Callable, Sequence
 from typing import Any
 
@@ -10,9 +12,10 @@ import numpy as np
 import pytest
 
 from batching_models import answered, job, rows_of, runs, watched
-from thriftserve.batching import Batcher, Done, Job, rehearsal
+from thriftserve.batching import Advice, Batcher, Done, Job, calibration
+from thriftserve.batching.advice import KEPT_S
+from thriftserve.batching.calibration import Calibration, calibrate, conclude, ladder
 from thriftserve.batching.job import Answer
-from thriftserve.batching.size_search import SizeSearch, ladder
 from thriftserve.models.model_settings import UNSET, BatchingSettings
 from thriftserve.models.servable import Servable
 from thriftserve.models.signature import DEFAULT_SIGNATURE, Signature, TensorSpec
@@ -69,30 +72,24 @@ def test_an_answer_that_differs_each_time_shows_nothing() -> None:
     assert [answered(one).batch_size for one in batcher.run_all(jobs)] == [1, 1, 1]
 
 
-def test_run_times_are_known_before_the_first_request() -> None:
-    """A model's signatures have been run alone and together, and are put together still."""
-    servable, batcher = watched(max_batch_size=4), Batcher(1)
-    batcher.examine(servable)
-    assert {1, 2, 4} <= set(runs(servable))
-    lane = batcher._lane(job(servable, rows_of(0)))
-    assert lane.times.fit() is not None
-    assert lane.merges
+@pytest.mark.parametrize(
+    ("most", "allowed", "expected"),
+    [
+        (1, (), (1,)),
+        (2, (), (1, 2)),
+        (24, (), (1, 2, 4, 8, 16, 24)),
+        (64, (8, 64, 128), (8, 64)),
+        (6, (8, 16), (6,)),
+    ],
+)
+def test_the_sizes_to_choose_from(most: int, allowed: tuple[int, ...], expected: tuple[int, ...]) -> None:
+    """Powers of two up to the most rows and with it, or the sizes that a model allows."""
+    assert ladder(most, allowed) == expected
 
 
-def test_the_rehearsal_says_where_to_begin() -> None:
-    """The first requests are run in the size that the rehearsal found worth it, of those that it ran."""
-    servable, batcher = watched(max_batch_size=64), Batcher()
-    lane = batcher._lane(job(servable, rows_of(0)))
-    for rows in (1, 1, 3, 3):
-        lane.add(1, rows, rows, 100_000 + rows)
-    lane.rehearsed({1: 0.010, 2: 0.007, 4: 0.006, 8: 0.0061})
-    assert lane.rows_to_run() == 4
-    lane.rehearsed({})
-    assert lane.rows_to_run() == 2  # of 1, 2, 4, ...
-    for rows in (12, 12):
-        lane.add(1, rows, rows, 100_000 + rows)
-    lane.rehearsed({})
-    assert lane.rows_to_run() == 8
+def test_the_examples_in_the_text() -> None:
+    """They are so."""
+    assert doctest.testmod(calibration).failed == 0
 
 
 class Machine:
@@ -114,10 +111,10 @@ class Machine:
             return [ValueError("no")] * len(jobs)
         return [Done({}, 0.0, 0, len(jobs))] * len(jobs)
 
-    def rehearse(self, monkeypatch: pytest.MonkeyPatch, seconds: float = 2.0) -> dict[int, float]:
-        monkeypatch.setattr(rehearsal, "time", self)
-        servable = watched()
-        return rehearsal.at_load([job(servable, rows_of(0))], self.run, 1, (1, 2, 4, 8, 16, 32, 64), seconds)
+    def measured(self, monkeypatch: pytest.MonkeyPatch, seconds: float = 2.0, asked: int = 0) -> Calibration | None:
+        monkeypatch.setattr(calibration, "time", self)
+        jobs = [job(watched(), rows_of(0))]
+        return calibrate(jobs, self.run, 1, ladder(64), seconds, asked)
 
 
 @pytest.mark.parametrize(
@@ -126,44 +123,87 @@ class Machine:
         (lambda rows: 0.001 * rows, 4, 1),
         (lambda rows: 0.002 + 0.00001 * rows, 64, 64),
         (lambda rows: 0.02 + 0.0001 * rows, 16, 16),
-        (lambda rows: rows * {1: 0.0050, 2: 0.0047, 4: 0.0044}.get(rows, 0.0046), 4, 4),
+        (lambda rows: rows * {1: 0.0050, 2: 0.0049, 4: 0.0044}.get(rows, 0.0046), 8, 4),
+        (lambda rows: rows * {1: 0.0050, 2: 0.0044, 4: 0.0043}.get(rows, 0.0046), 4, 2),
         (lambda rows: 1e-12, 64, 64),
     ],
 )
-def test_runs_side_by_side(
+def test_the_size_that_is_worth_it(
     monkeypatch: pytest.MonkeyPatch, run_s: Callable[[int], float], largest: int, best: int
 ) -> None:
-    """Sizes are measured up to one that is plainly not worth it, or large and slow; first runs of each do not count."""
+    """Sizes are measured up to one that saves nothing, or that is large and slow; the smallest good one is chosen."""
     machine = Machine(run_s)
-    took = machine.rehearse(monkeypatch)
+    found = machine.measured(monkeypatch)
+    assert found is not None
     assert max(machine.runs) == largest
-    assert took == pytest.approx({size: run_s(size) / size for size in took}, abs=1e-9)
-    search = SizeSearch(ladder(64))
-    search.begin(took)
-    assert search.rows == best
+    assert found.s_a_row == pytest.approx({size: run_s(size) / size for size in found.s_a_row}, abs=1e-9)
+    assert found.rows == best
 
 
-def test_no_time_for_runs_side_by_side(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_what_a_run_and_a_row_take() -> None:
+    """A line through the sizes: what waiting for another request can save."""
+    found = conclude({size: (0.002 + 0.0005 * size) / size for size in (1, 2, 4)})
+    assert (found.fixed_us, found.row_us) == pytest.approx((2000, 500))
+    assert conclude({1: 0.003}) == Calibration(1, 0.0, 0.0, {1: 0.003})
+    assert conclude({1: 0.003, 2: 0.004}).fixed_us == 0.0
+
+
+def test_what_the_author_asked_for_is_measured(monkeypatch: pytest.MonkeyPatch) -> None:
+    """A model whose settings say `max_batch_size` is measured up to it, however long its runs are."""
+    machine = Machine(lambda rows: 0.02 + 0.0001 * rows)
+    found = machine.measured(monkeypatch, seconds=60.0, asked=32)
+    assert found is not None
+    assert (max(machine.runs), found.rows) == (32, 32)
+
+
+def test_no_time_for_it(monkeypatch: pytest.MonkeyPatch) -> None:
     """Where a model takes long, little of the time given is gone over, and a single size tells nothing."""
     machine = Machine(lambda rows: 0.1 * rows)
-    assert set(machine.rehearse(monkeypatch)) == {1, 2}
+    found = machine.measured(monkeypatch)
+    assert found is not None
+    assert set(found.s_a_row) == {1, 2}
     for row_s in (0.25, 2):
         machine = Machine(lambda rows, row_s=row_s: row_s * rows)  # type: ignore[misc]
-        assert machine.rehearse(monkeypatch) == {}
+        assert machine.measured(monkeypatch) is None
         assert machine.now <= 2 + 3 * row_s
 
 
 def test_a_run_that_fails_tells_nothing(monkeypatch: pytest.MonkeyPatch) -> None:
-    """A model that can't run such a batch says nothing of the sizes; nor is any run where there is no choice."""
-    assert Machine(lambda rows: 0.001, fails_at=4).rehearse(monkeypatch) == {}
-    machine = Machine(lambda rows: 0.001)
-    assert rehearsal.at_load([], machine.run, 1, (32, 64), 2.0) == {}
-    assert machine.runs == []
+    """A model that can't run such a batch says nothing of the sizes."""
+    assert Machine(lambda rows: 0.001, fails_at=4).measured(monkeypatch) is None
 
 
-def test_runs_of_a_worker_are_rehearsed_side_by_side() -> None:
-    """A worker's first requests are run in the size that took the least, however few rows it tried before."""
+def test_requests_are_run_in_that_size(caplog: pytest.LogCaptureFixture) -> None:
+    """A worker asks for as many requests as are worth a run, from the first one on; the log says what was found."""
     servable, batcher = watched(max_batch_size=16), Batcher(2)
     servable.session.pause_s = 0.005  # type: ignore[attr-defined]
-    batcher.examine(servable)
-    assert batcher._lane(job(servable, rows_of(0))).rows_to_run() == 16
+    with caplog.at_level(logging.INFO):
+        batcher.examine(servable)
+    assert {1, 2, 4, 8, 16} <= set(runs(servable))
+    assert "'serving_default': batch size 16 (measured ms a row, by rows of a run: 1: " in caplog.text
+    batcher.run_all([job(servable, rows_of(0))])
+    batcher.run_all([job(servable, rows_of(0))])
+    advice = advice_of(batcher)
+    assert advice.take >= 16
+    assert advice.fixed_us > 1000
+
+
+def test_advice_follows_the_busiest_requests() -> None:
+    """Before any run the most is advised; then what suits the requests that took most of the time."""
+    slow, quick = watched(max_batch_size=None), watched(max_batch_size=None)
+    slow.session.pause_s = 0.01  # type: ignore[attr-defined]
+    batcher = Batcher(max_batch_size=32)
+    assert batcher.advice() == Advice(32, 0.0, 0.0)
+    for _ in range(3):
+        batcher.run_all([job(slow, rows_of(0, 2))])
+        batcher.run_all([job(quick, rows_of(0))])
+    assert advice_of(batcher).take == 1  # nothing shows that they may share a run
+    for _ in range(400):
+        batcher.run_all([job(quick, rows_of(0))] * 20)
+    assert advice_of(batcher).take > 4  # small ones are handed over together
+
+
+def advice_of(batcher: Batcher) -> Advice:
+    """What it advises once it looks again."""
+    time.sleep(1.5 * KEPT_S)
+    return batcher.advice()
