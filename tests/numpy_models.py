@@ -12,11 +12,11 @@ from thrift.Thrift import TException
 from thrift.transport.TTransport import TMemoryBuffer
 
 from thriftserve.batching import Batcher
-from thriftserve.handler import PredictHandler
 from thriftserve.models.registry import Registry
 from thriftserve.models.servable import Servable
 from thriftserve.models.session import Array, Arrays
 from thriftserve.models.signature import DEFAULT_SIGNATURE, Signature, TensorSpec
+from thriftserve.service import PredictHandler
 from thriftserve.status import ServerPhase, ServerSnapshot, WorkerPhase, WorkerSnapshot
 from thriftserve_client.codec import from_tensor, to_tensor
 from thriftserve_idl.ttypes import DataType, ErrorCode, ModelSpec, PredictError, PredictRequest, PredictResponse

@@ -18,12 +18,12 @@ from thrift.transport.TTransport import TMemoryBuffer
 
 from numpy_models import Counter, NumpySession, handler_of, one_function, signature
 from thriftserve.batching import Batcher
-from thriftserve.handler import PredictProcessor
 from thriftserve.models.registry import Registry
 from thriftserve.models.servable import Servable
 from thriftserve.models.session import Array, Arrays
 from thriftserve.rpc import Again, BadMessage, Begun, Exchange, pattern
 from thriftserve.rpc.alike import _ANSWERS, _AT_ONCE, _EVERY, _IN_ALL, MOST_BYTES
+from thriftserve.service import PredictProcessor
 from thriftserve_client.codec import to_tensor
 from thriftserve_idl import Predict
 from thriftserve_idl.ttypes import DataType, ErrorCode, ModelSpec, PredictError, PredictRequest

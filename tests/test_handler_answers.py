@@ -9,9 +9,9 @@ import pytest
 
 from numpy_models import Counter, NumpySession, Server, half_plus_two, over_the_wire, serve, signature
 from thriftserve.errors import ConfigError
-from thriftserve.handler import ControlHandler
 from thriftserve.models.registry import VersionStatus
 from thriftserve.models.servable import Servable
+from thriftserve.service import ControlHandler
 from thriftserve_idl.ttypes import (
     DataType,
     ErrorCode,

@@ -12,8 +12,8 @@ from PIL import Image
 
 from encoded_images import oriented, plain
 from numpy_models import NumpySession, Server, one_function, serve, signature
-from thriftserve.handler.detect import labels_by_class
 from thriftserve.models.session import Arrays
+from thriftserve.service.detect import labels_by_class
 from thriftserve_idl.ttypes import DataType, DetectRequest, ErrorCode, ModelSpec, PredictError
 
 FLOAT, UINT8 = DataType.FLOAT, DataType.UINT8

@@ -231,7 +231,7 @@ def test_failures_of_a_model_are_told(case: str, caplog: pytest.LogCaptureFixtur
         raise failure
 
     server = serve(one_function(signature({}, {}), fail))
-    with caplog.at_level(logging.INFO, logger="thriftserve.handler"):
+    with caplog.at_level(logging.INFO, logger="thriftserve.service"):
         error = refused(lambda: server.predict({}, request_id="r-17"), code, words)
     assert error.retryable is retryable
     assert "secret" not in error.message

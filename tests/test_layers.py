@@ -55,7 +55,7 @@ def test_contracts_hold(copy: Path) -> None:
     [
         (
             "server/thriftserve/models/signature.py",
-            "import thriftserve.handler",
+            "import thriftserve.service",
             "Imports in the server point downward",
         ),
         ("server/thriftserve/errors.py", "import thriftserve.settings", "Imports in the server point downward"),

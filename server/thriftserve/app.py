@@ -27,7 +27,6 @@ from thriftserve import __version__, server_types
 from thriftserve.batching import MAX_BATCH_SIZE, Batcher, on_word
 from thriftserve.errors import Code, ExitCode
 from thriftserve.gateway.beside import group as gateway_group
-from thriftserve.handler import ControlHandler, PredictHandler, PredictProcessor, at_front
 from thriftserve.keeper import Keeper, Operations, door_of, first_plan, models_of, token_of
 from thriftserve.models import device_choice, devices, loader, placement, warmup
 from thriftserve.models.devices import SessionOptions
@@ -37,6 +36,7 @@ from thriftserve.models.repository import ModelConfig
 from thriftserve.models.state import Attempt, KeptRegistry, Plan, StateDir, Told, UnmergedModels
 from thriftserve.models.watcher import Watcher
 from thriftserve.server_types import ControlContext, Desk, WorkerContext
+from thriftserve.service import ControlHandler, PredictHandler, PredictProcessor, front
 from thriftserve.settings import HostSettings, ServeSettings
 from thriftserve_idl import ModelControl, Predict
 
@@ -91,25 +91,25 @@ def needs_tensorflow(configs: Iterable[ModelConfig]) -> bool:
 
 def refused(method: str, reason: str) -> Any:
     """How Predict answers a request that is turned away for a limit; None: it is none of its methods."""
-    return at_front.fault(method, Code.RESOURCE_EXHAUSTED, reason)
+    return front.fault(method, Code.RESOURCE_EXHAUSTED, reason)
 
 
 def predict_desk() -> Desk:
     """What the fronts of a batching server do for Predict by themselves."""
     return Desk(
-        fault=at_front.fault,
+        fault=front.fault,
         make_processor=front_processor,
-        local=at_front.METHODS,
-        timeouts=at_front.TIMEOUTS,
-        lanes=at_front.LANES,
-        repeatable=at_front.REPEATABLE,
+        local=front.METHODS,
+        timeouts=front.TIMEOUTS,
+        lanes=front.LANES,
+        repeatable=front.REPEATABLE,
         ordered=False,
     )
 
 
 def front_processor(context: WorkerContext, about: dict[str, Any]) -> TProcessor:
     """The part of Predict that a front answers."""
-    handler = at_front.FrontHandler(
+    handler = front.FrontHandler(
         about, status=context.server_snapshot, counters=context.counters, server_version=__version__
     )
     return Predict.Processor(handler)

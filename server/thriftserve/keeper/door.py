@@ -11,7 +11,7 @@ import socket
 from pathlib import Path
 
 from thriftserve.errors import ConfigError
-from thriftserve.handler.token import Token
+from thriftserve.service.control import Token
 from thriftserve.settings import HostSettings, ServeSettings
 from thriftserve.workers.tls import server_context
 

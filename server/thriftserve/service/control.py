@@ -7,16 +7,63 @@ It listens on a port of its own, for operators.
 
 from __future__ import annotations
 
+import hmac
+import logging
+from pathlib import Path
 from typing import Protocol
 
-from thriftserve.errors import InvalidArgument, Unauthenticated
-from thriftserve.handler import describe
-from thriftserve.handler.door import ErrorCounter, door
-from thriftserve.handler.plans import named
-from thriftserve.handler.token import Token
+from thriftserve.errors import ConfigError, InvalidArgument, Unauthenticated
 from thriftserve.models.registry import VersionStatus
+from thriftserve.service import convert
+from thriftserve.service.errors import ErrorCounter, door
+from thriftserve.service.validation import named
 from thriftserve_idl import ModelControl
 from thriftserve_idl.ttypes import LoadModelRequest, ModelSpec, ModelStatus, SetVersionLabelRequest
+
+# The secret that a caller of ModelControl has to know.
+
+log = logging.getLogger(__name__)
+
+#: Shorter ones could be guessed.
+LEAST_CHARACTERS = 16
+_MOST_BYTES = 4096
+
+
+class Token:
+    """A token in a file, without the white space around it. A file that changes holds from the next call on.
+
+    Args:
+        path: of the file.
+
+    Raises:
+        ConfigError: it can't be read, or holds no token.
+    """
+
+    def __init__(self, path: Path) -> None:
+        self._path = path
+        self._value = _read(path)
+
+    def admits(self, given: str | None) -> bool:
+        """Whether a call that carries this may be answered; how long that takes tells nothing of the token."""
+        try:
+            self._value = _read(self._path)
+        except ConfigError as error:  # being replaced, say: nobody is let in by that, and nobody locked out
+            log.warning("%s; the token that was there before holds", error.message)
+        return hmac.compare_digest((given or "").encode(errors="replace"), self._value)
+
+
+def _read(path: Path) -> bytes:
+    try:
+        with open(path, "rb") as file:
+            value = file.read(_MOST_BYTES + 1).strip()
+    except OSError as error:
+        raise ConfigError(f"control_token_file {str(path)!r} can't be read: {error.strerror}") from None
+    if not LEAST_CHARACTERS <= len(value) <= _MOST_BYTES:
+        raise ConfigError(
+            f"control_token_file {str(path)!r} holds {len(value)} bytes: a token has "
+            f"{LEAST_CHARACTERS} to {_MOST_BYTES}; `head -c 32 /dev/urandom | base64` makes a good one"
+        )
+    return value
 
 
 class Operations(Protocol):
@@ -70,14 +117,14 @@ class ControlHandler(ModelControl.Iface):
         if not (request and request.name and request.source):
             raise InvalidArgument("the call needs a name and a source: a base path or a URL")
         states = self._operations.load(request.name, request.source, request.version, request.sha256 or None)
-        return describe.model_status(request.name, states)
+        return convert.model_status(request.name, states)
 
     @door
     def unloadModel(self, model_spec: ModelSpec, token: str | None = None) -> ModelStatus:
         """Begins to stop serving a model, or one version of it."""
         self._admit(token)
         spec = _numbered(model_spec, "unloadModel")
-        return describe.model_status(spec.name, self._operations.unload(spec.name, spec.version))
+        return convert.model_status(spec.name, self._operations.unload(spec.name, spec.version))
 
     @door
     def setVersionLabel(self, request: SetVersionLabelRequest, token: str | None = None) -> ModelStatus:
@@ -88,14 +135,14 @@ class ControlHandler(ModelControl.Iface):
         states = self._operations.label(
             request.name, request.label or "", request.version, allow_unavailable=bool(request.allow_unavailable)
         )
-        return describe.model_status(request.name, states)
+        return convert.model_status(request.name, states)
 
     @door
     def getLoadStatus(self, model_spec: ModelSpec, token: str | None = None) -> ModelStatus:
         """Tells what became of it."""
         self._admit(token)
         spec = _numbered(model_spec, "getLoadStatus")
-        return describe.model_status(spec.name, self._operations.status(spec.name, spec.version))
+        return convert.model_status(spec.name, self._operations.status(spec.name, spec.version))
 
     def _admit(self, token: str | None) -> None:
         if self._token is None or self._token.admits(token):

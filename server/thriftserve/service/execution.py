@@ -14,10 +14,10 @@ from typing import TypeVar
 from thriftserve.batching import Batcher, Done, Job
 from thriftserve.deadline import Deadline
 from thriftserve.errors import Internal, InvalidArgument
-from thriftserve.handler.plan import Plan
-from thriftserve.handler.wording import listed
 from thriftserve.models.servable import Servable
 from thriftserve.models.session import Array
+from thriftserve.service.errors import listed
+from thriftserve.service.validation import Plan
 
 T = TypeVar("T")
 Steps = Generator[Job, Done, T]

@@ -12,12 +12,12 @@ import numpy as np
 from thriftserve.batching import Done
 from thriftserve.deadline import Deadline
 from thriftserve.errors import FailedPrecondition, Internal, InvalidArgument
-from thriftserve.handler.image_runs import image_rows, only_image_input
-from thriftserve.handler.plan import Plan
-from thriftserve.handler.run import Steps
-from thriftserve.handler.wording import listed, quoted, shaped
 from thriftserve.models.servable import Servable
 from thriftserve.models.session import Array
+from thriftserve.service.errors import listed, quoted, shaped
+from thriftserve.service.execution import Steps
+from thriftserve.service.images import image_rows, only_image_input
+from thriftserve.service.validation import Plan
 from thriftserve_idl.ttypes import Classification, ClassifyRequest, DataType, ImageClassification
 
 DEFAULT_TOP_K = 5

@@ -13,12 +13,12 @@ from collections.abc import Iterable, Mapping
 from thriftserve.batching import Done
 from thriftserve.deadline import Deadline
 from thriftserve.errors import Internal
-from thriftserve.handler.plan import Plan
-from thriftserve.handler.wording import quoted
 from thriftserve.models.registry import VersionStatus
 from thriftserve.models.servable import Servable
 from thriftserve.models.session import Array
 from thriftserve.models.signature import Signature, TensorSpec
+from thriftserve.service.errors import quoted
+from thriftserve.service.validation import Plan
 from thriftserve.status import ServerSnapshot, WorkerSnapshot
 from thriftserve_client.codec import to_tensor
 from thriftserve_idl.ttypes import (

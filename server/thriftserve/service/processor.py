@@ -11,10 +11,10 @@ from collections.abc import Callable, Generator, Iterable, Mapping, Sequence
 from typing import Any
 
 from thriftserve.batching import Advice, Done, Job
-from thriftserve.handler.alike import CONTENT, VARYING, Part, PredictForm
-from thriftserve.handler.door import told_of
-from thriftserve.handler.predict import PredictHandler
-from thriftserve.handler.run import Steps
+from thriftserve.service.errors import told_of
+from thriftserve.service.execution import Steps
+from thriftserve.service.predict import PredictHandler
+from thriftserve.service.predict_templates import CONTENT, VARYING, Part, PredictForm
 from thriftserve_idl import Predict
 
 

@@ -15,12 +15,12 @@ import numpy as np
 from thriftserve.batching import Done
 from thriftserve.deadline import Deadline
 from thriftserve.errors import FailedPrecondition, InvalidArgument
-from thriftserve.handler.classify import class_label
-from thriftserve.handler.image_runs import Row, image_rows, only_image_input
-from thriftserve.handler.plan import Plan
-from thriftserve.handler.run import Steps
-from thriftserve.handler.wording import listed, quoted
 from thriftserve.models.servable import Servable
+from thriftserve.service.classify import class_label
+from thriftserve.service.errors import listed, quoted
+from thriftserve.service.execution import Steps
+from thriftserve.service.images import Row, image_rows, only_image_input
+from thriftserve.service.validation import Plan
 from thriftserve_idl.ttypes import BoundingBox, Detection, DetectRequest, ImageDetections
 
 DEFAULT_MIN_SCORE = 0.5

@@ -12,13 +12,13 @@ from collections.abc import Mapping, Sequence
 from thriftserve.batching import Done
 from thriftserve.deadline import Deadline
 from thriftserve.errors import FailedPrecondition, Internal, InvalidArgument
-from thriftserve.handler.image_input import ImageInput
-from thriftserve.handler.plan import Plan
-from thriftserve.handler.run import Steps, asked_for, job_for
-from thriftserve.handler.wording import listed, quoted, shaped
 from thriftserve.models.images import DecodedImage
 from thriftserve.models.servable import Servable
 from thriftserve.models.session import Array
+from thriftserve.service.errors import listed, quoted, shaped
+from thriftserve.service.execution import Steps, asked_for, job_for
+from thriftserve.service.image_input import ImageInput
+from thriftserve.service.validation import Plan
 
 Row = Mapping[str, Array]
 

@@ -16,17 +16,16 @@ from typing import TypeVar
 from thriftserve.batching import Batcher, Done, Job
 from thriftserve.deadline import Deadline
 from thriftserve.errors import InvalidArgument, ThriftServeError, Unimplemented
-from thriftserve.handler import describe
-from thriftserve.handler.alike import Part, PredictForm, form_of
-from thriftserve.handler.classify import classify
-from thriftserve.handler.detect import detect
-from thriftserve.handler.door import RequestCounter, door
-from thriftserve.handler.plan import Plan
-from thriftserve.handler.plans import Plans, named
-from thriftserve.handler.run import Steps, asked_for, job_for, run_through
 from thriftserve.models import images
 from thriftserve.models.registry import Registry, VersionStatus
 from thriftserve.models.session import Array
+from thriftserve.service import convert
+from thriftserve.service.classify import classify
+from thriftserve.service.detect import detect
+from thriftserve.service.errors import RequestCounter, door
+from thriftserve.service.execution import Steps, asked_for, job_for, run_through
+from thriftserve.service.predict_templates import Part, PredictForm, form_of
+from thriftserve.service.validation import Plan, Plans, named
 from thriftserve.status import ServerSnapshot
 from thriftserve_idl import Predict
 from thriftserve_idl.ttypes import (
@@ -128,12 +127,12 @@ class PredictHandler(Predict.Iface):
         wanted = plan.wanted(request.output_filter)
         arrays = plan.arrays(request.inputs, deadline)
         done = yield job_for(servable, plan, arrays, wanted, deadline)
-        response = _response(describe.resolved(servable, plan), plan, wanted, done)
+        response = _response(convert.resolved(servable, plan), plan, wanted, done)
         response.timing = self._timing(deadline, done)
         return response
 
     def form(self, request: PredictRequest, job: Job, parts: Sequence[Part]) -> PredictForm | None:
-        """What holds for every `predict` like this one, which is right; see `thriftserve.handler.alike`.
+        """What holds for every `predict` like this one, which is right; see `thriftserve.service.predict_templates`.
 
         Args:
             request: an example.
@@ -149,7 +148,7 @@ class PredictHandler(Predict.Iface):
             return None
         if servable is not job.servable:
             return None
-        respond = partial(_response, describe.resolved(servable, plan), plan, job.wanted)
+        respond = partial(_response, convert.resolved(servable, plan), plan, job.wanted)
         return form_of(request, job, parts, self._plans.servable, self.counters.observe, respond)
 
     def classify_steps(self, request: ClassifyRequest | None) -> Steps[ClassifyResponse]:
@@ -157,18 +156,18 @@ class PredictHandler(Predict.Iface):
         request, deadline = _checked(request)
         servable, plan = self._plans.find(request.model_spec)
         results, done = yield from classify(servable, plan, request, deadline)
-        return ClassifyResponse(describe.resolved(servable, plan), results, self._timing(deadline, done))
+        return ClassifyResponse(convert.resolved(servable, plan), results, self._timing(deadline, done))
 
     def detect_steps(self, request: DetectRequest | None) -> Steps[DetectResponse]:
         """What `detect` does, its runs left to who takes the steps."""
         request, deadline = _checked(request)
         servable, plan = self._plans.find(request.model_spec)
         results, done = yield from detect(servable, plan, request, deadline)
-        return DetectResponse(describe.resolved(servable, plan), results, self._timing(deadline, done))
+        return DetectResponse(convert.resolved(servable, plan), results, self._timing(deadline, done))
 
     def _timing(self, deadline: Deadline, done: Done) -> Timing:
         """Where a request's time went, counted: for every method that runs a model."""
-        timing = describe.timing(deadline, done)
+        timing = convert.timing(deadline, done)
         self.counters.observe(timing.queue_us, done.compute_us, done.batch_size)
         return timing
 
@@ -177,9 +176,9 @@ class PredictHandler(Predict.Iface):
         """Describes every signature of a model, or the one that is named."""
         servable = self._plans.servable(model_spec)
         if not model_spec.signature_name:
-            return describe.metadata(servable, servable.signatures.values())
+            return convert.metadata(servable, servable.signatures.values())
         _, plan = self._plans.find(model_spec)
-        return describe.metadata(servable, [plan.signature])
+        return convert.metadata(servable, [plan.signature])
 
     @door
     def getModelStatus(self, model_spec: ModelSpec) -> ModelStatus:
@@ -187,7 +186,7 @@ class PredictHandler(Predict.Iface):
         spec = named(model_spec)
         version = self._plans.servable(spec).version if spec.version_label else spec.version
         found = self._registry.statuses(spec.name, version)[spec.name]
-        return describe.model_status(spec.name, self._noted(spec.name, found), self._registry.transitions(spec.name))
+        return convert.model_status(spec.name, self._noted(spec.name, found), self._registry.transitions(spec.name))
 
     def _noted(self, name: str, statuses: Sequence[VersionStatus]) -> list[VersionStatus]:
         """Statuses that also tell which requests do not share runs, and why."""
@@ -199,14 +198,14 @@ class PredictHandler(Predict.Iface):
         """Tells the state of every version of every model."""
         registry = self._registry
         return [
-            describe.model_status(name, self._noted(name, each), registry.transitions(name))
+            convert.model_status(name, self._noted(name, each), registry.transitions(name))
             for name, each in registry.statuses().items()
         ]
 
     @door
     def getServerStatus(self) -> ServerStatus:
         """Tells the state of the server and of each worker."""
-        return describe.server_status(self._status(), self._registry.names(), self._server_version)
+        return convert.server_status(self._status(), self._registry.names(), self._server_version)
 
 
 def _response(resolved: ModelSpec, plan: Plan, wanted: tuple[str, ...], done: Done) -> PredictResponse:
@@ -214,7 +213,7 @@ def _response(resolved: ModelSpec, plan: Plan, wanted: tuple[str, ...], done: Do
     outputs: Mapping[str, Array] = done.outputs
     if tuple(outputs) != wanted:
         outputs = asked_for(plan, outputs, wanted)
-    return PredictResponse(resolved, describe.tensors(outputs))
+    return PredictResponse(resolved, convert.tensors(outputs))
 
 
 def _checked(request: R | None) -> tuple[R, Deadline]:

@@ -17,9 +17,9 @@ import numpy as np
 from thriftserve.batching import Done, Job
 from thriftserve.deadline import Deadline
 from thriftserve.errors import ThriftServeError
-from thriftserve.handler.at_front import TIMEOUTS
-from thriftserve.handler.describe import queue_us, timing
 from thriftserve.models.servable import Servable
+from thriftserve.service.convert import queue_us, timing
+from thriftserve.service.front import TIMEOUTS
 from thriftserve_idl.Predict import predict_result
 from thriftserve_idl.ttypes import ModelSpec, PredictRequest, PredictResponse
 

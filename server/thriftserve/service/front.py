@@ -10,8 +10,8 @@ from collections.abc import Callable, Mapping
 from typing import Any
 
 from thriftserve.errors import Code
-from thriftserve.handler import describe
-from thriftserve.handler.door import ErrorCounter, door
+from thriftserve.service import convert
+from thriftserve.service.errors import ErrorCounter, door
 from thriftserve.status import ServerSnapshot
 from thriftserve_idl import Predict
 from thriftserve_idl.ttypes import ErrorCode, PredictError, ServerStatus
@@ -60,7 +60,7 @@ class FrontHandler(Predict.Iface):
     @door
     def getServerStatus(self) -> ServerStatus:
         """Tells the state of the server and of each process."""
-        return describe.server_status(self._status(), self._about.get("models", ()), self._server_version)
+        return convert.server_status(self._status(), self._about.get("models", ()), self._server_version)
 
 
 def fault(method: str, code: Code, message: str) -> Any:
