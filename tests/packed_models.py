@@ -14,7 +14,7 @@ from pathlib import Path
 
 from small_models import small
 from thriftserve import fetch as fetching
-from thriftserve.keeper.fetcher import whole
+from thriftserve.controller.fetch_agent import whole
 
 
 @cache

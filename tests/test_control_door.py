@@ -14,8 +14,8 @@ import pytest
 
 from certificates import Authority
 from served import Served, command, environment
+from thriftserve.controller import door_of
 from thriftserve.errors import ConfigError, ExitCode
-from thriftserve.keeper import door_of
 from thriftserve.settings import ServeSettings
 from thriftserve_client import ConnectionFailed, SslOptions, UnauthenticatedError
 from thriftserve_client.control import Control

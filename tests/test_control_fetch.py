@@ -16,9 +16,9 @@ from control_served import Controlled, wait_until
 from fetch_server import File, FileServer
 from packed_models import files, holds_model, packed, tar_of
 from small_models import small
+from thriftserve.controller.overrides import Wishes
 from thriftserve.errors import ExitCode
 from thriftserve.fetch.journal import Journal
-from thriftserve.keeper.wishes import Wishes
 from thriftserve.models.repository import parse_model_flags
 from thriftserve.models.state import StateDir
 from thriftserve_bench.process_tree import signal_process
@@ -67,7 +67,7 @@ def fetchers(served: Controlled) -> list[psutil.Process]:
     found = []
     for each in psutil.Process(served.server.pid).children(recursive=True):
         try:
-            if "thriftserve.keeper.fetcher" in each.cmdline():
+            if "thriftserve.controller.fetch_agent" in each.cmdline():
                 found.append(each)
         except psutil.NoSuchProcess:
             continue

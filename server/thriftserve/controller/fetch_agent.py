@@ -1,4 +1,4 @@
-"""The program that fetches one model, in a process of its own: python -m thriftserve.keeper.fetcher
+"""The program that fetches one model, in a process of its own: python -m thriftserve.controller.fetch_agent
 
     stdin:  {"url": …, "target": "/fetched/digits/43", "sha256": …, "max_bytes": …, "timeout_s": …}      one line
     stdout: {"progress": "downloading 41.0 of 120.0 MiB (34 %)"}                       several a second

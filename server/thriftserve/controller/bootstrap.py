@@ -11,10 +11,10 @@ from collections.abc import Sequence
 from functools import partial
 from pathlib import Path
 
+from thriftserve.controller.configuration import file_stamp, keep
+from thriftserve.controller.overrides import Wishes
+from thriftserve.controller.sources import Mirrors, base_path_of, cache_of
 from thriftserve.errors import ConfigError, ModelLoadError
-from thriftserve.keeper.configuration import file_stamp, keep
-from thriftserve.keeper.mirrors import Mirrors, base_path_of, cache_of
-from thriftserve.keeper.wishes import Wishes
 from thriftserve.models.labels import Labels
 from thriftserve.models.mirror import has_any
 from thriftserve.models.repository import ModelConfig

@@ -10,9 +10,9 @@ from dataclasses import replace
 from pathlib import Path
 
 from thriftserve import fetch
+from thriftserve.controller.controller import Keeper
+from thriftserve.controller.fetch_jobs import Wanted
 from thriftserve.errors import FailedPrecondition, InvalidArgument, ModelLoadError, NotFound, StartError
-from thriftserve.keeper.fetches import Wanted
-from thriftserve.keeper.keeper import Keeper
 from thriftserve.models import repository
 from thriftserve.models.registry import VersionStatus
 from thriftserve.models.repository import ModelConfig, parse_model_flag

@@ -16,19 +16,13 @@ from functools import partial
 from pathlib import Path
 from typing import Any
 
+from thriftserve.controller.configuration import Configuration, Timing
+from thriftserve.controller.fetch_jobs import Coming
+from thriftserve.controller.lifecycle import Failures, Lives
+from thriftserve.controller.overrides import Wishes
+from thriftserve.controller.rollout import Crew, Layout, Workers, desired, under_way
+from thriftserve.controller.sources import Mirrors, Sources, cache_of
 from thriftserve.errors import FailedPrecondition, StartError
-from thriftserve.keeper.coming import Coming
-from thriftserve.keeper.configuration import Configuration
-from thriftserve.keeper.crew import Crew, Workers
-from thriftserve.keeper.desired import desired
-from thriftserve.keeper.failures import Failures
-from thriftserve.keeper.layout import Layout
-from thriftserve.keeper.lives import Lives
-from thriftserve.keeper.mirrors import Mirrors, cache_of
-from thriftserve.keeper.sources import Sources
-from thriftserve.keeper.timing import Timing
-from thriftserve.keeper.turnover import under_way
-from thriftserve.keeper.wishes import Wishes
 from thriftserve.models.labels import Labels
 from thriftserve.models.repository import ModelConfig
 from thriftserve.models.state import Failed, Plan, StateDir, Told, attempts, told
