@@ -23,10 +23,10 @@ from typing import Any
 from thriftserve.errors import ModelLoadError
 from thriftserve.models.preload import preload
 from thriftserve.status import WorkerPhase
-from thriftserve.workers.arbiter import Arbiter
-from thriftserve.workers.context import WorkerContext
-from thriftserve.workers.group import WorkerGroup
-from thriftserve.workers.scoreboard import Scoreboard
+from thriftserve.supervisor.arbiter import Arbiter
+from thriftserve.supervisor.context import WorkerContext
+from thriftserve.supervisor.scoreboard import Scoreboard
+from thriftserve.supervisor.worker_group import WorkerGroup
 
 #: What the light nursery imports; nothing else here does.
 MODULE = "wave"

@@ -6,11 +6,11 @@ import doctest
 import subprocess
 import sys
 
-from thriftserve.workers import pages
+from thriftserve.supervisor import fork_server
 
 _PROGRAM = """
 import ctypes, sys
-from thriftserve.workers.pages import forget_clean_pages
+from thriftserve.supervisor.fork_server import forget_clean_pages
 import numpy as np
 def resident():
     return next(int(line.split()[1]) for line in open("/proc/self/smaps_rollup") if line.startswith("Rss")) * 1024
@@ -28,7 +28,7 @@ print("sound", ctypes.CDLL(None).getpid() > 0, json.dumps([1]))
 
 def test_the_example_in_the_text() -> None:
     """What the docstring shows is what happens."""
-    assert doctest.testmod(pages).failed == 0
+    assert doctest.testmod(fork_server).failed == 0
 
 
 def test_pages_go_and_the_process_stays_sound() -> None:

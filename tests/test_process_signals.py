@@ -14,7 +14,7 @@ import pytest
 
 from documents import ROOT
 from thriftserve.status import WorkerRole
-from thriftserve.workers.group import Place, Worker, WorkerGroup
+from thriftserve.supervisor.worker_group import Place, Worker, WorkerGroup
 from thriftserve_bench.process_tree import signal_group, signal_process
 from thriftserve_client import answers
 from thriftserve_idl.ttypes import ServerState, ServerStatus, WorkerState, WorkerStatus

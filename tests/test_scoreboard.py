@@ -9,10 +9,9 @@ from collections.abc import Callable
 import pytest
 
 from thriftserve.status import BATCH_SIZE_BOUNDS, TIME_BOUNDS_US, ServerSnapshot, WorkerPhase, WorkerRole, in_words
-from thriftserve.workers.context import WorkerContext
-from thriftserve.workers.counters import Counters
-from thriftserve.workers.scoreboard import Scoreboard
-from thriftserve.workers.slot import SLOT_CELLS, Cell, Cells
+from thriftserve.supervisor.context import WorkerContext
+from thriftserve.supervisor.counters import Counters
+from thriftserve.supervisor.scoreboard import SLOT_CELLS, Cell, Cells, Scoreboard
 from thriftserve_client import Histogram
 
 

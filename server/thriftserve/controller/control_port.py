@@ -13,7 +13,7 @@ from pathlib import Path
 from thriftserve.errors import ConfigError
 from thriftserve.service.control import Token
 from thriftserve.settings import HostSettings, ServeSettings
-from thriftserve.workers.tls import server_context
+from thriftserve.supervisor.tls import server_context
 
 log = logging.getLogger(__name__)
 

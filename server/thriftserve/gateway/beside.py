@@ -15,10 +15,10 @@ from thriftserve.errors import ConfigError
 from thriftserve.settings import HostSettings, ServeSettings, gather
 from thriftserve.settings.gateway import GatewaySettings, backend_of
 from thriftserve.status import WorkerPhase, WorkerRole
-from thriftserve.workers.child import Loop
-from thriftserve.workers.context import WorkerContext
-from thriftserve.workers.group import WorkerGroup
-from thriftserve.workers.listener import Listener
+from thriftserve.supervisor.child import Loop
+from thriftserve.supervisor.context import WorkerContext
+from thriftserve.supervisor.listener import Listener
+from thriftserve.supervisor.worker_group import WorkerGroup
 
 
 def group(settings: ServeSettings, server: Listener) -> WorkerGroup:

@@ -26,7 +26,7 @@ from thriftserve.gateway.app import Gateway
 from thriftserve.gateway.http_protocol import bounded
 from thriftserve.settings import HostSettings
 from thriftserve.settings.gateway import GatewaySettings
-from thriftserve.workers.listener import Listener
+from thriftserve.supervisor.listener import Listener
 
 log = logging.getLogger(__name__)
 

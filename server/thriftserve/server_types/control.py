@@ -18,12 +18,12 @@ from thriftserve.server_types.host import Host, Wakeup
 from thriftserve.server_types.thread_pool import TThreadPoolServer
 from thriftserve.settings import HostSettings
 from thriftserve.status import WorkerPhase, WorkerRole
-from thriftserve.workers.child import Loop
-from thriftserve.workers.context import WorkerContext
-from thriftserve.workers.counters import Counters
-from thriftserve.workers.group import WorkerGroup
-from thriftserve.workers.listener import Listener
-from thriftserve.workers.tls import server_context
+from thriftserve.supervisor.child import Loop
+from thriftserve.supervisor.context import WorkerContext
+from thriftserve.supervisor.counters import Counters
+from thriftserve.supervisor.listener import Listener
+from thriftserve.supervisor.tls import server_context
+from thriftserve.supervisor.worker_group import WorkerGroup
 
 _TICK_S = 1.0
 

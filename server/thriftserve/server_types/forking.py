@@ -22,8 +22,8 @@ from thriftserve.server_types.accepting import Acceptor, OutOfDescriptors, accep
 from thriftserve.server_types.connection import Connection
 from thriftserve.server_types.host import Host, Wakeup
 from thriftserve.server_types.spin import Room
-from thriftserve.workers import child
-from thriftserve.workers.context import WorkerContext
+from thriftserve.supervisor import child
+from thriftserve.supervisor.context import WorkerContext
 
 log = logging.getLogger(__name__)
 

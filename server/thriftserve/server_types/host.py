@@ -18,9 +18,9 @@ from thrift.Thrift import TProcessor
 from thriftserve.rpc import Refusal
 from thriftserve.settings import HostSettings
 from thriftserve.status import WorkerPhase
-from thriftserve.workers.context import WorkerContext
-from thriftserve.workers.listener import Listener
-from thriftserve.workers.tls import server_context
+from thriftserve.supervisor.context import WorkerContext
+from thriftserve.supervisor.listener import Listener
+from thriftserve.supervisor.tls import server_context
 
 log = logging.getLogger(__name__)
 

@@ -31,14 +31,14 @@ from thriftserve.server_types.batched import Desk, Switchboard, TBatchingFront, 
 from thriftserve.server_types.control import ControlFactory, control_group
 from thriftserve.server_types.host import Factory, Host, begun
 from thriftserve.settings import HostSettings
-from thriftserve.workers.arbiter import Arbiter
-from thriftserve.workers.child import Loop
-from thriftserve.workers.context import WorkerContext
-from thriftserve.workers.group import WorkerGroup
-from thriftserve.workers.listener import Listener
-from thriftserve.workers.pages import forget_clean_pages
-from thriftserve.workers.scoreboard import Scoreboard
-from thriftserve.workers.tls import server_context
+from thriftserve.supervisor.arbiter import Arbiter
+from thriftserve.supervisor.child import Loop
+from thriftserve.supervisor.context import WorkerContext
+from thriftserve.supervisor.fork_server import forget_clean_pages
+from thriftserve.supervisor.listener import Listener
+from thriftserve.supervisor.scoreboard import Scoreboard
+from thriftserve.supervisor.tls import server_context
+from thriftserve.supervisor.worker_group import WorkerGroup
 
 log = logging.getLogger(__name__)
 

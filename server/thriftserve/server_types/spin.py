@@ -16,7 +16,7 @@ from collections.abc import Callable
 from typing import TypeVar
 
 from thriftserve.cores import usable_cores
-from thriftserve.workers.scoreboard import Scoreboard
+from thriftserve.supervisor.scoreboard import Scoreboard
 
 _Found = TypeVar("_Found")
 

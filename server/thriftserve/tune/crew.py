@@ -28,7 +28,7 @@ from thriftserve.models.repository import ModelConfig
 from thriftserve.models.servable import Servable
 from thriftserve.models.session import Arrays
 from thriftserve.models.signature import Signature
-from thriftserve.workers.child import die_with_parent
+from thriftserve.supervisor.child import die_with_parent
 
 #: Longest wait for a model to load and for a cell's calls, in seconds.
 _PATIENCE_S = 600.0

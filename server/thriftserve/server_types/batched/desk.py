@@ -15,7 +15,7 @@ from typing import Any
 from thrift.Thrift import TProcessor
 
 from thriftserve.errors import Code
-from thriftserve.workers.context import WorkerContext
+from thriftserve.supervisor.context import WorkerContext
 
 #: Makes the result struct of a method that failed: (method, code, message); None for a TApplicationException.
 Fault = Callable[[str, Code, str], Any]

@@ -23,7 +23,7 @@ from thriftserve.server_types.batched.request import Request, Waiting
 from thriftserve.server_types.ending import FAILURES
 from thriftserve.server_types.polled import PeerGone
 from thriftserve.settings import HostSettings
-from thriftserve.workers.counters import Counters
+from thriftserve.supervisor.counters import Counters
 
 log = logging.getLogger(__name__)
 

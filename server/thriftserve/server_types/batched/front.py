@@ -31,7 +31,7 @@ from thriftserve.server_types.host import Host
 from thriftserve.server_types.polled import PeerGone
 from thriftserve.server_types.spin import Spin
 from thriftserve.status import WorkerRole
-from thriftserve.workers.tls import server_context
+from thriftserve.supervisor.tls import server_context
 
 log = logging.getLogger(__name__)
 

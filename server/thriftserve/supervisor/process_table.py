@@ -13,12 +13,10 @@ import selectors
 import signal
 from collections.abc import Callable, Iterable, Iterator, Sequence
 
-from thriftserve.workers import child
-from thriftserve.workers.group import Place, State, Worker, WorkerGroup
-from thriftserve.workers.nursery import Nursery
-from thriftserve.workers.scoreboard import Scoreboard
-from thriftserve.workers.seat import Seat, work
-from thriftserve.workers.slot import Cell
+from thriftserve.supervisor import child
+from thriftserve.supervisor.fork_server import Nursery
+from thriftserve.supervisor.scoreboard import Cell, Scoreboard
+from thriftserve.supervisor.worker_group import Place, Seat, State, Worker, WorkerGroup, work
 
 log = logging.getLogger(__name__)
 

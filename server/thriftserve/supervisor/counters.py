@@ -11,8 +11,16 @@ from collections.abc import Callable
 from threading import Lock
 
 from thriftserve.status import WorkerPhase, WorkerRole
-from thriftserve.workers.scoreboard import Scoreboard
-from thriftserve.workers.slot import DEVICE_CELLS, NOTE_CELLS, SLOT_CELLS, Cell, Cells, observer, write_text
+from thriftserve.supervisor.scoreboard import (
+    DEVICE_CELLS,
+    NOTE_CELLS,
+    SLOT_CELLS,
+    Cell,
+    Cells,
+    Scoreboard,
+    observer,
+    write_text,
+)
 
 Count = Callable[[], None]
 

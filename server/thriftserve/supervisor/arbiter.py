@@ -20,11 +20,11 @@ from collections.abc import Callable, Sequence
 
 from thriftserve.errors import ExitCode
 from thriftserve.status import ServerPhase
-from thriftserve.workers import child
-from thriftserve.workers.group import Place, State, Worker, WorkerGroup
-from thriftserve.workers.roster import Roster, ended_children
-from thriftserve.workers.scoreboard import Scoreboard
-from thriftserve.workers.signals import SignalQueue
+from thriftserve.supervisor import child
+from thriftserve.supervisor.process_table import Roster, ended_children
+from thriftserve.supervisor.scoreboard import Scoreboard
+from thriftserve.supervisor.signals import SignalQueue
+from thriftserve.supervisor.worker_group import Place, State, Worker, WorkerGroup
 
 log = logging.getLogger(__name__)
 

@@ -8,10 +8,9 @@ from __future__ import annotations
 import logging
 
 from thriftserve.status import ServerSnapshot, WorkerPhase, WorkerRole, in_words
-from thriftserve.workers.child import Report
-from thriftserve.workers.counters import Counters
-from thriftserve.workers.scoreboard import Scoreboard
-from thriftserve.workers.slot import histograms
+from thriftserve.supervisor.child import Report
+from thriftserve.supervisor.counters import Counters
+from thriftserve.supervisor.scoreboard import Scoreboard, histograms
 
 log = logging.getLogger(__name__)
 

@@ -6,15 +6,61 @@ WorkerGroup (what to run, how many) --> Place (kept filled) --> Worker (pid, sta
 from __future__ import annotations
 
 import os
+import struct
 import time
 from collections.abc import Callable
-from dataclasses import dataclass, field
+from dataclasses import astuple, dataclass, field
 from enum import Enum
 
 from thriftserve.errors import ExitCode
-from thriftserve.workers import child
-from thriftserve.workers.context import WorkerContext
-from thriftserve.workers.listener import Listener
+from thriftserve.supervisor import child
+from thriftserve.supervisor.context import WorkerContext
+from thriftserve.supervisor.listener import Listener
+from thriftserve.supervisor.scoreboard import Scoreboard
+
+# What a process is told to be a worker, whichever process forks it.
+
+_LAYOUT = struct.Struct("=3q")
+#: Length of a packed seat.
+SEAT_BYTES = _LAYOUT.size
+
+
+@dataclass(frozen=True)
+class Seat:
+    """A place to be filled.
+
+    Attributes:
+        index: the place, among its group's.
+        restarts: how often it was filled anew.
+        slot: where on the scoreboard its numbers go.
+    """
+
+    index: int
+    restarts: int
+    slot: int
+
+    def pack(self) -> bytes:
+        """As a message."""
+        return _LAYOUT.pack(*astuple(self))
+
+    @classmethod
+    def unpack(cls, message: bytes) -> Seat:
+        """From a message."""
+        return cls(*_LAYOUT.unpack(message))
+
+
+def work(group: WorkerGroup, seat: Seat, board: Scoreboard, report: child.Report) -> int:
+    """Runs a worker from its loop's making to its end, in its own process.
+
+    Returns:
+        The exit code.
+    """
+    board.enter(seat.slot, os.getpid(), seat.index, seat.restarts, parent=board.pid)
+    context = WorkerContext(board, seat.slot, seat.index, group.count, report)
+    code = child.serve(group.make_loop(context), report, group.listen)
+    context.log_figures()
+    return code
+
 
 #: A worker that lived this long was sound: its death starts the back-off anew.
 SOUND_AFTER_S = 10.0
