@@ -12,9 +12,9 @@ from hosting import Wire
 from thriftserve.app import predict_desk
 from thriftserve.errors import Code
 from thriftserve.rpc.walk import find_i32
-from thriftserve.server_types.batched import answers
-from thriftserve.server_types.batched.answers import DeskAnswers
-from thriftserve.server_types.batched.request import Request
+from thriftserve.servers.batching import local_replies
+from thriftserve.servers.batching.local_replies import DeskAnswers
+from thriftserve.servers.batching.request_queue import Request
 from thriftserve.service import front
 from thriftserve_client.codec import to_tensor
 from thriftserve_idl import Predict
@@ -124,9 +124,9 @@ def test_the_cheapest_refusals(method: str) -> None:
 def test_the_cheapest_refusals_of_garbage() -> None:
     """Made-up names do not pile up, and what is no call is left to those who look."""
     refusals = desk_answers().refusals(Code.RESOURCE_EXHAUSTED, "full")
-    for number in range(3 * answers._MOST_KEPT):
+    for number in range(3 * local_replies._MOST_KEPT):
         assert b"full" in (refusals.of(sample("ping").replace(b"ping", b"%04d" % number)) or b"")
-    assert len(refusals._kept) <= answers._MOST_KEPT
+    assert len(refusals._kept) <= local_replies._MOST_KEPT
     oneway = bytearray(sample("ping"))
     oneway[7] = 4
     for garbage in (b"", b"\0", b"GET / HTTP/1.1\r\n", b"\x80\x01\x00\x01\0\0\0\xff", bytes(40), bytes(oneway)[4:]):
@@ -166,6 +166,6 @@ def test_no_more_is_kept_than_needed() -> None:
     ours = desk_answers()
     frame = sample("predict")
     request = Request(None, frame, None, len(frame) - 4, 0.0)  # type: ignore[arg-type]
-    for number in range(3 * answers._MOST_KEPT):
+    for number in range(3 * local_replies._MOST_KEPT):
         ours.fault(request, Code.DEADLINE_EXCEEDED, f"waited {number} ms")
-    assert len(ours._kept) <= answers._MOST_KEPT
+    assert len(ours._kept) <= local_replies._MOST_KEPT

@@ -7,8 +7,8 @@ from typing import Any
 
 import pytest
 
-from thriftserve.server_types.batched.patience import Patience
-from thriftserve.server_types.batched.wire import Advice
+from thriftserve.servers.batching.batch_wait import Patience
+from thriftserve.servers.batching.ipc import Advice
 
 
 class Front:

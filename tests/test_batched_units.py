@@ -14,12 +14,10 @@ from typing import Any, NoReturn
 
 import pytest
 
-from thriftserve.server_types.batched.arena import Arena, Block, SharedFrames
-from thriftserve.server_types.batched.backlog import Backlog
-from thriftserve.server_types.batched.request import Request, Waiting
-from thriftserve.server_types.batched.sharing import chosen, share, startable
-from thriftserve.server_types.batched.switchboard import Hello, Switchboard
-from thriftserve.server_types.batched.wire import (
+from thriftserve.servers.batching.admission import Backlog
+from thriftserve.servers.batching.arena import Arena, Block, SharedFrames
+from thriftserve.servers.batching.dispatcher import chosen, share, startable
+from thriftserve.servers.batching.ipc import (
     CLOSE,
     INLINE,
     READ_BYTES,
@@ -27,11 +25,14 @@ from thriftserve.server_types.batched.wire import (
     AnswerReader,
     Answers,
     BatchReader,
+    Hello,
     Item,
     Kind,
+    Switchboard,
     pack_answers,
     pack_batch,
 )
+from thriftserve.servers.batching.request_queue import Request, Waiting
 
 PAGE = 4096
 NOBODY = 65534

@@ -13,7 +13,7 @@ import numpy as np
 import pytest
 
 from demo_process import DEMO, demo, environment, left_behind, trained
-from thriftserve.server_types import HostSettings
+from thriftserve.servers import HostSettings
 from thriftserve.settings import SERVER_TYPES
 from thriftserve_bench.demo import digits, options
 from thriftserve_bench.server_types import SERVER_TYPES as TYPES

@@ -10,7 +10,7 @@ import pytest
 
 from demo_process import trained
 from documents import ROOT, blocks, commands, run_client, run_python
-from thriftserve.server_types import HostSettings
+from thriftserve.servers import HostSettings
 from thriftserve.settings import SERVER_TYPES
 from thriftserve_bench.server_process import ServerProcess
 

@@ -9,7 +9,7 @@ import psutil
 import pytest
 
 from served import Served
-from thriftserve.server_types.spin import Room, Spin
+from thriftserve.servers.busy_poll import Room, Spin
 from thriftserve_client import Client
 
 _ROUNDS = 64

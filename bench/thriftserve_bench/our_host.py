@@ -10,7 +10,7 @@ from __future__ import annotations
 import sys
 from functools import partial
 
-from thriftserve.server_types import HostSettings, serve
+from thriftserve.servers import HostSettings, serve
 from thriftserve_bench.host_flags import parse_host_flags, processor_of
 from thriftserve_bench.server_types import SERVER_TYPES, WITH_WORKERS
 

@@ -23,7 +23,7 @@ from typing import Any
 
 from thrift.Thrift import TProcessor
 
-from thriftserve import __version__, server_types
+from thriftserve import __version__, servers
 from thriftserve.batching import MAX_BATCH_SIZE, Batcher, on_word
 from thriftserve.controller import Keeper, Operations, door_of, first_plan, models_of, token_of
 from thriftserve.errors import Code, ExitCode
@@ -35,7 +35,7 @@ from thriftserve.models.priority import in_background
 from thriftserve.models.repository import ModelConfig
 from thriftserve.models.state import Attempt, KeptRegistry, Plan, StateDir, Told, UnmergedModels
 from thriftserve.models.watcher import Watcher
-from thriftserve.server_types import ControlContext, Desk, WorkerContext
+from thriftserve.servers import ControlContext, Desk, WorkerContext
 from thriftserve.service import ControlHandler, PredictHandler, PredictProcessor, front
 from thriftserve.settings import HostSettings, ServeSettings
 from thriftserve_idl import ModelControl, Predict
@@ -64,7 +64,7 @@ def serve(source: Source) -> ExitCode:
         state = StateDir(Path(place).absolute())
         plan, watcher = first_plan(settings, configs, state)
         laid_out = placement.placed(settled, plan.models)
-        return server_types.serve(
+        return servers.serve(
             Predictor(source, laid_out, state),
             laid_out,
             refusal=refused,

@@ -16,7 +16,7 @@ from services.gen.calculator import Calculator, Greeter
 from services.gen.cross import Cross
 from services.gen.cross.ttypes import Failure, Insanity, Number, OtherFailure, Things
 from services.handlers import CalculatorHandler, GreeterHandler
-from thriftserve.server_types import WorkerContext
+from thriftserve.servers import WorkerContext
 
 
 class CrossHandler:

@@ -18,7 +18,7 @@ from services.gen.calculator import Calculator
 from services.gen.calculator.ttypes import Busy
 from services.handlers import CalculatorHandler
 from thriftserve.errors import ModelLoadError, StartError
-from thriftserve.server_types import HostSettings, WorkerContext, serve
+from thriftserve.servers import HostSettings, WorkerContext, serve
 
 Factory = Callable[[WorkerContext], TProcessor]
 

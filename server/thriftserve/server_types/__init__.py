@@ -1,9 +1,8 @@
-"""How a request reaches the handler: one file a server type, one call for all of them."""
+"""The name that `thriftserve.servers` had until version 0.2; it stays until 1.0.
 
-from thriftserve.server_types.batched import Desk
-from thriftserve.server_types.control import ControlContext
-from thriftserve.server_types.hosting import LOOPS, serve
-from thriftserve.settings import HostSettings
-from thriftserve.supervisor.context import WorkerContext
+>>> from thriftserve.server_types import serve
+"""
+
+from thriftserve.servers import LOOPS, ControlContext, Desk, HostSettings, WorkerContext, serve
 
 __all__ = ["LOOPS", "ControlContext", "Desk", "HostSettings", "WorkerContext", "serve"]

@@ -18,10 +18,10 @@ import socket
 from types import FrameType
 
 from thriftserve.errors import ExitCode, ModelLoadError, StartError
-from thriftserve.server_types.accepting import Acceptor, OutOfDescriptors, accept_queue_length
-from thriftserve.server_types.connection import Connection
-from thriftserve.server_types.host import Host, Wakeup
-from thriftserve.server_types.spin import Room
+from thriftserve.servers.acceptor import Acceptor, OutOfDescriptors, accept_queue_length
+from thriftserve.servers.busy_poll import Room
+from thriftserve.servers.connection import Connection
+from thriftserve.servers.context import Host, Wakeup
 from thriftserve.supervisor import child
 from thriftserve.supervisor.context import WorkerContext
 

@@ -16,8 +16,8 @@ from thriftserve_client.channel import ChannelClosed
 from thriftserve_client.framing import HEADER_BYTES, frame_length
 
 if TYPE_CHECKING:
-    from thriftserve.server_types.batched.arena import Block
-    from thriftserve.server_types.batched.door import Door
+    from thriftserve.servers.batching.admission import Door
+    from thriftserve.servers.batching.arena import Block
 
 #: A frame with more than this still to come is a large one. A worker is sent the others themselves, and only so many
 #: at once as its socket takes: photos of 80 KB would never share a run.

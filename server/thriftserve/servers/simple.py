@@ -7,10 +7,10 @@ The next client waits in the kernel's queue until the one before has gone, or wa
 
 from __future__ import annotations
 
-from thriftserve.server_types.accepting import Acceptor
-from thriftserve.server_types.connection import Connection
-from thriftserve.server_types.host import Host
-from thriftserve.server_types.refuser import Doorman, Refuser
+from thriftserve.servers.acceptor import Acceptor
+from thriftserve.servers.connection import Connection
+from thriftserve.servers.context import Host
+from thriftserve.servers.rejection import Doorman, Refuser
 
 
 class TSimpleServer:

@@ -17,14 +17,14 @@ from collections import deque
 from struct import Struct
 from typing import TYPE_CHECKING
 
-from thriftserve.server_types.batched.incoming import Incoming
-from thriftserve.server_types.batched.request import Request
-from thriftserve.server_types.polled import PeerGone
+from thriftserve.servers.batching.frame_reader import Incoming
+from thriftserve.servers.batching.request_queue import Request
+from thriftserve.servers.nonblocking_connection import PeerGone
 from thriftserve_client.channel import READ_BYTES, ChannelClosed
 from thriftserve_client.framing import HEADER_BYTES, FrameError
 
 if TYPE_CHECKING:
-    from thriftserve.server_types.batched.front import TBatchingFront
+    from thriftserve.servers.batching.front import TBatchingFront
 
 log = logging.getLogger(__name__)
 

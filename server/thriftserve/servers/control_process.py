@@ -13,9 +13,9 @@ from typing import Protocol
 
 from thrift.Thrift import TProcessor
 
-from thriftserve.server_types.accepting import tune
-from thriftserve.server_types.host import Host, Wakeup
-from thriftserve.server_types.thread_pool import TThreadPoolServer
+from thriftserve.servers.acceptor import tune
+from thriftserve.servers.context import Host, Wakeup
+from thriftserve.servers.thread_pool import TThreadPoolServer
 from thriftserve.settings import HostSettings
 from thriftserve.status import WorkerPhase, WorkerRole
 from thriftserve.supervisor.child import Loop

@@ -18,7 +18,7 @@ import time
 from collections.abc import Iterator
 from struct import Struct
 
-from thriftserve.server_types.host import Host
+from thriftserve.servers.context import Host
 
 log = logging.getLogger(__name__)
 

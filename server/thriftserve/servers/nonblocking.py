@@ -20,10 +20,10 @@ from collections.abc import Callable
 from enum import Enum
 from functools import partial
 
-from thriftserve.server_types.accepting import PAUSE_S, Acceptor, OutOfDescriptors
-from thriftserve.server_types.ending import tell
-from thriftserve.server_types.host import Host
-from thriftserve.server_types.polled import PeerGone, PolledConnection
+from thriftserve.servers.acceptor import PAUSE_S, Acceptor, OutOfDescriptors
+from thriftserve.servers.connection import tell
+from thriftserve.servers.context import Host
+from thriftserve.servers.nonblocking_connection import PeerGone, PolledConnection
 from thriftserve_client.framing import Frame
 
 log = logging.getLogger(__name__)

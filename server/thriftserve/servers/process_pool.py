@@ -18,10 +18,10 @@ import socket
 import time
 from collections import deque
 
-from thriftserve.server_types.accepting import Acceptor, OutOfDescriptors
-from thriftserve.server_types.host import Host
-from thriftserve.server_types.refuser import Doorman, Refuser
-from thriftserve.server_types.turns import BufferedTurns, FramedTurns, Turns
+from thriftserve.servers.acceptor import Acceptor, OutOfDescriptors
+from thriftserve.servers.context import Host
+from thriftserve.servers.nonblocking_connection import BufferedTurns, FramedTurns, Turns
+from thriftserve.servers.rejection import Doorman, Refuser
 
 log = logging.getLogger(__name__)
 

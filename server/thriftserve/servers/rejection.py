@@ -14,9 +14,9 @@ import socket
 import threading
 from dataclasses import replace
 
-from thriftserve.server_types.accepting import Acceptor, OutOfDescriptors, accept_queue_length
-from thriftserve.server_types.connection import Connection
-from thriftserve.server_types.host import Host
+from thriftserve.servers.acceptor import Acceptor, OutOfDescriptors, accept_queue_length
+from thriftserve.servers.connection import Connection
+from thriftserve.servers.context import Host
 
 log = logging.getLogger(__name__)
 

@@ -4,7 +4,7 @@
 
 ::
 
-    from thriftserve.server_types import HostSettings, serve
+    from thriftserve.servers import HostSettings, serve
 
     def processor(context):                     # called in each process that serves
         return Calculator.Processor(CalculatorHandler())
@@ -26,10 +26,10 @@ from thrift.Thrift import TProcessor
 
 from thriftserve.errors import Code, ExitCode
 from thriftserve.rpc import Refusal
-from thriftserve.server_types.accepting import tune
-from thriftserve.server_types.batched import Desk, Switchboard, TBatchingFront, TBatchingWorker
-from thriftserve.server_types.control import ControlFactory, control_group
-from thriftserve.server_types.host import Factory, Host, begun
+from thriftserve.servers.acceptor import tune
+from thriftserve.servers.batching import Desk, Switchboard, TBatchingFront, TBatchingWorker
+from thriftserve.servers.context import Factory, Host, begun
+from thriftserve.servers.control_process import ControlFactory, control_group
 from thriftserve.settings import HostSettings
 from thriftserve.supervisor.arbiter import Arbiter
 from thriftserve.supervisor.child import Loop
@@ -44,12 +44,12 @@ log = logging.getLogger(__name__)
 
 #: Server type -> where its loop is; imported when chosen.
 LOOPS = {
-    "TSimpleServer": "thriftserve.server_types.simple:TSimpleServer",
-    "TThreadedServer": "thriftserve.server_types.threaded:TThreadedServer",
-    "TThreadPoolServer": "thriftserve.server_types.thread_pool:TThreadPoolServer",
-    "TNonblockingServer": "thriftserve.server_types.nonblocking:TNonblockingServer",
-    "TForkingServer": "thriftserve.server_types.forking:TForkingServer",
-    "TProcessPoolServer": "thriftserve.server_types.process_pool:TProcessPoolServer",
+    "TSimpleServer": "thriftserve.servers.simple:TSimpleServer",
+    "TThreadedServer": "thriftserve.servers.threaded:TThreadedServer",
+    "TThreadPoolServer": "thriftserve.servers.thread_pool:TThreadPoolServer",
+    "TNonblockingServer": "thriftserve.servers.nonblocking:TNonblockingServer",
+    "TForkingServer": "thriftserve.servers.forking:TForkingServer",
+    "TProcessPoolServer": "thriftserve.servers.process_pool:TProcessPoolServer",
 }
 
 

@@ -16,10 +16,10 @@ import select
 import threading
 import time
 
-from thriftserve.server_types.accepting import Acceptor, OutOfDescriptors
-from thriftserve.server_types.connection import Connection
-from thriftserve.server_types.host import Host
-from thriftserve.server_types.refuser import Refuser
+from thriftserve.servers.acceptor import Acceptor, OutOfDescriptors
+from thriftserve.servers.connection import Connection
+from thriftserve.servers.context import Host
+from thriftserve.servers.rejection import Refuser
 
 log = logging.getLogger(__name__)
 

@@ -7,10 +7,10 @@ from __future__ import annotations
 
 import threading
 
-from thriftserve.server_types.accepting import Acceptor
-from thriftserve.server_types.connection import Connection
-from thriftserve.server_types.host import Host
-from thriftserve.server_types.refuser import Refuser
+from thriftserve.servers.acceptor import Acceptor
+from thriftserve.servers.connection import Connection
+from thriftserve.servers.context import Host
+from thriftserve.servers.rejection import Refuser
 
 #: What a connection's thread needs; the C library's own 8 MB would let 1,500 idle clients reserve 12 GB.
 _STACK_BYTES = 1024 * 1024

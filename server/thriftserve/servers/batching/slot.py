@@ -13,13 +13,12 @@ import socket
 from collections import deque
 from typing import TYPE_CHECKING
 
-from thriftserve.server_types.batched.request import Request
-from thriftserve.server_types.batched.switchboard import Hello
-from thriftserve.server_types.batched.wire import READ_BYTES, Advice, AnswerReader, Answers, pack_batch
+from thriftserve.servers.batching.ipc import READ_BYTES, Advice, AnswerReader, Answers, Hello, pack_batch
+from thriftserve.servers.batching.request_queue import Request
 from thriftserve_client.channel import MAX_SEGMENTS, drop_sent
 
 if TYPE_CHECKING:
-    from thriftserve.server_types.batched.front import TBatchingFront
+    from thriftserve.servers.batching.front import TBatchingFront
 
 
 class WorkerGone(Exception):

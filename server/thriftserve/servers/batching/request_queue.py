@@ -9,11 +9,11 @@ from collections import Counter, deque
 from collections.abc import Callable
 from typing import TYPE_CHECKING
 
-from thriftserve.server_types.batched.wire import INLINE
+from thriftserve.servers.batching.ipc import INLINE
 
 if TYPE_CHECKING:
-    from thriftserve.server_types.batched.arena import Block
-    from thriftserve.server_types.batched.client import Client
+    from thriftserve.servers.batching.arena import Block
+    from thriftserve.servers.batching.connection import Client
 
 
 class Request:

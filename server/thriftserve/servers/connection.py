@@ -18,13 +18,20 @@ from collections.abc import Callable
 
 from thrift.Thrift import TProcessor
 
-from thriftserve.rpc import make_exchange
-from thriftserve.server_types.accepting import arrived_before_s
-from thriftserve.server_types.ending import FAILURES, tell
-from thriftserve.server_types.host import Host
-from thriftserve.server_types.spin import Spin
-from thriftserve_client.channel import BufferedChannel, FramedChannel, IdleTimeout, Stream, make_channel
-from thriftserve_client.framing import Frame
+from thriftserve.rpc import BadMessage, make_exchange
+from thriftserve.servers.acceptor import arrived_before_s
+from thriftserve.servers.busy_poll import Spin
+from thriftserve.servers.context import Host
+from thriftserve_client.channel import (
+    BufferedChannel,
+    ChannelClosed,
+    ChannelTimeout,
+    FramedChannel,
+    IdleTimeout,
+    Stream,
+    make_channel,
+)
+from thriftserve_client.framing import Frame, FrameError
 
 log = logging.getLogger(__name__)
 
@@ -223,3 +230,22 @@ class Connection:
     def close(self) -> None:
         """Closes the socket; safe to call twice."""
         self.sock.close()
+
+
+# Connections that end by a failure: one line in the log for each, the same for every server type.
+
+
+#: What a client or its connection may do wrong (a TLS failure is an OSError): it ends that connection and nothing else.
+FAILURES = (BadMessage, FrameError, ChannelTimeout, ChannelClosed, OSError)
+
+
+def tell(peer: str, error: Exception) -> None:
+    """Logs why a connection is closed: bad bytes as a warning, anything unforeseen with its trace."""
+    if isinstance(error, (BadMessage, FrameError)):
+        log.warning("%s: closed: %s", peer, error)
+    elif isinstance(error, (ChannelTimeout, ChannelClosed)):
+        log.info("%s: closed: %s", peer, error)
+    elif isinstance(error, OSError):
+        log.info("%s: broken: %s", peer, error)
+    else:
+        log.error("%s: closed", peer, exc_info=error)

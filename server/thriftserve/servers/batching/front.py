@@ -18,18 +18,17 @@ from collections.abc import Callable
 from functools import partial
 from typing import Any
 
-from thriftserve.server_types.accepting import PAUSE_S, Acceptor, OutOfDescriptors, Spares, arrived_before_s
-from thriftserve.server_types.batched.answers import DeskAnswers
-from thriftserve.server_types.batched.client import Client
-from thriftserve.server_types.batched.desk import Desk
-from thriftserve.server_types.batched.dispatcher import Dispatcher
-from thriftserve.server_types.batched.door import Door
-from thriftserve.server_types.batched.slot import Slot
-from thriftserve.server_types.batched.switchboard import Switchboard
-from thriftserve.server_types.ending import FAILURES, tell
-from thriftserve.server_types.host import Host
-from thriftserve.server_types.polled import PeerGone
-from thriftserve.server_types.spin import Spin
+from thriftserve.servers.acceptor import PAUSE_S, Acceptor, OutOfDescriptors, Spares, arrived_before_s
+from thriftserve.servers.batching.admission import Door
+from thriftserve.servers.batching.connection import Client
+from thriftserve.servers.batching.dispatcher import Dispatcher
+from thriftserve.servers.batching.ipc import Switchboard
+from thriftserve.servers.batching.local_replies import Desk, DeskAnswers
+from thriftserve.servers.batching.slot import Slot
+from thriftserve.servers.busy_poll import Spin
+from thriftserve.servers.connection import FAILURES, tell
+from thriftserve.servers.context import Host
+from thriftserve.servers.nonblocking_connection import PeerGone
 from thriftserve.status import WorkerRole
 from thriftserve.supervisor.tls import server_context
 

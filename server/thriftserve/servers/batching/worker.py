@@ -16,11 +16,10 @@ import threading
 import time
 from typing import Any
 
-from thriftserve.server_types.batched.arena import SharedFrames
-from thriftserve.server_types.batched.pace import Pace
-from thriftserve.server_types.batched.runner import Runner
-from thriftserve.server_types.batched.switchboard import Hello, Switchboard
-from thriftserve.server_types.host import Host
+from thriftserve.servers.batching.arena import SharedFrames
+from thriftserve.servers.batching.ipc import Hello, Switchboard
+from thriftserve.servers.batching.slot_loop import Pace, Runner
+from thriftserve.servers.context import Host
 
 log = logging.getLogger(__name__)
 

@@ -10,9 +10,9 @@ from __future__ import annotations
 
 from collections.abc import Callable
 
-from thriftserve.server_types.batched.client import Client
-from thriftserve.server_types.batched.request import Request, Waiting
-from thriftserve.server_types.batched.slot import Slot
+from thriftserve.servers.batching.connection import Client
+from thriftserve.servers.batching.request_queue import Request, Waiting
+from thriftserve.servers.batching.slot import Slot
 
 #: Saving a run that costs less than this is not worth a wait that poll() counts in milliseconds.
 _WORTH_WAITING_US = 1000
