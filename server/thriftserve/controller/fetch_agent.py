@@ -22,9 +22,9 @@ from pathlib import Path
 from typing import Any, TextIO
 
 from thriftserve.errors import Code, InvalidArgument, ThriftServeError
-from thriftserve.fetch import Limits, Progress, fetch
 from thriftserve.models import completeness
 from thriftserve.models.wire_fields import Damaged
+from thriftserve.remote import Limits, Progress, fetch
 
 #: Progress is told so often.
 _TELL_S = 0.2

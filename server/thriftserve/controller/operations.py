@@ -9,7 +9,7 @@ import contextlib
 from dataclasses import replace
 from pathlib import Path
 
-from thriftserve import fetch
+from thriftserve import remote
 from thriftserve.controller.controller import Keeper
 from thriftserve.controller.fetch_jobs import Wanted
 from thriftserve.errors import FailedPrecondition, InvalidArgument, ModelLoadError, NotFound, StartError
@@ -65,7 +65,7 @@ class Operations:
             return self._begun(name, numbers[-1] if version is None else version)
 
     def _fetch(self, name: str, url: str, version: int | None, sha256: str | None) -> list[VersionStatus]:
-        fetch.hold(url, sha256)
+        remote.hold(url, sha256)
         with self._keeper.lock:
             coming = self._keeper.coming
             same = coming.fetches.same(name, url, sha256)

@@ -12,7 +12,7 @@ from collections.abc import Iterator
 from pathlib import Path, PurePosixPath
 
 from thriftserve.errors import InvalidArgument
-from thriftserve.fetch.limits import Deadline, Limits, Phase, Progress, Report, TooLarge
+from thriftserve.remote.download import Deadline, Limits, Phase, Progress, Report, TooLarge
 
 #: Bytes copied at a time.
 CHUNK = 1 << 20

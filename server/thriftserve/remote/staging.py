@@ -18,8 +18,8 @@ from pathlib import Path
 from types import TracebackType
 
 from thriftserve.errors import FailedPrecondition
-from thriftserve.fetch.download import Place
 from thriftserve.files import write_whole
+from thriftserve.remote.download import Place
 
 _PREFIX = ".fetching-"
 #: Untouched for so many seconds, what is in a staging directory is not gone on with any more.

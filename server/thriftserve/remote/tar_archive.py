@@ -15,7 +15,7 @@ from pathlib import Path
 from typing import IO, Any
 
 from thriftserve.errors import InvalidArgument
-from thriftserve.fetch.entries import CHUNK, Unpacked
+from thriftserve.remote.archive_entries import CHUNK, Unpacked
 
 #: Headers in one go: far above what real names need.
 _LONGEST_READ = 2 * CHUNK

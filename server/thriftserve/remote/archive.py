@@ -8,8 +8,8 @@ from __future__ import annotations
 from pathlib import Path
 
 from thriftserve.errors import InvalidArgument
-from thriftserve.fetch import tar_archive, zip_archive
-from thriftserve.fetch.entries import Unpacked
+from thriftserve.remote import tar_archive, zip_archive
+from thriftserve.remote.archive_entries import Unpacked
 
 #: What makes a directory a SavedModel.
 MODEL_FILES = ("saved_model.pb", "saved_model.pbtxt")

@@ -9,6 +9,7 @@ the next one under the same URL: joined pieces of two files would be neither.
 
 from __future__ import annotations
 
+import json
 import logging
 import os
 import threading
@@ -17,14 +18,164 @@ from collections.abc import Callable, Sequence
 from concurrent.futures import FIRST_EXCEPTION, Future, ThreadPoolExecutor, wait
 from contextlib import AbstractContextManager
 from dataclasses import dataclass, replace
+from enum import Enum
 from functools import partial
 from pathlib import Path
 
-from thriftserve.errors import ResourceExhausted, Unavailable
-from thriftserve.fetch.address import Address
-from thriftserve.fetch.http import Answer, Failed, Piece, get
-from thriftserve.fetch.journal import Journal, Part
-from thriftserve.fetch.limits import Deadline, Limits, Phase, Progress, Report, TooLarge
+from thriftserve.errors import DeadlineExceeded, ResourceExhausted, Unavailable
+from thriftserve.files import write_whole
+from thriftserve.remote.http import Address, Answer, Failed, Piece, get
+
+# What of a download is on disk, kept beside it so that the next try goes on from there.
+
+
+@dataclass
+class Part:
+    """A range of the file, and how many of its bytes are there, from its start on."""
+
+    start: int
+    size: int
+    done: int = 0
+
+
+@dataclass(frozen=True)
+class Journal:
+    """A file that is downloaded in parts."""
+
+    url: str
+    validator: str
+    total: int
+    parts: Sequence[Part]
+
+    @classmethod
+    def begun(cls, url: str, validator: str, total: int, part_bytes: int) -> Journal:
+        """Nothing of it is there yet."""
+        starts = range(0, total, part_bytes)
+        return cls(url, validator, total, [Part(start, min(part_bytes, total - start)) for start in starts])
+
+    @property
+    def done(self) -> int:
+        """Bytes that are there."""
+        return sum(one.done for one in self.parts)
+
+    def save(self, path: Path) -> None:
+        """Writes it; the file changes whole or not at all. What it says is there must be on disk before."""
+        content = {
+            "url": self.url,
+            "validator": self.validator,
+            "total": self.total,
+            "parts": [[one.start, one.size, one.done] for one in self.parts],
+        }
+        write_whole(path, json.dumps(content))
+
+    @classmethod
+    def load(cls, path: Path) -> Journal | None:
+        """What was saved; None where nothing was, or it makes no sense."""
+        try:
+            content = json.loads(path.read_text(encoding="utf-8"))
+            parts = [Part(*map(int, one)) for one in content["parts"]]
+            found = cls(str(content["url"]), str(content["validator"]), int(content["total"]), parts)
+        except (OSError, ValueError, TypeError, KeyError):
+            return None
+        return found if found._sound() else None
+
+    def _sound(self) -> bool:
+        at = 0
+        for one in self.parts:
+            if one.start != at or not 0 <= one.done <= one.size:
+                return False
+            at += one.size
+        return at == self.total
+
+
+# What a fetch may take, and how far it is.
+
+_MIB = 1 << 20
+_GIB = 1 << 30
+
+
+class TooLarge(ResourceExhausted):
+    """It is larger than a fetch may be; so it will be the next time."""
+
+    retryable = False
+
+
+@dataclass(frozen=True)
+class Limits:
+    """Bounds of one fetch. Sizes in bytes, times in seconds."""
+
+    #: Of the download.
+    max_bytes: int = 16 * _GIB
+    #: Of what is unpacked, all files together.
+    max_unpacked_bytes: int = 32 * _GIB
+    #: Unpacked bytes for each packed one; only what comes after the first `free_bytes` is held to it.
+    max_ratio: int = 300
+    free_bytes: int = 256 * _MIB
+    #: Files, directories and links in an archive.
+    max_entries: int = 20_000
+    #: The whole fetch.
+    timeout_s: float = 3600.0
+    #: Silence on a connection, and the time to make one.
+    stall_s: float = 30.0
+    #: Failures in a row, without a byte between them, that a part survives.
+    retries: int = 5
+    #: Wait after the first of them; it doubles with each.
+    backoff_s: float = 0.5
+    max_backoff_s: float = 15.0
+    #: Connections at once, where the server answers ranges.
+    connections: int = 4
+    #: Bytes a connection asks for at a time.
+    part_bytes: int = 16 * _MIB
+    redirects: int = 5
+
+
+class Phase(Enum):
+    """What a fetch is at."""
+
+    DOWNLOADING = "downloading"
+    VERIFYING = "verifying"
+    UNPACKING = "unpacking"
+    CHECKING = "checking"
+    LANDED = "landed"
+
+
+@dataclass(frozen=True)
+class Progress:
+    """How far a fetch is. Bytes of the phase it is at; a total of None is not known."""
+
+    phase: Phase
+    done: int = 0
+    total: int | None = None
+
+    def __str__(self) -> str:
+        if not self.total:
+            return f"{self.phase.value} {self.done / _MIB:.1f} MiB" if self.done else self.phase.value
+        share = 100 * self.done / self.total
+        return f"{self.phase.value} {self.done / _MIB:.1f} of {self.total / _MIB:.1f} MiB ({share:.0f} %)"
+
+
+Report = Callable[[Progress], None]
+
+
+class Deadline:
+    """The moment by which a fetch must be done."""
+
+    def __init__(self, timeout_s: float) -> None:
+        self._timeout_s = timeout_s
+        self._end = time.monotonic() + timeout_s
+
+    @property
+    def left_s(self) -> float:
+        """Seconds until it; never negative."""
+        return max(0.0, self._end - time.monotonic())
+
+    def check(self) -> None:
+        """Raises DeadlineExceeded once it is over."""
+        if not self.left_s:
+            raise DeadlineExceeded(
+                f"the fetch was not done within {self._timeout_s:g} s; what is downloaded is kept for the next try"
+            )
+
 
 #: Time between two looks at what has arrived, and between two writes of the journal, in seconds.
 _LOOK_S = 0.1

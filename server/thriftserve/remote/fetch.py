@@ -21,12 +21,11 @@ from collections.abc import Callable
 from pathlib import Path
 
 from thriftserve.errors import FailedPrecondition, InvalidArgument, NotFound, ResourceExhausted
-from thriftserve.fetch.address import Address, parse
-from thriftserve.fetch.download import Download
-from thriftserve.fetch.entries import CHUNK, Unpacked, check_links
-from thriftserve.fetch.limits import Deadline, Limits, Phase, Progress, Report, TooLarge
-from thriftserve.fetch.staging import Staging, sync_directory
-from thriftserve.fetch.unpack import find_model, unpack
+from thriftserve.remote.archive import find_model, unpack
+from thriftserve.remote.archive_entries import CHUNK, Unpacked, check_links
+from thriftserve.remote.download import Deadline, Download, Limits, Phase, Progress, Report, TooLarge
+from thriftserve.remote.http import Address, parse
+from thriftserve.remote.staging import Staging, sync_directory
 
 Check = Callable[[Path], None]
 #: Time between two log lines about one fetch, in seconds.

@@ -15,7 +15,7 @@ from collections.abc import Iterator
 from pathlib import Path
 
 from thriftserve.errors import InvalidArgument
-from thriftserve.fetch.entries import CHUNK, Unpacked
+from thriftserve.remote.archive_entries import CHUNK, Unpacked
 
 _END = b"PK\x05\x06"
 _END_SIZE = 22
