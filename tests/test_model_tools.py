@@ -14,10 +14,12 @@ import pytest
 import exports_v1
 from small_models import CPU, small
 from thriftserve.cli import main
-from thriftserve.model_tools import check_child, check_command, diagnosis
 from thriftserve.models import tf_records, warmup_records
 from thriftserve.models.prediction_log import decode
 from thriftserve.models.saved_model import SavedModelSession
+from thriftserve.tools import check as check_command
+from thriftserve.tools import check_child
+from thriftserve.tools import check_child as diagnosis
 
 X = np.array([1, 2, 5], np.float32)
 

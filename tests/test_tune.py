@@ -17,8 +17,8 @@ from dependent_models import saved_model
 from small_models import small
 from thriftserve.errors import ConfigError, ModelLoadError
 from thriftserve.models import model_settings
-from thriftserve.tune import arrangement, settings_file
-from thriftserve.tune.arrangement import Arrangement, Cell, Result, arrangements, best
+from thriftserve.tools import tune, tune_search
+from thriftserve.tools.tune_search import Arrangement, Cell, Result, arrangements, best
 from thriftserve_bench.process_tree import signal_group
 
 COMMAND = [sys.executable, "-m", "thriftserve", "model", "tune"]
@@ -145,7 +145,7 @@ def test_arrangements_fill_the_cores(cores: int) -> None:
     assert Arrangement(1, 1, 1) in found
     assert all(cores / 2 < one.cores <= cores for one in found if one != Arrangement(1, 1, 1))
     assert {Arrangement(cores, 1, 1), Arrangement(1, cores, 1), Arrangement(1, 1, cores)} <= set(found)
-    assert doctest.testmod(arrangement).failed == 0
+    assert doctest.testmod(tune_search).failed == 0
 
 
 def test_best_prefers_what_is_cheaper() -> None:
@@ -178,7 +178,7 @@ def test_keys_are_set_in_place(tmp_path: Path, before: str, after: str) -> None:
     """A key is replaced where it stands, or added to its table, and the rest of the file is left as it is."""
     path = tmp_path / "model.toml"
     path.write_text(before)
-    settings_file.write(path, {"session": {"workers": 2}})
+    tune.write_settings(path, {"session": {"workers": 2}})
     assert path.read_text() == after
     assert [one.name for one in tmp_path.iterdir()] == ["model.toml"]
 
@@ -187,14 +187,14 @@ def test_unwritable_places_are_told(tmp_path: Path) -> None:
     """A file that is no settings file is not overwritten, and a directory that is not there is named."""
     (tmp_path / "model.toml").write_text("x = [")
     with pytest.raises(ModelLoadError, match="no valid TOML"):
-        settings_file.write(tmp_path / "model.toml", {"session": {"workers": 2}})
+        tune.write_settings(tmp_path / "model.toml", {"session": {"workers": 2}})
     with pytest.raises(ConfigError, match="--dry-run shows the settings"):
-        settings_file.write(tmp_path / "none" / "model.toml", {"session": {"workers": 2}})
+        tune.write_settings(tmp_path / "none" / "model.toml", {"session": {"workers": 2}})
 
 
 def test_versions_own_file_goes_before(tmp_path: Path) -> None:
     """The file that is written is the one that is read: the version's where it has one, else the base path's."""
     (tmp_path / "1").mkdir()
-    assert settings_file.file_of(tmp_path / "1") == tmp_path / "model.toml"
+    assert tune.file_of(tmp_path / "1") == tmp_path / "model.toml"
     (tmp_path / "1" / "model.toml").touch()
-    assert settings_file.file_of(tmp_path / "1") == tmp_path / "1" / "model.toml"
+    assert tune.file_of(tmp_path / "1") == tmp_path / "1" / "model.toml"

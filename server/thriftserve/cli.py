@@ -21,12 +21,12 @@ from functools import partial
 from thriftserve import __version__, log
 from thriftserve.errors import ExitCode, StartError
 from thriftserve.gateway import command as gateway_command
-from thriftserve.model_tools import flags as model_flags
 from thriftserve.settings import Effective, ServeSettings, gather
 from thriftserve.settings.field import settings_of
 from thriftserve.settings.flags import add_flags, flag_names, given_flags, shown
 from thriftserve.settings.gateway import GatewaySettings
 from thriftserve.settings.sources import did_you_mean
+from thriftserve.tools import flags as model_flags
 
 _Parser = argparse.ArgumentParser
 
@@ -95,7 +95,7 @@ def _run(arguments: Sequence[str]) -> int:
     if unknown:
         serve.error(_unknown(unknown[0], ServeSettings))
     if given.command == "model":
-        from thriftserve.model_tools import commands
+        from thriftserve.tools import cli as commands
 
         return commands.run(given)
     if given.command is None:

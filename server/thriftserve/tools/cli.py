@@ -10,10 +10,10 @@ import importlib
 from collections.abc import Callable
 
 _MODULES = {
-    "check": "thriftserve.model_tools.check_command",
-    "convert": "thriftserve.model_tools.convert_command",
-    "record": "thriftserve.model_tools.record_command",
-    "tune": "thriftserve.tune.command",
+    "check": "thriftserve.tools.check",
+    "convert": "thriftserve.tools.convert",
+    "record": "thriftserve.tools.record",
+    "tune": "thriftserve.tools.tune",
 }
 
 

@@ -9,19 +9,36 @@ import argparse
 from collections.abc import Mapping
 from pathlib import Path
 
-from thriftserve.errors import ConfigError, ExitCode
+from thriftserve.errors import ConfigError, ExitCode, ModelLoadError
 from thriftserve.files import write_whole
-from thriftserve.model_tools.version_path import version_of
 from thriftserve.models import meta_graph, tf_records, warmup_records
 from thriftserve.models.prediction_log import Recorded, encode
 from thriftserve.models.preload import preload
-from thriftserve.models.repository import SAVED_MODEL_FILES
+from thriftserve.models.repository import SAVED_MODEL_FILES, newest_version, versions
 from thriftserve.models.signature import Signature, TensorSpec
 from thriftserve.models.wire_fields import Damaged
 from thriftserve_client.cli_flags import UsageError
 from thriftserve_client.cli_inputs import read_inputs
 from thriftserve_client.errors import TensorError
 from thriftserve_client.results import SignatureInfo, TensorInfo
+
+# The version directory that a PATH on the command line means.
+
+
+def version_of(text: str) -> Path:
+    """The directory of the version meant.
+
+    Raises:
+        ModelLoadError: there is no such directory, or no version in it.
+    """
+    path = Path(text).expanduser().absolute()
+    if any((path / name).exists() for name in SAVED_MODEL_FILES):
+        return path
+    if path.name.isdecimal() and path.is_dir() and not versions(path):
+        return path  # a damaged version, or one of a Python model: what it lacks is another's to say
+    if not path.is_dir():
+        raise ModelLoadError(f"{path}: there is no such directory")
+    return newest_version(path).path
 
 
 def run(flags: argparse.Namespace) -> int:
