@@ -21,8 +21,8 @@ from thriftserve.batching import Batcher
 from thriftserve.models.registry import Registry
 from thriftserve.models.servable import Servable
 from thriftserve.models.session import Array, Arrays
-from thriftserve.rpc import Again, BadMessage, Begun, Exchange, pattern
-from thriftserve.rpc.alike import _ANSWERS, _AT_ONCE, _EVERY, _IN_ALL, MOST_BYTES
+from thriftserve.rpc import Again, BadMessage, Begun, Exchange, template_cache
+from thriftserve.rpc.template_cache import _ANSWERS, _AT_ONCE, _EVERY, _IN_ALL, MOST_BYTES
 from thriftserve.service import PredictProcessor
 from thriftserve_client.codec import to_tensor
 from thriftserve_idl import Predict
@@ -189,7 +189,7 @@ WHOLE: dict[str, Callable[[int], bytes]] = {
 
 def test_the_examples() -> None:
     """The module's own examples are true."""
-    found = doctest.testmod(pattern)
+    found = doctest.testmod(template_cache)
     assert found.attempted
     assert not found.failed
 

@@ -11,7 +11,7 @@ import pytest
 from hosting import Wire
 from thriftserve.app import predict_desk
 from thriftserve.errors import Code
-from thriftserve.rpc.walk import find_i32
+from thriftserve.rpc.scan import find_i32
 from thriftserve.servers.batching import local_replies
 from thriftserve.servers.batching.local_replies import DeskAnswers
 from thriftserve.servers.batching.request_queue import Request

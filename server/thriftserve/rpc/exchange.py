@@ -13,21 +13,62 @@ from __future__ import annotations
 
 import logging
 import time
-from collections.abc import Callable, Generator, Iterable, Mapping, Sequence
+from collections.abc import Callable, Container, Generator, Iterable, Mapping, Sequence
 from functools import cached_property
 from io import BytesIO
 from typing import Any, Protocol
 
+from thrift.protocol.TProtocol import TProtocolException
 from thrift.Thrift import TApplicationException, TMessageType, TProcessor
 
 from thriftserve import arrival
-from thriftserve.rpc.alike import Again, Alike, Form, Varying
-from thriftserve.rpc.large import cut_out, put_back
-from thriftserve.rpc.pattern import Part
-from thriftserve.rpc.recording import BinaryInput, CompactInput
+from thriftserve.rpc.scan import cut_out, put_back
+from thriftserve.rpc.template_cache import Again, Alike, Form, Part, Varying
 from thriftserve_client.channel import ChannelClosed, ChannelTimeout, Stream
 from thriftserve_client.framing import Frame, FrameError, LargeFrame
-from thriftserve_client.wire import Outgoing, make_protocol
+from thriftserve_client.wire import BinaryProtocol, CompactProtocol, Outgoing, make_protocol
+
+# Protocols that remember how far into a message their reader got.
+
+
+class Recording:
+    """What the reading side of every protocol does besides reading."""
+
+    header: tuple[str, int, int] | None
+    decoded = False
+    _kinds: Container[int] = (TMessageType.CALL, TMessageType.ONEWAY)
+
+    def begin(self, source: Any) -> None:
+        """A message is to be read from `source`."""
+        self.trans = source
+        self.container_length_limit = source.size  # an item takes a byte at least
+        self.header = None
+        self.decoded = False
+
+    def readMessageBegin(self) -> tuple[str, int, int]:
+        header: tuple[str, int, int] = super().readMessageBegin()  # type: ignore[misc]  # the protocol's
+        if header[1] not in self._kinds:
+            raise TProtocolException(TProtocolException.INVALID_DATA, f"message type {header[1]} is not expected here")
+        self.header = header
+        return header
+
+    def readMessageEnd(self) -> None:
+        super().readMessageEnd()  # type: ignore[misc]  # the protocol's
+        self.decoded = True
+
+
+class BinaryInput(Recording, BinaryProtocol):
+    """The binary protocol's reading side."""
+
+    readMessageBegin = BinaryProtocol.readMessageBegin  # it records by itself
+
+    def readMessageEnd(self) -> None:
+        self.decoded = True  # the protocol itself has nothing to do here
+
+
+class CompactInput(Recording, CompactProtocol):
+    """The compact protocol's reading side."""
+
 
 log = logging.getLogger(__name__)
 
@@ -55,7 +96,7 @@ class Together(Protocol):
     def begin(self, method: str, args: Any) -> Generator[Any, Any, Any]:
         """Begins a call: yields what is to be run, is sent what the run gave, and returns the result struct."""
 
-    #: Method -> where large binary fields stand in its arguments; see `thriftserve.rpc.large.cut_out`.
+    #: Method -> where large binary fields stand in its arguments; see `thriftserve.rpc.scan.cut_out`.
     large: Mapping[str, tuple[int, ...]]
 
     def holders(self, method: str, args: Any) -> tuple[Iterable[Any], bool]:
@@ -65,7 +106,7 @@ class Together(Protocol):
     varying: Mapping[str, Varying]
 
     def form(self, method: str, args: Any, job: Any, parts: Sequence[Part]) -> Form | None:
-        """What holds for every call like this one, whose first job is given; see `thriftserve.rpc.alike.Alike`."""
+        """What holds for every call like this one, whose first job is given; see `thriftserve.rpc.template_cache.Alike`."""
 
 
 class Begun:

@@ -17,8 +17,7 @@ from thrift.Thrift import TApplicationException, TProcessor
 from thrift.transport.THeaderTransport import THeaderClientType, THeaderSubprotocolID, THeaderTransport
 from thrift.transport.TTransport import HARD_MAX_FRAME_SIZE
 
-from thriftserve.rpc.exchange import Exchange
-from thriftserve.rpc.recording import Recording
+from thriftserve.rpc.exchange import Exchange, Recording
 from thriftserve_client.framing import HEADER_BYTES, Frame
 from thriftserve_client.wire import BinaryProtocol, CompactProtocol
 

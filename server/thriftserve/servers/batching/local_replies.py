@@ -18,7 +18,7 @@ from thrift.Thrift import TProcessor
 
 from thriftserve.errors import Code
 from thriftserve.rpc import BadMessage, make_exchange
-from thriftserve.rpc.walk import find_i32, find_string
+from thriftserve.rpc.scan import find_i32, find_string
 from thriftserve.servers.batching.request_queue import Request
 from thriftserve.supervisor.context import WorkerContext
 from thriftserve_client.framing import HEADER_BYTES, Frame
