@@ -13,8 +13,8 @@ import pytest
 
 from batching_models import answered, job, rows_of, runs, watched
 from thriftserve.batching import Advice, Batcher, Done, Job, calibration
-from thriftserve.batching.advice import KEPT_S
 from thriftserve.batching.calibration import Calibration, calibrate, conclude, ladder
+from thriftserve.batching.hint import KEPT_S
 from thriftserve.batching.job import Answer
 from thriftserve.models.model_settings import UNSET, BatchingSettings
 from thriftserve.models.servable import Servable

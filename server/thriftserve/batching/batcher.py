@@ -16,13 +16,12 @@ from pathlib import Path
 from typing import Protocol
 
 from thriftserve.batching import merge_notes as notes
-from thriftserve.batching.advice import Advice, Usage
 from thriftserve.batching.calibration import Calibration
-from thriftserve.batching.enqueued import Enqueued
 from thriftserve.batching.examination import Examination
-from thriftserve.batching.job import Answer, Done, Job
-from thriftserve.batching.lane import Lane, Sharing, on_word
-from thriftserve.batching.runs import Runs, run_one
+from thriftserve.batching.executor import Runs, run_one
+from thriftserve.batching.group import Lane, Sharing, on_word
+from thriftserve.batching.hint import Advice, Usage
+from thriftserve.batching.job import Answer, Done, Enqueued, Job
 from thriftserve.batching.spot_check import Fault
 from thriftserve.batching.verdict import Verdict
 from thriftserve.errors import ResourceExhausted

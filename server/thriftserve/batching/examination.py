@@ -15,10 +15,10 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 from thriftserve.batching.calibration import CALIBRATION_S, QUICK_S, Calibration, calibrate, ladder
+from thriftserve.batching.executor import Runs, run_alone, run_each, run_stacked
+from thriftserve.batching.group import Sharing, has_batch
 from thriftserve.batching.independence import Proof, RunTogether
 from thriftserve.batching.job import Job
-from thriftserve.batching.lane import Sharing, has_batch
-from thriftserve.batching.runs import Runs, run_alone, run_each, run_stacked
 from thriftserve.batching.verdict import Verdict
 from thriftserve.deadline import Deadline
 from thriftserve.models import trial_rows, warmup_records

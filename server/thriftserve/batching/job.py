@@ -5,12 +5,45 @@ handler: arrays of a request --> Job --> a run of its own, or one shared with ot
 
 from __future__ import annotations
 
+import threading
 from typing import NamedTuple
 
 from thriftserve.deadline import Deadline
+from thriftserve.errors import ResourceExhausted
 from thriftserve.models.servable import Servable
 from thriftserve.models.session import Array
 from thriftserve.models.signature import Signature
+
+# How many requests wait for one model in this process, and how many may.
+
+
+class Enqueued:
+    """A bounded count."""
+
+    def __init__(self, model: str, most: int) -> None:
+        self.most = most
+        self._model = model
+        self._count = 0
+        self._lock = threading.Lock()
+
+    def add(self) -> None:
+        """Counts one more.
+
+        Raises:
+            ResourceExhausted: as many wait as may.
+        """
+        with self._lock:
+            if self._count >= self.most:
+                raise ResourceExhausted(
+                    f"{self._count} requests wait for model {self._model!r}, and max_enqueued of its model.toml is "
+                    f"{self.most}: try again later, or on another server"
+                )
+            self._count += 1
+
+    def remove(self, count: int = 1) -> None:
+        """Counts fewer."""
+        with self._lock:
+            self._count -= count
 
 
 class Job:

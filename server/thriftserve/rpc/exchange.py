@@ -106,7 +106,7 @@ class Together(Protocol):
     varying: Mapping[str, Varying]
 
     def form(self, method: str, args: Any, job: Any, parts: Sequence[Part]) -> Form | None:
-        """What holds for every call like this one, whose first job is given; see `thriftserve.rpc.template_cache.Alike`."""
+        """What holds for every call like this one; see `thriftserve.rpc.template_cache.Alike`."""
 
 
 class Begun:

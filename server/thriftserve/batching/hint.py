@@ -11,7 +11,7 @@ import math
 import time
 from typing import NamedTuple
 
-from thriftserve.batching.lane import Lane
+from thriftserve.batching.group import Lane
 
 #: Seconds of use that are looked at together.
 WINDOW_S = 2.0
