@@ -16,7 +16,7 @@ from client_service import scripted, silent
 from documents import ROOT
 from gateway_served import COMMAND, Door, gateway
 from served import Served
-from thriftserve.gateway import metrics_table as table
+from thriftserve.gateway import metric_families as table
 from thriftserve_bench.process_tree import signal_process
 from thriftserve_bench.server_process import ServerProcess, clean_environment
 

@@ -18,7 +18,7 @@ import pytest
 from encoded_images import plain
 from gateway_served import Door, gateway
 from served import Served
-from thriftserve.gateway.json_answers import number, written
+from thriftserve.gateway.json_encode import number, written
 
 TESTS = str(Path(__file__).parent)
 NPY, NPZ = "application/x-npy", "application/x-npz"

@@ -13,8 +13,8 @@ import pytest
 
 from gateway_served import Answer, Door, gateway
 from served import Served
-from thriftserve.gateway.failures import Refusal
-from thriftserve.gateway.v2_classes import best_classes
+from thriftserve.gateway.http import Refusal
+from thriftserve.gateway.v2 import best_classes
 from thriftserve.gateway.v2_request import InferRequest, Wanted
 
 TESTS = str(Path(__file__).parent)

@@ -4,7 +4,7 @@ from typing import Any
 
 import pytest
 
-from thriftserve.gateway.failures import Refusal
+from thriftserve.gateway.http import Refusal
 from thriftserve.gateway.json_faults import tensor_of
 from thriftserve.gateway.json_tensors import quick_tensor
 from thriftserve_idl.ttypes import DataType

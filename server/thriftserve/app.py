@@ -27,7 +27,7 @@ from thriftserve import __version__, servers
 from thriftserve.batching import MAX_BATCH_SIZE, Batcher, on_word
 from thriftserve.controller import Keeper, Operations, door_of, first_plan, models_of, token_of
 from thriftserve.errors import Code, ExitCode
-from thriftserve.gateway.beside import group as gateway_group
+from thriftserve.gateway.sidecar import group as gateway_group
 from thriftserve.models import device_choice, devices, loader, placement, warmup
 from thriftserve.models.devices import SessionOptions
 from thriftserve.models.preload import preload

@@ -17,9 +17,9 @@ import os
 from typing import Any
 
 from thriftserve import log
-from thriftserve.gateway import memory
-from thriftserve.gateway.app import Gateway
-from thriftserve.gateway.server import with_cors
+from thriftserve.gateway import uvicorn_server
+from thriftserve.gateway.routes import Gateway
+from thriftserve.gateway.uvicorn_server import with_cors
 from thriftserve.settings import gather
 from thriftserve.settings.gateway import GatewaySettings
 
@@ -32,5 +32,5 @@ def app() -> Any:
     """
     settings = gather(GatewaySettings, environ=os.environ).settings
     log.configure(settings.log_level, settings.log_format)
-    memory.settle()
+    uvicorn_server.settle()
     return with_cors(Gateway(settings), settings)

@@ -8,8 +8,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Any
 
-from thriftserve.gateway.exchange import Exchange
-from thriftserve.gateway.paths import ModelPath
+from thriftserve.gateway.http import Exchange, ModelPath
 from thriftserve.settings.gateway import GatewaySettings, address_of
 from thriftserve_client import answers, requests, results
 from thriftserve_client.address import Address, SslOptions

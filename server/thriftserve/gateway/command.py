@@ -75,7 +75,7 @@ def run(settings: GatewaySettings) -> ExitCode:
     """
     log.configure(settings.log_level, settings.log_format)
     try:
-        from thriftserve.gateway import server
+        from thriftserve.gateway import uvicorn_server
     except ImportError as error:
         raise ConfigError(f"the gateway needs {error.name}: pip install 'thriftserve[gateway]'") from None
-    return server.serve(settings, partial(print, flush=True))
+    return uvicorn_server.serve(settings, partial(print, flush=True))

@@ -7,7 +7,7 @@
 from __future__ import annotations
 
 from thriftserve.gateway.backends import Backends
-from thriftserve.gateway.exchange import Exchange, Reply
+from thriftserve.gateway.http import Exchange, Reply
 from thriftserve_client import CallTimeout
 
 #: A server that has not answered by then counts as not there.

@@ -16,7 +16,7 @@ from typing import Any
 
 import numpy as np
 
-from thriftserve.gateway.failures import Refusal
+from thriftserve.gateway.http import Refusal
 from thriftserve.gateway.json_tensors import FLOATS, LARGEST_WHOLE, MAX_RANK, bounds, packed
 from thriftserve.gateway.json_text import shown
 from thriftserve_client.codec import numpy_dtype

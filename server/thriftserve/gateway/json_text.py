@@ -14,7 +14,7 @@ from typing import Any
 
 import orjson
 
-from thriftserve.gateway.failures import Refusal
+from thriftserve.gateway.http import Refusal
 
 #: What a message shows of a value.
 _MOST_SHOWN = 1000

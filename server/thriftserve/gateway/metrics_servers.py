@@ -13,7 +13,7 @@ from typing import Any
 from prometheus_client.core import CounterMetricFamily, GaugeMetricFamily, HistogramMetricFamily, Metric
 from prometheus_client.registry import Collector
 
-from thriftserve.gateway import metrics_table as table
+from thriftserve.gateway import metric_families as table
 from thriftserve.gateway.backends import Backends
 from thriftserve_client import answers
 from thriftserve_client.histogram import Histogram

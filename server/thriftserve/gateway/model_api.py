@@ -11,17 +11,14 @@ import asyncio
 from collections.abc import Awaitable, Callable, Mapping
 from typing import Any, TypeVar
 
-from thriftserve.gateway import json_answers
-from thriftserve.gateway.arrays_in import KINDS, query_of, tensors_in
-from thriftserve.gateway.arrays_out import accepted, reply_of
+from thriftserve.gateway import json_encode
 from thriftserve.gateway.backends import Backends
-from thriftserve.gateway.catalog import Catalog, declares_nothing, signature_of
-from thriftserve.gateway.exchange import SIGNATURE, Exchange, Reply
-from thriftserve.gateway.failures import Refusal
-from thriftserve.gateway.images_in import bears_images
-from thriftserve.gateway.json_requests import Form, Types, signature_name, tensors_of, with_images
+from thriftserve.gateway.http import SIGNATURE, Exchange, ModelPath, Refusal, Reply
+from thriftserve.gateway.images import bears_images
+from thriftserve.gateway.json_decode import Form, Types, signature_name, tensors_of, with_images
 from thriftserve.gateway.json_text import members, parsed_object
-from thriftserve.gateway.paths import ModelPath
+from thriftserve.gateway.metadata_cache import Catalog, declares_nothing, signature_of
+from thriftserve.gateway.npy import KINDS, accepted, query_of, reply_of, tensors_in
 from thriftserve_client.errors import FailedPreconditionError, InvalidArgumentError, NotFoundError
 from thriftserve_client.results import ModelMetadata, ModelStatus, Prediction, SignatureInfo, TensorInfo
 from thriftserve_idl.ttypes import DataType, Tensor
@@ -64,7 +61,7 @@ class ModelApi:
         if kind is not None:
             return reply_of(prediction.outputs, kind)
         size = sum(array.nbytes for array in prediction.outputs.values())
-        return Reply(await aside(size, json_answers.answer, prediction.outputs, form))
+        return Reply(await aside(size, json_encode.answer, prediction.outputs, form))
 
     async def _predict_json(self, exchange: Exchange, path: ModelPath, body: bytes) -> tuple[Prediction, Form]:
         if bears_images(exchange.content_type):

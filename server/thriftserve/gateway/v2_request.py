@@ -12,7 +12,7 @@ from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
-from thriftserve.gateway.failures import Refusal
+from thriftserve.gateway.http import Refusal
 from thriftserve.gateway.json_text import shown, without_nulls
 from thriftserve_client.results import SignatureInfo
 from thriftserve_idl.ttypes import DataType

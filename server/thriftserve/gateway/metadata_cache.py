@@ -12,8 +12,7 @@ import asyncio
 from collections import OrderedDict
 
 from thriftserve.gateway.backends import Backends
-from thriftserve.gateway.failures import Refusal
-from thriftserve.gateway.paths import ModelPath
+from thriftserve.gateway.http import ModelPath, Refusal
 from thriftserve_client.errors import FailedPreconditionError, NotFoundError
 from thriftserve_client.results import ModelMetadata, SignatureInfo
 

@@ -10,16 +10,17 @@ from __future__ import annotations
 import io
 import math
 import zipfile
+from collections.abc import Mapping
 from typing import Any
+from urllib.parse import quote
 
 import numpy as np
 from numpy.lib import format as npy
 
-from thriftserve.gateway.exchange import Exchange
-from thriftserve.gateway.failures import Refusal
-from thriftserve.gateway.json_requests import Types
+from thriftserve.gateway.http import Exchange, Refusal, Reply
+from thriftserve.gateway.json_decode import Types
 from thriftserve_client.codec import data_type, numpy_dtype, to_tensor
-from thriftserve_client.conversion import converted
+from thriftserve_client.conversion import converted, storable
 from thriftserve_client.errors import TensorError
 from thriftserve_client.results import SignatureInfo, TensorInfo
 from thriftserve_idl.ttypes import DataType, Tensor
@@ -158,3 +159,56 @@ def _implied(info: TensorInfo, size: int, itemsize: int) -> list[int]:
     row = math.prod(one for one in info.shape if one is not None) * itemsize
     rows = size // row if row else 0
     return [rows if one is None else one for one in info.shape]
+
+
+# Outputs as a client's Accept header wants them.
+
+_ACCEPTED = {NPY: NPY, "application/npy": NPY, NPZ: NPZ, "application/npz": NPZ, RAW: RAW}
+
+
+def accepted(exchange: Exchange) -> str | None:
+    """The first of the binary kinds that the Accept header names; None: JSON will do."""
+    for part in exchange.headers.get("accept", "").split(","):
+        kind = _ACCEPTED.get(part.partition(";")[0].strip().lower())
+        if kind is not None:
+            return kind
+    return None
+
+
+def reply_of(outputs: Mapping[str, Array], kind: str) -> Reply:
+    """The outputs as NPY, NPZ or RAW.
+
+    Raises:
+        Refusal: there are several and one was to be named, or it is text that the form does not hold.
+    """
+    if kind == NPZ:
+        return Reply(_zipped(outputs), NPZ)
+    if len(outputs) != 1:
+        raise Refusal(f"which output? Name it in the query, as in ?output=y; there are {', '.join(sorted(outputs))}")
+    ((name, array),) = outputs.items()
+    if kind == NPY:
+        file = io.BytesIO()
+        np.lib.format.write_array(file, _storable(name, array), allow_pickle=False)
+        return Reply(file.getbuffer(), NPY)
+    if array.dtype == object:
+        raise Refusal(f"output {name!r} is text, which has no fixed size: accept {NPY} or JSON", 406)
+    shape = ",".join(map(str, array.shape))
+    headers = {"x-tensor-name": quote(name), "x-tensor-dtype": array.dtype.name, "x-tensor-shape": shape}
+    return Reply(np.ascontiguousarray(array).tobytes(), RAW, headers=headers)
+
+
+def _zipped(outputs: Mapping[str, Array]) -> memoryview:
+    """A .npz file; numpy's own writer has no way to say some names."""
+    file = io.BytesIO()
+    with zipfile.ZipFile(file, "w") as archive:
+        for name, array in outputs.items():
+            with archive.open(f"{name}.npy", "w", force_zip64=True) as member:
+                np.lib.format.write_array(member, _storable(name, array), allow_pickle=False)
+    return file.getbuffer()
+
+
+def _storable(name: str, array: Array) -> Array:
+    try:
+        return storable(array)
+    except TensorError as error:
+        raise Refusal(f"output {name!r} can't be sent as {NPY} or {NPZ}: {error}: accept JSON", 406) from None

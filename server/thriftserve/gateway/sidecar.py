@@ -32,7 +32,7 @@ def group(settings: ServeSettings, server: Listener) -> WorkerGroup:
     listener = Listener.open(HostSettings(host=own.host, port=own.port, backlog=own.backlog))
 
     def make_loop(context: WorkerContext) -> Loop:
-        from thriftserve.gateway.server import GatewayLoop  # in the child: the parent needs no HTTP
+        from thriftserve.gateway.uvicorn_server import GatewayLoop  # in the child: the parent needs no HTTP
 
         context.set_role(WorkerRole.GATEWAY)
         return GatewayLoop(

@@ -14,7 +14,7 @@ from collections.abc import Iterable, Mapping
 from enum import Enum
 from typing import Any
 
-from thriftserve.gateway.failures import Refusal
+from thriftserve.gateway.http import Refusal
 from thriftserve.gateway.json_faults import dense_shape, is_base64, tensor_of
 from thriftserve.gateway.json_tensors import quick_tensor
 from thriftserve.gateway.json_text import shown

@@ -6,21 +6,180 @@ ASGI scope, receive --> Exchange: path, query, headers, body (unpacked, bounded)
 from __future__ import annotations
 
 import asyncio
+import logging
 import math
 import os
 import re
 import time
 import zlib
-from collections.abc import Awaitable, Callable, MutableMapping
-from dataclasses import dataclass, field
-from functools import cached_property
+from collections.abc import Awaitable, Callable, Mapping, MutableMapping
+from dataclasses import dataclass, field, replace
+from functools import cached_property, lru_cache
 from typing import Any
-from urllib.parse import parse_qsl
+from urllib.parse import parse_qsl, unquote
 
 import orjson
 
-from thriftserve.gateway.failures import Refusal
+from thriftserve.errors import Code
 from thriftserve.settings.gateway import GatewaySettings
+from thriftserve_client.errors import (
+    CallTimeout,
+    ConnectionFailed,
+    MessageTooLarge,
+    ProtocolMismatch,
+    ServerError,
+    TensorError,
+)
+from thriftserve_idl.ttypes import ModelSpec
+
+# Which model a path names, and what is wanted of it.
+
+_WHICH = r"/v1/models/(?P<name>[^/:]+)(?:/versions/(?P<version>\d+)|/labels/(?P<label>[^/:]+))?"
+_CALL = re.compile(_WHICH + r":(?P<verb>classify|regress|predict|detect)", re.IGNORECASE | re.ASCII)
+_LOOK = re.compile(_WHICH + r"(?:/(?P<verb>metadata))?", re.IGNORECASE | re.ASCII)
+_MAX_VERSION = 2**63 - 1
+#: Longer ones are not remembered: clients can make as many of them as they like.
+_LONGEST_REMEMBERED = 500
+
+
+@dataclass(frozen=True)
+class ModelPath:
+    """A model, one of its versions by number or label or the newest, and what is wanted.
+
+    `verb` is "predict", "classify", "regress", "detect", "metadata" or "status".
+    """
+
+    name: str
+    version: int | None = None
+    label: str | None = None
+    verb: str = "status"
+
+    @cached_property
+    def which(self) -> ModelPath:
+        """The model and version alone, whatever is wanted of it."""
+        return replace(self, verb="")
+
+    def spec(self, signature: str | None = None) -> ModelSpec:
+        """The same for a call."""
+        return ModelSpec(self.name, self.version, self.label, signature)
+
+    def not_found(self) -> Refusal:
+        """What TensorFlow Serving says of a model that it does not serve."""
+        if self.label is not None:
+            return Refusal(f"Unrecognized servable version label: {self.label}")
+        if self.verb == "status":
+            which = "any versions" if self.version is None else f"version {self.version}"
+            return Refusal(f"Could not find {which} of model {self.name}", 404)
+        which = f"Latest({self.name})" if self.version is None else f"Specific({self.name}, {self.version})"
+        return Refusal(f"Servable not found for request: {which}", 404)
+
+
+def model_path(method: str, path: str) -> ModelPath:
+    """What a request to /v1/… is about.
+
+    Raises:
+        Refusal: the path names no model, or the method does not belong to it.
+    """
+    return _remembered(method, path) if len(path) <= _LONGEST_REMEMBERED else _taken_apart(method, path)
+
+
+def _taken_apart(method: str, path: str) -> ModelPath:
+    found = (_CALL if method == "POST" else _LOOK).fullmatch(path) if method in ("POST", "GET", "HEAD") else None
+    if found is None:
+        raise Refusal(f"Malformed request: {method} {path[:1000]}")
+    version = _number(found["version"])
+    label = None if found["label"] is None else _decoded(found["label"], "model version label")
+    return ModelPath(_decoded(found["name"], "model name"), version, label, (found["verb"] or "status").lower())
+
+
+# Most requests are for a few paths: taking one apart costs some 5 us.
+_remembered = lru_cache(maxsize=1000)(_taken_apart)
+
+
+def _number(text: str | None) -> int | None:
+    if text is None:
+        return None
+    if len(text) > 4000 or int(text) > _MAX_VERSION:
+        raise Refusal(f"Failed to convert version: {text[:100]} to numeric.")
+    return int(text)
+
+
+def _decoded(text: str, what: str) -> str:
+    try:
+        return unquote(text, errors="strict")
+    except UnicodeDecodeError:
+        raise Refusal(f"Failed to decode {what}:{text[:1000]}") from None
+
+
+# What goes wrong, as HTTP says it; the one place where errors of calls become answers.
+
+log = logging.getLogger(__name__)
+
+STATUS: Mapping[int, int] = {
+    Code.CANCELLED: 499,
+    Code.UNKNOWN: 500,
+    Code.INVALID_ARGUMENT: 400,
+    Code.DEADLINE_EXCEEDED: 504,
+    Code.NOT_FOUND: 404,
+    Code.ALREADY_EXISTS: 409,
+    Code.PERMISSION_DENIED: 403,
+    Code.RESOURCE_EXHAUSTED: 429,
+    Code.FAILED_PRECONDITION: 400,
+    Code.ABORTED: 409,
+    Code.OUT_OF_RANGE: 400,
+    Code.UNIMPLEMENTED: 501,
+    Code.INTERNAL: 500,
+    Code.UNAVAILABLE: 503,
+    Code.DATA_LOSS: 500,
+    Code.UNAUTHENTICATED: 401,
+}
+#: What a client that was turned away for load is told to wait.
+RETRY_AFTER = {"retry-after": "1"}
+
+
+class Refusal(Exception):
+    """A request is answered with an error.
+
+    Args:
+        message: stands in the answer.
+        status: the HTTP status.
+        headers: further headers of the answer.
+    """
+
+    def __init__(self, message: str, status: int = 400, headers: Mapping[str, str] | None = None) -> None:
+        super().__init__(message)
+        self.message = message
+        self.status = status
+        self.headers = headers or {}
+
+
+def refusal_of(error: Exception, request_id: str) -> Refusal:
+    """What an exception is answered with; one that nobody foresaw is logged with its traceback."""
+    if isinstance(error, Refusal):
+        return error
+    if isinstance(error, ServerError):
+        return _of_server(error)
+    if isinstance(error, CallTimeout):
+        return Refusal(str(error), 504)
+    if isinstance(error, ConnectionFailed):
+        return Refusal(str(error), 503, RETRY_AFTER)
+    if isinstance(error, ProtocolMismatch):
+        return Refusal(str(error), 502)
+    if isinstance(error, MessageTooLarge):
+        return Refusal(str(error), 413)
+    if isinstance(error, TensorError):
+        return Refusal(str(error))
+    log.error("request %s failed", request_id, exc_info=error)
+    return Refusal(f"the gateway failed with {type(error).__name__}; its log has the cause", 500)
+
+
+def _of_server(error: ServerError) -> Refusal:
+    status = STATUS.get(error.code, 500)
+    if error.code == Code.RESOURCE_EXHAUSTED and error.retryable:
+        # A queue or a limit of the server is full: later it will do. TensorFlow Serving's full queue is a 503, too.
+        status = 503
+    return Refusal(error.message, status, RETRY_AFTER if status == 503 else None)
+
 
 Scope = MutableMapping[str, Any]
 Receive = Callable[[], Awaitable[MutableMapping[str, Any]]]

@@ -15,21 +15,27 @@ from typing import Any
 import orjson
 
 from thriftserve.gateway import openapi
-from thriftserve.gateway.arrays_in import KINDS
 from thriftserve.gateway.backends import Backends
-from thriftserve.gateway.catalog import Catalog
-from thriftserve.gateway.example_api import ExampleApi
-from thriftserve.gateway.exchange import Exchange, Receive, Reply, Scope
-from thriftserve.gateway.failures import RETRY_AFTER, Refusal, refusal_of
+from thriftserve.gateway.classify import ExampleApi
 from thriftserve.gateway.health import Health
-from thriftserve.gateway.image_api import ImageApi
-from thriftserve.gateway.image_service import ImageService
-from thriftserve.gateway.images_in import bears_images, images_in, images_of
+from thriftserve.gateway.http import (
+    RETRY_AFTER,
+    Exchange,
+    ModelPath,
+    Receive,
+    Refusal,
+    Reply,
+    Scope,
+    model_path,
+    refusal_of,
+)
+from thriftserve.gateway.images import ImageApi, ImageService, bears_images, images_in, images_of
 from thriftserve.gateway.json_text import parsed_object
+from thriftserve.gateway.metadata_cache import Catalog
 from thriftserve.gateway.metrics import Metrics
 from thriftserve.gateway.model_api import ModelApi, aside
-from thriftserve.gateway.paths import ModelPath, model_path
-from thriftserve.gateway.v2_api import V2Api
+from thriftserve.gateway.npy import KINDS
+from thriftserve.gateway.v2 import V2Api
 from thriftserve.settings.gateway import GatewaySettings
 
 log = logging.getLogger(__name__)

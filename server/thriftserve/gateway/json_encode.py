@@ -19,8 +19,8 @@ from typing import Any
 import numpy as np
 import orjson
 
-from thriftserve.gateway.failures import Refusal
-from thriftserve.gateway.json_requests import Form
+from thriftserve.gateway.http import Refusal
+from thriftserve.gateway.json_decode import Form
 from thriftserve_client.conversion import shortest
 
 Array = np.ndarray[Any, np.dtype[Any]]
