@@ -16,12 +16,12 @@ import numpy as np
 from small_models import CPU, _scratch
 from thriftserve.batching import Done, Job
 from thriftserve.deadline import Deadline
-from thriftserve.models.model_settings import BatchingSettings
-from thriftserve.models.preload import preload
-from thriftserve.models.saved_model import SavedModelSession
 from thriftserve.models.servable import Servable
 from thriftserve.models.session import Array
 from thriftserve.models.signature import DEFAULT_SIGNATURE
+from thriftserve.models.tensorflow.preload import preload
+from thriftserve.models.tensorflow.saved_model import SavedModelSession
+from thriftserve.repository.model_settings import BatchingSettings
 
 
 @cache

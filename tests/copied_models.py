@@ -12,7 +12,7 @@ from functools import cache
 from pathlib import Path
 from typing import Any
 
-from thriftserve.models.preload import preload
+from thriftserve.models.tensorflow.preload import preload
 
 #: What the model can't be without, in no order.
 PARTS = (

@@ -15,7 +15,7 @@ from typing import Any, ClassVar
 import numpy as np
 
 from small_models import _scratch
-from thriftserve.models.preload import preload
+from thriftserve.models.tensorflow.preload import preload
 
 Inputs = dict[str, np.ndarray[Any, Any]]
 START = 101

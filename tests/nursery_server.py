@@ -21,7 +21,7 @@ from pathlib import Path
 from typing import Any
 
 from thriftserve.errors import ModelLoadError
-from thriftserve.models.preload import preload
+from thriftserve.models.tensorflow.preload import preload
 from thriftserve.status import WorkerPhase
 from thriftserve.supervisor.arbiter import Arbiter
 from thriftserve.supervisor.context import WorkerContext

@@ -12,8 +12,8 @@ from functools import cache
 from pathlib import Path
 
 from thriftserve.models import devices
-from thriftserve.models.preload import preload
-from thriftserve.models.saved_model import SavedModelSession
+from thriftserve.models.tensorflow.preload import preload
+from thriftserve.models.tensorflow.saved_model import SavedModelSession
 from thriftserve_bench import builders
 
 CPU = devices.SessionOptions()

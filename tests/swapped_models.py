@@ -16,7 +16,7 @@ from typing import Any
 
 import numpy as np
 
-from thriftserve.models.preload import preload
+from thriftserve.models.tensorflow.preload import preload
 from thriftserve_client import Client, ServerError, ThriftServeClientError
 
 MODEL, STABLE = "half", "stable"

@@ -11,9 +11,9 @@ import batching_models
 from batching_models import answered, job
 from thriftserve.batching import Batcher
 from thriftserve.errors import Internal
-from thriftserve.models.model_settings import BatchingSettings
-from thriftserve.models.python_model import PythonSession
+from thriftserve.models.python.session import PythonSession
 from thriftserve.models.servable import Servable
+from thriftserve.repository.model_settings import BatchingSettings
 
 
 def served(kind: str) -> Servable:

@@ -8,8 +8,8 @@ from pathlib import Path
 import pytest
 
 from thriftserve.errors import ExitCode, ModelLoadError
-from thriftserve.models.model_settings import UNSET, BatchingSettings, ModelSettings, RunSettings, load, load_file
-from thriftserve.models.model_settings_writer import write_model_settings
+from thriftserve.repository.model_settings import UNSET, BatchingSettings, ModelSettings, RunSettings, load, load_file
+from thriftserve.repository.model_settings_writer import write_model_settings
 
 WHOLE = """
 [batching]

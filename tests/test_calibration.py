@@ -16,9 +16,9 @@ from thriftserve.batching import Advice, Batcher, Done, Job, calibration
 from thriftserve.batching.calibration import Calibration, calibrate, conclude, ladder
 from thriftserve.batching.hint import KEPT_S
 from thriftserve.batching.job import Answer
-from thriftserve.models.model_settings import UNSET, BatchingSettings
 from thriftserve.models.servable import Servable
 from thriftserve.models.signature import DEFAULT_SIGNATURE, Signature, TensorSpec
+from thriftserve.repository.model_settings import UNSET, BatchingSettings
 from thriftserve_idl.ttypes import DataType
 
 MERGED = BatchingSettings(max_batch_size=64)

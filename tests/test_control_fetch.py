@@ -18,9 +18,9 @@ from packed_models import files, holds_model, packed, tar_of
 from small_models import small
 from thriftserve.controller.overrides import Wishes
 from thriftserve.errors import ExitCode
-from thriftserve.models.repository import parse_model_flags
-from thriftserve.models.state import StateDir
 from thriftserve.remote.download import Journal
+from thriftserve.repository.state_store import StateDir
+from thriftserve.repository.versions import parse_model_flags
 from thriftserve_bench.process_tree import signal_process
 from thriftserve_client import FailedPreconditionError, InvalidArgumentError
 

@@ -15,8 +15,8 @@ from thriftserve.cores import usable_cores
 from thriftserve.errors import DeviceError
 from thriftserve.models import devices
 from thriftserve.models.devices import SessionOptions, claim, plan, visible_gpus
-from thriftserve.models.saved_model import SavedModelSession
-from thriftserve.models.session_config import config_proto
+from thriftserve.models.tensorflow.saved_model import SavedModelSession
+from thriftserve.models.tensorflow.session_config import config_proto
 
 
 @pytest.mark.parametrize(
@@ -107,7 +107,7 @@ def test_claim_of_a_missing_gpu() -> None:
 CLAIMING = """
 import json, os, sys
 from thriftserve.models import devices
-from thriftserve.models.preload import preload
+from thriftserve.models.tensorflow.preload import preload
 
 preload()
 laid = devices.plan("auto", 3)
@@ -138,8 +138,8 @@ import sys
 from pathlib import Path
 from thriftserve.errors import DeviceError
 from thriftserve.models import devices
-from thriftserve.models.preload import preload
-from thriftserve.models.saved_model import SavedModelSession
+from thriftserve.models.tensorflow.preload import preload
+from thriftserve.models.tensorflow.saved_model import SavedModelSession
 
 devices.claim("gpu:0")
 try:

@@ -12,11 +12,12 @@ import pytest
 
 import exports_v1
 from small_models import CPU, opened, small
-from thriftserve.models import frozen, loader, probes
+from thriftserve.models import loader, sample_inputs
 from thriftserve.models.devices import SessionOptions
-from thriftserve.models.repository import ModelConfig
-from thriftserve.models.saved_model import SavedModelSession
-from thriftserve.models.signature_calls import SignatureCalls
+from thriftserve.models.tensorflow import freeze as frozen
+from thriftserve.models.tensorflow.calls import SignatureCalls
+from thriftserve.models.tensorflow.saved_model import SavedModelSession
+from thriftserve.repository.versions import ModelConfig
 from thriftserve_bench.mobilenet import random_images
 
 X = np.array([1.0, 2.0], np.float32)
@@ -165,7 +166,7 @@ def test_tables_stay_as_loaded(tmp_path: Path, caplog: pytest.LogCaptureFixture)
 def test_other_answers_keep_the_model_as_loaded(monkeypatch: pytest.MonkeyPatch) -> None:
     """Where the frozen calls answered otherwise, the model as loaded goes on, with its variables, and says so."""
     session = opened("half_plus_two")
-    monkeypatch.setattr(probes, "same", lambda one, other: one.shape == ())
+    monkeypatch.setattr(sample_inputs, "same", lambda one, other: one.shape == ())
     session.optimize()
     assert session.optimized == "as loaded: 'half_plus_three' gives another 'y' with constants for its variables"
     assert session.run("half_plus_three", {"x": X}, ["y"])["y"].tolist() == [3.5, 4.0]
@@ -199,7 +200,7 @@ def test_freezing_can_be_turned_off(tmp_path: Path) -> None:
 
 def test_calls_of_a_frozen_model_are_fewer(monkeypatch: pytest.MonkeyPatch) -> None:
     """Each set of outputs with a call of its own holds the constants once more, so their number has a bound."""
-    from thriftserve.models import saved_model
+    from thriftserve.models.tensorflow import saved_model
 
     monkeypatch.setattr(saved_model, "MOST_CONSTANT_BYTES", 1)
     session = opened("half_plus_two")
@@ -227,4 +228,4 @@ def test_calls_of_a_frozen_model_are_fewer(monkeypatch: pytest.MonkeyPatch) -> N
 )
 def test_what_counts_as_the_same(one: Any, other: Any, equal: bool) -> None:
     """Floats within their precision of the largest, whole numbers and texts exactly, shapes always."""
-    assert probes.same(one, other) is equal
+    assert sample_inputs.same(one, other) is equal

@@ -11,7 +11,7 @@ import pytest
 
 from encoded_images import plain
 from numpy_models import NumpySession, Server, one_function, serve, signature
-from thriftserve.models.image_settings import ImageSettings
+from thriftserve.repository.image_settings import ImageSettings
 from thriftserve_idl.ttypes import ClassifyRequest, DataType, ErrorCode, ModelSpec, PredictError
 
 FLOAT, INT64 = DataType.FLOAT, DataType.INT64

@@ -9,7 +9,7 @@ import pytest
 
 from encoded_images import encoded, photo, plain
 from numpy_models import NumpySession, arrays, one_function, refused, serve, signature
-from thriftserve.models.image_settings import ImageSettings
+from thriftserve.repository.image_settings import ImageSettings
 from thriftserve_idl.ttypes import DataType, ErrorCode
 
 FLOAT = DataType.FLOAT

@@ -12,7 +12,7 @@ from encoded_images import encoded, oriented
 from numpy_models import Server, arrays
 from thriftserve.models.devices import SessionOptions
 from thriftserve.models.loader import load
-from thriftserve.models.repository import ModelConfig
+from thriftserve.repository.versions import ModelConfig
 from thriftserve_bench import builders
 from thriftserve_idl.ttypes import ClassifyRequest, DetectRequest, ErrorCode, ModelSpec, PredictError
 

@@ -15,8 +15,8 @@ from PIL import Image
 from encoded_images import encoded, oriented, photo, plain
 from handmade_images import chunk, jpeg, png, segment, tiff
 from thriftserve.errors import InvalidArgument
-from thriftserve.models.image_settings import ImageSettings
 from thriftserve.models.images import DecodedImage, Target, decode
+from thriftserve.repository.image_settings import ImageSettings
 
 MEGABYTE = 1 << 20
 

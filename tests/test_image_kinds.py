@@ -16,8 +16,8 @@ import pytest
 from encoded_images import encoded, photo
 from handmade_images import bmp, chunk, gif, jpeg, png
 from thriftserve.errors import InvalidArgument
-from thriftserve.models.image_settings import ImageSettings
 from thriftserve.models.images import Target, decode
+from thriftserve.repository.image_settings import ImageSettings
 
 #: Red, green, blue and a dark grey; the same for BMP.
 COLOURS = bytes([255, 0, 0, 0, 255, 0, 0, 0, 255, 9, 9, 9])

@@ -15,8 +15,8 @@ from numpy.typing import NDArray
 from encoded_images import encoded, photo
 from handmade_images import tiff
 from thriftserve.errors import InvalidArgument
-from thriftserve.models.image_settings import ImageSettings
 from thriftserve.models.images import Target, decode
+from thriftserve.repository.image_settings import ImageSettings
 
 BLACK_IS_ZERO, WHITE_IS_ZERO, RGB, PALETTE, CMYK, YCBCR, CIELAB = 1, 0, 2, 3, 5, 6, 8
 UNSPECIFIED, ASSOCIATED, UNASSOCIATED = 0, 1, 2

@@ -7,7 +7,7 @@ from pathlib import Path
 import pytest
 
 from thriftserve.errors import ExitCode, ModelLoadError
-from thriftserve.models.image_settings import ImageSettings, load, load_file
+from thriftserve.repository.image_settings import ImageSettings, load, load_file
 
 WHOLE = """
 input = "image"

@@ -11,8 +11,8 @@ from PIL import Image, ImageFile
 
 from encoded_images import encoded, oriented, photo, plain, png_bomb
 from thriftserve.errors import FailedPrecondition, InvalidArgument
-from thriftserve.models.image_settings import ImageSettings
 from thriftserve.models.images import DecodedImage, Target, decode, scaled
+from thriftserve.repository.image_settings import ImageSettings
 
 LIMIT = 1_000_000
 RED = (255, 0, 0)

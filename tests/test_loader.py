@@ -12,12 +12,12 @@ import exports_v1
 from small_models import CPU, small
 from thriftserve.errors import ModelLoadError
 from thriftserve.models import loader, warmup
-from thriftserve.models.image_settings import ImageSettings
-from thriftserve.models.python_model import PythonSession
+from thriftserve.models.python.session import PythonSession
 from thriftserve.models.registry import Registry
-from thriftserve.models.repository import PYTHON_VERSION, VersionDir, parse_model_flags
 from thriftserve.models.signature import Signature, TensorSpec
-from thriftserve.models.state import Plan, PlannedModel
+from thriftserve.repository.image_settings import ImageSettings
+from thriftserve.repository.plan import Plan, PlannedModel
+from thriftserve.repository.versions import PYTHON_VERSION, VersionDir, parse_model_flags
 from thriftserve_bench import builders
 from thriftserve_idl.ttypes import DataType
 

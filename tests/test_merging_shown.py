@@ -17,11 +17,11 @@ from small_models import CPU
 from thriftserve.batching import Batcher, Done, Job, independence
 from thriftserve.batching.deviation import deviation
 from thriftserve.errors import ThriftServeError
-from thriftserve.models import prediction_log, tf_records, warmup_records
-from thriftserve.models.model_settings import BatchingSettings
-from thriftserve.models.python_model import PythonSession
-from thriftserve.models.saved_model import SavedModelSession
+from thriftserve.models import prediction_log, tfrecord, warmup_records
+from thriftserve.models.python.session import PythonSession
 from thriftserve.models.servable import Servable
+from thriftserve.models.tensorflow.saved_model import SavedModelSession
+from thriftserve.repository.model_settings import BatchingSettings
 
 #: Batches of requests that each model is asked, of 2 to 12 requests: thousands of answers in all.
 BATCHES = 60
@@ -124,7 +124,7 @@ def recorded(folder: Path, name: str, requests: Sequence[Any]) -> Path:
     path = folder / "1"
     file = path / warmup_records.FILE
     file.parent.mkdir(parents=True)
-    file.write_bytes(b"".join(tf_records.framed(prediction_log.encode("m", name, each)) for each in requests))
+    file.write_bytes(b"".join(tfrecord.framed(prediction_log.encode("m", name, each)) for each in requests))
     return path
 
 

@@ -9,11 +9,10 @@ from pathlib import Path
 import pytest
 
 from thriftserve.errors import ConfigError, ExitCode
-from thriftserve.models.config_file import load, loads
-from thriftserve.models.image_settings import ImageSettings
-from thriftserve.models.model_settings import BatchingSettings, RunSettings
-from thriftserve.models.repository import ModelConfig
-from thriftserve.models.version_policy import All, Latest, Specific, VersionPolicy
+from thriftserve.repository.config_file import load, loads
+from thriftserve.repository.image_settings import ImageSettings
+from thriftserve.repository.model_settings import BatchingSettings, RunSettings
+from thriftserve.repository.versions import All, Latest, ModelConfig, Specific, VersionPolicy
 
 
 def of_one(fields: str) -> ModelConfig:

@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 
 from thriftserve.errors import ConfigError, FailedPrecondition, InvalidArgument, NotFound, ThriftServeError
-from thriftserve.models.labels import Labels
+from thriftserve.repository.labels import Labels
 
 BOTH = {"m": frozenset({42, 43})}
 

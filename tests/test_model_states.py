@@ -9,7 +9,7 @@ from itertools import count
 import pytest
 
 from thriftserve.errors import Code
-from thriftserve.models.states import KEPT_ENDED, Transition, VersionStates, VersionStatus
+from thriftserve.repository.version_states import KEPT_ENDED, Transition, VersionStates, VersionStatus
 from thriftserve_idl.ttypes import ModelState
 
 START, LOADING, AVAILABLE = ModelState.START, ModelState.LOADING, ModelState.AVAILABLE

@@ -9,14 +9,15 @@ import pytest
 
 from changing import half_version
 from thriftserve.errors import ConfigError
-from thriftserve.models import device_choice, placement
+from thriftserve.models import devices as device_choice
+from thriftserve.models import process_layout
 from thriftserve.models.devices import SessionOptions
-from thriftserve.models.image_settings import ImageSettings
 from thriftserve.models.loader import load
-from thriftserve.models.model_settings import BatchingSettings, RunSettings
-from thriftserve.models.placement import placed
-from thriftserve.models.repository import ModelConfig, VersionDir
-from thriftserve.models.state import PlannedModel
+from thriftserve.models.process_layout import placed
+from thriftserve.repository.image_settings import ImageSettings
+from thriftserve.repository.model_settings import BatchingSettings, RunSettings
+from thriftserve.repository.plan import PlannedModel
+from thriftserve.repository.versions import ModelConfig, VersionDir
 from thriftserve.settings import ServeSettings
 
 CPU = ServeSettings(devices="cpu")
@@ -33,7 +34,7 @@ def model(base: Path, name: str = "m", text: str = "", session: RunSettings | No
 
 def arrangement(settings: ServeSettings) -> tuple[int | None, ...]:
     """Workers, runs at once, threads in and between operations."""
-    return tuple(getattr(settings, key) for key in placement.KEYS)
+    return tuple(getattr(settings, key) for key in process_layout.KEYS)
 
 
 def test_flags_then_configuration_then_file_then_rule(tmp_path: Path) -> None:
@@ -57,9 +58,9 @@ def test_other_server_types_have_what_they_use(tmp_path: Path, caplog: pytest.Lo
     assert arrangement(threaded) == (None, None, 4, None)
     assert "TThreadedServer has no use for workers, which a model.toml sets: m 3" in caplog.text
     configured = ModelConfig("m", "tensorflow", "/m", session=RunSettings(workers=2))
-    placement.check(pool, [configured])
+    process_layout.check(pool, [configured])
     with pytest.raises(ConfigError, match=r"model 'm': workers = 2: TThreadedServer has no use for it: leave it out"):
-        placement.check(threaded, [configured])
+        process_layout.check(threaded, [configured])
 
 
 def test_models_that_differ(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
@@ -67,7 +68,7 @@ def test_models_that_differ(tmp_path: Path, caplog: pytest.LogCaptureFixture) ->
     models = [model(tmp_path, name, session=RunSettings(workers=count)) for name, count in (("a", 2), ("b", 5))]
     assert placed(CPU, models, cores=2).workers == 5
     assert "models differ in workers (a 2, b 5)" in caplog.text
-    assert placement.changed(placed(CPU, models[:1], cores=2), placed(CPU, models, cores=2)) == ["workers 2 -> 5"]
+    assert process_layout.changed(placed(CPU, models[:1], cores=2), placed(CPU, models, cores=2)) == ["workers 2 -> 5"]
 
 
 def on(*devices: str | None, platform: str = "tensorflow") -> list[ModelConfig]:

@@ -8,10 +8,9 @@ import pytest
 from thriftserve.errors import Internal, InvalidArgument, ModelLoadError
 from thriftserve.models import loader, warmup
 from thriftserve.models.devices import SessionOptions
-from thriftserve.models.python_model import PythonSession
-from thriftserve.models.python_signatures import read_signatures
-from thriftserve.models.repository import parse_model_flag
+from thriftserve.models.python.session import PythonSession, read_signatures
 from thriftserve.models.signature import Signature, TensorSpec
+from thriftserve.repository.versions import parse_model_flag
 from thriftserve_idl.ttypes import DataType
 
 X = np.array([[1.0, 2.0]], np.float32)

@@ -13,11 +13,11 @@ from batching_models import answered, job
 from numpy_models import arrays, refused, serve
 from thriftserve.batching import Batcher
 from thriftserve.errors import Internal
-from thriftserve.models.model_settings import BatchingSettings
-from thriftserve.models.python_model import PythonSession
-from thriftserve.models.python_outputs import Outputs
+from thriftserve.models.python.outputs import Outputs
+from thriftserve.models.python.session import PythonSession
 from thriftserve.models.servable import Servable
 from thriftserve.models.signature import Signature, TensorSpec
+from thriftserve.repository.model_settings import BatchingSettings
 from thriftserve_client import conversion
 from thriftserve_client.codec import data_type, numpy_dtype
 from thriftserve_idl.ttypes import DataType, ErrorCode

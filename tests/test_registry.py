@@ -5,7 +5,7 @@ from __future__ import annotations
 import pytest
 
 from thriftserve.errors import Code, FailedPrecondition, InvalidArgument, NotFound, Unavailable
-from thriftserve.models.python_model import PythonSession
+from thriftserve.models.python.session import PythonSession
 from thriftserve.models.registry import Registry, VersionStatus
 from thriftserve.models.servable import Servable
 from thriftserve_idl.ttypes import ModelState

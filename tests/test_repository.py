@@ -7,7 +7,7 @@ from pathlib import Path
 import pytest
 
 from thriftserve.errors import ConfigError, ModelLoadError
-from thriftserve.models.repository import ModelConfig, newest_version, parse_model_flag, parse_model_flags
+from thriftserve.repository.versions import ModelConfig, newest_version, parse_model_flag, parse_model_flags
 
 
 def test_flag_names_a_base_path(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

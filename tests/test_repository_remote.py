@@ -13,10 +13,9 @@ import fsspec
 import pytest
 
 from copied_models import ASSET, FIRST, PARTS, PB, whole_version
-from thriftserve.models.mirror import KEPT_SUPERSEDED, Mirror, Synced, directory_of
-from thriftserve.models.repository import ModelConfig, versions
-from thriftserve.models.version_policy import All, Latest, Specific
-from thriftserve.models.watcher import Watcher
+from thriftserve.remote.mirror import KEPT_SUPERSEDED, Mirror, Synced, directory_of
+from thriftserve.repository.versions import All, Latest, ModelConfig, Specific, versions
+from thriftserve.repository.watcher import Watcher
 from web_directory import http_server
 
 

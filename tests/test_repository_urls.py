@@ -23,7 +23,7 @@ def mirrors(server: Served) -> list[psutil.Process]:
     found = []
     for one in psutil.Process(server.pid).children(recursive=True):
         with contextlib.suppress(psutil.Error):  # it has ended
-            found += [one] if "thriftserve.models.mirroring" in one.cmdline() else []
+            found += [one] if "thriftserve.remote.mirror_agent" in one.cmdline() else []
     return found
 
 

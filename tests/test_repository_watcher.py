@@ -9,9 +9,8 @@ from pathlib import Path
 import pytest
 
 from copied_models import PB, whole_version
-from thriftserve.models.repository import ModelConfig
-from thriftserve.models.version_policy import All, Latest, Specific, VersionPolicy
-from thriftserve.models.watcher import ModelVersions, Watcher
+from thriftserve.repository.versions import All, Latest, ModelConfig, Specific, VersionPolicy
+from thriftserve.repository.watcher import ModelVersions, Watcher
 
 
 def put(base: Path, name: str | int) -> Path:
@@ -210,5 +209,5 @@ def test_hundreds_of_versions_are_looked_at_once(tmp_path: Path, monkeypatch: py
     def refuse(*_: object) -> None:
         raise AssertionError("a version was looked into again")
 
-    monkeypatch.setattr("thriftserve.models.completeness.look", refuse)
+    monkeypatch.setattr("thriftserve.repository.integrity.look", refuse)
     assert len(numbers(watcher, 1)) == 200

@@ -12,10 +12,10 @@ import pytest
 import exports_v1
 from copied_models import ASSET, FIRST, INDEX, PARTS, PB, SECOND, text_version, whole_version
 from small_models import small
-from thriftserve.models import bundle_index, completeness, saved_model_needs
-from thriftserve.models.repository import ModelConfig
-from thriftserve.models.watcher import Watcher
-from thriftserve.models.wire_fields import Damaged
+from thriftserve.repository import checkpoint_index, integrity
+from thriftserve.repository.protobuf import Damaged
+from thriftserve.repository.versions import ModelConfig
+from thriftserve.repository.watcher import Watcher
 
 
 @pytest.fixture
@@ -26,7 +26,7 @@ def version(tmp_path: Path) -> Path:
 
 def fault(path: Path) -> str | None:
     """What the version lacks."""
-    return completeness.fault(path, completeness.look(path))
+    return integrity.fault(path, integrity.look(path))
 
 
 def cut(path: Path, name: str, size: int | None = None) -> None:
@@ -47,8 +47,8 @@ def test_whole_models_are_whole(tmp_path: Path) -> None:
 def test_what_a_model_says_of_itself() -> None:
     """The needs are read without TensorFlow: the asset, the tensors; the index tells each data file's very length."""
     whole = whole_version()
-    needs = saved_model_needs.read(whole / PB)
-    index = bundle_index.read(memoryview((whole / INDEX).read_bytes()))
+    needs = integrity.read(whole / PB)
+    index = checkpoint_index.read(memoryview((whole / INDEX).read_bytes()))
     assert (needs.assets, needs.checkpoint) == (("words.txt",), True)
     assert needs.tensors == index.keys
     assert "first/.ATTRIBUTES/VARIABLE_VALUE" in index.keys
@@ -144,7 +144,7 @@ def test_damaged_bytes_end_in_one_error(version: Path) -> None:
         broken = bytearray(content)
         broken[at] ^= 0xFF
         try:
-            bundle_index.read(memoryview(broken))
+            checkpoint_index.read(memoryview(broken))
         except Damaged:
             continue
 

@@ -14,9 +14,9 @@ import pytest
 
 from small_models import CPU, opened, small
 from thriftserve.errors import Internal, InvalidArgument, ModelLoadError
-from thriftserve.models import saved_model, signature_calls
 from thriftserve.models.devices import SessionOptions
-from thriftserve.models.saved_model import SavedModelSession
+from thriftserve.models.tensorflow import calls, saved_model
+from thriftserve.models.tensorflow.saved_model import SavedModelSession
 from thriftserve_idl.ttypes import DataType
 
 X = np.array([1.0, 2.0], np.float32)
@@ -129,7 +129,7 @@ def test_threads_share_a_session() -> None:
 
 def test_sets_of_outputs_are_limited(monkeypatch: pytest.MonkeyPatch) -> None:
     """Callers that ask for ever new sets of outputs get their answers, but no memory for each set."""
-    monkeypatch.setattr(signature_calls, "MAX_CALLS", 2)
+    monkeypatch.setattr(calls, "MAX_CALLS", 2)
     session = opened("half_plus_two")
     for outputs in (["two"], ["half"], ["two", "half"], ["half", "two"], ["half", "half"]):
         assert set(session.run("constants", {}, outputs)) == set(outputs)
@@ -212,8 +212,8 @@ import os, sys
 from pathlib import Path
 import numpy as np
 from thriftserve.models import devices
-from thriftserve.models.preload import preload
-from thriftserve.models.saved_model import SavedModelSession
+from thriftserve.models.tensorflow.preload import preload
+from thriftserve.models.tensorflow.saved_model import SavedModelSession
 
 preload()
 child = os.fork()
@@ -235,7 +235,7 @@ def test_parent_that_preloaded_may_fork() -> None:
 UNTOUCHED = """
 import gc
 import sys
-from thriftserve.models.preload import preload
+from thriftserve.models.tensorflow.preload import preload
 
 preload()
 assert "tensorflow" in sys.modules and not {"keras", "sklearn", "scipy.sparse", "h5py"} & set(sys.modules)

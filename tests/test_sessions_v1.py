@@ -11,7 +11,7 @@ import pytest
 import exports_v1
 from small_models import CPU
 from thriftserve.errors import InvalidArgument, ModelLoadError
-from thriftserve.models.saved_model import SavedModelSession
+from thriftserve.models.tensorflow.saved_model import SavedModelSession
 
 X = np.array([1.0, 2.0], np.float32)
 

@@ -15,10 +15,11 @@ from hosting import eventually
 from served import Served
 from thriftserve.batching import Batcher
 from thriftserve.batching.spot_check import FIRST, SpotCheck
-from thriftserve.models.model_settings import BatchingSettings
 from thriftserve.models.servable import Servable
 from thriftserve.models.signature import DEFAULT_SIGNATURE, Signature, TensorSpec
-from thriftserve.models.state import StateDir, UnmergedModels
+from thriftserve.repository.model_settings import BatchingSettings
+from thriftserve.repository.state_store import StateDir
+from thriftserve.repository.unmerged import UnmergedModels
 from thriftserve_client import Client
 from thriftserve_idl.ttypes import DataType
 

@@ -16,7 +16,7 @@ import pytest
 from dependent_models import saved_model
 from small_models import small
 from thriftserve.errors import ConfigError, ModelLoadError
-from thriftserve.models import model_settings
+from thriftserve.repository import model_settings
 from thriftserve.tools import tune, tune_search
 from thriftserve.tools.tune_search import Arrangement, Cell, Result, arrangements, best
 from thriftserve_bench.process_tree import signal_group

@@ -16,15 +16,14 @@ import pytest
 
 from small_models import CPU, small
 from thriftserve.errors import ModelLoadError
-from thriftserve.models import crc32c, loader, tensor_proto, tf_records, warmup, warmup_records
+from thriftserve.models import loader, tensor_proto, tfrecord, warmup, warmup_records
 from thriftserve.models.prediction_log import Recorded, Unsupported, decode, encode
-from thriftserve.models.python_model import PythonSession
-from thriftserve.models.repository import ModelConfig
+from thriftserve.models.python.session import PythonSession
 from thriftserve.models.servable import Servable
 from thriftserve.models.session import Array, Arrays, Session
 from thriftserve.models.signature import Signature, TensorSpec
-from thriftserve.models.wire_fields import Damaged
-from thriftserve.models.wire_writer import number_field, packed_field
+from thriftserve.repository.protobuf import Damaged, number_field, packed_field
+from thriftserve.repository.versions import ModelConfig
 from thriftserve_idl.ttypes import DataType
 
 X = np.array([1, 2], np.float32)
@@ -90,7 +89,7 @@ def recorded(version: Path, *records: bytes) -> Path:
     """A version directory with a warm-up file of these records."""
     path = version / warmup_records.FILE
     path.parent.mkdir(parents=True, exist_ok=True)
-    path.write_bytes(b"".join(map(tf_records.framed, records)))
+    path.write_bytes(b"".join(map(tfrecord.framed, records)))
     return version
 
 
@@ -112,9 +111,9 @@ def test_checksums_are_tensorflows(tmp_path: Path) -> None:
     with tf.io.TFRecordWriter(str(tmp_path / "theirs")) as writer:
         for one in contents:
             writer.write(one)
-    assert [content for _, content in tf_records.read(tmp_path / "theirs")] == contents
-    assert (tmp_path / "theirs").read_bytes() == b"".join(map(tf_records.framed, contents))
-    assert doctest.testmod(crc32c).failed == 0
+    assert [content for _, content in tfrecord.read(tmp_path / "theirs")] == contents
+    assert (tmp_path / "theirs").read_bytes() == b"".join(map(tfrecord.framed, contents))
+    assert doctest.testmod(tfrecord).failed == 0
 
 
 def test_tensors_are_tensorflows() -> None:
@@ -240,7 +239,7 @@ def test_damaged_files_are_told(tmp_path: Path, noting: Noting) -> None:
     """A flipped byte costs its own record; a damaged length or a cut what follows it; nothing costs the load."""
     good = encode("m", "", {"x": X})
     path = recorded(tmp_path, good, good, good) / warmup_records.FILE
-    whole, size = path.read_bytes(), len(tf_records.framed(good))
+    whole, size = path.read_bytes(), len(tfrecord.framed(good))
     for at, ran, told in (
         (size + 20, 2, "record 2: its content is damaged"),
         (size + 2, 1, "record 2: its length is damaged"),

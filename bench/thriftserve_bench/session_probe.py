@@ -22,12 +22,12 @@ from typing import Any
 
 import numpy as np
 
-from thriftserve.models import loader, probes, warmup
+from thriftserve.models import loader, sample_inputs, warmup
 from thriftserve.models.devices import SessionOptions
-from thriftserve.models.preload import preload
-from thriftserve.models.repository import ModelConfig
-from thriftserve.models.saved_model import SavedModelSession
 from thriftserve.models.servable import Servable
+from thriftserve.models.tensorflow.preload import preload
+from thriftserve.models.tensorflow.saved_model import SavedModelSession
+from thriftserve.repository.versions import ModelConfig
 
 _SIGNATURE = "serving_default"
 _WARM_UP = 200
@@ -113,7 +113,7 @@ def frozen_rates(path: Path, windows: int, seconds: float) -> dict[str, list[flo
 
 def _caller(model: Servable, rows: int) -> Callable[[], object]:
     signature = model.signatures[_SIGNATURE]
-    *_, batch = probes.probes(signature, model.image)
+    *_, batch = sample_inputs.probes(signature, model.image)
     inputs = {name: np.resize(value, (rows, *value.shape[1:])) for name, value in batch.items()}
     outputs = tuple(signature.outputs)
     return lambda: model.session.run(_SIGNATURE, inputs, outputs)

@@ -28,13 +28,17 @@ from thriftserve.batching import MAX_BATCH_SIZE, Batcher, on_word
 from thriftserve.controller import Keeper, Operations, door_of, first_plan, models_of, token_of
 from thriftserve.errors import Code, ExitCode
 from thriftserve.gateway.sidecar import group as gateway_group
-from thriftserve.models import device_choice, devices, loader, placement, warmup
+from thriftserve.models import devices, loader, process_layout, warmup
+from thriftserve.models import devices as device_choice
 from thriftserve.models.devices import SessionOptions
-from thriftserve.models.preload import preload
-from thriftserve.models.priority import in_background
-from thriftserve.models.repository import ModelConfig
-from thriftserve.models.state import Attempt, KeptRegistry, Plan, StateDir, Told, UnmergedModels
-from thriftserve.models.watcher import Watcher
+from thriftserve.models.loader import in_background
+from thriftserve.models.registry import KeptRegistry
+from thriftserve.models.tensorflow.preload import preload
+from thriftserve.repository.plan import Plan
+from thriftserve.repository.state_store import Attempt, StateDir, Told
+from thriftserve.repository.unmerged import UnmergedModels
+from thriftserve.repository.versions import ModelConfig
+from thriftserve.repository.watcher import Watcher
 from thriftserve.servers import ControlContext, Desk, WorkerContext
 from thriftserve.service import ControlHandler, PredictHandler, PredictProcessor, front
 from thriftserve.settings import HostSettings, ServeSettings
@@ -63,7 +67,7 @@ def serve(source: Source) -> ExitCode:
     with _state_dir(settings) as place:
         state = StateDir(Path(place).absolute())
         plan, watcher = first_plan(settings, configs, state)
-        laid_out = placement.placed(settled, plan.models)
+        laid_out = process_layout.placed(settled, plan.models)
         return servers.serve(
             Predictor(source, laid_out, state),
             laid_out,
@@ -142,7 +146,7 @@ class Predictor:
         """
         assert self._plan is not None, "begin was called"
         settings = device_choice.chosen(self._source(), (one.config for one in self._plan.models))
-        settings = replace(settings, **{name: getattr(self._laid_out, name) for name in placement.KEYS})
+        settings = replace(settings, **{name: getattr(self._laid_out, name) for name in process_layout.KEYS})
         with in_background(not self._plan.first):
             processor = self._made(settings, self._plan, context)
         if context.index < context.workers:  # not in a child of a forking server's worker

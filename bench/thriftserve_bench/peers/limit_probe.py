@@ -19,9 +19,10 @@ from typing import Any
 
 import numpy as np
 
-from thriftserve.models import image_settings, images
+from thriftserve.models import images
 from thriftserve.models.devices import SessionOptions, claim
-from thriftserve.models.saved_model import SavedModelSession
+from thriftserve.models.tensorflow.saved_model import SavedModelSession
+from thriftserve.repository import image_settings
 from thriftserve_bench.asked_process import answer_orders
 from thriftserve_bench.peers.questions import Job, Question, check_classes, check_values, job_of, load_pool
 from thriftserve_bench.peers.user_model import best

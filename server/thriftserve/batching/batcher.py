@@ -25,8 +25,8 @@ from thriftserve.batching.job import Answer, Done, Enqueued, Job
 from thriftserve.batching.spot_check import Fault
 from thriftserve.batching.verdict import Verdict
 from thriftserve.errors import ResourceExhausted
-from thriftserve.models.model_settings import UNSET
 from thriftserve.models.servable import Servable
+from thriftserve.repository.model_settings import UNSET
 
 log = logging.getLogger(__name__)
 

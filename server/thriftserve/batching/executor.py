@@ -23,7 +23,7 @@ from thriftserve.batching.hint import Usage
 from thriftserve.batching.job import Answer, Done, Job
 from thriftserve.batching.spot_check import Fault
 from thriftserve.batching.verdict import Cut, NotByRows, cut_back
-from thriftserve.models.python_model import PythonSession
+from thriftserve.models.python.session import PythonSession
 from thriftserve.models.session import Array, Arrays
 
 # Arrays of several jobs as those of one run, and back.

@@ -18,7 +18,7 @@ from thriftserve.batching.calibration import Calibration
 from thriftserve.batching.job import Job
 from thriftserve.batching.spot_check import SpotCheck
 from thriftserve.batching.verdict import Cut, Verdict
-from thriftserve.models.python_model import PythonSession
+from thriftserve.models.python.session import PythonSession
 from thriftserve.models.servable import Servable
 from thriftserve.models.signature import Signature, TensorSpec
 

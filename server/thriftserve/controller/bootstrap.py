@@ -15,12 +15,14 @@ from thriftserve.controller.configuration import file_stamp, keep
 from thriftserve.controller.overrides import Wishes
 from thriftserve.controller.sources import Mirrors, base_path_of, cache_of
 from thriftserve.errors import ConfigError, ModelLoadError
-from thriftserve.models.labels import Labels
-from thriftserve.models.mirror import has_any
-from thriftserve.models.repository import ModelConfig
-from thriftserve.models.state import Plan, PlannedModel, StateDir, told
-from thriftserve.models.states import VersionStatus
-from thriftserve.models.watcher import Watcher
+from thriftserve.remote.mirror import has_any
+from thriftserve.repository import state_store
+from thriftserve.repository.labels import Labels
+from thriftserve.repository.plan import Plan, PlannedModel
+from thriftserve.repository.state_store import StateDir
+from thriftserve.repository.version_states import VersionStatus
+from thriftserve.repository.versions import ModelConfig
+from thriftserve.repository.watcher import Watcher
 from thriftserve.settings import ServeSettings
 from thriftserve_idl.ttypes import ModelState
 
@@ -63,7 +65,7 @@ def first_plan(settings: ServeSettings, configured: Sequence[ModelConfig], state
         model.config.name: [VersionStatus(one.version, ModelState.AVAILABLE) for one in model.versions]
         for model in plan.models
     }
-    state.write(told.FILE, told.written(states, labels))
+    state.write(state_store.FILE, state_store.written(states, labels))
     return plan, watcher
 
 

@@ -13,10 +13,11 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from thriftserve.errors import ConfigError
-from thriftserve.models import config_file, device_choice, placement
-from thriftserve.models.repository import ModelConfig, parse_model_flags
-from thriftserve.models.state import StateDir
-from thriftserve.models.state.plan import config_from_json, config_to_json
+from thriftserve.models import devices, process_layout
+from thriftserve.repository import config_file
+from thriftserve.repository.plan import config_from_json, config_to_json
+from thriftserve.repository.state_store import StateDir
+from thriftserve.repository.versions import ModelConfig, parse_model_flags
 from thriftserve.settings import ServeSettings
 
 # How often the keeper looks, and how often it tries.
@@ -77,8 +78,8 @@ def models_of(settings: ServeSettings) -> tuple[ModelConfig, ...]:
         raise ConfigError(
             "no model to serve: give one or more as --model NAME=BASE_PATH, for example --model digits=/models/digits"
         )
-    device_choice.chosen(settings, models)
-    placement.check(settings, models)
+    devices.chosen(settings, models)
+    process_layout.check(settings, models)
     return models
 
 

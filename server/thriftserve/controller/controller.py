@@ -23,11 +23,13 @@ from thriftserve.controller.overrides import Wishes
 from thriftserve.controller.rollout import Crew, Layout, Workers, desired, under_way
 from thriftserve.controller.sources import Mirrors, Sources, cache_of
 from thriftserve.errors import FailedPrecondition, StartError
-from thriftserve.models.labels import Labels
-from thriftserve.models.repository import ModelConfig
-from thriftserve.models.state import Failed, Plan, StateDir, Told, attempts, told
-from thriftserve.models.states import VersionStatus
-from thriftserve.models.watcher import Watcher
+from thriftserve.repository import state_store
+from thriftserve.repository.labels import Labels
+from thriftserve.repository.plan import Plan
+from thriftserve.repository.state_store import Failed, StateDir, Told
+from thriftserve.repository.version_states import VersionStatus
+from thriftserve.repository.versions import ModelConfig
+from thriftserve.repository.watcher import Watcher
 from thriftserve.settings import ServeSettings
 
 log = logging.getLogger(__name__)
@@ -198,7 +200,7 @@ class Keeper:
     # What became of it
 
     def _hear(self, now: float) -> None:
-        for outcome in attempts.outcomes(self._state):
+        for outcome in state_store.outcomes(self._state):
             for (name, version), took_s in outcome.took_s.items():
                 self.lives.loaded(name, version, took_s)
             # The first workers are tried again, or the server ends: not for the keeper to decide.
@@ -291,9 +293,9 @@ class Keeper:
         failed = {**self.coming.failures(), **self._failures.why()}
         begun = self._crew.has_begun(self._plan.number)
         self.lives.settle(self._plan, self._served, live, failed, self.coming.versions, begun=begun)
-        content = told.written(self.statuses(), self.labels.now(), self.lives.counts())
+        content = state_store.written(self.statuses(), self.labels.now(), self.lives.counts())
         if content != self._written:
-            self._state.write(told.FILE, content)
+            self._state.write(state_store.FILE, content)
             self._written = content
             self._crew.state_changed()
 

@@ -27,9 +27,9 @@ from thriftserve.controller.configuration import Timing
 from thriftserve.controller.fetched_models import Shelf
 from thriftserve.controller.overrides import Wishes
 from thriftserve.errors import Code
-from thriftserve.models.state import Failed, StateDir
-from thriftserve.models.states import KEPT_ENDED, VersionStatus
 from thriftserve.remote.staging import discard
+from thriftserve.repository.state_store import Failed, StateDir
+from thriftserve.repository.version_states import KEPT_ENDED, VersionStatus
 from thriftserve.settings import ServeSettings
 from thriftserve_idl.ttypes import ModelState
 

@@ -15,9 +15,9 @@ from pathlib import Path
 
 from thriftserve.errors import FailedPrecondition, ModelLoadError
 from thriftserve.files import write_whole
-from thriftserve.models import repository
-from thriftserve.models.repository import VersionDir
-from thriftserve.models.state import StateDir
+from thriftserve.repository import versions
+from thriftserve.repository.state_store import StateDir
+from thriftserve.repository.versions import VersionDir
 from thriftserve.settings import ServeSettings
 
 log = logging.getLogger(__name__)
@@ -97,7 +97,7 @@ class Shelf:
 
     def _versions(self, name: str) -> list[VersionDir]:
         try:
-            return repository.versions(self.base_path(name))
+            return versions.versions(self.base_path(name))
         except ModelLoadError:  # nothing was fetched of that name
             return []
 

@@ -11,9 +11,10 @@ from dataclasses import dataclass
 
 from thriftserve.controller.configuration import Timing
 from thriftserve.errors import Code
-from thriftserve.models.repository import VersionDir
-from thriftserve.models.state import Failed, Plan, Told
-from thriftserve.models.states import FOLLOWS, VersionStates, VersionStatus
+from thriftserve.repository.plan import Plan
+from thriftserve.repository.state_store import Failed, Told
+from thriftserve.repository.version_states import FOLLOWS, VersionStates, VersionStatus
+from thriftserve.repository.versions import VersionDir
 from thriftserve_idl.ttypes import ModelState
 
 # Versions that could not be loaded, and when they are tried again.

@@ -13,10 +13,9 @@ from thriftserve import remote
 from thriftserve.controller.controller import Keeper
 from thriftserve.controller.fetch_jobs import Wanted
 from thriftserve.errors import FailedPrecondition, InvalidArgument, ModelLoadError, NotFound, StartError
-from thriftserve.models import repository
 from thriftserve.models.registry import VersionStatus
-from thriftserve.models.repository import ModelConfig, parse_model_flag
-from thriftserve.models.version_policy import MAX_VERSION
+from thriftserve.repository import versions
+from thriftserve.repository.versions import MAX_VERSION, ModelConfig, parse_model_flag
 from thriftserve_idl.ttypes import ModelState
 
 
@@ -50,9 +49,9 @@ class Operations:
         if sha256:
             raise InvalidArgument(f"source is {source!r}, a base path: sha256 is for what is fetched from a URL")
         try:
-            found = repository.versions(Path(config.source))
+            found = versions.versions(Path(config.source))
             if not found:
-                raise NotFound(repository.why_none(Path(config.source)))
+                raise NotFound(versions.why_none(Path(config.source)))
         except ModelLoadError as error:
             raise NotFound(error.message) from error
         numbers = [one.version for one in found]
@@ -81,7 +80,7 @@ class Operations:
         for config in self._keeper.wishes.configs(self._keeper.configured):
             if config.name == name and config.platform != "python" and not config.remote:
                 with contextlib.suppress(ModelLoadError):
-                    known += [one.version for one in repository.versions(Path(config.source))]
+                    known += [one.version for one in versions.versions(Path(config.source))]
         newest = max((*known, self._keeper.coming.shelf.newest(name) or 0), default=0)
         if newest >= MAX_VERSION:
             raise FailedPrecondition(f"model {name!r} has the highest version that there can be: give a version")

@@ -16,10 +16,9 @@ from pathlib import Path
 from typing import Any
 
 from thriftserve.errors import ModelLoadError
-from thriftserve.models import repository
-from thriftserve.models.repository import ModelConfig, VersionDir, parse_model_flag
-from thriftserve.models.state import StateDir
-from thriftserve.models.version_policy import Specific
+from thriftserve.repository import versions as repository
+from thriftserve.repository.state_store import StateDir
+from thriftserve.repository.versions import ModelConfig, Specific, VersionDir, parse_model_flag
 
 log = logging.getLogger(__name__)
 

@@ -11,10 +11,9 @@ from collections.abc import Collection, Iterable, Mapping
 from typing import Protocol
 
 from thriftserve.errors import StartError
-from thriftserve.models import device_choice, placement
-from thriftserve.models.repository import ModelConfig, VersionDir
-from thriftserve.models.state import Plan, PlannedModel
-from thriftserve.models.version_policy import Latest
+from thriftserve.models import devices, process_layout
+from thriftserve.repository.plan import Plan, PlannedModel
+from thriftserve.repository.versions import Latest, ModelConfig, VersionDir
 from thriftserve.settings import ServeSettings
 from thriftserve.status import WorkerPhase
 
@@ -96,8 +95,8 @@ class Layout:
     def tell(self, settings: ServeSettings, plan: Plan) -> None:
         """Logs, once for each difference, what a plan asks for that only a restart of the server gives."""
         with contextlib.suppress(StartError):  # the workers that load it will tell
-            chosen = device_choice.chosen(settings, (model.config for model in plan.models))
-            changed = placement.changed(self._laid_out, placement.placed(chosen, plan.models))
+            chosen = devices.chosen(settings, (model.config for model in plan.models))
+            changed = process_layout.changed(self._laid_out, process_layout.placed(chosen, plan.models))
             if changed and changed != self._told:
                 log.warning("models ask for what a restart of the server gives: %s", "; ".join(changed))
             self._told = changed

@@ -17,11 +17,11 @@ from pathlib import Path
 from typing import Any
 
 from thriftserve.controller.configuration import Timing
-from thriftserve.models.mirror import directory_of
-from thriftserve.models.repository import ModelConfig, VersionDir
-from thriftserve.models.state import Plan, StateDir
-from thriftserve.models.version_policy import policy_to_json
-from thriftserve.models.watcher import Watcher
+from thriftserve.remote.mirror import directory_of
+from thriftserve.repository.plan import Plan
+from thriftserve.repository.state_store import StateDir
+from thriftserve.repository.versions import ModelConfig, VersionDir, policy_to_json
+from thriftserve.repository.watcher import Watcher
 from thriftserve.settings import ServeSettings
 
 # Base paths behind URLs: the process that mirrors them, and what it tells.
@@ -185,7 +185,7 @@ class Mirrors:
 def _started() -> subprocess.Popen[str]:
     # A session of its own: a terminal's Ctrl-C is for the server, which ends it.
     return subprocess.Popen(
-        [sys.executable, "-P", "-m", "thriftserve.models.mirroring"],
+        [sys.executable, "-P", "-m", "thriftserve.remote.mirror_agent"],
         stdin=subprocess.PIPE,
         stdout=subprocess.PIPE,
         text=True,

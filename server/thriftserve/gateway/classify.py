@@ -19,7 +19,7 @@ from thriftserve.gateway.json_faults import from_base64, is_base64, json_type, l
 from thriftserve.gateway.json_text import members, shown
 from thriftserve.gateway.metadata_cache import DEFAULT_SIGNATURE, Catalog
 from thriftserve.gateway.model_api import ModelApi
-from thriftserve.models.wire_writer import packed_field
+from thriftserve.repository.protobuf import packed_field
 from thriftserve_client.encoding import varint
 from thriftserve_client.results import Prediction, SignatureInfo
 from thriftserve_idl.ttypes import DataType, Tensor

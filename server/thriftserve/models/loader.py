@@ -7,24 +7,75 @@ It runs in the process that serves, after any fork, and after `devices.claim`.
 
 from __future__ import annotations
 
+import contextlib
 import ctypes
 import logging
+import os
 import re
+import threading
 import time
+from collections.abc import Iterator
 from contextlib import nullcontext
 from dataclasses import replace
 from pathlib import Path
 
 from thriftserve.errors import ModelLoadError, StartError
-from thriftserve.models import image_settings, model_settings, trial_rows
+from thriftserve.models import trial_rows
 from thriftserve.models.devices import CPU, SessionOptions
-from thriftserve.models.model_settings import UNSET
-from thriftserve.models.python_model import PythonSession
+from thriftserve.models.python.session import PythonSession
 from thriftserve.models.registry import Registry
-from thriftserve.models.repository import PYTHON_VERSION, ModelConfig, VersionDir, newest_version
-from thriftserve.models.saved_model import SavedModelSession
 from thriftserve.models.servable import Servable
-from thriftserve.models.state import Attempt, Plan, PlannedModel
+from thriftserve.models.tensorflow.saved_model import SavedModelSession
+from thriftserve.repository import image_settings, model_settings
+from thriftserve.repository.model_settings import UNSET
+from thriftserve.repository.plan import Plan, PlannedModel
+from thriftserve.repository.state_store import Attempt
+from thriftserve.repository.versions import PYTHON_VERSION, ModelConfig, VersionDir, newest_version
+
+# Loading that leaves the processor to those that serve.
+
+_NICE = 10
+
+
+@contextlib.contextmanager
+def in_background(wanted: bool) -> Iterator[None]:
+    """While entered, this process's threads have a low priority, where they can have their old one back."""
+    if not wanted or not _may_return():
+        yield
+        return
+    own = os.getpriority(os.PRIO_PROCESS, 0)
+    _set_all(own + _NICE)
+    try:
+        yield
+    finally:
+        _set_all(own)
+
+
+def _set_all(nice: int) -> None:
+    for thread in os.listdir("/proc/self/task"):
+        with contextlib.suppress(ProcessLookupError):  # it has ended meanwhile
+            os.setpriority(os.PRIO_PROCESS, int(thread), nice)
+
+
+def _may_return() -> bool:
+    """Whether a lower priority can be taken back; tried by a thread that does nothing else."""
+    answers: list[bool] = []
+
+    def attempt() -> None:
+        own = os.getpriority(os.PRIO_PROCESS, 0)
+        try:
+            os.setpriority(os.PRIO_PROCESS, threading.get_native_id(), own + 1)
+            os.setpriority(os.PRIO_PROCESS, threading.get_native_id(), own)
+        except OSError:
+            answers.append(False)
+        else:
+            answers.append(True)
+
+    trial = threading.Thread(target=attempt)
+    trial.start()
+    trial.join()
+    return answers == [True]
+
 
 log = logging.getLogger(__name__)
 

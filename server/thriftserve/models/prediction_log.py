@@ -16,8 +16,7 @@ from thriftserve.models.session import Array, Arrays
 from thriftserve.models.signature import DEFAULT_SIGNATURE
 from thriftserve.models.tensor_proto import decode as decode_tensor
 from thriftserve.models.tensor_proto import encode as encode_tensor
-from thriftserve.models.wire_fields import Damaged, fields
-from thriftserve.models.wire_writer import packed_field
+from thriftserve.repository.protobuf import Damaged, fields, packed_field
 
 _CLASSIFY, _REGRESS, _MULTI, _SESSION_RUN, _PREDICT, _STREAMED = 2, 3, 4, 5, 6, 7
 _REQUEST = 1

@@ -10,10 +10,10 @@ from __future__ import annotations
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 
-from thriftserve.models.image_settings import ImageSettings
-from thriftserve.models.model_settings import UNSET, BatchingSettings
 from thriftserve.models.session import Session
 from thriftserve.models.signature import Signature
+from thriftserve.repository.image_settings import ImageSettings
+from thriftserve.repository.model_settings import UNSET, BatchingSettings
 
 
 @dataclass(frozen=True)

@@ -15,8 +15,18 @@ from typing import Any
 import numpy as np
 
 from thriftserve.models.session import Array
-from thriftserve.models.wire_fields import BYTES, FIXED32, FIXED64, VARINT, Damaged, WireField, fields, varint
-from thriftserve.models.wire_writer import number_field, packed_field
+from thriftserve.repository.protobuf import (
+    BYTES,
+    FIXED32,
+    FIXED64,
+    VARINT,
+    Damaged,
+    WireField,
+    fields,
+    number_field,
+    packed_field,
+    read_varint,
+)
 from thriftserve_client.codec import data_type, numpy_dtype
 from thriftserve_client.errors import TensorError
 from thriftserve_idl.ttypes import DataType
@@ -129,7 +139,7 @@ def _varints(one: WireField) -> list[int]:
         return [one.number_value]
     content, at, found = one.content, 0, []
     while at < len(content):
-        value, at = varint(content, at)
+        value, at = read_varint(content, at)
         found.append(value)
     return found
 

@@ -17,9 +17,9 @@ from typing import Any
 
 import numpy as np
 
-from thriftserve.models.image_settings import ImageSettings
 from thriftserve.models.session import Array, Arrays
 from thriftserve.models.signature import Signature, TensorSpec
+from thriftserve.repository.image_settings import ImageSettings
 from thriftserve_client.codec import numpy_dtype
 
 _SEED = 14

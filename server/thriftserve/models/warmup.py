@@ -16,10 +16,10 @@ import numpy as np
 
 from thriftserve.errors import ThriftServeError
 from thriftserve.models import warmup_records
-from thriftserve.models.image_settings import ImageSettings
 from thriftserve.models.servable import Servable
 from thriftserve.models.session import Array
 from thriftserve.models.signature import Signature, TensorSpec
+from thriftserve.repository.image_settings import ImageSettings
 from thriftserve_client.codec import numpy_dtype
 
 #: Height, width, channels at the end of a batch of images.

@@ -17,12 +17,12 @@ from typing import Any
 import numpy as np
 
 from thriftserve.errors import ModelLoadError, ThriftServeError
-from thriftserve.models import tf_records
+from thriftserve.models import tfrecord
 from thriftserve.models.prediction_log import Recorded, Unsupported, decode
 from thriftserve.models.servable import Servable
 from thriftserve.models.session import Arrays
 from thriftserve.models.signature import Signature, TensorSpec
-from thriftserve.models.wire_fields import Damaged
+from thriftserve.repository.protobuf import Damaged
 from thriftserve_client.codec import numpy_dtype
 from thriftserve_client.errors import TensorError
 from thriftserve_idl.ttypes import DataType
@@ -64,7 +64,7 @@ def run(servable: Servable, version_path: Path, *, strict: bool = False) -> Warm
 def _run_all(servable: Servable, path: Path, warmed: Warmed) -> Iterator[str]:
     """Runs each record; gives the faults."""
     try:
-        for number, content in tf_records.read(path):
+        for number, content in tfrecord.read(path):
             if number > MAX_RECORDS:
                 yield f"it has more than {MAX_RECORDS} records: those after them are not run"
                 return
@@ -94,7 +94,7 @@ def samples(servable: Servable, version_path: Path, most: int) -> dict[str, list
     """The inputs of recorded requests, by signature: the first `most` of each; damaged records are left out."""
     found: dict[str, list[Arrays]] = {name: [] for name in servable.signatures}
     with contextlib.suppress(OSError):
-        for number, content in tf_records.read(version_path / FILE):
+        for number, content in tfrecord.read(version_path / FILE):
             if number > MAX_RECORDS or all(len(one) >= most for one in found.values()):
                 break
             with contextlib.suppress(Damaged, Unsupported):

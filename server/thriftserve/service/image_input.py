@@ -16,10 +16,10 @@ import numpy as np
 from thriftserve.deadline import Deadline
 from thriftserve.errors import InvalidArgument
 from thriftserve.models import images
-from thriftserve.models.image_settings import ImageSettings
 from thriftserve.models.images import DecodedImage, Target
 from thriftserve.models.session import Array
 from thriftserve.models.signature import Signature, TensorSpec
+from thriftserve.repository.image_settings import ImageSettings
 from thriftserve.service.errors import quoted, shaped
 from thriftserve_client.codec import numpy_dtype
 from thriftserve_idl.ttypes import DataType

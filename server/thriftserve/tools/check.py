@@ -18,9 +18,9 @@ from pathlib import Path
 from typing import Any
 
 from thriftserve.errors import ConfigError, ExitCode
-from thriftserve.models import completeness
 from thriftserve.models.signature import Signature, TensorSpec
-from thriftserve.models.wire_fields import Damaged
+from thriftserve.repository import integrity
+from thriftserve.repository.protobuf import Damaged
 from thriftserve.tools.record import version_of
 
 # What a check of a model found, for people and for programs.
@@ -134,7 +134,7 @@ def check(version: Path, timeout_s: float) -> Findings:
 
 def _missing(version: Path) -> str | None:
     try:
-        return completeness.fault(version, completeness.look(version))
+        return integrity.fault(version, integrity.look(version))
     except (OSError, Damaged) as error:
         return str(error)
 

@@ -19,14 +19,15 @@ import numpy as np
 
 from thriftserve.batching import Batcher
 from thriftserve.errors import InvalidArgument, StartError, ThriftServeError
-from thriftserve.models import devices, image_settings, loader, model_settings, trial_rows, warmup, warmup_records
+from thriftserve.models import devices, loader, trial_rows, warmup, warmup_records
 from thriftserve.models.devices import SessionOptions
-from thriftserve.models.image_settings import ImageSettings
-from thriftserve.models.preload import preload
-from thriftserve.models.saved_model import SavedModelSession
 from thriftserve.models.servable import Servable
 from thriftserve.models.session import Arrays
 from thriftserve.models.signature import Signature
+from thriftserve.models.tensorflow.preload import preload
+from thriftserve.models.tensorflow.saved_model import SavedModelSession
+from thriftserve.repository import image_settings, model_settings
+from thriftserve.repository.image_settings import ImageSettings
 from thriftserve.tools.check import Findings
 from thriftserve_idl.ttypes import DataType
 

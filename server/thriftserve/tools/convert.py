@@ -14,10 +14,11 @@ from pathlib import Path
 from typing import Any
 
 from thriftserve.errors import ConfigError, ExitCode, ModelLoadError
-from thriftserve.models import devices, meta_graph
-from thriftserve.models.preload import preload
-from thriftserve.models.saved_model import reason
+from thriftserve.models import devices
 from thriftserve.models.signature import DEFAULT_SIGNATURE
+from thriftserve.models.tensorflow import meta_graph
+from thriftserve.models.tensorflow.preload import preload
+from thriftserve.models.tensorflow.saved_model import reason
 from thriftserve.tools.check_child import told
 
 # A checkpoint of TensorFlow 1.x and its meta graph become a SavedModel.

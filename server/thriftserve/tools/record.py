@@ -11,12 +11,13 @@ from pathlib import Path
 
 from thriftserve.errors import ConfigError, ExitCode, ModelLoadError
 from thriftserve.files import write_whole
-from thriftserve.models import meta_graph, tf_records, warmup_records
+from thriftserve.models import tfrecord, warmup_records
 from thriftserve.models.prediction_log import Recorded, encode
-from thriftserve.models.preload import preload
-from thriftserve.models.repository import SAVED_MODEL_FILES, newest_version, versions
 from thriftserve.models.signature import Signature, TensorSpec
-from thriftserve.models.wire_fields import Damaged
+from thriftserve.models.tensorflow import meta_graph
+from thriftserve.models.tensorflow.preload import preload
+from thriftserve.repository.protobuf import Damaged
+from thriftserve.repository.versions import SAVED_MODEL_FILES, newest_version, versions
 from thriftserve_client.cli_flags import UsageError
 from thriftserve_client.cli_inputs import read_inputs
 from thriftserve_client.errors import TensorError
@@ -78,14 +79,14 @@ def add(path: Path, content: bytes, *, replace: bool = False) -> int:
     """
     try:
         before = path.read_bytes() if path.exists() and not replace else b""
-        records = list(tf_records.read(path)) if before else []
+        records = list(tfrecord.read(path)) if before else []
         faults = [f"record {number}: {one}" for number, one in records if isinstance(one, Damaged)]
         if faults:
             raise ConfigError(f"{path}: {faults[0]}; --replace drops what the file has")
         if len(records) >= warmup_records.MAX_RECORDS:
             raise ConfigError(f"{path}: it has {len(records)} requests, and no more are run; --replace drops them")
         path.parent.mkdir(exist_ok=True)
-        write_whole(path, before + tf_records.framed(content))
+        write_whole(path, before + tfrecord.framed(content))
     except OSError as error:
         raise ConfigError(f"{path}: can't be written: {error.strerror}") from error
     return len(records) + 1

@@ -13,11 +13,13 @@ from pathlib import Path
 
 from thriftserve.cores import usable_cores
 from thriftserve.errors import ConfigError, ExitCode
-from thriftserve.models import devices, meta_graph, model_settings
-from thriftserve.models.model_settings_writer import write_model_settings
-from thriftserve.models.preload import preload
-from thriftserve.models.repository import newest_version
+from thriftserve.models import devices
 from thriftserve.models.signature import DEFAULT_SIGNATURE
+from thriftserve.models.tensorflow import meta_graph
+from thriftserve.models.tensorflow.preload import preload
+from thriftserve.repository import model_settings
+from thriftserve.repository.model_settings_writer import write_model_settings
+from thriftserve.repository.versions import newest_version
 from thriftserve.tools.tune_search import Cell, Result, Search, arrangements, best, ranked
 from thriftserve.tools.tune_workers import Crew, Job, has_rows
 

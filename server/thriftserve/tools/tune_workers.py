@@ -23,11 +23,11 @@ import numpy as np
 
 from thriftserve.batching import Batcher, on_word
 from thriftserve.errors import ExitCode, ModelLoadError, StartError, ThriftServeError
-from thriftserve.models import devices, loader, probes, warmup
-from thriftserve.models.repository import ModelConfig
+from thriftserve.models import devices, loader, sample_inputs, warmup
 from thriftserve.models.servable import Servable
 from thriftserve.models.session import Arrays
 from thriftserve.models.signature import Signature
+from thriftserve.repository.versions import ModelConfig
 from thriftserve.supervisor.child import die_with_parent
 
 #: Longest wait for a model to load and for a cell's calls, in seconds.
@@ -163,7 +163,7 @@ def caller(model: Servable, name: str, rows: int) -> Callable[[], object]:
     """
     signature = model.signatures[name]
     outputs = tuple(signature.outputs)
-    *_, random = probes.probes(signature, model.image)
+    *_, random = sample_inputs.probes(signature, model.image)
     try:
         inputs = _sized(signature, random, rows)
         model.session.run(name, inputs, outputs)

@@ -1,0 +1,1 @@
+"""SavedModels in TensorFlow sessions. Nothing outside this package imports TensorFlow, but for `thriftserve.tools`."""

@@ -1,0 +1,172 @@
+"""A TensorFlow SavedModel in a session of its own.
+
+    VERSION_DIR  --open-->  SavedModelSession  --run(signature, inputs, outputs)-->  outputs, numpy
+                            --optimize-->  the same answers, faster, where the model allows
+
+It loads what `tf.saved_model.save` of TensorFlow 2 writes and the exports of TensorFlow 1.x too:
+variables, tables and init ops included. Open it in the process that runs it, after any fork.
+"""
+
+from __future__ import annotations
+
+import logging
+import time
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+from thriftserve.errors import Internal, InvalidArgument, ModelLoadError, ThriftServeError
+from thriftserve.models.devices import SessionOptions
+from thriftserve.models.sample_inputs import Answer, answers, difference
+from thriftserve.models.session import Array, Arrays
+from thriftserve.models.signature import Signature
+from thriftserve.models.tensorflow.calls import SignatureCalls
+from thriftserve.models.tensorflow.freeze import NotFrozen, add, freeze, release
+from thriftserve.models.tensorflow.meta_graph import Endpoint, choose_tags, endpoints, words
+from thriftserve.models.tensorflow.session_config import config_proto, unrestored_variables, verify_device
+from thriftserve.repository.image_settings import ImageSettings
+
+AS_LOADED, FROZEN = "as loaded", "frozen"
+#: Constants of a frozen model, once for each call of its own that a set of outputs gets, in bytes.
+MOST_CONSTANT_BYTES = 256 << 20
+#: Longest piece of TensorFlow's own words that an error carries, in characters.
+MAX_REASON = 500
+#: How TensorFlow begins the message of some errors, and the node's name that stands behind what happened.
+_TITLE, _NODE = "Graph execution error:", "\n\t [["
+
+log = logging.getLogger(__name__)
+
+
+class SavedModelSession:
+    """A loaded SavedModel. `run` may be called from several threads at once."""
+
+    platform = "tensorflow"
+
+    def __init__(
+        self, session: Any, found: Mapping[str, Endpoint], options: SessionOptions, words: Sequence[bytes] = ()
+    ) -> None:
+        self._session = session
+        self._endpoints = dict(found)
+        self._in_callers_thread = options.inter_op_threads is None
+        self._calls = SignatureCalls(session, self._endpoints, in_callers_thread=self._in_callers_thread)
+        self.signatures: Mapping[str, Signature] = {name: one.signature for name, one in found.items()}
+        self.device = options.device
+        #: Strings of its graph.
+        self.words = tuple(words)
+        #: What load-time optimisation made of it: "frozen", or "as loaded: " and why.
+        self.optimized = f"{AS_LOADED}: not asked for"
+
+    @classmethod
+    def open(cls, path: Path, options: SessionOptions) -> SavedModelSession:
+        """Loads the SavedModel in a version directory.
+
+        Raises:
+            ModelLoadError: it is missing or damaged; the message names the path and the reason.
+            DeviceError: the device of `options` is not there.
+        """
+        verify_device(options)
+        session, meta_graph = _load(path, choose_tags(path), options)
+        try:
+            found = endpoints(meta_graph, path)
+            _check_variables(session, found, path)
+        except ModelLoadError:
+            session.close()
+            raise
+        return cls(session, found, options, words(meta_graph))
+
+    def run(self, signature: str, inputs: Arrays, outputs: Sequence[str]) -> dict[str, Array]:
+        """Runs one signature for the outputs wanted; see `Session.run` of thriftserve.models.session."""
+        key = (signature, tuple(outputs))
+        try:
+            call = self._calls.known.get(key) or self._calls.make(key)
+            return call(inputs)
+        except ThriftServeError:
+            raise
+        except Exception as error:
+            raise _translate(signature, error) from error
+
+    def close(self) -> None:
+        """Ends the session. Most of its memory stays with the process: TensorFlow keeps it for the next one."""
+        self._calls.known.clear()
+        self._session.close()
+
+    def optimize(self, image: ImageSettings | None = None) -> None:
+        """Turns variables into constants, where the answers stay the same; `optimized` tells what came of it.
+
+        Call it once, before the first `run` of anybody.
+
+        Args:
+            image: how images become the image input, so that the inputs it is tried with have their size.
+        """
+        began = time.monotonic()
+        try:
+            told = self._freeze(image)
+            self.optimized = FROZEN
+            log.info("%s in %.2f s", told, time.monotonic() - began)
+        except Exception as error:
+            # Whatever goes wrong here, what was loaded still serves.
+            self.optimized = f"{AS_LOADED}: {reason(error)}"
+            log.info("the model's variables are not frozen: %s", reason(error))
+
+    def _freeze(self, image: ImageSettings | None) -> str:
+        made = freeze(self._session, self._endpoints)
+        before = self._tried(self._calls, image)
+        self._calls.known.clear()  # their memory serves what comes now
+        add(self._session, made)
+        most = MOST_CONSTANT_BYTES // max(1, made.constant_bytes)
+        calls = SignatureCalls(self._session, made.endpoints, in_callers_thread=self._in_callers_thread, most=most)
+        after = self._tried(calls, image)
+        found = [told for name in before if (told := difference(name, before[name], after[name]))]
+        if found:
+            raise NotFrozen(found[0])
+        self._calls, self._endpoints = calls, dict(made.endpoints)
+        release(self._session, made)
+        return (
+            f"froze {len(made.spared)} of {made.variables} variables, {made.constant_bytes / 2**20:.1f} MiB, "
+            f"and found every signature's answers the same"
+        )
+
+    def _tried(self, calls: SignatureCalls, image: ImageSettings | None) -> dict[str, list[Answer]]:
+        return {
+            name: answers(calls.make((name, tuple(signature.outputs))), signature, image)
+            for name, signature in self.signatures.items()
+        }
+
+
+def _load(path: Path, tags: tuple[str, ...], options: SessionOptions) -> tuple[Any, Any]:
+    import tensorflow as tf
+
+    # The loader is marked "deprecated" for as long as TensorFlow 2 exists; its warning tells an operator nothing.
+    tf.get_logger().setLevel("ERROR")
+    session = tf.compat.v1.Session(graph=tf.Graph(), config=config_proto(options))
+    try:
+        return session, tf.compat.v1.saved_model.loader.load(session, list(tags), str(path))
+    except Exception as error:
+        session.close()
+        raise ModelLoadError(f"{path}: the SavedModel can't be loaded: {reason(error)}") from error
+
+
+def _check_variables(session: Any, found: Mapping[str, Endpoint], path: Path) -> None:
+    missing = unrestored_variables(session, {tensor for one in found.values() for tensor in one.fetches.values()})
+    if missing:
+        raise ModelLoadError(
+            f"{path}: {len(missing)} variables that its signatures read are not restored from its files, "
+            f"{missing[0]!r} among them; a Keras model must be written by model.export(path)"
+        )
+
+
+def _translate(signature: str, error: Exception) -> ThriftServeError:
+    import tensorflow as tf
+
+    # These two say that the values sent don't suit the graph; any other failure is not the caller's.
+    if isinstance(error, tf.errors.InvalidArgumentError | tf.errors.OutOfRangeError):
+        return InvalidArgument(f"the model refused the inputs of {signature!r}: {reason(error)}")
+    return Internal(f"the model failed in {signature!r}: {type(error).__name__}: {reason(error)}")
+
+
+def reason(error: Exception) -> str:
+    """The line of an error's own message that says what happened, without the graph's traceback above or below it."""
+    message = str(getattr(error, "message", "") or error).partition(_NODE)[0]
+    lines = [line.strip() for line in message.splitlines() if line.strip()] or [type(error).__name__]
+    text = lines[-1] if lines[0] == _TITLE else lines[0]
+    return text if len(text) <= MAX_REASON else text[: MAX_REASON - 1] + "…"
