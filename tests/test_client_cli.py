@@ -21,7 +21,7 @@ import numpy as np
 import pytest
 
 from client_service import Service, scripted, serving, silent
-from thriftserve_client.cli import main
+from thriftserve_client.cli.main import main
 
 COMMAND = [sys.executable, "-W", "error", "-m", "thriftserve_client.cli"]
 Run = Callable[..., "subprocess.CompletedProcess[str]"]

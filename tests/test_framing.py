@@ -15,10 +15,10 @@ from thrift.transport.TTransport import TMemoryBuffer
 
 from services.gen.calculator.ttypes import Pair, Parcel, Tree
 from services.gen.cross.ttypes import Insanity, Number, Things
-from thriftserve_client.buffers import Buffers
-from thriftserve_client.encoding import LARGE_BYTES
-from thriftserve_client.framing import IN_PLACE_BYTES, FrameDecoder, FrameError, LargeFrame
-from thriftserve_client.wire import Outgoing, make_protocol
+from thriftserve_client.wire.buffers import Buffers
+from thriftserve_client.wire.encoder import LARGE_BYTES
+from thriftserve_client.wire.framing import IN_PLACE_BYTES, FrameDecoder, FrameError, LargeFrame
+from thriftserve_client.wire.protocols import Outgoing, make_protocol
 
 LIMIT = 1 << 20
 APACHE = {

@@ -16,7 +16,7 @@ from client_service import serving
 from served import Served
 from thriftserve_bench.process_tree import signal_process
 from thriftserve_client import ServerError, ServerStatus
-from thriftserve_client.cli import main
+from thriftserve_client.cli.main import main
 from thriftserve_idl import ttypes
 
 HERE = str(Path(__file__).parent)

@@ -16,7 +16,7 @@ from documents import ROOT
 from thriftserve.status import WorkerRole
 from thriftserve.supervisor.worker_group import Place, Worker, WorkerGroup
 from thriftserve_bench.process_tree import signal_group, signal_process
-from thriftserve_client import answers
+from thriftserve_client import decode
 from thriftserve_idl.ttypes import ServerState, ServerStatus, WorkerState, WorkerStatus
 
 #: Where a pid is checked before it is signalled.
@@ -68,7 +68,7 @@ def test_a_row_without_a_pid_is_no_worker() -> None:
         for index, pid in enumerate((4711, 0, -1))
     ]
     status = ServerStatus(ServerState.SERVING, "TBatchingServer", 1.0, "0", 4710, rows, [], 0, 0, 0)
-    assert [one.pid for one in answers.server_status(status).workers] == [4711]
+    assert [one.pid for one in decode.server_status(status).workers] == [4711]
 
 
 def unchecked(source: str) -> Iterator[int]:

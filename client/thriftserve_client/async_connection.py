@@ -14,7 +14,7 @@ from typing import Any, cast
 
 from thriftserve_client.connection import Dialing
 from thriftserve_client.errors import CallTimeout, ConnectionFailed, ProtocolMismatch, ServerError
-from thriftserve_client.framing import Frame, FrameDecoder, FrameError
+from thriftserve_client.wire.framing import Frame, FrameDecoder, FrameError
 
 _LENGTH = struct.Struct("!i")
 _SCRATCH_BYTES = 64 * 1024

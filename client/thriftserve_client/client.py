@@ -15,12 +15,12 @@ from collections.abc import Iterable, Mapping, Sequence
 from types import TracebackType
 from typing import Any
 
-from thriftserve_client import answers, requests, results
+from thriftserve_client import decode, requests, results
 from thriftserve_client.address import Address, SslOptions
-from thriftserve_client.caller import Caller
 from thriftserve_client.connection import Dialing
 from thriftserve_client.requests import Image
-from thriftserve_client.wire import DEFAULT_MAX_MESSAGE_BYTES, PROTOCOLS
+from thriftserve_client.shared_connection import Caller
+from thriftserve_client.wire.protocols import DEFAULT_MAX_MESSAGE_BYTES, PROTOCOLS
 from thriftserve_idl.ttypes import ClassifyRequest, DetectRequest, PredictRequest
 
 TRANSPORTS = ("framed", "buffered")
@@ -137,7 +137,7 @@ class Client:
             requests.timeout_ms(limit),
             request_id,
         )
-        return answers.prediction(self._caller.call("predict", limit, request))
+        return decode.prediction(self._caller.call("predict", limit, request))
 
     def classify(
         self,
@@ -177,7 +177,7 @@ class Client:
             requests.timeout_ms(limit),
             request_id,
         )
-        return answers.classifications(self._caller.call("classify", limit, request))
+        return decode.classifications(self._caller.call("classify", limit, request))
 
     def detect(
         self,
@@ -220,7 +220,7 @@ class Client:
             requests.timeout_ms(limit),
             request_id,
         )
-        return answers.detections(self._caller.call("detect", limit, request))
+        return decode.detections(self._caller.call("detect", limit, request))
 
     def metadata(
         self,
@@ -232,7 +232,7 @@ class Client:
     ) -> results.ModelMetadata:
         """The signatures and labels of a model."""
         spec = requests.model_spec(model, version, label)
-        return answers.metadata(self._caller.call("getModelMetadata", self._limit(timeout_s), spec))
+        return decode.metadata(self._caller.call("getModelMetadata", self._limit(timeout_s), spec))
 
     def status(
         self,
@@ -244,15 +244,15 @@ class Client:
     ) -> results.ModelStatus:
         """The state of every version of a model, or of the one named."""
         spec = requests.model_spec(model, version, label)
-        return answers.model_status(self._caller.call("getModelStatus", self._limit(timeout_s), spec))
+        return decode.model_status(self._caller.call("getModelStatus", self._limit(timeout_s), spec))
 
     def models(self, *, timeout_s: Timeout = _CLIENTS_OWN) -> list[results.ModelStatus]:
         """The state of every version of every model."""
-        return [answers.model_status(one) for one in self._caller.call("listModels", self._limit(timeout_s))]
+        return [decode.model_status(one) for one in self._caller.call("listModels", self._limit(timeout_s))]
 
     def server_status(self, *, timeout_s: Timeout = _CLIENTS_OWN) -> results.ServerStatus:
         """The server and each of its workers."""
-        return answers.server_status(self._caller.call("getServerStatus", self._limit(timeout_s)))
+        return decode.server_status(self._caller.call("getServerStatus", self._limit(timeout_s)))
 
     def _limit(self, timeout_s: Timeout) -> float | None:
         return self._timeout_s if isinstance(timeout_s, _Default) else timeout_s

@@ -15,8 +15,8 @@ from typing import Any
 
 import numpy as np
 
-from thriftserve_client.encoding import LARGE_BYTES
 from thriftserve_client.errors import TensorError
+from thriftserve_client.wire.encoder import LARGE_BYTES
 from thriftserve_idl.ttypes import DataType, Tensor
 
 _NUMERIC: dict[DataType, np.dtype[Any]] = {

@@ -11,11 +11,17 @@ from dataclasses import dataclass
 from typing import Any
 
 from thriftserve_client.address import Address
-from thriftserve_client.channel import BufferedChannel, ChannelClosed, ChannelTimeout, FramedChannel, make_channel
-from thriftserve_client.dialogue import Dialogue
+from thriftserve_client.call_codec import Dialogue
 from thriftserve_client.errors import CallTimeout, ConnectionFailed, ProtocolMismatch, ServerError
-from thriftserve_client.framing import FrameError
-from thriftserve_client.wire import DEFAULT_MAX_MESSAGE_BYTES
+from thriftserve_client.wire.framing import FrameError
+from thriftserve_client.wire.message_socket import (
+    BufferedChannel,
+    ChannelClosed,
+    ChannelTimeout,
+    FramedChannel,
+    make_channel,
+)
+from thriftserve_client.wire.protocols import DEFAULT_MAX_MESSAGE_BYTES
 
 #: Stands for "no limit" where the channel wants a number: three years.
 _FOREVER_S = 1e8

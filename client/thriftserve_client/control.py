@@ -11,11 +11,11 @@ from __future__ import annotations
 from types import TracebackType
 from typing import Any
 
-from thriftserve_client import answers, requests, results
+from thriftserve_client import decode, requests, results
 from thriftserve_client.address import Address, SslOptions
-from thriftserve_client.caller import Caller
 from thriftserve_client.connection import Dialing
-from thriftserve_client.wire import DEFAULT_MAX_MESSAGE_BYTES
+from thriftserve_client.shared_connection import Caller
+from thriftserve_client.wire.protocols import DEFAULT_MAX_MESSAGE_BYTES
 from thriftserve_idl.ttypes import LoadModelRequest, SetVersionLabelRequest
 
 _CONNECT_TIMEOUT_S = 5.0
@@ -76,22 +76,22 @@ class Control:
             version: of a base path the one to serve, of a URL the one that it becomes; None: the newest, or one more.
             sha256: what the download's must be, in hexadecimal; for a URL only.
         """
-        return answers.model_status(self._call("loadModel", LoadModelRequest(model, source, version, sha256)))
+        return decode.model_status(self._call("loadModel", LoadModelRequest(model, source, version, sha256)))
 
     def unload(self, model: str, *, version: int | None = None) -> results.ModelStatus:
         """Has a model, or one version of it, served and fetched no more."""
-        return answers.model_status(self._call("unloadModel", requests.model_spec(model, version, None)))
+        return decode.model_status(self._call("unloadModel", requests.model_spec(model, version, None)))
 
     def set_label(
         self, model: str, label: str, version: int | None, *, allow_unavailable: bool = False
     ) -> results.ModelStatus:
         """Points a label at a version; None takes the label away."""
         request = SetVersionLabelRequest(model, label, version, allow_unavailable)
-        return answers.model_status(self._call("setVersionLabel", request))
+        return decode.model_status(self._call("setVersionLabel", request))
 
     def status(self, model: str, *, version: int | None = None) -> results.ModelStatus:
         """The state of every version of a model, or of one; of those that are being fetched, how far that is."""
-        return answers.model_status(self._call("getLoadStatus", requests.model_spec(model, version, None)))
+        return decode.model_status(self._call("getLoadStatus", requests.model_spec(model, version, None)))
 
     def _call(self, method: str, *values: Any) -> Any:
         return self._caller.call(method, self._timeout_s, *values, self._token)

@@ -15,8 +15,8 @@ from thrift.Thrift import TApplicationException
 from thrift.transport.TTransport import TTransportException
 
 from services.gen.calculator.ttypes import DivisionByZero, Pair, Parcel, Tree
-from thriftserve_client.channel import ChannelClosed, ChannelTimeout
-from thriftserve_client.framing import FrameError
+from thriftserve_client.wire.framing import FrameError
+from thriftserve_client.wire.message_socket import ChannelClosed, ChannelTimeout
 
 #: What `CalculatorHandler.fail` raises, by the name that it is asked for.
 FAILURES: dict[str, Callable[[], BaseException]] = {

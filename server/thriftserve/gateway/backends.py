@@ -10,7 +10,7 @@ from typing import Any
 
 from thriftserve.gateway.http import Exchange, ModelPath
 from thriftserve.settings.gateway import GatewaySettings, address_of
-from thriftserve_client import answers, requests, results
+from thriftserve_client import decode, requests, results
 from thriftserve_client.address import Address, SslOptions
 from thriftserve_client.async_pool import AsyncPool
 from thriftserve_client.connection import Dialing
@@ -55,7 +55,7 @@ class Backends:
         request = PredictRequest(
             path.spec(signature), dict(inputs), outputs, requests.timeout_ms(left), exchange.request_id
         )
-        found = answers.prediction(await self.pool.call("predict", left, request))
+        found = decode.prediction(await self.pool.call("predict", left, request))
         exchange.ran = found.model, found.version
         return found
 
@@ -65,7 +65,7 @@ class Backends:
         """Names the best classes of encoded images."""
         left = exchange.left_s
         request = ClassifyRequest(path.spec(signature), images, top_k, requests.timeout_ms(left), exchange.request_id)
-        found = answers.classifications(await self.pool.call("classify", left, request))
+        found = decode.classifications(await self.pool.call("classify", left, request))
         exchange.ran = found.model, found.version
         return found
 
@@ -83,22 +83,22 @@ class Backends:
         request = DetectRequest(
             path.spec(signature), images, min_score, most, requests.timeout_ms(left), exchange.request_id
         )
-        found = answers.detections(await self.pool.call("detect", left, request))
+        found = decode.detections(await self.pool.call("detect", left, request))
         exchange.ran = found.model, found.version
         return found
 
     async def metadata(self, spec: ModelSpec, timeout_s: float) -> results.ModelMetadata:
         """The signatures of a model."""
-        return answers.metadata(await self.pool.call("getModelMetadata", timeout_s, spec))
+        return decode.metadata(await self.pool.call("getModelMetadata", timeout_s, spec))
 
     async def status(self, exchange: Exchange, path: ModelPath) -> results.ModelStatus:
         """The state of a model's versions."""
-        return answers.model_status(await self.pool.call("getModelStatus", exchange.left_s, path.spec()))
+        return decode.model_status(await self.pool.call("getModelStatus", exchange.left_s, path.spec()))
 
     async def models(self, timeout_s: float) -> list[results.ModelStatus]:
         """The state of every model."""
         found: list[Any] = await self.pool.call("listModels", timeout_s)
-        return [answers.model_status(one) for one in found]
+        return [decode.model_status(one) for one in found]
 
     def close(self) -> None:
         """Closes the connections that are idle."""

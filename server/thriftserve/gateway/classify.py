@@ -20,8 +20,8 @@ from thriftserve.gateway.json_text import members, shown
 from thriftserve.gateway.metadata_cache import DEFAULT_SIGNATURE, Catalog
 from thriftserve.gateway.model_api import ModelApi
 from thriftserve.repository.protobuf import packed_field
-from thriftserve_client.encoding import varint
 from thriftserve_client.results import Prediction, SignatureInfo
+from thriftserve_client.wire.encoder import varint
 from thriftserve_idl.ttypes import DataType, Tensor
 
 # JSON examples to serialised tf.Example messages, without TensorFlow.

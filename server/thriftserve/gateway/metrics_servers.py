@@ -15,7 +15,7 @@ from prometheus_client.registry import Collector
 
 from thriftserve.gateway import metric_families as table
 from thriftserve.gateway.backends import Backends
-from thriftserve_client import answers
+from thriftserve_client import decode
 from thriftserve_client.histogram import Histogram
 from thriftserve_client.results import ModelStatus, ServerStatus
 from thriftserve_idl.ttypes import ServerState
@@ -65,13 +65,13 @@ class Servers:
         self._fresh_until = asyncio.get_running_loop().time() + KEPT_S
         for backend, listed in models:
             if not isinstance(listed, BaseException):
-                self._models[str(backend.dialing.address)] = tuple(map(answers.model_status, listed))
+                self._models[str(backend.dialing.address)] = tuple(map(decode.model_status, listed))
         return [self._told(str(backend.dialing.address), status) for backend, status in statuses]
 
     def _told(self, backend: str, status: Any) -> Told:
         if isinstance(status, BaseException):
             return Told(backend, None)
-        return Told(backend, answers.server_status(status), self._models.get(backend, ()))
+        return Told(backend, decode.server_status(status), self._models.get(backend, ()))
 
 
 class ServerCollector(Collector):

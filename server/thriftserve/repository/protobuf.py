@@ -10,7 +10,7 @@ from __future__ import annotations
 from collections.abc import Iterator
 from typing import NamedTuple
 
-from thriftserve_client.encoding import varint
+from thriftserve_client.wire.encoder import varint
 
 # r"""Protobuf's wire format, written: what `wire_fields` reads.
 

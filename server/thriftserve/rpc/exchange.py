@@ -24,9 +24,9 @@ from thrift.Thrift import TApplicationException, TMessageType, TProcessor
 from thriftserve import arrival
 from thriftserve.rpc.scan import cut_out, put_back
 from thriftserve.rpc.template_cache import Again, Alike, Form, Part, Varying
-from thriftserve_client.channel import ChannelClosed, ChannelTimeout, Stream
-from thriftserve_client.framing import Frame, FrameError, LargeFrame
-from thriftserve_client.wire import BinaryProtocol, CompactProtocol, Outgoing, make_protocol
+from thriftserve_client.wire.framing import Frame, FrameError, LargeFrame
+from thriftserve_client.wire.message_socket import ChannelClosed, ChannelTimeout, Stream
+from thriftserve_client.wire.protocols import BinaryProtocol, CompactProtocol, Outgoing, make_protocol
 
 # Protocols that remember how far into a message their reader got.
 

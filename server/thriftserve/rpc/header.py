@@ -18,8 +18,8 @@ from thrift.transport.THeaderTransport import THeaderClientType, THeaderSubproto
 from thrift.transport.TTransport import HARD_MAX_FRAME_SIZE
 
 from thriftserve.rpc.exchange import Exchange, Recording
-from thriftserve_client.framing import HEADER_BYTES, Frame
-from thriftserve_client.wire import BinaryProtocol, CompactProtocol
+from thriftserve_client.wire.framing import HEADER_BYTES, Frame
+from thriftserve_client.wire.protocols import BinaryProtocol, CompactProtocol
 
 _ALLOWED = (THeaderClientType.HEADERS, THeaderClientType.FRAMED_BINARY, THeaderClientType.FRAMED_COMPACT)
 _DIALECTS: dict[int, Any] = {THeaderSubprotocolID.BINARY: BinaryProtocol, THeaderSubprotocolID.COMPACT: CompactProtocol}

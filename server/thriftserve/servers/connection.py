@@ -22,7 +22,8 @@ from thriftserve.rpc import BadMessage, make_exchange
 from thriftserve.servers.acceptor import arrived_before_s
 from thriftserve.servers.busy_poll import Spin
 from thriftserve.servers.context import Host
-from thriftserve_client.channel import (
+from thriftserve_client.wire.framing import Frame, FrameError
+from thriftserve_client.wire.message_socket import (
     BufferedChannel,
     ChannelClosed,
     ChannelTimeout,
@@ -31,7 +32,6 @@ from thriftserve_client.channel import (
     Stream,
     make_channel,
 )
-from thriftserve_client.framing import Frame, FrameError
 
 log = logging.getLogger(__name__)
 

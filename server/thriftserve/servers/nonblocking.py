@@ -24,7 +24,7 @@ from thriftserve.servers.acceptor import PAUSE_S, Acceptor, OutOfDescriptors
 from thriftserve.servers.connection import tell
 from thriftserve.servers.context import Host
 from thriftserve.servers.nonblocking_connection import PeerGone, PolledConnection
-from thriftserve_client.framing import Frame
+from thriftserve_client.wire.framing import Frame
 
 log = logging.getLogger(__name__)
 

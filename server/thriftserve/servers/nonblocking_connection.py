@@ -20,8 +20,15 @@ from thriftserve.servers.acceptor import arrived_before_s
 from thriftserve.servers.busy_poll import Room, Spin
 from thriftserve.servers.connection import FAILURES, Connection, tell
 from thriftserve.servers.context import Host
-from thriftserve_client.channel import JOIN_BYTES, MAX_SEGMENTS, READ_BYTES, ChannelClosed, ChannelTimeout, drop_sent
-from thriftserve_client.framing import Frame, FrameDecoder
+from thriftserve_client.wire.framing import Frame, FrameDecoder
+from thriftserve_client.wire.message_socket import (
+    JOIN_BYTES,
+    MAX_SEGMENTS,
+    READ_BYTES,
+    ChannelClosed,
+    ChannelTimeout,
+    drop_sent,
+)
 
 _LENGTH = Struct("!i")
 _NOT_YET = (BlockingIOError, ssl.SSLWantReadError, ssl.SSLWantWriteError)

@@ -18,8 +18,8 @@ from thriftserve.models.tensorflow import meta_graph
 from thriftserve.models.tensorflow.preload import preload
 from thriftserve.repository.protobuf import Damaged
 from thriftserve.repository.versions import SAVED_MODEL_FILES, newest_version, versions
-from thriftserve_client.cli_flags import UsageError
-from thriftserve_client.cli_inputs import read_inputs
+from thriftserve_client.cli.flags import UsageError
+from thriftserve_client.cli.inputs import read_inputs
 from thriftserve_client.errors import TensorError
 from thriftserve_client.results import SignatureInfo, TensorInfo
 

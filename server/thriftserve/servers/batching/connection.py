@@ -20,8 +20,8 @@ from typing import TYPE_CHECKING
 from thriftserve.servers.batching.frame_reader import Incoming
 from thriftserve.servers.batching.request_queue import Request
 from thriftserve.servers.nonblocking_connection import PeerGone
-from thriftserve_client.channel import READ_BYTES, ChannelClosed
-from thriftserve_client.framing import HEADER_BYTES, FrameError
+from thriftserve_client.wire.framing import HEADER_BYTES, FrameError
+from thriftserve_client.wire.message_socket import READ_BYTES, ChannelClosed
 
 if TYPE_CHECKING:
     from thriftserve.servers.batching.front import TBatchingFront

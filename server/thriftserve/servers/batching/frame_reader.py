@@ -12,8 +12,8 @@ from __future__ import annotations
 import socket
 from typing import TYPE_CHECKING
 
-from thriftserve_client.channel import ChannelClosed
-from thriftserve_client.framing import HEADER_BYTES, frame_length
+from thriftserve_client.wire.framing import HEADER_BYTES, frame_length
+from thriftserve_client.wire.message_socket import ChannelClosed
 
 if TYPE_CHECKING:
     from thriftserve.servers.batching.admission import Door

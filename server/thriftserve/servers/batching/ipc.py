@@ -22,7 +22,7 @@ from struct import Struct, pack, unpack_from
 from typing import Any, NamedTuple
 
 from thriftserve.servers.acceptor import OUT_OF_RESOURCES, OutOfDescriptors
-from thriftserve_client.framing import HEADER_BYTES
+from thriftserve_client.wire.framing import HEADER_BYTES
 
 # Where workers find the fronts.
 

@@ -21,7 +21,7 @@ from thriftserve.rpc import BadMessage, make_exchange
 from thriftserve.rpc.scan import find_i32, find_string
 from thriftserve.servers.batching.request_queue import Request
 from thriftserve.supervisor.context import WorkerContext
-from thriftserve_client.framing import HEADER_BYTES, Frame
+from thriftserve_client.wire.framing import HEADER_BYTES, Frame
 
 # What a front may do by itself for the service that it fronts, told by whoever hosts the service.
 

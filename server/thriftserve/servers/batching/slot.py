@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING
 
 from thriftserve.servers.batching.ipc import READ_BYTES, Advice, AnswerReader, Answers, Hello, pack_batch
 from thriftserve.servers.batching.request_queue import Request
-from thriftserve_client.channel import MAX_SEGMENTS, drop_sent
+from thriftserve_client.wire.message_socket import MAX_SEGMENTS, drop_sent
 
 if TYPE_CHECKING:
     from thriftserve.servers.batching.front import TBatchingFront

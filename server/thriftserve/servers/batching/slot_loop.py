@@ -20,8 +20,8 @@ from thriftserve.servers.batching.arena import SharedFrames
 from thriftserve.servers.batching.ipc import CLOSE, READ_BYTES, Advice, BatchReader, Item, Kind, pack_answers
 from thriftserve.servers.busy_poll import Spin
 from thriftserve.servers.context import Host
-from thriftserve_client.channel import MAX_SEGMENTS, drop_sent
-from thriftserve_client.framing import Frame
+from thriftserve_client.wire.framing import Frame
+from thriftserve_client.wire.message_socket import MAX_SEGMENTS, drop_sent
 
 # How much a worker wants at once, for services whose handlers tell nothing of it.
 

@@ -12,8 +12,8 @@ from dataclasses import asdict
 from typing import Any
 
 from thriftserve_client import results
-from thriftserve_client.cli_runs import classify, detect, predict
-from thriftserve_client.cli_tables import Report, amount, duration, mebibytes, pairs, table
+from thriftserve_client.cli.runs import classify, detect, predict
+from thriftserve_client.cli.tables import Report, amount, duration, mebibytes, pairs, table
 from thriftserve_client.client import Client
 from thriftserve_client.control import Control
 from thriftserve_client.histogram import Histogram

@@ -14,7 +14,7 @@ from zipfile import BadZipFile
 
 import numpy as np
 
-from thriftserve_client.cli_flags import UsageError
+from thriftserve_client.cli.flags import UsageError
 from thriftserve_client.codec import to_array
 from thriftserve_client.conversion import ConversionError, converted, storable
 from thriftserve_client.errors import TensorError

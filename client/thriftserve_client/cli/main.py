@@ -15,10 +15,10 @@ from collections.abc import Sequence
 from enum import IntEnum
 
 from thriftserve_client.address import SslOptions
-from thriftserve_client.cli_commands import COMMANDS, CONTROL_COMMANDS, watched
-from thriftserve_client.cli_flags import UsageError, parse
-from thriftserve_client.cli_tables import Report
-from thriftserve_client.cli_watch import follow
+from thriftserve_client.cli.commands import COMMANDS, CONTROL_COMMANDS, watched
+from thriftserve_client.cli.flags import UsageError, parse
+from thriftserve_client.cli.tables import Report
+from thriftserve_client.cli.watch import follow
 from thriftserve_client.client import Client
 from thriftserve_client.control import Control
 from thriftserve_client.errors import (

@@ -13,9 +13,9 @@ from typing import Any
 import numpy as np
 
 from thriftserve_client import results
-from thriftserve_client.cli_flags import UsageError
-from thriftserve_client.cli_inputs import read_inputs, save
-from thriftserve_client.cli_tables import Report, table
+from thriftserve_client.cli.flags import UsageError
+from thriftserve_client.cli.inputs import read_inputs, save
+from thriftserve_client.cli.tables import Report, table
 from thriftserve_client.client import Client
 from thriftserve_client.codec import data_type
 from thriftserve_client.conversion import shortest

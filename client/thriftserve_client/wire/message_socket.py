@@ -18,8 +18,8 @@ from typing import Any
 
 from thrift.transport.TTransport import CReadableTransport, TTransportBase
 
-from thriftserve_client.buffers import buffers
-from thriftserve_client.framing import HEADER_BYTES, Frame, FrameError, LargeFrame, frame_length
+from thriftserve_client.wire.buffers import buffers
+from thriftserve_client.wire.framing import HEADER_BYTES, Frame, FrameError, LargeFrame, frame_length
 
 _LENGTH = Struct("!i")
 _TIMEVAL = Struct("@ll")

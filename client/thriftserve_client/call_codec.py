@@ -12,7 +12,7 @@ from typing import Any
 from thrift.Thrift import TApplicationException, TMessageType
 
 from thriftserve_client.errors import MessageTooLarge, ProtocolMismatch, ServerError
-from thriftserve_client.wire import Outgoing, make_protocol
+from thriftserve_client.wire.protocols import Outgoing, make_protocol
 from thriftserve_idl import ModelControl, Predict
 from thriftserve_idl.ttypes import ErrorCode
 

@@ -19,9 +19,9 @@ from thrift.protocol.TCompactProtocol import TCompactProtocol
 from thrift.protocol.TProtocol import TProtocolException
 from thrift.transport.TTransport import TTransportBase
 
-from thriftserve_client.encoding import BinaryDialect, CompactDialect, plan_of, plans
-from thriftserve_client.framing import Frame
-from thriftserve_client.required import requirement_of, requirements
+from thriftserve_client.wire.encoder import BinaryDialect, CompactDialect, plan_of, plans
+from thriftserve_client.wire.framing import Frame
+from thriftserve_client.wire.required import requirement_of, requirements
 
 PROTOCOLS = ("binary", "compact")
 DEFAULT_MAX_MESSAGE_BYTES = 64 * 1024 * 1024

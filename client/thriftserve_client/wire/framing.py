@@ -22,7 +22,7 @@ from struct import Struct
 
 from thrift.transport.TTransport import CReadableTransport, TTransportBase
 
-from thriftserve_client.buffers import Buffer, buffers
+from thriftserve_client.wire.buffers import Buffer, buffers
 
 _LENGTH = Struct("!i")
 HEADER_BYTES = 4

@@ -13,7 +13,7 @@ from typing import Any
 
 from thrift.protocol.TProtocol import TProtocolException
 
-from thriftserve_client.walks import Walk
+from thriftserve_client.wire.encoder import Walk
 
 Require = Callable[[Any], Any]
 

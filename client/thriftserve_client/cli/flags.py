@@ -11,7 +11,7 @@ from collections.abc import Callable, Sequence
 from typing import NoReturn
 
 from thriftserve_client.client import TRANSPORTS
-from thriftserve_client.wire import DEFAULT_MAX_MESSAGE_BYTES, PROTOCOLS
+from thriftserve_client.wire.protocols import DEFAULT_MAX_MESSAGE_BYTES, PROTOCOLS
 
 _ABOUT = """\
 Calls a thriftserve server.

@@ -1,0 +1,5 @@
+"""The command line `thriftserve-client`."""
+
+from thriftserve_client.cli.main import main
+
+__all__ = ["main"]
