@@ -14,7 +14,7 @@ from typing import Any, ClassVar
 import numpy as np
 
 from small_models import CPU, _scratch
-from thriftserve.batching import Done, Job
+from thriftserve.batching import Task, TaskResult
 from thriftserve.deadline import Deadline
 from thriftserve.models.servable import Servable
 from thriftserve.models.session import Array
@@ -108,14 +108,14 @@ def job(
     wanted: tuple[str, ...] | None = None,
     timeout_ms: int | None = None,
     age_s: float = 0.0,
-) -> Job:
+) -> Task:
     """A job as the handler makes it; `wanted` None: every output."""
     made: dict[str, Array] = {name: np.asarray(value) for name, value in arrays.items()}
     found = servable.signatures[signature]
     rows = next((len(array) for array in made.values() if array.ndim), 1)
     deadline = Deadline(time.monotonic() - age_s, timeout_ms)
     outputs = tuple(found.outputs) if wanted is None else wanted
-    return Job(servable, found, made, outputs, deadline, rows)
+    return Task(servable, found, made, outputs, deadline, rows)
 
 
 def rows_of(number: float, rows: int = 1) -> dict[str, Array]:
@@ -123,9 +123,9 @@ def rows_of(number: float, rows: int = 1) -> dict[str, Array]:
     return {"x": np.arange(number, number + rows * 3, dtype=np.float32).reshape(rows, 3)}
 
 
-def answered(answer: Done | Exception) -> Done:
+def answered(answer: TaskResult | Exception) -> TaskResult:
     """The answer, which is no error."""
-    assert isinstance(answer, Done), answer
+    assert isinstance(answer, TaskResult), answer
     return answer
 
 

@@ -21,7 +21,7 @@ from thriftserve.batching import Batcher
 from thriftserve.models.registry import Registry
 from thriftserve.models.servable import Servable
 from thriftserve.models.session import Array, Arrays
-from thriftserve.rpc import Again, BadMessage, Begun, Exchange, template_cache
+from thriftserve.rpc import BadMessage, CachedCall, Exchange, PendingCall, template_cache
 from thriftserve.rpc.template_cache import _ANSWERS, _AT_ONCE, _EVERY, _IN_ALL, MOST_BYTES
 from thriftserve.service import PredictProcessor
 from thriftserve_client.codec import to_tensor
@@ -99,8 +99,8 @@ class Slot:
             return "bad"
         if isinstance(call, list):
             return decoded(b"".join(call))
-        assert isinstance(call, Again | Begun)
-        self.short += isinstance(call, Again)
+        assert isinstance(call, CachedCall | PendingCall)
+        self.short += isinstance(call, CachedCall)
         result = None
         while (job := call.step(result)) is not None:
             (result,) = self._processor.run([job])
@@ -326,7 +326,7 @@ def test_time_is_over(ways: tuple[Slot, Slot]) -> None:
 
 def _late_in_the_queue(slot: Slot, asked: bytes) -> Any:
     call = slot.exchange.begin_small(asked, time.monotonic() + 0.05)
-    assert isinstance(call, Again)
+    assert isinstance(call, CachedCall)
     job = call.step(None)
     time.sleep(0.1)
     (failed,) = slot._processor.run([job])
@@ -364,7 +364,7 @@ def test_a_version_that_goes_while_a_call_begins(registry: Registry, left: list[
     call: Any = short.exchange.begin_small(asked, time.monotonic())
     learn = call.on_first
 
-    def gone(begun: Begun, job: Any) -> None:
+    def gone(begun: PendingCall, job: Any) -> None:
         registry.replace(left)
         learn(begun, job)
 

@@ -9,11 +9,11 @@ import numpy as np
 import pytest
 
 from hosting import Wire
-from thriftserve.app import predict_desk
+from thriftserve.app import predict_front_policy
 from thriftserve.errors import Code
 from thriftserve.rpc.scan import find_i32
 from thriftserve.servers.batching import local_replies
-from thriftserve.servers.batching.local_replies import DeskAnswers
+from thriftserve.servers.batching.local_replies import LocalReplies
 from thriftserve.servers.batching.request_queue import Request
 from thriftserve.service import front
 from thriftserve_client.codec import to_tensor
@@ -84,9 +84,9 @@ def test_a_million_strings_are_not_counted() -> None:
     assert find_i32(message, (1, 4)) is None
 
 
-def desk_answers(protocol: str = "binary") -> DeskAnswers:
+def desk_answers(protocol: str = "binary") -> LocalReplies:
     """Predict's, without a processor."""
-    return DeskAnswers(predict_desk(), None, protocol, 1 << 20)
+    return LocalReplies(predict_front_policy(), None, protocol, 1 << 20)
 
 
 @pytest.mark.parametrize("method", METHODS)
@@ -109,7 +109,7 @@ def test_refusals_made_once(method: str) -> None:
 @pytest.mark.parametrize("method", [*METHODS, "unknown"])
 def test_the_cheapest_refusals(method: str) -> None:
     """Without a look at the request they are what a look would have given; but for what a front answers itself."""
-    ours = DeskAnswers(predict_desk(), Predict.Processor(None), "binary", 1 << 20)
+    ours = LocalReplies(predict_front_policy(), Predict.Processor(None), "binary", 1 << 20)
     refusals = ours.refusals(Code.RESOURCE_EXHAUSTED, "full")
     frame = sample("ping").replace(b"ping", b"pong") if method == "unknown" else sample(method)
     at = 12 + frame[11]

@@ -7,8 +7,8 @@ from typing import Any
 
 import pytest
 
-from thriftserve.servers.batching.batch_wait import Patience
-from thriftserve.servers.batching.ipc import Advice
+from thriftserve.servers.batching.batch_wait import BatchWait
+from thriftserve.servers.batching.ipc import SlotHint
 
 
 class Front:
@@ -21,8 +21,8 @@ class Front:
         self.waiting = SimpleNamespace(count=0)
         self.waiting.oldest = lambda: self.arrivals[0] if self.arrivals else None
         self.waiting.halfway = lambda expiry: 100.5
-        self.slot: Any = SimpleNamespace(advice=Advice(take, 1, fixed_us, wait_us), since=0.0)
-        self.patience = Patience(self.waiting, lambda request: 0.0)
+        self.slot: Any = SimpleNamespace(advice=SlotHint(take, 1, fixed_us, wait_us), since=0.0)
+        self.patience = BatchWait(self.waiting, lambda request: 0.0)
 
     def asks(self, *clients: object) -> None:
         """Requests of these clients come."""

@@ -14,25 +14,25 @@ from typing import Any, NoReturn
 
 import pytest
 
-from thriftserve.servers.batching.admission import Backlog
+from thriftserve.servers.batching.admission import AdaptiveLimit
 from thriftserve.servers.batching.arena import Arena, Block, SharedFrames
 from thriftserve.servers.batching.dispatcher import chosen, share, startable
 from thriftserve.servers.batching.ipc import (
     CLOSE,
     INLINE,
     READ_BYTES,
-    Advice,
-    AnswerReader,
-    Answers,
+    BatchItem,
     BatchReader,
     Hello,
-    Item,
-    Kind,
-    Switchboard,
-    pack_answers,
+    Rendezvous,
+    Replies,
+    ReplyKind,
+    ReplyReader,
+    SlotHint,
     pack_batch,
+    pack_replies,
 )
-from thriftserve.servers.batching.request_queue import Request, Waiting
+from thriftserve.servers.batching.request_queue import Request, RequestQueue
 
 PAGE = 4096
 NOBODY = 65534
@@ -66,10 +66,10 @@ def test_batches_in_pieces(most: int) -> None:
             if dice.random() < 0.3:
                 offset = dice.randrange(1 << 40)
                 frames.append((None, offset, len(message), arrived))
-                items.append(Item((offset, len(message)), arrived))
+                items.append(BatchItem((offset, len(message)), arrived))
             else:
                 frames.append((framed(message), INLINE, len(message), arrived))
-                items.append(Item(message, arrived))
+                items.append(BatchItem(message, arrived))
         packed.append(b"".join(pack_batch(frames)))
         expected.append(items)
     reader = BatchReader()
@@ -83,8 +83,8 @@ def test_answers_in_pieces(most: int) -> None:
     dice = random.Random(most)
     sizes = [0, 1, 50, 3000] if most == 1 else [0, 50, 3000, READ_BYTES - 80, READ_BYTES, 2 * READ_BYTES]
     packed, expected = [], []
-    for kind in [*Kind] * 3:
-        advice = Advice(dice.randint(0, 70), dice.randint(1, 2), dice.randrange(10**6), dice.choice([None, 0, 5000]))
+    for kind in [*ReplyKind] * 3:
+        advice = SlotHint(dice.randint(0, 70), dice.randint(1, 2), dice.randrange(10**6), dice.choice([None, 0, 5000]))
         given: list[tuple[int, int, list[bytes]]] = []
         items: list[tuple[int, bool, bytes | memoryview]] = []
         for index in range(dice.randint(0, 4)):
@@ -92,14 +92,14 @@ def test_answers_in_pieces(most: int) -> None:
             message = dice.randbytes(size)
             given.append((index | CLOSE * close, size, [message[: size // 2], message[size // 2 :]] if size else []))
             items.append((index, close, framed(message) if size else b""))
-        packed.append(b"".join(pack_answers(kind, advice, given)))
-        expected.append(Answers(kind, advice, items))
+        packed.append(b"".join(pack_replies(kind, advice, given)))
+        expected.append(Replies(kind, advice, items))
     assert read(dice, b"".join(packed), most) == expected
 
 
-def read(dice: random.Random, stream: bytes, most: int) -> list[Answers]:
+def read(dice: random.Random, stream: bytes, most: int) -> list[Replies]:
     """What a reader makes of a stream, as a slot reads it."""
-    reader, found, at = AnswerReader(), [], 0
+    reader, found, at = ReplyReader(), [], 0
     while at < len(stream):
         wanted = reader.wanted()
         size = min(dice.randint(1, most), len(stream) - at, len(wanted) if wanted is not None else most)
@@ -115,14 +115,14 @@ def read(dice: random.Random, stream: bytes, most: int) -> list[Answers]:
 
 def test_figures_beyond_the_wire() -> None:
     """Numbers too large for their field become the largest one that fits."""
-    (head,) = pack_answers(Kind.LAST, Advice(10**6, 1, 10**12, 10**12), [])
-    ((_, advice, _),) = AnswerReader().feed(head)
-    assert advice == Advice(0xFFFF, 1, 0xFFFFFFFF, 0xFFFFFFFE)
+    (head,) = pack_replies(ReplyKind.LAST, SlotHint(10**6, 1, 10**12, 10**12), [])
+    ((_, advice, _),) = ReplyReader().feed(head)
+    assert advice == SlotHint(0xFFFF, 1, 0xFFFFFFFF, 0xFFFFFFFE)
 
 
 def test_unread_requests_take_places() -> None:
     """The longer requests lie unread, the fewer may wait, but never none; all of it is back once they are read."""
-    backlog = Backlog(500)
+    backlog = AdaptiveLimit(500)
     found = []
     for turn in range(1, 100):
         backlog.answered += 1000
@@ -132,7 +132,7 @@ def test_unread_requests_take_places() -> None:
     assert found[0] > 400 and found[-1] == 8
     backlog.up_to_date()
     assert backlog.most == 500
-    tiny = Backlog(2)
+    tiny = AdaptiveLimit(2)
     tiny.answered = 10**6
     tiny.unread(9.0, 1.0)
     assert tiny.most == 2
@@ -188,21 +188,21 @@ def client(name: str) -> Any:
     return made
 
 
-def add(waiting: Waiting, owner: Any, number: int, size: int = 1, *, inline: bool = True) -> Request:
+def add(waiting: RequestQueue, owner: Any, number: int, size: int = 1, *, inline: bool = True) -> Request:
     """A request that waits; `arrived` is its number."""
     request = Request(owner, bytes(size) if inline else None, None, size, number)
     waiting.add(request)
     return request
 
 
-def taken(waiting: Waiting, most: int, most_bytes: int = 100) -> list[tuple[str, float]]:
+def taken(waiting: RequestQueue, most: int, most_bytes: int = 100) -> list[tuple[str, float]]:
     """Who is next."""
     return [(names[id(request.client)], request.arrived) for request in waiting.take(most, most_bytes)]
 
 
 def test_clients_take_turns() -> None:
     """One of each client in turn, in each client's own order; a client that is held is left out, not forgotten."""
-    waiting, (a, b, c) = Waiting(ordered=False), map(client, "abc")
+    waiting, (a, b, c) = RequestQueue(ordered=False), map(client, "abc")
     for number in range(3):
         add(waiting, a, number)
     add(waiting, b, 0)
@@ -219,7 +219,7 @@ def test_clients_take_turns() -> None:
 
 def test_ordered_clients_wait_for_their_answers() -> None:
     """Where order counts a client has one request in hand, and its next one follows the answer."""
-    waiting, a, b = Waiting(ordered=True), client("a"), client("b")
+    waiting, a, b = RequestQueue(ordered=True), client("a"), client("b")
     for number in range(3):
         add(waiting, a, number)
     add(waiting, b, 0)
@@ -237,7 +237,7 @@ def test_ordered_clients_wait_for_their_answers() -> None:
 
 def test_bytes_bound_what_goes_together() -> None:
     """Frames sent along come to no more than asked for; a larger one goes by itself, those in the arena are free."""
-    waiting, owners = Waiting(ordered=False), [client(name) for name in "abcd"]
+    waiting, owners = RequestQueue(ordered=False), [client(name) for name in "abcd"]
     for number, owner in enumerate(owners):
         add(waiting, owner, number, 60, inline=number != 2)
     add(waiting, owners[0], 9, 500)
@@ -249,7 +249,7 @@ def test_bytes_bound_what_goes_together() -> None:
 
 def test_removed_and_forgotten() -> None:
     """What is taken out, of the queue or of those that run again, is counted and taken by nobody."""
-    waiting, a, b = Waiting(ordered=False), client("a"), client("b")
+    waiting, a, b = RequestQueue(ordered=False), client("a"), client("b")
     first, second, third = (add(waiting, a, number) for number in range(3))
     other = add(waiting, b, 0)
     waiting.remove(second)
@@ -268,7 +268,7 @@ def test_removed_and_forgotten() -> None:
     assert (len(waiting), b.in_hand) == (0, 0)
 
 
-def _connect_as_nobody(board: Switchboard) -> NoReturn:
+def _connect_as_nobody(board: Rendezvous) -> NoReturn:
     """In a child: knows the token, but is another user's."""
     try:
         os.setuid(NOBODY)
@@ -281,7 +281,7 @@ def _connect_as_nobody(board: Switchboard) -> NoReturn:
 
 def test_strangers_are_sent_away() -> None:
     """Who does not know the token is not taken; a process of another user is not taken in any case."""
-    board, arena = Switchboard(1), Arena(PAGE)
+    board, arena = Rendezvous(1), Arena(PAGE)
     name = board.sockets[0].getsockname()
     board.sockets[0].setblocking(True)
     with socket.socket(socket.AF_UNIX) as stranger:
@@ -306,7 +306,7 @@ class Room:
         self, pid: int, in_hand: int = 0, *, take: int = 64, depth: int = 2, wait_us: int | None = None
     ) -> None:
         self.pid = pid
-        self.advice = Advice(take, depth, 0, wait_us)
+        self.advice = SlotHint(take, depth, 0, wait_us)
         self.batches = [[None] * in_hand] if in_hand else []
         self.room = depth - len(self.batches)
 

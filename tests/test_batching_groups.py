@@ -10,7 +10,7 @@ import numpy as np
 import pytest
 
 from batching_models import answered, job, rows_of, runs, watched
-from thriftserve.batching import Batcher, Done, Job
+from thriftserve.batching import Batcher, Task, TaskResult
 from thriftserve.errors import DeadlineExceeded, InvalidArgument, ResourceExhausted
 from thriftserve.models.servable import Servable
 
@@ -44,7 +44,7 @@ def test_what_shares_a_run(what: list[tuple[str, dict[str, Any]]], expected: lis
         same(answered(answer), servable, signature, arrays)
 
 
-def same(done: Done, servable: Servable, signature: str, arrays: dict[str, Any]) -> None:
+def same(done: TaskResult, servable: Servable, signature: str, arrays: dict[str, Any]) -> None:
     """The answer is what the model gives these arrays by themselves."""
     alone = servable.session.run(signature, arrays, tuple(done.outputs))
     for name, array in done.outputs.items():
@@ -187,7 +187,7 @@ def test_too_many_wait_behind_the_first_run() -> None:
     for _ in range(2):  # those who waited don't any more
         answers = batcher.run_all([job(servable, rows_of(float(n))) for n in range(9)])
         assert runs(servable) == [2, 2, 1]
-        assert [type(one) for one in answers] == [Done] * 5 + [ResourceExhausted] * 4
+        assert [type(one) for one in answers] == [TaskResult] * 5 + [ResourceExhausted] * 4
         refusal = answers[-1]
         assert isinstance(refusal, ResourceExhausted)
         assert refusal.retryable
@@ -207,7 +207,7 @@ def test_at_random_as_if_alone() -> None:
             assert set(answered(answer).outputs) == set(made.wanted)
 
 
-def _any_job(chance: random.Random, numbers: np.random.Generator, servable: Servable) -> Job:
+def _any_job(chance: random.Random, numbers: np.random.Generator, servable: Servable) -> Task:
     rows, width = chance.randrange(0, 12), chance.randrange(1, 3)
     match chance.randrange(5):
         case 0:

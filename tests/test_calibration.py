@@ -12,10 +12,10 @@ import numpy as np
 import pytest
 
 from batching_models import answered, job, rows_of, runs, watched
-from thriftserve.batching import Advice, Batcher, Done, Job, calibration
+from thriftserve.batching import Batcher, BatchHint, Task, TaskResult, calibration
 from thriftserve.batching.calibration import Calibration, calibrate, conclude, ladder
 from thriftserve.batching.hint import KEPT_S
-from thriftserve.batching.job import Answer
+from thriftserve.batching.job import TaskOutcome
 from thriftserve.models.servable import Servable
 from thriftserve.models.signature import DEFAULT_SIGNATURE, Signature, TensorSpec
 from thriftserve.repository.model_settings import UNSET, BatchingSettings
@@ -104,12 +104,12 @@ class Machine:
     def monotonic(self) -> float:
         return self.now
 
-    def run(self, jobs: Sequence[Job]) -> list[Answer]:
+    def run(self, jobs: Sequence[Task]) -> list[TaskOutcome]:
         self.now += self._run_s(len(jobs)) * (1 if len(jobs) in self.runs else 3)
         self.runs.append(len(jobs))
         if len(jobs) == self._fails_at:
             return [ValueError("no")] * len(jobs)
-        return [Done({}, 0.0, 0, len(jobs))] * len(jobs)
+        return [TaskResult({}, 0.0, 0, len(jobs))] * len(jobs)
 
     def measured(self, monkeypatch: pytest.MonkeyPatch, seconds: float = 2.0, asked: int = 0) -> Calibration | None:
         monkeypatch.setattr(calibration, "time", self)
@@ -193,7 +193,7 @@ def test_advice_follows_the_busiest_requests() -> None:
     slow, quick = watched(max_batch_size=None), watched(max_batch_size=None)
     slow.session.pause_s = 0.01  # type: ignore[attr-defined]
     batcher = Batcher(max_batch_size=32)
-    assert batcher.advice() == Advice(32, 0.0, 0.0)
+    assert batcher.advice() == BatchHint(32, 0.0, 0.0)
     for _ in range(3):
         batcher.run_all([job(slow, rows_of(0, 2))])
         batcher.run_all([job(quick, rows_of(0))])
@@ -203,7 +203,7 @@ def test_advice_follows_the_busiest_requests() -> None:
     assert advice_of(batcher).take > 4  # small ones are handed over together
 
 
-def advice_of(batcher: Batcher) -> Advice:
+def advice_of(batcher: Batcher) -> BatchHint:
     """What it advises once it looks again."""
     time.sleep(1.5 * KEPT_S)
     return batcher.advice()

@@ -14,7 +14,7 @@ import pytest
 
 from certificates import Authority
 from served import Served, command, environment
-from thriftserve.controller import door_of
+from thriftserve.controller import control_port_settings
 from thriftserve.errors import ConfigError, ExitCode
 from thriftserve.settings import ServeSettings
 from thriftserve_client import ConnectionFailed, SslOptions, UnauthenticatedError
@@ -156,11 +156,11 @@ def test_what_is_refused_at_the_start(tmp_path: Path, host: str, more: dict[str,
         given["control_token_file"] = str(tmp_path / "token")
     settings = ServeSettings(model=("m=/m",), control_port=0, control_host=host, **given)
     if why is None:
-        door = door_of(settings)
+        door = control_port_settings(settings)
         assert door is not None and door.host == host
         return
     with pytest.raises(ConfigError, match=why):
-        door_of(settings)
+        control_port_settings(settings)
 
 
 def test_a_server_does_not_start_unguarded() -> None:

@@ -16,7 +16,7 @@ from control_served import Controlled, wait_until
 from fetch_server import File, FileServer
 from packed_models import files, holds_model, packed, tar_of
 from small_models import small
-from thriftserve.controller.overrides import Wishes
+from thriftserve.controller.overrides import OperatorOverrides
 from thriftserve.errors import ExitCode
 from thriftserve.remote.download import Journal
 from thriftserve.repository.state_store import StateDir
@@ -228,11 +228,14 @@ def test_loads_come_back_after_a_restart(base: Path, tmp_path: Path, web: FileSe
         wait_until(lambda: not served.version(1, "more").state)
         assert served.server.stop() == (ExitCode.OK, "")
     served_before = parse_model_flags([f"half={base}"])
-    wishes = Wishes(StateDir(state), served_before)
+    wishes = OperatorOverrides(StateDir(state), served_before)
     wishes.load("more", str(base), None)
-    assert [one.name for one in Wishes(StateDir(state), served_before).configs(served_before)] == ["half", "more"]
+    assert [one.name for one in OperatorOverrides(StateDir(state), served_before).configs(served_before)] == [
+        "half",
+        "more",
+    ]
     says_something_new = parse_model_flags([f"half={base}", f"extra={base}"])
-    assert Wishes(StateDir(state), says_something_new).configs(says_something_new) == says_something_new
+    assert OperatorOverrides(StateDir(state), says_something_new).configs(says_something_new) == says_something_new
 
 
 def test_old_fetches_go(served: Controlled, web: FileServer) -> None:

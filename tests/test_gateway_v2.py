@@ -15,7 +15,7 @@ from gateway_served import Answer, Door, gateway
 from served import Served
 from thriftserve.gateway.http import Refusal
 from thriftserve.gateway.v2 import best_classes
-from thriftserve.gateway.v2_request import InferRequest, Wanted
+from thriftserve.gateway.v2_request import InferRequest, RequestedOutput
 
 TESTS = str(Path(__file__).parent)
 CLASSES, ANYTHING, KINDS = (f"/v2/models/{name}/infer" for name in ("classes", "anything", "kinds"))
@@ -295,9 +295,9 @@ def test_a_request_as_it_is_read() -> None:
             "outputs": [{"name": "a", "parameters": {"classification": 2}}, {"name": "b"}],
         }
     )
-    outputs = {"a": Wanted(True, 2), "b": Wanted(True)}
-    assert made == InferRequest("7", "s", 0.0015, outputs, Wanted(True))
+    outputs = {"a": RequestedOutput(True, 2), "b": RequestedOutput(True)}
+    assert made == InferRequest("7", "s", 0.0015, outputs, RequestedOutput(True))
     assert made.wanted(["a", "b", "c"]) == outputs
-    assert InferRequest.read({}).wanted(["a"]) == {"a": Wanted()}
+    assert InferRequest.read({}).wanted(["a"]) == {"a": RequestedOutput()}
     with pytest.raises(Refusal):
         InferRequest.read({"outputs": [{"name": None}]})

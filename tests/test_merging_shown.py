@@ -14,7 +14,7 @@ import pytest
 from batching_models import answered, job, rows_of, watched
 from dependent_models import CHANGED_BY_PADDING, DEMANDING, DEPENDENT, INDEPENDENT, PADDED, request, saved_model
 from small_models import CPU
-from thriftserve.batching import Batcher, Done, Job, independence
+from thriftserve.batching import Batcher, Task, TaskResult, independence
 from thriftserve.batching.deviation import deviation
 from thriftserve.errors import ThriftServeError
 from thriftserve.models import prediction_log, tfrecord, warmup_records
@@ -73,18 +73,18 @@ def wrong_and_merged(batcher: Batcher, servable: Servable, name: str, seed: int 
         jobs = [job(servable, request(name, random), name) for _ in range(random.integers(2, 13))]
         for asked, answer in zip(jobs, batcher.run_all(jobs), strict=True):
             wrong += not as_alone(asked, answer)
-            merged += isinstance(answer, Done) and answer.batch_size > asked.rows
+            merged += isinstance(answer, TaskResult) and answer.batch_size > asked.rows
     return wrong, merged
 
 
-def as_alone(asked: Job, answer: Done | Exception) -> bool:
+def as_alone(asked: Task, answer: TaskResult | Exception) -> bool:
     try:
         alone = asked.servable.session.run(asked.signature.name, asked.arrays, asked.wanted)
     except ThriftServeError:
         return isinstance(answer, ThriftServeError)
     if asked.signature.name in ("noisy", "dropout"):
-        return isinstance(answer, Done) and answer.batch_size == asked.rows
-    return isinstance(answer, Done) and all(deviation(alone[each], answer.outputs[each]) < 1e-5 for each in alone)
+        return isinstance(answer, TaskResult) and answer.batch_size == asked.rows
+    return isinstance(answer, TaskResult) and all(deviation(alone[each], answer.outputs[each]) < 1e-5 for each in alone)
 
 
 @pytest.mark.parametrize("name", DEPENDENT)

@@ -14,7 +14,7 @@ import pytest
 
 from documents import ROOT
 from thriftserve.status import WorkerRole
-from thriftserve.supervisor.worker_group import Place, Worker, WorkerGroup
+from thriftserve.supervisor.worker_group import Worker, WorkerGroup, WorkerSlot
 from thriftserve_bench.process_tree import signal_group, signal_process
 from thriftserve_client import decode
 from thriftserve_idl.ttypes import ServerState, ServerStatus, WorkerState, WorkerStatus
@@ -53,7 +53,7 @@ def test_a_worker_without_a_process_is_not_signalled(monkeypatch: pytest.MonkeyP
     """A worker that its nursery has not forked yet has no pid; signalled all the same, nobody hears of it."""
     sent: list[tuple[int, int]] = []
     monkeypatch.setattr(os, "kill", lambda pid, number: sent.append((pid, number)))
-    worker = Worker(Place(WorkerGroup("worker", 1, lambda _: pytest.fail("not run")), 0), None, -1)
+    worker = Worker(WorkerSlot(WorkerGroup("worker", 1, lambda _: pytest.fail("not run")), 0), None, -1)
     worker.signal(signal.SIGHUP)
     assert sent == []
     worker.pid = 4711

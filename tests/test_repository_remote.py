@@ -13,7 +13,7 @@ import fsspec
 import pytest
 
 from copied_models import ASSET, FIRST, PARTS, PB, whole_version
-from thriftserve.remote.mirror import KEPT_SUPERSEDED, Mirror, Synced, directory_of
+from thriftserve.remote.mirror import KEPT_SUPERSEDED, Mirror, SyncResult, directory_of
 from thriftserve.repository.versions import All, Latest, ModelConfig, Specific, versions
 from thriftserve.repository.watcher import Watcher
 from web_directory import http_server
@@ -64,9 +64,9 @@ def test_mirror_brings_what_is_asked_for(tmp_path: Path, over: Callable[[Path], 
         put(base, name)
     with over(base) as url:
         mirror = Mirror(url, directory_of(tmp_path / "cache", url))
-        assert mirror.sync(Latest()) == Synced(coming=True)
-        assert mirror.sync(Latest()) == Synced(landed=(2,))
-        assert mirror.sync(Latest()) == Synced()
+        assert mirror.sync(Latest()) == SyncResult(coming=True)
+        assert mirror.sync(Latest()) == SyncResult(landed=(2,))
+        assert mirror.sync(Latest()) == SyncResult()
     assert whole(mirror.directory / "2")
     assert sorted(one.name for one in mirror.directory.iterdir()) == ["2"]
     config = ModelConfig("m", "tensorflow", url)
@@ -109,7 +109,7 @@ def test_copy_that_is_not_done_is_not_brought(tmp_path: Path) -> None:
     with http_server(base) as (url, files):
         mirror = Mirror(url, tmp_path / "cache")
         told = [mirror.sync(Latest()) for _ in range(4)]
-        assert told[0] == Synced(coming=True)
+        assert told[0] == SyncResult(coming=True)
         assert all(
             "2: is not whole: variables/variables.data-00000-of-00002 is missing" in one.problems[0] for one in told[1:]
         )

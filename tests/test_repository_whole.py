@@ -13,7 +13,7 @@ import exports_v1
 from copied_models import ASSET, FIRST, INDEX, PARTS, PB, SECOND, text_version, whole_version
 from small_models import small
 from thriftserve.repository import checkpoint_index, integrity
-from thriftserve.repository.protobuf import Damaged
+from thriftserve.repository.protobuf import CorruptFile
 from thriftserve.repository.versions import ModelConfig
 from thriftserve.repository.watcher import Watcher
 
@@ -145,7 +145,7 @@ def test_damaged_bytes_end_in_one_error(version: Path) -> None:
         broken[at] ^= 0xFF
         try:
             checkpoint_index.read(memoryview(broken))
-        except Damaged:
+        except CorruptFile:
             continue
 
 

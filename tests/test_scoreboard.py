@@ -11,7 +11,7 @@ import pytest
 from thriftserve.status import BATCH_SIZE_BOUNDS, TIME_BOUNDS_US, ServerSnapshot, WorkerPhase, WorkerRole, in_words
 from thriftserve.supervisor.context import WorkerContext
 from thriftserve.supervisor.counters import Counters
-from thriftserve.supervisor.scoreboard import SLOT_CELLS, Cell, Cells, Scoreboard
+from thriftserve.supervisor.scoreboard import SLOT_CELLS, BoardCell, Cells, Scoreboard
 from thriftserve_client import Histogram
 
 
@@ -180,7 +180,7 @@ def test_read_amid_a_move() -> None:
     half = bytearray(before)
     half[-8 * SLOT_CELLS :] = after[-8 * SLOT_CELLS :]  # added to the past, not yet taken from the slot
     board.cells[:] = memoryview(half).cast("q")
-    board.cells[-SLOT_CELLS + Cell.MOVES] -= 1
+    board.cells[-SLOT_CELLS + BoardCell.MOVES] -= 1
     board.meanwhile = [*([nothing] * 10), lambda: board.cells.cast("B").__setitem__(slice(None), after)]
     assert board.counts_two()
 
@@ -190,11 +190,11 @@ def test_a_parent_killed_while_it_reaped_stops_no_reader() -> None:
     board = Scoreboard("TForkingServer", 2, children=3)
     parent = entered(board, 1)
     Counters(board, parent).observe(10, 20, 1)
-    board.slot(parent)[Cell.MOVES] = 7
+    board.slot(parent)[BoardCell.MOVES] = 7
     assert ran(board.snapshot()) == 1
     board.free(parent)
     assert ran(board.snapshot()) == 1
-    assert not any(count % 2 for count in board.cells[Cell.MOVES :: len(board.slot(0))])
+    assert not any(count % 2 for count in board.cells[BoardCell.MOVES :: len(board.slot(0))])
 
 
 def test_fronts_are_no_workers() -> None:
@@ -303,7 +303,7 @@ def test_a_slot_that_is_held_is_freed_with_its_parent() -> None:
 def test_a_slot_that_is_still_to_be_filled_names_no_process() -> None:
     """What stands in a held slot for a pid is none that a signal could be sent to."""
     board = Scoreboard("TTestServer", 1)
-    held = board.slot(board.reserve(0))[Cell.PID]
+    held = board.slot(board.reserve(0))[BoardCell.PID]
     with pytest.raises(OverflowError):
         os.kill(held, 0)
 
@@ -325,7 +325,7 @@ def test_replaced_while_it_is_read(moment: int, victim: int) -> None:
 def test_freed_while_it_is_read_for_the_last_time() -> None:
     """A reader that never sees the board at rest still shows no row without a process."""
     board = ReadInBetween()
-    board.slot(0)[Cell.MOVES] = 7  # a parent was killed while it moved numbers into it
+    board.slot(0)[BoardCell.MOVES] = 7  # a parent was killed while it moved numbers into it
     calls_a_look = 3  # two slots and the server's own
     board.meanwhile = [*([nothing] * (99 * calls_a_look)), lambda: board.free(1)]
     assert [one.pid for one in board.snapshot().workers] == [1]

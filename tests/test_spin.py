@@ -9,7 +9,7 @@ import psutil
 import pytest
 
 from served import Served
-from thriftserve.servers.busy_poll import Room, Spin
+from thriftserve.servers.busy_poll import BusyPoll, CoreBudget
 from thriftserve_client import Client
 
 _ROUNDS = 64
@@ -28,7 +28,7 @@ class Looks:
         return self.found
 
 
-def _short_waits(spin: Spin) -> None:
+def _short_waits(spin: BusyPoll) -> None:
     for _ in range(_ROUNDS):
         spin.soon(lambda: b"here")
         spin.slept()
@@ -36,7 +36,7 @@ def _short_waits(spin: Spin) -> None:
 
 def test_it_begins_once_waits_are_short() -> None:
     """A new place sleeps; after some short waits it looks, and gives what it finds, an end of stream, too."""
-    spin, looks = Spin(100_000), Looks(b"")
+    spin, looks = BusyPoll(100_000), Looks(b"")
     assert spin.soon(looks) is None
     assert looks.times == 0
     _short_waits(spin)
@@ -46,7 +46,7 @@ def test_it_begins_once_waits_are_short() -> None:
 
 def test_it_ends_where_nothing_comes() -> None:
     """Waits that were in vain end the looking after a few."""
-    spin = Spin(1000)
+    spin = BusyPoll(1000)
     _short_waits(spin)
     looks = Looks()
     spinning = 0
@@ -62,7 +62,7 @@ def test_it_ends_where_nothing_comes() -> None:
 
 def test_who_looked_in_vain_rests_and_tries_again() -> None:
     """Waits a little longer than the looking: it is left after some, and tried again later."""
-    spin, looks, tried = Spin(1000), Looks(), []
+    spin, looks, tried = BusyPoll(1000), Looks(), []
     _short_waits(spin)
     for _ in range(4 * _ROUNDS):
         before = looks.times
@@ -77,7 +77,7 @@ def test_who_looked_in_vain_rests_and_tries_again() -> None:
 
 def test_it_is_never_done_for_no_time() -> None:
     """0 microseconds: nobody looks, however short the waits are."""
-    spin, looks = Spin(0), Looks(b"x")
+    spin, looks = BusyPoll(0), Looks(b"x")
     for _ in range(_ROUNDS):
         assert spin.soon(looks) is None
         spin.slept()
@@ -98,7 +98,7 @@ class Board:
 def test_processes_share_no_core(busy: int, is_there: bool) -> None:
     """There is room while each process with a client has a core; those without one do not count."""
     board: Any = Board(*[1] * busy, 0, 0)
-    assert Room(board).is_there() is is_there
+    assert CoreBudget(board).is_there() is is_there
 
 
 def _cpu_s(pid: int) -> float:

@@ -18,7 +18,7 @@ from small_models import small
 from thriftserve.errors import ConfigError, ModelLoadError
 from thriftserve.repository import model_settings
 from thriftserve.tools import tune, tune_search
-from thriftserve.tools.tune_search import Arrangement, Cell, Result, arrangements, best
+from thriftserve.tools.tune_search import Arrangement, Candidate, Result, arrangements, best
 from thriftserve_bench.process_tree import signal_group
 
 COMMAND = [sys.executable, "-m", "thriftserve", "model", "tune"]
@@ -151,10 +151,10 @@ def test_arrangements_fill_the_cores(cores: int) -> None:
 def test_best_prefers_what_is_cheaper() -> None:
     """Among results as good as each other, the fewest processes win, then the smallest batch."""
     results = [
-        Result(Cell(Arrangement(2, 1, 1), 4), 1000.0, 8.0, 9.0, 1.0),
-        Result(Cell(Arrangement(1, 2, 1), 8), 990.0, 16.0, 17.0, 1.0),
-        Result(Cell(Arrangement(1, 2, 1), 4), 985.0, 8.1, 9.0, 1.0),
-        Result(Cell(Arrangement(1, 1, 1), 1), 600.0, 1.6, 2.0, 1.0),
+        Result(Candidate(Arrangement(2, 1, 1), 4), 1000.0, 8.0, 9.0, 1.0),
+        Result(Candidate(Arrangement(1, 2, 1), 8), 990.0, 16.0, 17.0, 1.0),
+        Result(Candidate(Arrangement(1, 2, 1), 4), 985.0, 8.1, 9.0, 1.0),
+        Result(Candidate(Arrangement(1, 1, 1), 1), 600.0, 1.6, 2.0, 1.0),
     ]
     assert best(results, "throughput") is results[2]
     assert best(results, "latency") is results[3]

@@ -17,12 +17,12 @@ import pytest
 from small_models import CPU, small
 from thriftserve.errors import ModelLoadError
 from thriftserve.models import loader, tensor_proto, tfrecord, warmup, warmup_records
-from thriftserve.models.prediction_log import Recorded, Unsupported, decode, encode
+from thriftserve.models.prediction_log import RecordedRequest, Unsupported, decode, encode
 from thriftserve.models.python.session import PythonSession
 from thriftserve.models.servable import Servable
 from thriftserve.models.session import Array, Arrays, Session
 from thriftserve.models.signature import Signature, TensorSpec
-from thriftserve.repository.protobuf import Damaged, number_field, packed_field
+from thriftserve.repository.protobuf import CorruptFile, number_field, packed_field
 from thriftserve.repository.versions import ModelConfig
 from thriftserve_idl.ttypes import DataType
 
@@ -163,7 +163,7 @@ def assert_same(found: Array, wanted: Array) -> None:
 )
 def test_bad_tensors_are_told(message: bytes, told: str) -> None:
     """What makes no array is refused in words, and never by an error of numpy's."""
-    with pytest.raises(Damaged, match=told):
+    with pytest.raises(CorruptFile, match=told):
         tensor_proto.decode(memoryview(message))
 
 
@@ -173,7 +173,7 @@ def test_requests_come_back() -> None:
     (found,) = decode(encode("m", "sign", inputs, ["y"]))
     assert (found.signature, list(found.outputs), found.examples) == ("sign", ["y"], None)
     assert {name: one.tolist() for name, one in found.inputs.items()} == {"x": [1, 2], "words": [b"a"]}
-    assert decode(encode("m", "", {})) == [Recorded("serving_default", {}, [])]
+    assert decode(encode("m", "", {})) == [RecordedRequest("serving_default", {}, [])]
 
 
 def test_each_kind_is_run_or_told(tmp_path: Path, noting: Noting, caplog: pytest.LogCaptureFixture) -> None:

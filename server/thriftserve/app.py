@@ -25,21 +25,28 @@ from thrift.Thrift import TProcessor
 
 from thriftserve import __version__, servers
 from thriftserve.batching import MAX_BATCH_SIZE, Batcher, on_word
-from thriftserve.controller import Keeper, Operations, door_of, first_plan, models_of, token_of
+from thriftserve.controller import (
+    ModelController,
+    ModelOperations,
+    control_port_settings,
+    first_plan,
+    models_of,
+    token_of,
+)
 from thriftserve.errors import Code, ExitCode
 from thriftserve.gateway.sidecar import group as gateway_group
 from thriftserve.models import devices, loader, process_layout, warmup
 from thriftserve.models import devices as device_choice
 from thriftserve.models.devices import SessionOptions
 from thriftserve.models.loader import in_background
-from thriftserve.models.registry import KeptRegistry
+from thriftserve.models.registry import SharedStateRegistry
 from thriftserve.models.tensorflow.preload import preload
 from thriftserve.repository.plan import Plan
-from thriftserve.repository.state_store import Attempt, StateDir, Told
+from thriftserve.repository.state_store import LoadReport, StateDir, StateReader
 from thriftserve.repository.unmerged import UnmergedModels
 from thriftserve.repository.versions import ModelConfig
 from thriftserve.repository.watcher import Watcher
-from thriftserve.servers import ControlContext, Desk, WorkerContext
+from thriftserve.servers import ControlContext, FrontPolicy, WorkerContext
 from thriftserve.service import ControlHandler, PredictHandler, PredictProcessor, front
 from thriftserve.settings import HostSettings, ServeSettings
 from thriftserve_idl import ModelControl, Predict
@@ -63,7 +70,7 @@ def serve(source: Source) -> ExitCode:
     settled = device_choice.chosen(settings, configs)
     # Told here at once, and not by every worker once it has imported TensorFlow.
     devices.plan(settled.devices, settled.worker_processes)
-    door = door_of(settings)
+    door = control_port_settings(settings)
     with _state_dir(settings) as place:
         state = StateDir(Path(place).absolute())
         plan, watcher = first_plan(settings, configs, state)
@@ -72,9 +79,9 @@ def serve(source: Source) -> ExitCode:
             Predictor(source, laid_out, state),
             laid_out,
             refusal=refused,
-            desk=predict_desk(),
+            desk=predict_front_policy(),
             preload=preload if needs_tensorflow(one.config for one in plan.models) else None,
-            control=partial(KeeperService, source, settings, laid_out, state, watcher),
+            control=partial(ControllerService, source, settings, laid_out, state, watcher),
             control_door=door,
             frees_first=settings.swap_policy == "resource",
             beside=partial(gateway_group, settings) if settings.rest_port is not None else None,
@@ -98,9 +105,9 @@ def refused(method: str, reason: str) -> Any:
     return front.fault(method, Code.RESOURCE_EXHAUSTED, reason)
 
 
-def predict_desk() -> Desk:
+def predict_front_policy() -> FrontPolicy:
     """What the fronts of a batching server do for Predict by themselves."""
-    return Desk(
+    return FrontPolicy(
         fault=front.fault,
         make_processor=front_processor,
         local=front.METHODS,
@@ -155,11 +162,11 @@ class Predictor:
 
     def _made(self, settings: ServeSettings, plan: Plan, context: WorkerContext) -> TProcessor:
         options = _session_options(settings, context)
-        attempt = Attempt(self._state) if context.index < context.workers else None
+        attempt = LoadReport(self._state) if context.index < context.workers else None
         servables = loader.load_plan(plan, options, attempt)
         batcher = _batcher(settings, UnmergedModels(self._state))
         handler = PredictHandler(
-            KeptRegistry(servables, Told(self._state, lambda: context.board.state_number)),
+            SharedStateRegistry(servables, StateReader(self._state, lambda: context.board.state_number)),
             status=context.server_snapshot,
             counters=context.counters,
             max_image_pixels=settings.max_image_pixels,
@@ -212,7 +219,7 @@ def _session_options(settings: ServeSettings, context: WorkerContext) -> Session
     )
 
 
-class KeeperService:
+class ControllerService:
     """The process that looks after the models, and the ModelControl service."""
 
     def __init__(
@@ -225,8 +232,8 @@ class KeeperService:
         context: ControlContext,
     ) -> None:
         told = partial(_tell_ignored, settings)
-        self._keeper = Keeper(source, settings, state, watcher, context, laid_out, told)
-        handler = ControlHandler(Operations(self._keeper), counters=context.counters, token=token_of(settings))
+        self._keeper = ModelController(source, settings, state, watcher, context, laid_out, told)
+        handler = ControlHandler(ModelOperations(self._keeper), counters=context.counters, token=token_of(settings))
         self.processor = ModelControl.Processor(handler)
 
     def run(self) -> None:

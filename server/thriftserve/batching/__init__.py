@@ -5,7 +5,7 @@ Jobs --> Batcher: lanes --> one run of a lane's jobs --> Done, a job each
 
 from thriftserve.batching.batcher import MAX_BATCH_SIZE, Batcher
 from thriftserve.batching.group import on_word
-from thriftserve.batching.hint import Advice
-from thriftserve.batching.job import Done, Job
+from thriftserve.batching.hint import BatchHint
+from thriftserve.batching.job import Task, TaskResult
 
-__all__ = ["MAX_BATCH_SIZE", "Advice", "Batcher", "Done", "Job", "on_word"]
+__all__ = ["MAX_BATCH_SIZE", "BatchHint", "Batcher", "Task", "TaskResult", "on_word"]

@@ -18,10 +18,10 @@ from typing import Protocol
 from thriftserve.batching import merge_notes as notes
 from thriftserve.batching.calibration import Calibration
 from thriftserve.batching.examination import Examination
-from thriftserve.batching.executor import Runs, run_one
-from thriftserve.batching.group import Lane, Sharing, on_word
-from thriftserve.batching.hint import Advice, Usage
-from thriftserve.batching.job import Answer, Done, Enqueued, Job
+from thriftserve.batching.executor import BatchExecutor, run_one
+from thriftserve.batching.group import BatchGroup, BatchPolicy, on_word
+from thriftserve.batching.hint import BatchHint, UsageTracker
+from thriftserve.batching.job import QueueLimit, Task, TaskOutcome, TaskResult
 from thriftserve.batching.spot_check import Fault
 from thriftserve.batching.verdict import Verdict
 from thriftserve.errors import ResourceExhausted
@@ -40,7 +40,7 @@ HEAR_S = 0.05
 _UNSET = UNSET.batching
 
 
-class Stops(Protocol):
+class MergeStops(Protocol):
     """What the processes of a server tell each other of models whose requests must not share runs."""
 
     def add(self, name: str, version: int, why: str) -> None:
@@ -59,7 +59,7 @@ class Batcher:
         *,
         max_batch_size: int = MAX_BATCH_SIZE,
         batch_timeout_ms: float | None = None,
-        stops: Stops | None = None,
+        stops: MergeStops | None = None,
     ) -> None:
         """Keeps what it is given.
 
@@ -71,8 +71,8 @@ class Batcher:
             stops: tells other processes of a model whose requests must not share runs, and this one; None: there
                 are none.
         """
-        self._usage = Usage(max_batch_size, batch_timeout_ms)
-        self._runs = Runs(runs, self._usage, self._stop)
+        self._usage = UsageTracker(max_batch_size, batch_timeout_ms)
+        self._runs = BatchExecutor(runs, self._usage, self._stop)
         self._straight = self._runs.straight if runs else run_one
         self._most_runs = runs
         self._most = max_batch_size
@@ -83,10 +83,10 @@ class Batcher:
         self._stopped: dict[tuple[str, int], str] = {}
         self._stops = stops
         self._heard_at = 0.0
-        self._sharings: dict[tuple[int, str, tuple[str, ...]], Sharing] = {}
-        self._enqueued: dict[str, Enqueued] = {}
+        self._sharings: dict[tuple[int, str, tuple[str, ...]], BatchPolicy] = {}
+        self._enqueued: dict[str, QueueLimit] = {}
 
-    def run(self, job: Job) -> Done:
+    def run(self, job: Task) -> TaskResult:
         """Runs a job by itself; blocks.
 
         Raises:
@@ -99,12 +99,12 @@ class Batcher:
         self._hear()
         return self._runs.alone(self._lane(job), job)
 
-    def run_all(self, jobs: Sequence[Job]) -> list[Answer]:
+    def run_all(self, jobs: Sequence[Task]) -> list[TaskOutcome]:
         """Runs jobs that are in hand together: an answer or an error for each, in their order."""
         if not jobs:
             return []
         self._hear()
-        groups: dict[Lane, list[int]] = {}
+        groups: dict[BatchGroup, list[int]] = {}
         for place, job in enumerate(jobs):
             lane = self._lane(job)
             group = groups.get(lane)
@@ -114,7 +114,7 @@ class Batcher:
                 group.append(place)
         if len(groups) == 1:
             return self._run_group(next(iter(groups)), list(jobs))
-        answers: list[Answer | None] = [None] * len(jobs)
+        answers: list[TaskOutcome | None] = [None] * len(jobs)
         for lane, places in groups.items():
             for place, answer in zip(places, self._run_group(lane, [jobs[place] for place in places]), strict=True):
                 answers[place] = answer
@@ -129,7 +129,9 @@ class Batcher:
         Args:
             version_path: where the version's files are: requests recorded there are tried first.
         """
-        runs = Runs(self._most_runs, Usage(self._most), self._stop)  # apart: what is tried is no use of the model
+        runs = BatchExecutor(
+            self._most_runs, UsageTracker(self._most), self._stop
+        )  # apart: what is tried is no use of the model
         made = Examination(servable, runs, self._most, self._most_runs, version_path)
         for signature in servable.signatures.values():
             finding = made.of(signature)
@@ -163,11 +165,11 @@ class Batcher:
         known = ((name, self._verdicts.get((servable.name, servable.version, name))) for name in servable.signatures)
         return [notes.in_words(name, verdict, on_word(servable)) for name, verdict in known if verdict is not None]
 
-    def advice(self) -> Advice:
+    def advice(self) -> BatchHint:
         """How many requests are worth handing to this process at once, by its runs of the last seconds."""
         return self._usage.advice()
 
-    def _stop(self, job: Job, found: Fault) -> None:
+    def _stop(self, job: Task, found: Fault) -> None:
         """Merges nothing of a job's model any more, in this process and in the others."""
         servable = job.servable
         if (servable.name, servable.version) in self._stopped:
@@ -196,12 +198,12 @@ class Batcher:
                 log.error("model %s version %d: merging stopped, as another process found: %s", *key, why)
                 self._keep_apart(key, why)
 
-    def _run_group(self, lane: Lane, jobs: list[Job]) -> list[Answer]:
+    def _run_group(self, lane: BatchGroup, jobs: list[Task]) -> list[TaskOutcome]:
         chunks = chunked(lane, jobs)
         if len(chunks) == 1:
             return self._runs.together(lane, jobs)
-        answers: list[Answer] = []
-        refused: list[Answer] = []
+        answers: list[TaskOutcome] = []
+        refused: list[TaskOutcome] = []
         enqueued = self._enqueued_for(jobs[0])
         if enqueued is not None:
             chunks, refused = admitted(chunks, enqueued)
@@ -211,7 +213,7 @@ class Batcher:
             answers += self._runs.together(lane, chunk)
         return answers + refused
 
-    def _lane(self, job: Job) -> Lane:
+    def _lane(self, job: Task) -> BatchGroup:
         servable = job.servable
         found = self._sharings.get((id(servable), job.signature.name, job.wanted))
         # The number of a servable that has ended may be that of another one.
@@ -219,35 +221,35 @@ class Batcher:
             found = self._new_sharing(job)
         return found.lane(job)
 
-    def _new_sharing(self, job: Job) -> Sharing:
+    def _new_sharing(self, job: Task) -> BatchPolicy:
         known = {key: one for key, one in self._sharings.copy().items() if one.servable() is not None}
         if len(known) >= MOST_SHARINGS:
             known = {}
         key = (job.servable.name, job.servable.version, job.signature.name)
         verdict, calibration = self._verdicts.get(key), self._calibrations.get(key)
-        sharing = Sharing(job.servable, job.signature, job.wanted, self._most, verdict, calibration)
+        sharing = BatchPolicy(job.servable, job.signature, job.wanted, self._most, verdict, calibration)
         if (job.servable.name, job.servable.version) in self._stopped:
             sharing.keep_apart()
         known[id(job.servable), job.signature.name, job.wanted] = sharing
         self._sharings = known
         return sharing
 
-    def _enqueued_for(self, job: Job) -> Enqueued | None:
+    def _enqueued_for(self, job: Task) -> QueueLimit | None:
         most, name = job.servable.batching.max_enqueued, job.servable.name
         if most is None:
             return None
         known = self._enqueued.get(name)
         if known is None or known.most != most:
-            known = self._enqueued[name] = Enqueued(name, most)
+            known = self._enqueued[name] = QueueLimit(name, most)
         return known
 
 
-def chunked(lane: Lane, jobs: Sequence[Job]) -> list[list[Job]]:
+def chunked(lane: BatchGroup, jobs: Sequence[Task]) -> list[list[Task]]:
     """Jobs of a lane in their order, cut into runs; a job is in one of them as a whole."""
     if not lane.merges:
         return [[job] for job in jobs]
     most, counted = lane.sharing.most, lane.sharing.counted
-    chunks: list[list[Job]] = []
+    chunks: list[list[Task]] = []
     room = 0
     for job in jobs:
         rows = counted(job)
@@ -259,11 +261,11 @@ def chunked(lane: Lane, jobs: Sequence[Job]) -> list[list[Job]]:
     return chunks
 
 
-def admitted(chunks: list[list[Job]], enqueued: Enqueued) -> tuple[list[list[Job]], list[Answer]]:
+def admitted(chunks: list[list[Task]], enqueued: QueueLimit) -> tuple[list[list[Task]], list[TaskOutcome]]:
     """The runs whose jobs may wait behind the first one, and the errors of the jobs at the end that may not."""
     left = [chunks[0]]
     for place, chunk in enumerate(chunks[1:], 1):
-        taken: list[Job] = []
+        taken: list[Task] = []
         for job in chunk:
             try:
                 enqueued.add()

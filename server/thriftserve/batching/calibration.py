@@ -15,9 +15,9 @@ from concurrent.futures import ThreadPoolExecutor
 from statistics import linear_regression
 from typing import NamedTuple
 
-from thriftserve.batching.job import Answer, Done, Job
+from thriftserve.batching.job import Task, TaskOutcome, TaskResult
 
-Run = Callable[[Sequence[Job]], list[Answer]]
+Run = Callable[[Sequence[Task]], list[TaskOutcome]]
 #: Seconds that the calibration of a model may take: workers beside this one may be serving.
 CALIBRATION_S = 1.5
 #: A larger size must save this part of a row's time to be tried further, or to be chosen.
@@ -76,7 +76,7 @@ def conclude(s_a_row: Mapping[int, float]) -> Calibration:
 
 
 def calibrate(
-    jobs: Sequence[Job], run: Run, side_by_side: int, sizes: Sequence[int], seconds: float, asked: int = 0
+    jobs: Sequence[Task], run: Run, side_by_side: int, sizes: Sequence[int], seconds: float, asked: int = 0
 ) -> Calibration | None:
     """Measures runs of several sizes.
 
@@ -129,5 +129,5 @@ def _saves_nothing(took: Mapping[int, float]) -> bool:
     return last > min(before) * (1 - SAVES)
 
 
-def _all_done(answers: Sequence[Answer]) -> bool:
-    return all(isinstance(answer, Done) for answer in answers)
+def _all_done(answers: Sequence[TaskOutcome]) -> bool:
+    return all(isinstance(answer, TaskResult) for answer in answers)

@@ -14,7 +14,7 @@ from typing import Any
 
 import numpy as np
 
-from thriftserve.batching.job import Job
+from thriftserve.batching.job import Task
 from thriftserve.errors import ThriftServeError
 from thriftserve.models import trial_rows
 from thriftserve.models.session import Array, Arrays
@@ -26,7 +26,7 @@ _EXPLAINS = 1 / 8
 #: Changes that are tried.
 _NUDGES = 3
 
-RunAlone = Callable[[Job], Arrays]
+RunAlone = Callable[[Task], Arrays]
 
 
 def step(array: Array) -> float:
@@ -55,7 +55,7 @@ def deviation(one: Array, other: Array) -> float:
     return apart / float(np.abs(a).max()) if apart and np.abs(a).max() else (math.inf if apart else 0.0)
 
 
-def unstable(job: Job, name: str, alone: Arrays, apart: float, rounding: float, run_alone: RunAlone) -> bool:
+def unstable(job: Task, name: str, alone: Arrays, apart: float, rounding: float, run_alone: RunAlone) -> bool:
     """Whether rounding of a job's own inputs changes an output about as much as was seen: then it tells nothing.
 
     Args:

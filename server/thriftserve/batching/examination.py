@@ -15,10 +15,10 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 from thriftserve.batching.calibration import CALIBRATION_S, QUICK_S, Calibration, calibrate, ladder
-from thriftserve.batching.executor import Runs, run_alone, run_each, run_stacked
-from thriftserve.batching.group import Sharing, has_batch
+from thriftserve.batching.executor import BatchExecutor, run_alone, run_each, run_stacked
+from thriftserve.batching.group import BatchPolicy, has_batch
 from thriftserve.batching.independence import Proof, RunTogether
-from thriftserve.batching.job import Job
+from thriftserve.batching.job import Task
 from thriftserve.batching.verdict import Verdict
 from thriftserve.deadline import Deadline
 from thriftserve.models import trial_rows, warmup_records
@@ -53,7 +53,7 @@ class Examination:
     """
 
     def __init__(
-        self, servable: Servable, runs: Runs, most: int, side_by_side: int | None, version_path: Path | None
+        self, servable: Servable, runs: BatchExecutor, most: int, side_by_side: int | None, version_path: Path | None
     ) -> None:
         self._servable = servable
         self._runs = runs
@@ -66,7 +66,9 @@ class Examination:
     def of(self, signature: Signature) -> Finding | None:
         """What was found; None where its requests could not share runs anyway."""
         outputs = tuple(name for name in signature.outputs if has_batch(signature, (name,)))
-        trial = Sharing(self._servable, signature, outputs, self._most, _assumed(self._servable, outputs, self._most))
+        trial = BatchPolicy(
+            self._servable, signature, outputs, self._most, _assumed(self._servable, outputs, self._most)
+        )
         if not outputs or not (trial.merges or trial.part):
             return None
         trial.check = None
@@ -76,7 +78,7 @@ class Examination:
             return Finding(proof.verdict())
         return self._of_several(proof, trial)
 
-    def _of_several(self, proof: Proof, trial: Sharing) -> Finding:
+    def _of_several(self, proof: Proof, trial: BatchPolicy) -> Finding:
         """What is found by runs of several rows."""
         sizes = [size for size in ladder(max(trial.most, trial.part or 1), trial.allowed) if size > 1]
         groups = list(_alike(proof.jobs))
@@ -92,7 +94,7 @@ class Examination:
             proof.padded(proof.jobs, _together(trial, trial.padded))
         return Finding(proof.verdict(), calibration)
 
-    def _calibrate(self, group: Sequence[Job], trial: Sharing) -> Calibration | None:
+    def _calibrate(self, group: Sequence[Task], trial: BatchPolicy) -> Calibration | None:
         """What runs take, where those of this process can be timed side by side."""
         jobs = [job for job in group if job.rows == 1][:_ORDINARY]
         sizes = ladder(trial.most, trial.allowed)
@@ -103,7 +105,7 @@ class Examination:
         asked = self._servable.batching.max_batch_size or 0
         return calibrate(jobs, partial(self._runs.together, lane), self._side_by_side, sizes, seconds, asked)
 
-    def _jobs(self, signature: Signature, outputs: tuple[str, ...], *, padded: bool) -> Iterable[Job]:
+    def _jobs(self, signature: Signature, outputs: tuple[str, ...], *, padded: bool) -> Iterable[Task]:
         image = self._servable.image
         sizes = (*trial_rows.INNER_SIZES, trial_rows.PADDED_SIZE) if padded else trial_rows.INNER_SIZES
         free = any(None in (spec.shape or ())[1:] for spec in signature.inputs.values())
@@ -116,7 +118,7 @@ class Examination:
         )
         for arrays in rows:
             count = next(iter(arrays.values())).shape[0]
-            yield Job(self._servable, signature, arrays, outputs, Deadline(time.monotonic(), None), count)
+            yield Task(self._servable, signature, arrays, outputs, Deadline(time.monotonic(), None), count)
 
 
 def _assumed(servable: Servable, outputs: Sequence[str], most: int) -> Verdict:
@@ -126,16 +128,16 @@ def _assumed(servable: Servable, outputs: Sequence[str], most: int) -> Verdict:
     return Verdict(dict.fromkeys(outputs, ""), rows, unpadded="")
 
 
-def _together(sharing: Sharing, padded: Mapping[str, Sequence[int]]) -> RunTogether:
+def _together(sharing: BatchPolicy, padded: Mapping[str, Sequence[int]]) -> RunTogether:
     """How jobs are run together as this sharing would."""
     if sharing.each:
         return run_each
     return lambda jobs: run_stacked(jobs, sharing.padded_rows(sum(job.rows for job in jobs)), padded, {})
 
 
-def _alike(jobs: Sequence[Job]) -> Iterable[list[Job]]:
+def _alike(jobs: Sequence[Task]) -> Iterable[list[Task]]:
     """Jobs of the same types and inner sizes, the largest group first."""
-    groups: dict[Any, list[Job]] = {}
+    groups: dict[Any, list[Task]] = {}
     for job in jobs:
         key = tuple((name, array.dtype, array.shape[1:]) for name, array in sorted(job.arrays.items()))
         groups.setdefault(key, []).append(job)

@@ -18,9 +18,9 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
-from thriftserve.batching.group import Lane
-from thriftserve.batching.hint import Usage
-from thriftserve.batching.job import Answer, Done, Job
+from thriftserve.batching.group import BatchGroup
+from thriftserve.batching.hint import UsageTracker
+from thriftserve.batching.job import Task, TaskOutcome, TaskResult
 from thriftserve.batching.spot_check import Fault
 from thriftserve.batching.verdict import Cut, NotByRows, cut_back
 from thriftserve.models.python.session import PythonSession
@@ -29,7 +29,7 @@ from thriftserve.models.session import Array, Arrays
 # Arrays of several jobs as those of one run, and back.
 
 
-def stacked(jobs: Sequence[Job], size: int, variable: Mapping[str, Sequence[int]]) -> dict[str, Array]:
+def stacked(jobs: Sequence[Task], size: int, variable: Mapping[str, Sequence[int]]) -> dict[str, Array]:
     """The arrays of a run.
 
     Args:
@@ -86,7 +86,7 @@ def _widened(array: Array, inner: tuple[int, ...]) -> Array:
     return wide
 
 
-class Runs:
+class BatchExecutor:
     """Runs jobs; any thread may.
 
     Args:
@@ -95,13 +95,13 @@ class Runs:
         stop: told of a job whose answer was found to be wrong because it had shared a run.
     """
 
-    def __init__(self, slots: int | None, usage: Usage, stop: Callable[[Job, Fault], None]) -> None:
+    def __init__(self, slots: int | None, usage: UsageTracker, stop: Callable[[Task, Fault], None]) -> None:
         self._slot: AbstractContextManager[Any] = threading.Semaphore(slots) if slots else contextlib.nullcontext()
         self._bounded = slots is not None
         self._usage = usage
         self._stop = stop
 
-    def straight(self, job: Job) -> Done:
+    def straight(self, job: Task) -> TaskResult:
         """A job on its own arrays, whatever its lane may be.
 
         Raises:
@@ -114,7 +114,7 @@ class Runs:
         with self._slot:
             return run_one(job)
 
-    def together(self, lane: Lane, jobs: Sequence[Job]) -> list[Answer]:
+    def together(self, lane: BatchGroup, jobs: Sequence[Task]) -> list[TaskOutcome]:
         """Jobs that fit into one run of their lane, in their order; a single one may be larger than a run."""
         if len(jobs) == 1:
             return [self._answer(lane, jobs[0])]
@@ -122,7 +122,7 @@ class Runs:
             return self._each(lane, jobs)
         return self._merged(lane, jobs)
 
-    def alone(self, lane: Lane, job: Job) -> Done:
+    def alone(self, lane: BatchGroup, job: Task) -> TaskResult:
         """A job in a run of its own, or in several where it has more rows than a run takes; raises as `straight`."""
         sharing = lane.sharing
         if sharing.part is not None and job.rows and (job.rows > sharing.part or sharing.allowed):
@@ -133,13 +133,13 @@ class Runs:
         self._count(lane, 1, done.batch_size, done.compute_us)
         return done
 
-    def _answer(self, lane: Lane, job: Job) -> Answer:
+    def _answer(self, lane: BatchGroup, job: Task) -> TaskOutcome:
         try:
             return self.alone(lane, job)
         except Exception as error:
             return error
 
-    def _merged(self, lane: Lane, jobs: Sequence[Job]) -> list[Answer]:
+    def _merged(self, lane: BatchGroup, jobs: Sequence[Task]) -> list[TaskOutcome]:
         now = time.monotonic()
         if _any_late(jobs, now):
             return self._in_time(lane, jobs, now)
@@ -164,9 +164,9 @@ class Runs:
             return self._one_by_one(lane, jobs)
         self._count(lane, len(jobs), rows, us)
         parts = split(outputs, jobs, lane.sharing.cuts)
-        return self._checked(lane, jobs, [Done(one, began, us, rows) for one in parts])
+        return self._checked(lane, jobs, [TaskResult(one, began, us, rows) for one in parts])
 
-    def _each(self, lane: Lane, jobs: Sequence[Job]) -> list[Answer]:
+    def _each(self, lane: BatchGroup, jobs: Sequence[Task]) -> list[TaskOutcome]:
         """A Python model's `predict_batch` on what each job sent."""
         try:
             with self._slot:
@@ -181,21 +181,21 @@ class Runs:
             return self._one_by_one(lane, jobs)
         rows = sum(lane.sharing.counted(job) for job in jobs)
         self._count(lane, len(jobs), rows, us)
-        return self._checked(lane, jobs, [Done(one, began, us, rows) for one in outputs])
+        return self._checked(lane, jobs, [TaskResult(one, began, us, rows) for one in outputs])
 
-    def _one_by_one(self, lane: Lane, jobs: Sequence[Job]) -> list[Answer]:
+    def _one_by_one(self, lane: BatchGroup, jobs: Sequence[Task]) -> list[TaskOutcome]:
         return [self._answer(lane, job) for job in jobs]
 
-    def _checked(self, lane: Lane, jobs: Sequence[Job], answers: list[Answer]) -> list[Answer]:
+    def _checked(self, lane: BatchGroup, jobs: Sequence[Task], answers: list[TaskOutcome]) -> list[TaskOutcome]:
         """The answers of a merged run; those of runs by themselves where a check shows that it should not have been."""
         check = lane.sharing.check
         done = answers[0]
-        assert isinstance(done, Done)
+        assert isinstance(done, TaskResult)
         place = check.due(done.compute_us, len(jobs)) if check is not None else None
         if check is None or place is None:
             return answers
         job, merged = jobs[place], answers[place]
-        assert isinstance(merged, Done)
+        assert isinstance(merged, TaskResult)
         with self._slot:
             found = check.fault(job, merged.outputs, run_alone)
         if found is None:
@@ -203,7 +203,7 @@ class Runs:
         self._stop(job, found)
         return self._one_by_one(lane, jobs)
 
-    def _in_time(self, lane: Lane, jobs: Sequence[Job], now: float) -> list[Answer]:
+    def _in_time(self, lane: BatchGroup, jobs: Sequence[Task], now: float) -> list[TaskOutcome]:
         """The answers where some jobs are late: those are not run, the others are."""
         late = [_late(job, now) for job in jobs]
         live = [job for job, is_late in zip(jobs, late, strict=True) if not is_late]
@@ -212,7 +212,7 @@ class Runs:
             job.deadline.exceeded(now) if is_late else next(answers) for job, is_late in zip(jobs, late, strict=True)
         ]
 
-    def _in_parts(self, lane: Lane, job: Job, most: int) -> Done | None:
+    def _in_parts(self, lane: BatchGroup, job: Task, most: int) -> TaskResult | None:
         """A job in runs of at most `most` rows, each padded; None where its outputs turn out not to go by rows."""
         parts: list[dict[str, Array]] = []
         first, us = 0.0, 0
@@ -220,7 +220,7 @@ class Runs:
             rows = min(most, job.rows - start)
             size = lane.sharing.padded_rows(rows)
             inputs = part(job.arrays, start, start + rows, size)
-            done = self.straight(Job(job.servable, job.signature, inputs, job.wanted, job.deadline, rows))
+            done = self.straight(Task(job.servable, job.signature, inputs, job.wanted, job.deadline, rows))
             if misfitting := misfit(done.outputs, size):
                 lane.sharing.not_rowwise(misfitting.fault)
                 return None
@@ -228,11 +228,11 @@ class Runs:
             parts.append({name: array[:rows] for name, array in done.outputs.items()})
             first, us = first or done.began, us + done.compute_us
         if len(parts) == 1:
-            return Done(parts[0], first, us, job.rows)
+            return TaskResult(parts[0], first, us, job.rows)
         outputs = {name: np.concatenate([one[name] for one in parts]) for name in parts[0]}
-        return Done(outputs, first, us, min(most, job.rows))
+        return TaskResult(outputs, first, us, min(most, job.rows))
 
-    def _count(self, lane: Lane, jobs: int, rows: int, us: int) -> None:
+    def _count(self, lane: BatchGroup, jobs: int, rows: int, us: int) -> None:
         lane.add(jobs, rows, us)
         self._usage.add(lane)
 
@@ -244,19 +244,19 @@ class _Late(Exception):
         self.now = now
 
 
-def run_one(job: Job) -> Done:
+def run_one(job: Task) -> TaskResult:
     """A job on its own arrays; raises as `Runs.straight`."""
     began = job.deadline.check()
     outputs = job.servable.session.run(job.signature.name, job.arrays, job.wanted)
-    return Done(outputs, began, int((time.monotonic() - began) * 1e6), job.rows)
+    return TaskResult(outputs, began, int((time.monotonic() - began) * 1e6), job.rows)
 
 
-def _late(job: Job, now: float) -> bool:
+def _late(job: Task, now: float) -> bool:
     expires = job.deadline.expires
     return expires is not None and now > expires
 
 
-def _any_late(jobs: Sequence[Job], now: float) -> bool:
+def _any_late(jobs: Sequence[Task], now: float) -> bool:
     for job in jobs:
         expires = job.deadline.expires
         if expires is not None and now > expires:
@@ -264,12 +264,12 @@ def _any_late(jobs: Sequence[Job], now: float) -> bool:
     return False
 
 
-def run_alone(job: Job) -> Arrays:
+def run_alone(job: Task) -> Arrays:
     """The outputs of a job on its own arrays, whatever its deadline."""
     return job.servable.session.run(job.signature.name, job.arrays, job.wanted)
 
 
-def run_each(jobs: Sequence[Job]) -> list[dict[str, Array]]:
+def run_each(jobs: Sequence[Task]) -> list[dict[str, Array]]:
     """The outputs of jobs by one call of their Python model's batch method."""
     first = jobs[0]
     session = first.servable.session
@@ -278,7 +278,7 @@ def run_each(jobs: Sequence[Job]) -> list[dict[str, Array]]:
 
 
 def run_stacked(
-    jobs: Sequence[Job], size: int, padded: Mapping[str, Sequence[int]], cuts: Mapping[str, Sequence[Cut]]
+    jobs: Sequence[Task], size: int, padded: Mapping[str, Sequence[int]], cuts: Mapping[str, Sequence[Cut]]
 ) -> list[dict[str, Array]]:
     """The outputs of jobs by one run of their rows, padded to `size`; each job's own.
 
@@ -293,7 +293,7 @@ def run_stacked(
     return split(outputs, jobs, cuts)
 
 
-def split(outputs: Arrays, jobs: Sequence[Job], cuts: Mapping[str, Sequence[Cut]]) -> list[dict[str, Array]]:
+def split(outputs: Arrays, jobs: Sequence[Task], cuts: Mapping[str, Sequence[Cut]]) -> list[dict[str, Array]]:
     """Each job's own rows of the outputs, as views, without what padding added to their inner sizes."""
     parts: list[dict[str, Array]] = []
     start = 0

@@ -15,7 +15,7 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 from thriftserve.batching.calibration import Calibration
-from thriftserve.batching.job import Job
+from thriftserve.batching.job import Task
 from thriftserve.batching.spot_check import SpotCheck
 from thriftserve.batching.verdict import Cut, Verdict
 from thriftserve.models.python.session import PythonSession
@@ -28,7 +28,7 @@ MOST_LANES = 256
 log = logging.getLogger(__name__)
 
 
-class Sharing:
+class BatchPolicy:
     """How the runs of one signature of one servable, for one set of outputs, may be shared.
 
     `most` is the number of rows that jobs are merged up to, 1 for not at all; `part` that of the largest run
@@ -78,9 +78,9 @@ class Sharing:
         self.calibration = calibration
         self._settle(verdict, wanted or tuple(signature.outputs))
         self._name = next(iter(signature.inputs)) if len(signature.inputs) == 1 and not self.padded else None
-        self._lanes: dict[Any, Lane] = {}
-        self._alone = Lane(self, merges=False)
-        self._together = Lane(self, merges=True)
+        self._lanes: dict[Any, BatchGroup] = {}
+        self._alone = BatchGroup(self, merges=False)
+        self._together = BatchGroup(self, merges=True)
 
     def _settle(self, verdict: Verdict | None, wanted: Sequence[str]) -> None:
         """Merges no more than what was shown, where the author doesn't say more."""
@@ -106,7 +106,7 @@ class Sharing:
             self.part = min(self.part, rows)
         self.merges = self.merges and self.most > 1
 
-    def lane(self, job: Job) -> Lane:
+    def lane(self, job: Task) -> BatchGroup:
         """The lane that a job's run belongs to."""
         if not self.merges:
             return self._alone
@@ -136,7 +136,7 @@ class Sharing:
         self.merges = False
         self.part = None
 
-    def counted(self, job: Job) -> int:
+    def counted(self, job: Task) -> int:
         """What a job counts with against `most`."""
         return job.rows if self.stacks else 1
 
@@ -144,7 +144,7 @@ class Sharing:
         """The allowed size that a run of `rows` rows is padded to; `rows` itself where there is none."""
         return next((size for size in self.allowed if size >= rows), rows)
 
-    def _key(self, job: Job) -> Any:
+    def _key(self, job: Task) -> Any:
         """Dtypes and inner shapes; None where the inputs have different leading sizes."""
         parts: list[Any] = []
         for name, array in job.arrays.items():
@@ -156,18 +156,18 @@ class Sharing:
         parts.sort(key=lambda part: str(part[0]))
         return tuple(parts)
 
-    def _new(self, key: Any) -> Lane:
+    def _new(self, key: Any) -> BatchGroup:
         if len(self._lanes) >= MOST_LANES:
             self._lanes = {}  # whoever waits in one of them has hold of it
-        return self._lanes.setdefault(key, Lane(self, merges=True))
+        return self._lanes.setdefault(key, BatchGroup(self, merges=True))
 
 
-class Lane:
+class BatchGroup:
     """Jobs that fit together, and how much they were run lately."""
 
     __slots__ = ("_lock", "_merges", "busy_us", "jobs", "rows", "sharing")
 
-    def __init__(self, sharing: Sharing, *, merges: bool) -> None:
+    def __init__(self, sharing: BatchPolicy, *, merges: bool) -> None:
         self.sharing = sharing
         self._merges = merges
         self._lock = threading.Lock()

@@ -11,7 +11,7 @@ import math
 import time
 from typing import NamedTuple
 
-from thriftserve.batching.group import Lane
+from thriftserve.batching.group import BatchGroup
 
 #: Seconds of use that are looked at together.
 WINDOW_S = 2.0
@@ -23,7 +23,7 @@ HAND_OVER_US = 50.0
 HAND_OVERS = 19
 
 
-class Advice(NamedTuple):
+class BatchHint(NamedTuple):
     """What runs take in this process now.
 
     `take` is the number of requests that are worth running together, by their usual number of rows; `fixed_us`
@@ -37,7 +37,7 @@ class Advice(NamedTuple):
     wait_us: int | None = None
 
 
-class Usage:
+class UsageTracker:
     """The lanes used lately.
 
     Threads may add and ask at once: what one of them misses is counted a moment later.
@@ -52,16 +52,16 @@ class Usage:
         """
         self._unknown = unknown
         self._timeout_ms = timeout_ms
-        self._advice = Advice(unknown, 0.0, 0.0, _us(timeout_ms))
-        self._used: set[Lane] = set()
+        self._advice = BatchHint(unknown, 0.0, 0.0, _us(timeout_ms))
+        self._used: set[BatchGroup] = set()
         self._until = 0.0
         self._window_ends = 0.0
 
-    def add(self, lane: Lane) -> None:
+    def add(self, lane: BatchGroup) -> None:
         """Says that a lane had a run."""
         self._used.add(lane)
 
-    def advice(self) -> Advice:
+    def advice(self) -> BatchHint:
         """The advice of this moment."""
         now = time.monotonic()
         if now < self._until:
@@ -69,28 +69,28 @@ class Usage:
         self._until = now + KEPT_S
         used = self._used
         if used:
-            self._advice = of_lane(max(used.copy(), key=lambda lane: lane.busy_us), self._unknown, self._timeout_ms)
+            self._advice = hint_for(max(used.copy(), key=lambda lane: lane.busy_us), self._unknown, self._timeout_ms)
         if now > self._window_ends:
             self._window_ends = now + WINDOW_S
             self._used = {lane for lane in used.copy() if lane.fade()}
         return self._advice
 
 
-def of_lane(lane: Lane, most: int, timeout_ms: float | None = None) -> Advice:
+def hint_for(lane: BatchGroup, most: int, timeout_ms: float | None = None) -> BatchHint:
     """What is worth it where every request is of one lane; at most `most`, or what the model says itself."""
     known = lane.sharing.calibration
     fixed_us, row_us = (known.fixed_us, known.row_us) if known is not None else (0.0, 0.0)
     own = lane.sharing.settings.batch_timeout_ms
     wait_us = _us(timeout_ms if own is None else own) if lane.merges else 0  # others would not share its run
     if not lane.jobs:
-        return Advice(most, fixed_us, row_us, wait_us)
+        return BatchHint(most, fixed_us, row_us, wait_us)
     rows_a_job = max(1.0, lane.rows / lane.jobs) if lane.sharing.stacks else 1.0
     if wait_us:
-        return Advice(math.ceil(lane.sharing.most / rows_a_job), fixed_us, row_us, wait_us)
+        return BatchHint(math.ceil(lane.sharing.most / rows_a_job), fixed_us, row_us, wait_us)
     one_run = math.ceil(lane.rows_to_run() / rows_a_job)
     # Small requests are worth handing over together even where they are run one by one.
     one_hand = math.ceil(HAND_OVERS * HAND_OVER_US * lane.jobs / max(1, lane.busy_us))
-    return Advice(max(1, one_run, min(one_hand, most)), fixed_us, row_us, wait_us)
+    return BatchHint(max(1, one_run, min(one_hand, most)), fixed_us, row_us, wait_us)
 
 
 def _us(milliseconds: float | None) -> int | None:

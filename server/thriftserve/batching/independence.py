@@ -15,7 +15,7 @@ from collections.abc import Callable, Iterable, Mapping, Sequence
 import numpy as np
 
 from thriftserve.batching.deviation import RunAlone, deviation, step, unstable
-from thriftserve.batching.job import Job
+from thriftserve.batching.job import Task
 from thriftserve.batching.verdict import Cut, NotByRows, Verdict, cut_back, find_cuts
 from thriftserve.errors import ThriftServeError
 from thriftserve.models.session import Arrays
@@ -46,7 +46,7 @@ _REFUSED = 4
 #: Times the rounding seen, and steps of the type at the least, that answers may be apart later on.
 _ROUNDING, _LEAST_STEPS = 10, 64
 
-RunTogether = Callable[[Sequence[Job]], Sequence[Arrays]]
+RunTogether = Callable[[Sequence[Task]], Sequence[Arrays]]
 
 
 class Proof:
@@ -65,7 +65,7 @@ class Proof:
         self._random = np.random.default_rng(14)
         self._faults = dict.fromkeys(outputs, "")
         self._dependent = False
-        self._refused: list[Job] = []
+        self._refused: list[Task] = []
         self._answers: dict[int, Arrays] = {}
         self._refusal = ""
         self._rows = 1
@@ -77,7 +77,7 @@ class Proof:
         self._unpadded = "never tried"
         self._cuts: Mapping[str, Sequence[Cut]] = {}
         #: Jobs that the model answers by itself, the same each time.
-        self.jobs: list[Job] = []
+        self.jobs: list[Task] = []
 
     def verdict(self) -> Verdict:
         """What was found."""
@@ -97,7 +97,7 @@ class Proof:
         """Whether there is an output of which nothing speaks against sharing a run."""
         return not all(self._faults.values())
 
-    def alone(self, jobs: Iterable[Job]) -> None:
+    def alone(self, jobs: Iterable[Task]) -> None:
         """Runs each by itself twice. Of those after the first few, as many as there is time for."""
         until = time.monotonic() + ALONE_S
         for job in jobs:
@@ -122,11 +122,11 @@ class Proof:
             self._answers[id(job)] = first
         self._count_rows()
 
-    def _timed(self, job: Job) -> tuple[Arrays, float]:
+    def _timed(self, job: Task) -> tuple[Arrays, float]:
         began = time.monotonic()
         return self._run_alone(job), time.monotonic() - began
 
-    def _note_rows(self, job: Job, outputs: Arrays) -> None:
+    def _note_rows(self, job: Task, outputs: Arrays) -> None:
         for name, array in outputs.items():
             if array.ndim == 0 or array.shape[0] != job.rows:
                 self._dependent = True
@@ -155,7 +155,7 @@ class Proof:
             for job in self.jobs
         })  # fmt: skip
 
-    def together(self, groups: Sequence[Sequence[Job]], sizes: Iterable[int], run_s: float) -> None:
+    def together(self, groups: Sequence[Sequence[Task]], sizes: Iterable[int], run_s: float) -> None:
         """Runs jobs together, at each size, and compares with what they got by themselves.
 
         Args:
@@ -175,7 +175,7 @@ class Proof:
         if self._rows == 1:
             self._give_up("no two of the requests that it was tried with fit into one run")
 
-    def _at_size(self, groups: Sequence[Sequence[Job]], size: int) -> float:
+    def _at_size(self, groups: Sequence[Sequence[Task]], size: int) -> float:
         """The least seconds that a run of the size took."""
         least_s = LONGEST_S
         for group in groups:
@@ -189,7 +189,7 @@ class Proof:
                     return least_s
         return least_s
 
-    def _batches(self, group: Sequence[Job], size: int) -> Iterable[list[Job]]:
+    def _batches(self, group: Sequence[Task], size: int) -> Iterable[list[Task]]:
         """Jobs in several orders, some of them more than once, `size` rows in all or a few fewer."""
         yield self._filled(list(group), size)
         if size <= _SMALL:
@@ -199,9 +199,9 @@ class Proof:
             order = self._random.integers(0, len(group), size)
             yield self._filled([group[at] for at in order.tolist()], size)
 
-    def _filled(self, jobs: list[Job], size: int) -> list[Job]:
+    def _filled(self, jobs: list[Task], size: int) -> list[Task]:
         """The first of them that fit into `size` rows, again from the beginning where there are too few."""
-        chosen: list[Job] = []
+        chosen: list[Task] = []
         rows = 0
         while jobs:
             for job in jobs:
@@ -212,7 +212,7 @@ class Proof:
                 break
         return chosen
 
-    def _try(self, batch: list[Job], group: Sequence[Job], number: int) -> float:
+    def _try(self, batch: list[Task], group: Sequence[Task], number: int) -> float:
         """Runs jobs together, and half of them beside others; compares. Gives the seconds of a run."""
         others = self._others(batch, group, number % 2)
         if len(batch) < 2:
@@ -229,16 +229,16 @@ class Proof:
         self._compared += beside_others is not None
         return took_s
 
-    def _others(self, batch: Sequence[Job], group: Sequence[Job], parity: int) -> list[Job]:
+    def _others(self, batch: Sequence[Task], group: Sequence[Task], parity: int) -> list[Task]:
         """The same, every second job replaced by another one of as many rows."""
-        chosen: list[Job] = []
+        chosen: list[Task] = []
         for at, job in enumerate(batch):
             fit = [one for one in group if one is not job and one.rows == job.rows and id(one) in self._answers]
             keeps = at % 2 == parity or not fit
             chosen.append(job if keeps else fit[int(self._random.integers(len(fit)))])
         return chosen
 
-    def _ran(self, batch: Sequence[Job]) -> Sequence[Arrays] | None:
+    def _ran(self, batch: Sequence[Task]) -> Sequence[Arrays] | None:
         """The answers of one run; None where it failed, which settles the matter."""
         try:
             return self._run_together(batch)
@@ -250,7 +250,7 @@ class Proof:
             self._give_up(f"{len(batch)} requests that are answered one by one fail together: {error.message}")
         return None
 
-    def _compare_with_alone(self, job: Job, outputs: Arrays) -> None:
+    def _compare_with_alone(self, job: Task, outputs: Arrays) -> None:
         alone = self._answers[id(job)]
         for name, array in outputs.items():
             apart = deviation(alone[name], array)
@@ -259,7 +259,7 @@ class Proof:
             elif not self._drop_unstable(job, name, apart):
                 self._depends(name)
 
-    def _compare_beside_others(self, job: Job, one: Arrays, other: Arrays) -> None:
+    def _compare_beside_others(self, job: Task, one: Arrays, other: Arrays) -> None:
         for name, array in one.items():
             apart = deviation(array, other[name])
             if apart > max(_SAME_RUN * step(array), _NOISE * self._noise[name]):
@@ -271,7 +271,7 @@ class Proof:
         self._dependent = True
         self._fault(name, f"an answer's {name!r} depends on the other rows of its run")
 
-    def _drop_unstable(self, job: Job, name: str, apart: float) -> bool:
+    def _drop_unstable(self, job: Task, name: str, apart: float) -> bool:
         """Leaves out a row whose answer hangs on rounding; tells whether it did."""
         alone = self._answers.get(id(job))
         if alone is None:
@@ -296,9 +296,9 @@ class Proof:
             self._dependent = True
             self._give_up("a row that is refused by itself is accepted beside others")
 
-    def padded(self, group: Sequence[Job], run_padded: RunTogether) -> None:
+    def padded(self, group: Sequence[Task], run_padded: RunTogether) -> None:
         """Runs jobs of different inner sizes together, padded to the largest, and finds what to cut off the outputs."""
-        by_shape: dict[tuple[tuple[int, ...], ...], list[Job]] = {}
+        by_shape: dict[tuple[tuple[int, ...], ...], list[Task]] = {}
         for job in group:
             if id(job) in self._answers:
                 by_shape.setdefault(tuple(array.shape[1:] for array in job.arrays.values()), []).append(job)
@@ -326,7 +326,7 @@ class Proof:
                         return
         self._unpadded, self._cuts = "", cuts
 
-    def _shuffled(self, jobs: Sequence[Job]) -> list[Job]:
+    def _shuffled(self, jobs: Sequence[Task]) -> list[Task]:
         return [jobs[at] for at in self._random.permutation(len(jobs)).tolist()]
 
     def _fault(self, output: str, why: str) -> None:
@@ -353,7 +353,7 @@ def tolerance(sample: Arrays, rounding: Mapping[str, float]) -> dict[str, float]
     }
 
 
-def _fits(one: Job, other: Job) -> bool:
+def _fits(one: Task, other: Task) -> bool:
     return all(
         one.arrays[name].dtype == array.dtype and one.arrays[name].shape[1:] == array.shape[1:]
         for name, array in other.arrays.items()

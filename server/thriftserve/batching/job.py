@@ -17,7 +17,7 @@ from thriftserve.models.signature import Signature
 # How many requests wait for one model in this process, and how many may.
 
 
-class Enqueued:
+class QueueLimit:
     """A bounded count."""
 
     def __init__(self, model: str, most: int) -> None:
@@ -46,7 +46,7 @@ class Enqueued:
             self._count -= count
 
 
-class Job:
+class Task:
     """One request's part in a run.
 
     `arrays` has one array for each input of the signature, checked; `wanted` names the outputs, none of them
@@ -72,12 +72,12 @@ class Job:
         self.deadline = deadline
         self.rows = rows
 
-    def with_arrays(self, arrays: dict[str, Array]) -> Job:
+    def with_arrays(self, arrays: dict[str, Array]) -> Task:
         """The same job on other arrays of as many rows."""
-        return Job(self.servable, self.signature, arrays, self.wanted, self.deadline, self.rows)
+        return Task(self.servable, self.signature, arrays, self.wanted, self.deadline, self.rows)
 
 
-class Done(NamedTuple):
+class TaskResult(NamedTuple):
     """A job's answer."""
 
     #: By name; views of the run's outputs where others had part in it.
@@ -91,4 +91,4 @@ class Done(NamedTuple):
 
 
 #: What becomes of a job: an answer, or the error that its request is to be answered with.
-Answer = Done | Exception
+TaskOutcome = TaskResult | Exception

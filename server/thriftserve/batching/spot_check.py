@@ -12,7 +12,7 @@ from typing import NamedTuple
 
 from thriftserve.batching.deviation import RunAlone, deviation, unstable
 from thriftserve.batching.independence import tolerance
-from thriftserve.batching.job import Job
+from thriftserve.batching.job import Task
 from thriftserve.errors import InvalidArgument, ThriftServeError
 from thriftserve.models.session import Arrays
 
@@ -56,7 +56,7 @@ class SpotCheck:
         self._saved_us = 0.0
         return self._runs % jobs
 
-    def fault(self, job: Job, merged: Arrays, run_alone: RunAlone) -> Fault | None:
+    def fault(self, job: Task, merged: Arrays, run_alone: RunAlone) -> Fault | None:
         """What is wrong with an answer from a merged run; None where the request gets the same by itself."""
         try:
             alone = run_alone(job)

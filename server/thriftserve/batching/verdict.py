@@ -6,7 +6,7 @@ from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import NamedTuple
 
-from thriftserve.batching.job import Job
+from thriftserve.batching.job import Task
 from thriftserve.models.session import Array, Arrays
 
 
@@ -51,7 +51,7 @@ class NotByRows(Exception):
         self.output = output
 
 
-def find_cuts(answered: Sequence[tuple[Job, Arrays]]) -> dict[str, tuple[Cut, ...]] | None:
+def find_cuts(answered: Sequence[tuple[Task, Arrays]]) -> dict[str, tuple[Cut, ...]] | None:
     """The axes of each output that have the size of an input's axis in every answer; None where one follows none."""
     cuts: dict[str, tuple[Cut, ...]] = {}
     for name in answered[0][1]:
@@ -70,7 +70,7 @@ def find_cuts(answered: Sequence[tuple[Job, Arrays]]) -> dict[str, tuple[Cut, ..
     return cuts
 
 
-def _source(answered: Sequence[tuple[Job, Arrays]], name: str, axis: int) -> Cut | None:
+def _source(answered: Sequence[tuple[Task, Arrays]], name: str, axis: int) -> Cut | None:
     for key, array in answered[0][0].arrays.items():
         for at in range(1, array.ndim):
             if all(job.arrays[key].shape[at] == outputs[name].shape[axis] for job, outputs in answered):
@@ -78,7 +78,7 @@ def _source(answered: Sequence[tuple[Job, Arrays]], name: str, axis: int) -> Cut
     return None
 
 
-def cut_back(array: Array, cuts: Sequence[Cut], job: Job) -> Array:
+def cut_back(array: Array, cuts: Sequence[Cut], job: Task) -> Array:
     """An output of a padded run, as large as the job's own inputs make it."""
     for axis, name, input_axis in cuts:
         size = job.arrays[name].shape[input_axis]

@@ -5,8 +5,8 @@ configuration, base paths, operators --Keeper--> plan --workers replaced--> stat
 
 from thriftserve.controller.bootstrap import first_plan
 from thriftserve.controller.configuration import models_of
-from thriftserve.controller.control_port import door_of, token_of
-from thriftserve.controller.controller import Keeper
-from thriftserve.controller.operations import Operations
+from thriftserve.controller.control_port import control_port_settings, token_of
+from thriftserve.controller.controller import ModelController
+from thriftserve.controller.operations import ModelOperations
 
-__all__ = ["Keeper", "Operations", "door_of", "first_plan", "models_of", "token_of"]
+__all__ = ["ModelController", "ModelOperations", "control_port_settings", "first_plan", "models_of", "token_of"]

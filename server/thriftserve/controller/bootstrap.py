@@ -12,8 +12,8 @@ from functools import partial
 from pathlib import Path
 
 from thriftserve.controller.configuration import file_stamp, keep
-from thriftserve.controller.overrides import Wishes
-from thriftserve.controller.sources import Mirrors, base_path_of, cache_of
+from thriftserve.controller.overrides import OperatorOverrides
+from thriftserve.controller.sources import MirrorClient, base_path_of, cache_of
 from thriftserve.errors import ConfigError, ModelLoadError
 from thriftserve.remote.mirror import has_any
 from thriftserve.repository import state_store
@@ -45,7 +45,7 @@ def first_plan(settings: ServeSettings, configured: Sequence[ModelConfig], state
     """
     state.prepare()
     keep(state, configured, file_stamp(settings))
-    wishes = Wishes(state, configured)
+    wishes = OperatorOverrides(state, configured)
     wishes.forget_missing()
     configs = wishes.configs(configured)
     cache = cache_of(settings, state)
@@ -74,7 +74,7 @@ def _bring(configs: Sequence[ModelConfig], cache: Path) -> dict[str, tuple[str, 
     if not configs:
         return {}
     began = time.monotonic()
-    mirrors = Mirrors(cache)
+    mirrors = MirrorClient(cache)
     mirrors.want(configs, _POLL_S, (), began)
     log.info("versions are awaited from %s", ", ".join(sorted({config.source for config in configs})))
     try:
@@ -87,7 +87,7 @@ def _bring(configs: Sequence[ModelConfig], cache: Path) -> dict[str, tuple[str, 
         mirrors.close()
 
 
-def _enough(mirrors: Mirrors, config: ModelConfig, cache: Path, waited_s: float) -> bool:
+def _enough(mirrors: MirrorClient, config: ModelConfig, cache: Path, waited_s: float) -> bool:
     heard = mirrors.told(config.source)
     if has_any(base_path_of(cache, config), config.policy):
         return heard.settled or waited_s > _PATIENCE_S

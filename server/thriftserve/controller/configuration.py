@@ -27,7 +27,7 @@ _LONGEST_PAUSE_S = 3600.0
 
 
 @dataclass(frozen=True)
-class Timing:
+class RetryPolicy:
     """Seconds, and numbers of tries."""
 
     #: Between two looks at base paths; 0: only when told.
@@ -40,7 +40,7 @@ class Timing:
     retry_s: float = 10.0
 
     @classmethod
-    def of(cls, settings: ServeSettings) -> Timing:
+    def of(cls, settings: ServeSettings) -> RetryPolicy:
         """As the settings say."""
         return cls(
             settings.file_system_poll_s,
@@ -130,7 +130,7 @@ class Configuration:
 
     def looked(self, now: float) -> bool:
         """The file was looked at now; whether it has changed since it was last read."""
-        self.due_at = now + (Timing.of(self.settings).configuration_s or float("inf"))
+        self.due_at = now + (RetryPolicy.of(self.settings).configuration_s or float("inf"))
         before, self._stamp = self._stamp, file_stamp(self.settings)
         return before != self._stamp
 

@@ -11,7 +11,7 @@ import socket
 from pathlib import Path
 
 from thriftserve.errors import ConfigError
-from thriftserve.service.control import Token
+from thriftserve.service.control import ControlToken
 from thriftserve.settings import HostSettings, ServeSettings
 from thriftserve.supervisor.tls import server_context
 
@@ -23,7 +23,7 @@ _MAX_CONNECTIONS = 256
 _MAX_MESSAGE_BYTES = 1 << 20
 
 
-def door_of(settings: ServeSettings) -> HostSettings | None:
+def control_port_settings(settings: ServeSettings) -> HostSettings | None:
     """How the control port is served; None: it is not.
 
     Raises:
@@ -41,13 +41,13 @@ def door_of(settings: ServeSettings) -> HostSettings | None:
     return door
 
 
-def token_of(settings: ServeSettings) -> Token | None:
+def token_of(settings: ServeSettings) -> ControlToken | None:
     """What calls must carry; None: nothing.
 
     Raises:
         ConfigError: the file holds none.
     """
-    return None if settings.control_token_file is None else Token(Path(settings.control_token_file).expanduser())
+    return None if settings.control_token_file is None else ControlToken(Path(settings.control_token_file).expanduser())
 
 
 def _settings(settings: ServeSettings, port: int) -> HostSettings:

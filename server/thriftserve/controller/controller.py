@@ -16,17 +16,17 @@ from functools import partial
 from pathlib import Path
 from typing import Any
 
-from thriftserve.controller.configuration import Configuration, Timing
-from thriftserve.controller.fetch_jobs import Coming
-from thriftserve.controller.lifecycle import Failures, Lives
-from thriftserve.controller.overrides import Wishes
-from thriftserve.controller.rollout import Crew, Layout, Workers, desired, under_way
-from thriftserve.controller.sources import Mirrors, Sources, cache_of
+from thriftserve.controller.configuration import Configuration, RetryPolicy
+from thriftserve.controller.fetch_jobs import PendingVersions
+from thriftserve.controller.lifecycle import LoadBackoff, VersionTracker
+from thriftserve.controller.overrides import OperatorOverrides
+from thriftserve.controller.rollout import PlacementWarning, Workers, WorkerSet, desired_versions, rollout_in_progress
+from thriftserve.controller.sources import MirrorClient, SourceWatcher, cache_of
 from thriftserve.errors import FailedPrecondition, StartError
 from thriftserve.repository import state_store
 from thriftserve.repository.labels import Labels
 from thriftserve.repository.plan import Plan
-from thriftserve.repository.state_store import Failed, StateDir, Told
+from thriftserve.repository.state_store import LoadFailure, StateDir, StateReader
 from thriftserve.repository.version_states import VersionStatus
 from thriftserve.repository.versions import ModelConfig
 from thriftserve.repository.watcher import Watcher
@@ -39,7 +39,7 @@ _BUSY_S = 0.05
 _IDLE_S = 1.0
 
 
-class Keeper:
+class ModelController:
     """Such a keeper. Its methods may be called from any thread.
 
     Args:
@@ -65,17 +65,17 @@ class Keeper:
         self._configuration = Configuration(read, settings, state)
         self._on_reload = on_reload
         self._state = state
-        self._crew = Crew(workers, laid_out.worker_processes)
-        self._layout = Layout(laid_out)
+        self._crew = WorkerSet(workers, laid_out.worker_processes)
+        self._layout = PlacementWarning(laid_out)
         self.lock = threading.RLock()
-        self.wishes = Wishes(state, self.configured)
-        self._failures = Failures(Timing.of(settings))
+        self.wishes = OperatorOverrides(state, self.configured)
+        self._failures = LoadBackoff(RetryPolicy.of(settings))
         self._plan = Plan.from_json(state.read("plan"))
         kept = state.read("keeper") or {"served": None, "number": self._plan.number}
         self._served = None if kept["served"] is None else Plan.from_json(kept["served"])
         self._number: int = kept["number"]
-        before = None if self._served is None else Told(state, lambda: 0)
-        self.lives = Lives(before, frees_first=laid_out.swap_policy == "resource")
+        before = None if self._served is None else StateReader(state, lambda: 0)
+        self.lives = VersionTracker(before, frees_first=laid_out.swap_policy == "resource")
         self.labels = Labels(state.labels_file)
         self.labels.configure(self._labels_of(self.configured))
         self._plans = {each.number: each for each in (self._plan, self._served) if each is not None}
@@ -86,10 +86,10 @@ class Keeper:
         self._reload_asked = False
         self._stopped = False
         self._wake = threading.Event()
-        self._sources = Sources(watcher, partial(Mirrors, cache_of(settings, state)), self._wake.set)
+        self._sources = SourceWatcher(watcher, partial(MirrorClient, cache_of(settings, state)), self._wake.set)
         configs = self.wishes.configs(self.configured)
         self._sources.configure(configs, self._timing, self._plans.values(), time.monotonic())
-        self.coming = Coming(
+        self.coming = PendingVersions(
             lambda: self._configuration.settings, state, self.wishes, self.lock, self._has_landed, self._wake.set
         )
 
@@ -99,8 +99,8 @@ class Keeper:
         return self._configuration.models
 
     @property
-    def _timing(self) -> Timing:
-        return Timing.of(self._configuration.settings)
+    def _timing(self) -> RetryPolicy:
+        return RetryPolicy.of(self._configuration.settings)
 
     # Its thread
 
@@ -200,7 +200,7 @@ class Keeper:
     # What became of it
 
     def _hear(self, now: float) -> None:
-        for outcome in state_store.outcomes(self._state):
+        for outcome in state_store.load_results(self._state):
             for (name, version), took_s in outcome.took_s.items():
                 self.lives.loaded(name, version, took_s)
             # The first workers are tried again, or the server ends: not for the keeper to decide.
@@ -210,7 +210,7 @@ class Keeper:
         if self._served is not self._plan and self._crew.all_have(self._plan.number):
             self._all_have_it()
 
-    def _failed(self, failed: Failed, now: float) -> None:
+    def _failed(self, failed: LoadFailure, now: float) -> None:
         what = next((one for name, one in self._plan.versions() if (name, one.version) == failed[:2]), None)
         if self._served is not None and self._served.holds(failed.name, failed.version):
             log.error("model %s version %d can't be loaded again: %s", failed.name, failed.version, failed.message)
@@ -247,12 +247,12 @@ class Keeper:
         if self._served is None or not self._sources.seen:
             return
         held_back = self._failures.held_back(now)
-        if self._served is not self._plan and under_way(self._plan, self._crew.seen(), held_back):
+        if self._served is not self._plan and rollout_in_progress(self._plan, self._crew.seen(), held_back):
             self._crew.insist(self._plan.number, now)
             return
         configs = self.wishes.configs(self.configured)
         wanted = {name: self.wishes.versions(name, found) for name, found in self._sources.wanted.items()}
-        models = desired(configs, wanted, held_back, self._served)
+        models = desired_versions(configs, wanted, held_back, self._served)
         if not self._forced and now < self._not_before:
             return
         if self._forced or models not in (self._plan.models, self._served.models):

@@ -24,7 +24,7 @@ from typing import Any, TextIO
 from thriftserve.errors import Code, InvalidArgument, ThriftServeError
 from thriftserve.remote import Limits, Progress, fetch
 from thriftserve.repository import integrity
-from thriftserve.repository.protobuf import Damaged
+from thriftserve.repository.protobuf import CorruptFile
 
 #: Progress is told so often.
 _TELL_S = 0.2
@@ -43,7 +43,7 @@ def whole(version: Path) -> None:
     """
     try:
         fault = integrity.fault(version, integrity.look(version))
-    except Damaged as error:
+    except CorruptFile as error:
         fault = str(error)
     if fault:
         raise InvalidArgument(f"it is no whole SavedModel: {fault}")

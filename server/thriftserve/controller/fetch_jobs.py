@@ -23,12 +23,12 @@ from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any
 
-from thriftserve.controller.configuration import Timing
-from thriftserve.controller.fetched_models import Shelf
-from thriftserve.controller.overrides import Wishes
+from thriftserve.controller.configuration import RetryPolicy
+from thriftserve.controller.fetched_models import FetchedModelStore
+from thriftserve.controller.overrides import OperatorOverrides
 from thriftserve.errors import Code
 from thriftserve.remote.staging import discard
-from thriftserve.repository.state_store import Failed, StateDir
+from thriftserve.repository.state_store import LoadFailure, StateDir
 from thriftserve.repository.version_states import KEPT_ENDED, VersionStatus
 from thriftserve.settings import ServeSettings
 from thriftserve_idl.ttypes import ModelState
@@ -44,7 +44,7 @@ _places = threading.BoundedSemaphore(_AT_ONCE)
 
 
 @dataclass(frozen=True)
-class Limits:
+class FetchLimits:
     """What a fetch may take.
 
     Attributes:
@@ -55,23 +55,23 @@ class Limits:
 
     max_bytes: int
     timeout_s: float
-    timing: Timing
+    timing: RetryPolicy
 
     @classmethod
-    def of(cls, settings: ServeSettings) -> Limits:
+    def of(cls, settings: ServeSettings) -> FetchLimits:
         """As the settings say."""
-        return cls(settings.fetch_max_bytes, settings.fetch_timeout_s, Timing.of(settings))
+        return cls(settings.fetch_max_bytes, settings.fetch_timeout_s, RetryPolicy.of(settings))
 
 
 @dataclass(frozen=True)
-class Outcome:
+class FetchOutcome:
     """How a fetch, or a try, ended: well, or with code and words; and whether another try may do better."""
 
     error: tuple[Code, str] | None = None
     passing: bool = False
 
 
-class Fetching(threading.Thread):
+class FetchJob(threading.Thread):
     """Such a fetch.
 
     Args:
@@ -84,9 +84,9 @@ class Fetching(threading.Thread):
         url: str,
         target: Path,
         sha256: str | None,
-        limits: Limits,
-        before: Fetching | None,
-        ended: Callable[[Outcome], None],
+        limits: FetchLimits,
+        before: FetchJob | None,
+        ended: Callable[[FetchOutcome], None],
     ) -> None:
         super().__init__(name=f"fetch {target.parent.name} {target.name}", daemon=True)
         self._request = {"url": url, "target": str(target), "sha256": sha256, "max_bytes": limits.max_bytes}
@@ -124,7 +124,7 @@ class Fetching(threading.Thread):
         elif not self._stopped.is_set():
             self._ended(outcome)
 
-    def _tried(self) -> Outcome:
+    def _tried(self) -> FetchOutcome:
         """The outcome of as many tries as there may be."""
         end, tries = time.monotonic() + self._limits.timeout_s, 0
         while True:
@@ -141,10 +141,10 @@ class Fetching(threading.Thread):
             log.warning("%s: %s", self.name, self.note)
             self._stopped.wait(pause_s)
 
-    def _try(self, timeout_s: float) -> Outcome:
+    def _try(self, timeout_s: float) -> FetchOutcome:
         with self._starting:
             if self._stopped.is_set():
-                return Outcome((Code.CANCELLED, "given up"))
+                return FetchOutcome((Code.CANCELLED, "given up"))
             self.note = "begins"
             self._process = _started()
         with self._process as process:
@@ -157,22 +157,22 @@ class Fetching(threading.Thread):
                 outcome = self._heard(json.loads(line)) or outcome
             return outcome or _died(process.wait())
 
-    def _heard(self, content: dict[str, Any]) -> Outcome | None:
+    def _heard(self, content: dict[str, Any]) -> FetchOutcome | None:
         if "progress" in content:
             self.note = content["progress"]
         elif "log" in content:
             log.log(content["log"], "%s", content["message"])
         elif "error" in content:
             code, message, passing = content["error"]
-            return Outcome((Code(code), message), passing)
+            return FetchOutcome((Code(code), message), passing)
         else:
-            return Outcome()
+            return FetchOutcome()
         return None
 
 
-def _died(code: int) -> Outcome:
+def _died(code: int) -> FetchOutcome:
     how = f"by {signal.Signals(-code).name}" if code < 0 else f"with exit code {code}"
-    return Outcome((Code.UNAVAILABLE, f"the process that fetched it ended {how}"), passing=True)
+    return FetchOutcome((Code.UNAVAILABLE, f"the process that fetched it ended {how}"), passing=True)
 
 
 def _started() -> subprocess.Popen[str]:
@@ -193,7 +193,7 @@ def _started() -> subprocess.Popen[str]:
 Version = tuple[str, int]
 
 
-class Coming:
+class PendingVersions:
     """Those of a server. Call it with the keeper's lock held.
 
     Args:
@@ -211,15 +211,17 @@ class Coming:
         self,
         settings: Callable[[], ServeSettings],
         state: StateDir,
-        wishes: Wishes,
+        wishes: OperatorOverrides,
         lock: threading.RLock,
         landed: Callable[[str, Path, int], set[Path]],
         changed: Callable[[], None],
     ) -> None:
         self._landed = landed
         self._asked: set[Version] = set()
-        self.shelf = Shelf.of(settings(), state)
-        self.fetches = Fetches(wishes, self.shelf, lambda: Limits.of(settings()), lock, self._has_landed, changed)
+        self.shelf = FetchedModelStore.of(settings(), state)
+        self.fetches = FetchJobs(
+            wishes, self.shelf, lambda: FetchLimits.of(settings()), lock, self._has_landed, changed
+        )
 
     def ask(self, name: str, version: int) -> None:
         """That version lies in its base path, and is to be served."""
@@ -239,7 +241,7 @@ class Coming:
         """Models of which there is something to tell."""
         return frozenset((*(name for name, _ in self._asked), *self.fetches.names))
 
-    def failures(self) -> dict[Version, Failed]:
+    def failures(self) -> dict[Version, LoadFailure]:
         """Those that could not be fetched."""
         return self.fetches.failed()
 
@@ -258,13 +260,13 @@ class Coming:
         asked = (name, one.version) in self._asked and one.state == ModelState.START
         return "about to be loaded" if asked else ""
 
-    def _has_landed(self, wanted: Wanted) -> set[Path]:
+    def _has_landed(self, wanted: FetchRequest) -> set[Path]:
         self.ask(wanted.name, wanted.version)
         return self._landed(wanted.name, self.shelf.base_path(wanted.name), wanted.version)
 
 
 @dataclass(frozen=True)
-class Wanted:
+class FetchRequest:
     """A model to fetch."""
 
     name: str
@@ -273,7 +275,7 @@ class Wanted:
     sha256: str | None = None
 
 
-class Fetches:
+class FetchJobs:
     """Those of a server. Call it with `lock` held.
 
     Args:
@@ -287,11 +289,11 @@ class Fetches:
 
     def __init__(
         self,
-        wishes: Wishes,
-        shelf: Shelf,
-        limits: Callable[[], Limits],
+        wishes: OperatorOverrides,
+        shelf: FetchedModelStore,
+        limits: Callable[[], FetchLimits],
         lock: threading.RLock,
-        landed: Callable[[Wanted], set[Path]],
+        landed: Callable[[FetchRequest], set[Path]],
         changed: Callable[[], None],
     ) -> None:
         self._wishes = wishes
@@ -300,14 +302,14 @@ class Fetches:
         self._lock = lock
         self._landed = landed
         self._changed = changed
-        self._running: dict[str, tuple[Wanted, Fetching]] = {}
-        self._ending: dict[str, Fetching] = {}
-        self._failed: dict[tuple[str, int], Failed] = {}
+        self._running: dict[str, tuple[FetchRequest, FetchJob]] = {}
+        self._ending: dict[str, FetchJob] = {}
+        self._failed: dict[tuple[str, int], LoadFailure] = {}
 
     def resume(self) -> None:
         """Goes on with what was wanted when a keeper before this one ended."""
         for content in self._wishes.fetching:
-            wanted = Wanted(**content)
+            wanted = FetchRequest(**content)
             log.info("the fetch of model %s version %d goes on", wanted.name, wanted.version)
             try:
                 self._go_on(wanted)
@@ -315,7 +317,7 @@ class Fetches:
                 self._fail(wanted, Code.FAILED_PRECONDITION, f"{error.filename}: {error.strerror}")
         self._keep()
 
-    def begin(self, wanted: Wanted) -> None:
+    def begin(self, wanted: FetchRequest) -> None:
         """Fetches a model, where it is not there yet; one of its name that is being fetched is given up for it.
 
         Raises:
@@ -330,7 +332,7 @@ class Fetches:
         self._go_on(wanted)
         self._keep()
 
-    def same(self, name: str, url: str, sha256: str | None) -> Wanted | None:
+    def same(self, name: str, url: str, sha256: str | None) -> FetchRequest | None:
         """What is being fetched of a model, where it is that URL."""
         found = self._running.get(name)
         return found[0] if found is not None and (found[0].url, found[0].sha256) == (url, sha256) else None
@@ -371,7 +373,7 @@ class Fetches:
         """How far each is."""
         return {(name, wanted.version): fetching.note for name, (wanted, fetching) in self._running.items()}
 
-    def failed(self) -> dict[tuple[str, int], Failed]:
+    def failed(self) -> dict[tuple[str, int], LoadFailure]:
         """Those that have failed, until they are wanted again, or their model is unloaded, or the next reload."""
         return dict(self._failed)
 
@@ -380,7 +382,7 @@ class Fetches:
         """Models of which there is something to tell."""
         return frozenset((*self._running, *(name for name, _ in self._failed)))
 
-    def _go_on(self, wanted: Wanted) -> None:
+    def _go_on(self, wanted: FetchRequest) -> None:
         target = self._shelf.version(wanted.name, wanted.version)
         if target.exists():  # it lands by one rename
             discard(target)
@@ -388,15 +390,15 @@ class Fetches:
         else:
             self._start(wanted)
 
-    def _start(self, wanted: Wanted) -> None:
-        def ended(outcome: Outcome) -> None:
+    def _start(self, wanted: FetchRequest) -> None:
+        def ended(outcome: FetchOutcome) -> None:
             with self._lock:
                 used = self._end(wanted, fetching, outcome)
             self._changed()
             if used is not None:
                 self._shelf.tidy(wanted.name, used)
 
-        fetching = Fetching(
+        fetching = FetchJob(
             wanted.url,
             self._shelf.version(wanted.name, wanted.version),
             wanted.sha256,
@@ -407,7 +409,7 @@ class Fetches:
         self._running[wanted.name] = wanted, fetching
         fetching.start()
 
-    def _end(self, wanted: Wanted, fetching: Fetching, outcome: Outcome) -> set[Path] | None:
+    def _end(self, wanted: FetchRequest, fetching: FetchJob, outcome: FetchOutcome) -> set[Path] | None:
         """Takes note of how one has ended; the version directories in use where it landed."""
         used = None
         found = self._running.get(wanted.name)
@@ -424,10 +426,10 @@ class Fetches:
         self._keep()
         return used
 
-    def _fail(self, wanted: Wanted, code: Code, message: str) -> None:
+    def _fail(self, wanted: FetchRequest, code: Code, message: str) -> None:
         key = wanted.name, wanted.version
         self._failed.pop(key, None)
-        self._failed[key] = Failed(*key, code, message)
+        self._failed[key] = LoadFailure(*key, code, message)
         for old in [each for each in self._failed if each[0] == wanted.name][:-KEPT_ENDED]:
             del self._failed[old]
 

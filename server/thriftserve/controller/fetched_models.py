@@ -27,14 +27,14 @@ KEPT = 2
 _LEAVING, _ORIGIN = ".leaving-", ".origin-"
 
 
-class Shelf:
+class FetchedModelStore:
     """Such a directory; it is made when the first model comes."""
 
     def __init__(self, path: Path) -> None:
         self._path = path
 
     @classmethod
-    def of(cls, settings: ServeSettings, state: StateDir) -> Shelf:
+    def of(cls, settings: ServeSettings, state: StateDir) -> FetchedModelStore:
         """Where the settings say."""
         told = settings.fetch_dir
         return cls(state.path / "fetched" if told is None else Path(told).expanduser().absolute())

@@ -9,10 +9,10 @@ import logging
 from collections.abc import Collection, Iterable, Mapping
 from dataclasses import dataclass
 
-from thriftserve.controller.configuration import Timing
+from thriftserve.controller.configuration import RetryPolicy
 from thriftserve.errors import Code
 from thriftserve.repository.plan import Plan
-from thriftserve.repository.state_store import Failed, Told
+from thriftserve.repository.state_store import LoadFailure, StateReader
 from thriftserve.repository.version_states import FOLLOWS, VersionStates, VersionStatus
 from thriftserve.repository.versions import VersionDir
 from thriftserve_idl.ttypes import ModelState
@@ -25,19 +25,19 @@ log = logging.getLogger(__name__)
 @dataclass
 class _Failure:
     what: VersionDir
-    why: Failed
+    why: LoadFailure
     tries: int
     retry_at: float
 
 
-class Failures:
+class LoadBackoff:
     """Those of all models. Times are monotonic seconds."""
 
-    def __init__(self, timing: Timing) -> None:
+    def __init__(self, timing: RetryPolicy) -> None:
         self._timing = timing
         self._known: dict[tuple[str, int], _Failure] = {}
 
-    def note(self, why: Failed, what: VersionDir, now: float) -> None:
+    def note(self, why: LoadFailure, what: VersionDir, now: float) -> None:
         """A version could not be loaded."""
         key = (why.name, why.version)
         tries = self._known[key].tries + 1 if key in self._known else 1
@@ -50,7 +50,7 @@ class Failures:
         """What is not to be tried now."""
         return {(name, one.what) for (name, _), one in self._known.items() if one.retry_at > now}
 
-    def why(self) -> dict[tuple[str, int], Failed]:
+    def why(self) -> dict[tuple[str, int], LoadFailure]:
         """The last failure of each version."""
         return {key: one.why for key, one in self._known.items()}
 
@@ -70,7 +70,7 @@ class Failures:
 _Key = tuple[str, int]
 
 
-class Lives:
+class VersionTracker:
     """Every version that is or was to be served.
 
     Args:
@@ -78,7 +78,7 @@ class Lives:
         frees_first: whether a worker ends before its successor loads.
     """
 
-    def __init__(self, told: Told | None, *, frees_first: bool = False) -> None:
+    def __init__(self, told: StateReader | None, *, frees_first: bool = False) -> None:
         self._states = VersionStates()
         self._frees_first = frees_first
         if told is not None:
@@ -89,7 +89,7 @@ class Lives:
         plan: Plan,
         served: Plan,
         live: Iterable[Plan],
-        failed: Mapping[tuple[str, int], Failed],
+        failed: Mapping[tuple[str, int], LoadFailure],
         coming: Collection[tuple[str, int]] = (),
         *,
         begun: bool = True,

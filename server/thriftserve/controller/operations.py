@@ -10,8 +10,8 @@ from dataclasses import replace
 from pathlib import Path
 
 from thriftserve import remote
-from thriftserve.controller.controller import Keeper
-from thriftserve.controller.fetch_jobs import Wanted
+from thriftserve.controller.controller import ModelController
+from thriftserve.controller.fetch_jobs import FetchRequest
 from thriftserve.errors import FailedPrecondition, InvalidArgument, ModelLoadError, NotFound, StartError
 from thriftserve.models.registry import VersionStatus
 from thriftserve.repository import versions
@@ -19,14 +19,14 @@ from thriftserve.repository.versions import MAX_VERSION, ModelConfig, parse_mode
 from thriftserve_idl.ttypes import ModelState
 
 
-class Operations:
+class ModelOperations:
     """They answer when the thing has begun; the states tell what becomes of it.
 
     Args:
         keeper: who does it.
     """
 
-    def __init__(self, keeper: Keeper) -> None:
+    def __init__(self, keeper: ModelController) -> None:
         self._keeper = keeper
 
     def reload(self) -> None:
@@ -70,7 +70,7 @@ class Operations:
             same = coming.fetches.same(name, url, sha256)
             if version is None:
                 version = same.version if same is not None else self._next_version(name)
-            coming.fetches.begin(Wanted(name, version, url, sha256))
+            coming.fetches.begin(FetchRequest(name, version, url, sha256))
             return self._begun(name, version)
 
     def _next_version(self, name: str) -> int:

@@ -25,7 +25,7 @@ log = logging.getLogger(__name__)
 _FILE = "wishes"
 
 
-class Wishes:
+class OperatorOverrides:
     """They are written down as they come; a keeper or a server that takes over finds them.
 
     Args:

@@ -20,7 +20,7 @@ from thriftserve.status import WorkerPhase
 # How far workers are with a plan.
 
 
-def under_way(
+def rollout_in_progress(
     plan: Plan, seen: Iterable[tuple[WorkerPhase, int]], held_back: Collection[tuple[str, VersionDir]]
 ) -> bool:
     """Whether workers come to have a plan, and may: the next one waits for that.
@@ -41,7 +41,7 @@ def under_way(
 # What should be served, of what there is.
 
 
-def desired(
+def desired_versions(
     configs: Iterable[ModelConfig],
     wanted: Mapping[str, tuple[VersionDir, ...]],
     failing: Collection[tuple[str, VersionDir]],
@@ -81,7 +81,7 @@ def _desired(
 log = logging.getLogger(__name__)
 
 
-class Layout:
+class PlacementWarning:
     """How the server's workers were laid out.
 
     Args:
@@ -120,7 +120,7 @@ class Workers(Protocol):
         """Tells every process that the state is written anew."""
 
 
-class Crew:
+class WorkerSet:
     """All of them.
 
     Args:

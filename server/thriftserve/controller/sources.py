@@ -16,7 +16,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from thriftserve.controller.configuration import Timing
+from thriftserve.controller.configuration import RetryPolicy
 from thriftserve.remote.mirror import directory_of
 from thriftserve.repository.plan import Plan
 from thriftserve.repository.state_store import StateDir
@@ -45,7 +45,7 @@ def base_path_of(cache: Path, config: ModelConfig) -> Path:
 
 
 @dataclass(frozen=True)
-class Told:
+class MirrorReport:
     """What was told of a URL last."""
 
     #: Looks at it so far.
@@ -56,7 +56,7 @@ class Told:
     problems: tuple[str, ...] = ()
 
 
-class Mirrors:
+class MirrorClient:
     """Every base path behind a URL. A process is there while there is one.
 
     Args:
@@ -72,7 +72,7 @@ class Mirrors:
         self._listener: threading.Thread | None = None
         self._start_at, self._pause_s = 0.0, _PAUSE_S
         self._hearing = threading.Condition()
-        self._told: dict[str, Told] = {}
+        self._told: dict[str, MirrorReport] = {}
 
     def want(self, configs: Iterable[ModelConfig], poll_s: float, plans: Collection[Plan], now: float) -> None:
         """Mirrors these models' URLs, and looks at each at once; nothing where that is what it does already.
@@ -122,10 +122,10 @@ class Mirrors:
         """Whether the process is there."""
         return self._process is not None and self._process.poll() is None
 
-    def told(self, url: str) -> Told:
+    def told(self, url: str) -> MirrorReport:
         """What was told of a URL last."""
         with self._hearing:
-            return self._told.get(url, Told())
+            return self._told.get(url, MirrorReport())
 
     def wait(self, timeout_s: float) -> None:
         """Waits until something is told."""
@@ -169,8 +169,8 @@ class Mirrors:
     def _hear(self, content: Mapping[str, Any]) -> None:
         url, problems = content["url"], tuple(content["problems"])
         with self._hearing:
-            before = self._told.get(url, Told())
-            self._told[url] = Told(before.looks + 1, content["settled"], problems)
+            before = self._told.get(url, MirrorReport())
+            self._told[url] = MirrorReport(before.looks + 1, content["settled"], problems)
             self._hearing.notify_all()
         for problem in problems:
             if problem not in before.problems:
@@ -194,7 +194,7 @@ def _started() -> subprocess.Popen[str]:
     )
 
 
-class Sources:
+class SourceWatcher:
     """Those of the models that are configured now. Of one thread, but for `wake`.
 
     Args:
@@ -208,7 +208,7 @@ class Sources:
     """
 
     def __init__(
-        self, watcher: Watcher, mirrors: Callable[[Callable[[], None]], Mirrors], wake: Callable[[], None]
+        self, watcher: Watcher, mirrors: Callable[[Callable[[], None]], MirrorClient], wake: Callable[[], None]
     ) -> None:
         self._watcher = watcher
         self._mirrors = mirrors(self._landed)
@@ -224,14 +224,16 @@ class Sources:
         """Whether enough looks were taken to decide by them."""
         return self._looks_due == 0
 
-    def configure(self, configs: Sequence[ModelConfig], timing: Timing, plans: Collection[Plan], now: float) -> None:
+    def configure(
+        self, configs: Sequence[ModelConfig], timing: RetryPolicy, plans: Collection[Plan], now: float
+    ) -> None:
         """Looks at these models from now on, at once."""
         self._configs = configs
         self._watcher.configure(configs)
         self.hold(timing, plans, now)
         self.due_at = 0.0
 
-    def hold(self, timing: Timing, plans: Collection[Plan], now: float) -> None:
+    def hold(self, timing: RetryPolicy, plans: Collection[Plan], now: float) -> None:
         """These plans are served or will be: no copy of what they need is to be removed."""
         self._mirrors.want(self._configs, timing.mirror_s, plans, now)
 
@@ -240,7 +242,7 @@ class Sources:
         self._looks_due, self.due_at = 2, 0.0
         self._mirrors.look(now)
 
-    def look(self, timing: Timing, now: float) -> list[tuple[str, int]]:
+    def look(self, timing: RetryPolicy, now: float) -> list[tuple[str, int]]:
         """Looks, where it is time.
 
         Returns:

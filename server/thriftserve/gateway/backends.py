@@ -8,7 +8,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Any
 
-from thriftserve.gateway.http import Exchange, ModelPath
+from thriftserve.gateway.http import HttpRequest, ModelPath
 from thriftserve.settings.gateway import GatewaySettings, address_of
 from thriftserve_client import decode, requests, results
 from thriftserve_client.address import Address, SslOptions
@@ -44,7 +44,7 @@ class Backends:
 
     async def predict(
         self,
-        exchange: Exchange,
+        exchange: HttpRequest,
         path: ModelPath,
         signature: str | None,
         inputs: Mapping[str, Tensor],
@@ -60,7 +60,7 @@ class Backends:
         return found
 
     async def classify(
-        self, exchange: Exchange, path: ModelPath, signature: str | None, images: list[bytes], top_k: int | None
+        self, exchange: HttpRequest, path: ModelPath, signature: str | None, images: list[bytes], top_k: int | None
     ) -> results.PerImage[tuple[results.Classification, ...]]:
         """Names the best classes of encoded images."""
         left = exchange.left_s
@@ -71,7 +71,7 @@ class Backends:
 
     async def detect(
         self,
-        exchange: Exchange,
+        exchange: HttpRequest,
         path: ModelPath,
         signature: str | None,
         images: list[bytes],
@@ -91,7 +91,7 @@ class Backends:
         """The signatures of a model."""
         return decode.metadata(await self.pool.call("getModelMetadata", timeout_s, spec))
 
-    async def status(self, exchange: Exchange, path: ModelPath) -> results.ModelStatus:
+    async def status(self, exchange: HttpRequest, path: ModelPath) -> results.ModelStatus:
         """The state of a model's versions."""
         return decode.model_status(await self.pool.call("getModelStatus", exchange.left_s, path.spec()))
 

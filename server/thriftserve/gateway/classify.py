@@ -12,12 +12,12 @@ from typing import Any
 import numpy as np
 import orjson
 
-from thriftserve.gateway.http import SIGNATURE, Exchange, ModelPath, Refusal, Reply
+from thriftserve.gateway.http import SIGNATURE, HttpReply, HttpRequest, ModelPath, Refusal
 from thriftserve.gateway.json_decode import Types, signature_name
 from thriftserve.gateway.json_encode import Array, written
 from thriftserve.gateway.json_faults import from_base64, is_base64, json_type, lossless, lossy
 from thriftserve.gateway.json_text import members, shown
-from thriftserve.gateway.metadata_cache import DEFAULT_SIGNATURE, Catalog
+from thriftserve.gateway.metadata_cache import DEFAULT_SIGNATURE, MetadataCache
 from thriftserve.gateway.model_api import ModelApi
 from thriftserve.repository.protobuf import packed_field
 from thriftserve_client.results import Prediction, SignatureInfo
@@ -115,21 +115,21 @@ _METHODS = {
 class ExampleApi:
     """The endpoints that take tf.Example features."""
 
-    def __init__(self, catalog: Catalog, models: ModelApi) -> None:
+    def __init__(self, catalog: MetadataCache, models: ModelApi) -> None:
         self._catalog = catalog
         self._models = models
 
-    async def classify(self, exchange: Exchange, path: ModelPath, document: dict[str, Any]) -> Reply:
+    async def classify(self, exchange: HttpRequest, path: ModelPath, document: dict[str, Any]) -> HttpReply:
         """Labels and scores of each example."""
         outputs, count = await self._run(exchange, path, document)
-        return Reply(_classes(outputs, count))
+        return HttpReply(_classes(outputs, count))
 
-    async def regress(self, exchange: Exchange, path: ModelPath, document: dict[str, Any]) -> Reply:
+    async def regress(self, exchange: HttpRequest, path: ModelPath, document: dict[str, Any]) -> HttpReply:
         """A value for each example."""
         outputs, count = await self._run(exchange, path, document)
-        return Reply(b'{"results":%s}' % written(_values(outputs, count)))
+        return HttpReply(b'{"results":%s}' % written(_values(outputs, count)))
 
-    async def _run(self, exchange: Exchange, path: ModelPath, document: dict[str, Any]) -> tuple[Prediction, int]:
+    async def _run(self, exchange: HttpRequest, path: ModelPath, document: dict[str, Any]) -> tuple[Prediction, int]:
         exchange.check_query(SIGNATURE)
         document = members(document, _MEMBERS)
         name = signature_name(document) or exchange.query.get(SIGNATURE)

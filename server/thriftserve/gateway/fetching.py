@@ -25,11 +25,11 @@ _NAT64 = ipaddress.ip_network("64:ff9b::/96")
 Address = ipaddress.IPv4Address | ipaddress.IPv6Address
 
 
-class FetchFailed(Exception):
+class ImageFetchFailed(Exception):
     """An image could not be had; the message says why."""
 
 
-class Fetcher:
+class ImageFetcher:
     """Fetches images, several at once."""
 
     def __init__(self, settings: GatewaySettings) -> None:
@@ -38,7 +38,7 @@ class Fetcher:
         # Proxies of the environment would be asked for addresses that are not allowed here.
         self._http = httpx.AsyncClient(trust_env=False, follow_redirects=False, timeout=settings.service_timeout_s)
 
-    async def __aenter__(self) -> Fetcher:
+    async def __aenter__(self) -> ImageFetcher:
         return self
 
     async def __aexit__(
@@ -57,9 +57,9 @@ class Fetcher:
             async with self._places, asyncio.timeout(limit):
                 return await self._followed(url)
         except TimeoutError:
-            raise FetchFailed(f"not there within {limit:g} s") from None
+            raise ImageFetchFailed(f"not there within {limit:g} s") from None
         except httpx.HTTPError as error:
-            raise FetchFailed(f"{type(error).__name__}: {error}" if str(error) else type(error).__name__) from None
+            raise ImageFetchFailed(f"{type(error).__name__}: {error}" if str(error) else type(error).__name__) from None
 
     async def _followed(self, url: str) -> bytes:
         for _ in range(self._settings.service_redirects + 1):
@@ -67,7 +67,7 @@ class Fetcher:
             if isinstance(found, bytes):
                 return found
             url = urljoin(url, found)
-        raise FetchFailed(f"more than {self._settings.service_redirects} redirects")
+        raise ImageFetchFailed(f"more than {self._settings.service_redirects} redirects")
 
     async def _get(self, url: str) -> bytes | str:
         """The bytes, or where they are said to be instead."""
@@ -77,7 +77,7 @@ class Fetcher:
             if response.status_code in _REDIRECTS and "location" in response.headers:
                 return str(response.headers["location"])
             if response.status_code != 200:
-                raise FetchFailed(f"HTTP status {response.status_code}")
+                raise ImageFetchFailed(f"HTTP status {response.status_code}")
             return await self._bounded(response)
         finally:
             await response.aclose()
@@ -87,11 +87,11 @@ class Fetcher:
         try:
             target = httpx.URL(url)
         except (httpx.InvalidURL, ValueError, TypeError):
-            raise FetchFailed("not a URL") from None
+            raise ImageFetchFailed("not a URL") from None
         if target.scheme not in ("http", "https") or not target.host:
-            raise FetchFailed("expected an http or https URL")
+            raise ImageFetchFailed("expected an http or https URL")
         if target.userinfo:
-            raise FetchFailed("a URL with a password is not fetched")
+            raise ImageFetchFailed("a URL with a password is not fetched")
         address = await self._address(target.host, target.port or (443 if target.scheme == "https" else 80))
         return self._http.build_request(
             "GET",
@@ -104,10 +104,10 @@ class Fetcher:
         try:
             found = await asyncio.get_running_loop().getaddrinfo(host, port, type=socket.SOCK_STREAM)
         except (OSError, UnicodeError):
-            raise FetchFailed("its host is not known") from None
+            raise ImageFetchFailed("its host is not known") from None
         addresses = [ipaddress.ip_address(str(one[4][0]).partition("%")[0]) for one in found]
         if not self._settings.service_private and not all(map(is_public, addresses)):
-            raise FetchFailed("it leads into a private network")
+            raise ImageFetchFailed("it leads into a private network")
         return addresses[0]
 
     async def _bounded(self, response: httpx.Response) -> bytes:
@@ -116,7 +116,7 @@ class Fetcher:
         async for piece in response.aiter_bytes():
             content += piece
             if len(content) > limit:
-                raise FetchFailed(f"larger than {limit} bytes, the limit")
+                raise ImageFetchFailed(f"larger than {limit} bytes, the limit")
         return bytes(content)
 
 

@@ -7,7 +7,7 @@
 from __future__ import annotations
 
 from thriftserve.gateway.backends import Backends
-from thriftserve.gateway.http import Exchange, Reply
+from thriftserve.gateway.http import HttpReply, HttpRequest
 from thriftserve_client import CallTimeout
 
 #: A server that has not answered by then counts as not there.
@@ -20,11 +20,11 @@ class Health:
     def __init__(self, backends: Backends) -> None:
         self._backends = backends
 
-    async def live(self, exchange: Exchange) -> Reply:
+    async def live(self, exchange: HttpRequest) -> HttpReply:
         """That the process answers."""
-        return Reply.of({"status": "ok"})
+        return HttpReply.of({"status": "ok"})
 
-    async def ready(self, exchange: Exchange) -> Reply:
+    async def ready(self, exchange: HttpRequest) -> HttpReply:
         """That a server answers; for each what was wrong.
 
         Raises:
@@ -43,4 +43,4 @@ class Health:
                 raise exchange.too_late()
             _ = exchange.left_s
         state = "ok" if answering == len(servers) else "degraded" if answering else "failed"
-        return Reply.of({"status": state, "backends": servers}, 200 if answering else 503)
+        return HttpReply.of({"status": state, "backends": servers}, 200 if answering else 503)

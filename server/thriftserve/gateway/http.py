@@ -201,7 +201,7 @@ _PARAMETERS = frozenset((SIGNATURE, "input", "shape", "output", "top_k", "min_sc
 
 
 @dataclass
-class Reply:
+class HttpReply:
     """An answer: its body, and what is said of it."""
 
     body: bytes | memoryview = b""
@@ -210,12 +210,12 @@ class Reply:
     headers: dict[str, str] = field(default_factory=dict)
 
     @classmethod
-    def of(cls, value: Any, status: int = 200) -> Reply:
+    def of(cls, value: Any, status: int = 200) -> HttpReply:
         """A JSON answer of plain values."""
         return cls(orjson.dumps(value), status=status)
 
 
-class Exchange:
+class HttpRequest:
     """One request.
 
     Attributes:

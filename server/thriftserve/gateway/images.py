@@ -18,8 +18,8 @@ from starlette.datastructures import Headers, UploadFile
 from starlette.formparsers import MultiPartException, MultiPartParser
 
 from thriftserve.gateway.backends import Backends
-from thriftserve.gateway.fetching import Fetcher, FetchFailed
-from thriftserve.gateway.http import SIGNATURE, Exchange, ModelPath, Refusal, Reply, refusal_of
+from thriftserve.gateway.fetching import ImageFetcher, ImageFetchFailed
+from thriftserve.gateway.http import SIGNATURE, HttpReply, HttpRequest, ModelPath, Refusal, refusal_of
 from thriftserve.gateway.json_encode import number, token
 from thriftserve.gateway.json_faults import from_base64
 from thriftserve.gateway.json_text import members, parsed, shown
@@ -94,7 +94,7 @@ def bears_images(content_type: str) -> bool:
     return content_type.startswith("image/") or content_type == "multipart/form-data"
 
 
-async def images_of(exchange: Exchange, verb: str) -> Images:
+async def images_of(exchange: HttpRequest, verb: str) -> Images:
     """The images of a body that `bears_images`, for "classify" or "detect".
 
     Raises:
@@ -115,7 +115,7 @@ async def images_of(exchange: Exchange, verb: str) -> Images:
     return _some(found)
 
 
-def images_in(exchange: Exchange, verb: str, document: dict[str, Any]) -> Images:
+def images_in(exchange: HttpRequest, verb: str, document: dict[str, Any]) -> Images:
     """The images of a JSON object, for "classify" or "detect".
 
     Raises:
@@ -135,7 +135,7 @@ def _some(found: Images) -> Images:
     return found
 
 
-async def _of_form(exchange: Exchange, body: bytes) -> Images:
+async def _of_form(exchange: HttpRequest, body: bytes) -> Images:
     async def stream() -> AsyncGenerator[bytes, None]:
         yield body
         yield b""
@@ -177,7 +177,7 @@ class ImageService:
         self._backends = backends
         self._settings = settings
 
-    async def answer(self, exchange: Exchange) -> Reply:
+    async def answer(self, exchange: HttpRequest) -> HttpReply:
         """Detects the objects of every image named."""
         exchange.check_query("model", *OPTIONS["detect"])
         options = Images([], dict(exchange.query))
@@ -189,10 +189,10 @@ class ImageService:
         if len(urls) > most:
             raise Refusal(f"{len(urls)} images are asked for at once, the limit is {most}", 413)
         path = ModelPath(await self._model(exchange), verb="detect")
-        async with Fetcher(self._settings) as fetcher:
-            return Reply.of(await asyncio.gather(*(self._one(exchange, path, how, fetcher, url) for url in urls)))
+        async with ImageFetcher(self._settings) as fetcher:
+            return HttpReply.of(await asyncio.gather(*(self._one(exchange, path, how, fetcher, url) for url in urls)))
 
-    async def _model(self, exchange: Exchange) -> str:
+    async def _model(self, exchange: HttpRequest) -> str:
         named = exchange.query.get("model") or self._settings.service_model
         if named:
             return named
@@ -202,13 +202,15 @@ class ImageService:
             raise Refusal(f"which model? Name it in the query, as in ?model=detector, or by --service-model: {names}")
         return found[0].name
 
-    async def _one(self, exchange: Exchange, path: ModelPath, how: How, fetcher: Fetcher, url: str) -> dict[str, Any]:
+    async def _one(
+        self, exchange: HttpRequest, path: ModelPath, how: How, fetcher: ImageFetcher, url: str
+    ) -> dict[str, Any]:
         signature, min_score, most = how
         told: dict[str, Any] = {"imageURL": url.encode("utf-8", "replace").decode(), "detectCells": []}
         try:
             image = await fetcher.fetch(url)
             (found,) = await self._backends.detect(exchange, path, signature, [image], min_score, most)
-        except FetchFailed as error:
+        except ImageFetchFailed as error:
             return told | {"error": str(error)}
         except NotFoundError as error:
             return told | {"error": unknown(path, error).message}
@@ -227,15 +229,15 @@ class ImageApi:
     def __init__(self, backends: Backends) -> None:
         self._backends = backends
 
-    async def classify(self, exchange: Exchange, path: ModelPath, found: Images) -> Reply:
+    async def classify(self, exchange: HttpRequest, path: ModelPath, found: Images) -> HttpReply:
         """The best classes of each image."""
         try:
             answer = await self._backends.classify(exchange, path, found.signature, found.images, found.whole("top_k"))
         except NotFoundError as error:
             raise unknown(path, error) from None
-        return Reply.of({"results": [[[one.label, number(one.score)] for one in image] for image in answer]})
+        return HttpReply.of({"results": [[[one.label, number(one.score)] for one in image] for image in answer]})
 
-    async def detect(self, exchange: Exchange, path: ModelPath, found: Images) -> Reply:
+    async def detect(self, exchange: HttpRequest, path: ModelPath, found: Images) -> HttpReply:
         """The objects in each image."""
         try:
             answer = await self._backends.detect(
@@ -243,7 +245,7 @@ class ImageApi:
             )
         except NotFoundError as error:
             raise unknown(path, error) from None
-        return Reply.of({"results": [_detections(image) for image in answer]})
+        return HttpReply.of({"results": [_detections(image) for image in answer]})
 
 
 def unknown(path: ModelPath, error: NotFoundError) -> NotFoundError | Refusal:

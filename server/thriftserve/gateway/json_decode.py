@@ -24,7 +24,7 @@ from thriftserve_idl.ttypes import DataType, Tensor
 Types = Mapping[str, DataType] | None
 
 
-class Form(Enum):
+class JsonForm(Enum):
     """How a request laid out its tensors; the answer is laid out the same way."""
 
     ROW = "predictions"
@@ -65,7 +65,7 @@ def _begins_with_base64(document: dict[str, Any], name: str, types: Mapping[str,
     return is_base64(value)
 
 
-def tensors_of(document: dict[str, Any], types: Types, signature: str | None) -> tuple[dict[str, Tensor], Form]:
+def tensors_of(document: dict[str, Any], types: Types, signature: str | None) -> tuple[dict[str, Tensor], JsonForm]:
     """The tensors of a request.
 
     Raises:
@@ -85,9 +85,9 @@ def tensors_of(document: dict[str, Any], types: Types, signature: str | None) ->
             raise Refusal(f"JSON Value: {shown(document)} Excepting 'instances' to be an list/array")
         if not rows:
             raise Refusal(f"JSON Value: {shown(document)} No values in 'instances' array")
-        return _of_rows(rows, types), Form.ROW
+        return _of_rows(rows, types), JsonForm.ROW
     if "inputs" in document:
-        return _of_columns(inputs, types), Form.COLUMNAR
+        return _of_columns(inputs, types), JsonForm.COLUMNAR
     raise Refusal("Missing 'inputs' or 'instances' key")
 
 

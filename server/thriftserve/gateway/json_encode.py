@@ -20,7 +20,7 @@ import numpy as np
 import orjson
 
 from thriftserve.gateway.http import Refusal
-from thriftserve.gateway.json_decode import Form
+from thriftserve.gateway.json_decode import JsonForm
 from thriftserve_client.conversion import shortest
 
 Array = np.ndarray[Any, np.dtype[Any]]
@@ -29,7 +29,7 @@ _PLAIN = frozenset("fiub")
 _NULL = re.compile(rb"null")
 
 
-def answer(outputs: Mapping[str, Array], form: Form) -> bytes:
+def answer(outputs: Mapping[str, Array], form: JsonForm) -> bytes:
     """The body of the answer.
 
     Raises:
@@ -37,12 +37,12 @@ def answer(outputs: Mapping[str, Array], form: Form) -> bytes:
     """
     if not outputs:
         raise Refusal("Cannot convert empty tensor map to JSON")
-    if form is Form.ROW:
+    if form is JsonForm.ROW:
         _check_rows(outputs)
     if len(outputs) == 1:
         ((name, array),) = outputs.items()
         return b'{"%s":%s}' % (form.value.encode(), written(array, name.endswith("_bytes")))
-    if form is Form.COLUMNAR:
+    if form is JsonForm.COLUMNAR:
         columns = {name: _fragment(array, name) for name, array in sorted(outputs.items())}
         return orjson.dumps({form.value: columns})
     return orjson.dumps({form.value: _rows(outputs)}, option=orjson.OPT_SERIALIZE_NUMPY)

@@ -23,7 +23,7 @@ _MOST_KEPT = 1000
 _FRESH_S = 1.0
 
 
-class Catalog:
+class MetadataCache:
     """The models' descriptions."""
 
     def __init__(self, backends: Backends) -> None:

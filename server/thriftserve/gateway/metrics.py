@@ -26,8 +26,8 @@ from prometheus_client.registry import Collector
 
 from thriftserve.gateway import metric_families as table
 from thriftserve.gateway.backends import Backends
-from thriftserve.gateway.http import Exchange, Refusal, Reply
-from thriftserve.gateway.metrics_servers import ServerCollector, Servers, Told
+from thriftserve.gateway.http import HttpReply, HttpRequest, Refusal
+from thriftserve.gateway.metrics_servers import BackendStatus, ServerCollector, Servers
 from thriftserve_client.errors import CallTimeout, DeadlineExceededError, ResourceExhaustedError
 
 # Which processes make up the gateway, and what they use, as the kernel tells.
@@ -174,7 +174,7 @@ class RequestMetrics:
         """So many requests are under way."""
         self._in_flight.set(number)
 
-    def answered(self, exchange: Exchange, reply: Reply) -> None:
+    def answered(self, exchange: HttpRequest, reply: HttpReply) -> None:
         """One has its answer."""
         what = named(exchange.path)
         model, version = self._served(exchange, what, reply.status)
@@ -202,7 +202,7 @@ class RequestMetrics:
         elif status == 504 or isinstance(error, DeadlineExceededError | CallTimeout):
             self._expired.inc()
 
-    def _served(self, exchange: Exchange, what: Named, status: int) -> tuple[str, str]:
+    def _served(self, exchange: HttpRequest, what: Named, status: int) -> tuple[str, str]:
         """Model and version for the labels: those that a server has answered for, and no others."""
         if exchange.ran is not None:
             model, number = exchange.ran
@@ -239,14 +239,14 @@ class Metrics:
         self._servers = Servers(backends)
         self.requests = RequestMetrics(self._own)
 
-    async def answer(self, exchange: Exchange) -> Reply:
+    async def answer(self, exchange: HttpRequest) -> HttpReply:
         """Everything, in the form that the Accept header asks for."""
         told = await self._servers.look()
         # A thread: files of many processes take a while to read.
         body, content_type = await asyncio.to_thread(self._written, told, exchange.headers.get("accept", ""))
-        return Reply(body, content_type)
+        return HttpReply(body, content_type)
 
-    def _written(self, told: list[Told], accept: str) -> tuple[bytes, str]:
+    def _written(self, told: list[BackendStatus], accept: str) -> tuple[bytes, str]:
         registry = CollectorRegistry()
         if self._directory is None:
             registry.register(self._own)

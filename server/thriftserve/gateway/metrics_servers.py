@@ -34,7 +34,7 @@ _MODEL_STATES = ("START", "LOADING", "AVAILABLE", "UNLOADING", "END")
 
 
 @dataclass(frozen=True)
-class Told:
+class BackendStatus:
     """What one server said; `status` is None where it did not answer."""
 
     backend: str
@@ -47,18 +47,18 @@ class Servers:
 
     def __init__(self, backends: Backends) -> None:
         self._pool = backends.pool
-        self._looking: asyncio.Task[list[Told]] | None = None
+        self._looking: asyncio.Task[list[BackendStatus]] | None = None
         self._fresh_until = 0.0
         self._models: dict[str, tuple[ModelStatus, ...]] = {}
 
-    async def look(self) -> list[Told]:
+    async def look(self) -> list[BackendStatus]:
         """What each server says, at most `KEPT_S` old."""
         now = asyncio.get_running_loop().time()
         if self._looking is None or (self._looking.done() and now >= self._fresh_until):
             self._looking = asyncio.ensure_future(self._ask())
         return await asyncio.shield(self._looking)
 
-    async def _ask(self) -> list[Told]:
+    async def _ask(self) -> list[BackendStatus]:
         statuses, models = await asyncio.gather(
             self._pool.ask_each("getServerStatus", PATIENCE_S), self._pool.ask_each("listModels", MODELS_PATIENCE_S)
         )
@@ -68,16 +68,16 @@ class Servers:
                 self._models[str(backend.dialing.address)] = tuple(map(decode.model_status, listed))
         return [self._told(str(backend.dialing.address), status) for backend, status in statuses]
 
-    def _told(self, backend: str, status: Any) -> Told:
+    def _told(self, backend: str, status: Any) -> BackendStatus:
         if isinstance(status, BaseException):
-            return Told(backend, None)
-        return Told(backend, decode.server_status(status), self._models.get(backend, ()))
+            return BackendStatus(backend, None)
+        return BackendStatus(backend, decode.server_status(status), self._models.get(backend, ()))
 
 
 class ServerCollector(Collector):
     """The same as families of samples."""
 
-    def __init__(self, told: Iterable[Told]) -> None:
+    def __init__(self, told: Iterable[BackendStatus]) -> None:
         self._told = list(told)
 
     def collect(self) -> Iterator[Metric]:

@@ -13,11 +13,11 @@ from typing import Any, TypeVar
 
 from thriftserve.gateway import json_encode
 from thriftserve.gateway.backends import Backends
-from thriftserve.gateway.http import SIGNATURE, Exchange, ModelPath, Refusal, Reply
+from thriftserve.gateway.http import SIGNATURE, HttpReply, HttpRequest, ModelPath, Refusal
 from thriftserve.gateway.images import bears_images
-from thriftserve.gateway.json_decode import Form, Types, signature_name, tensors_of, with_images
+from thriftserve.gateway.json_decode import JsonForm, Types, signature_name, tensors_of, with_images
 from thriftserve.gateway.json_text import members, parsed_object
-from thriftserve.gateway.metadata_cache import Catalog, declares_nothing, signature_of
+from thriftserve.gateway.metadata_cache import MetadataCache, declares_nothing, signature_of
 from thriftserve.gateway.npy import KINDS, accepted, query_of, reply_of, tensors_in
 from thriftserve_client.errors import FailedPreconditionError, InvalidArgumentError, NotFoundError
 from thriftserve_client.results import ModelMetadata, ModelStatus, Prediction, SignatureInfo, TensorInfo
@@ -44,12 +44,12 @@ async def aside(size: int, work: Callable[..., T], *values: Any) -> T:
 class ModelApi:
     """The endpoints below /v1/models/N that take tensors or tell of a model."""
 
-    def __init__(self, backends: Backends, catalog: Catalog, max_body_bytes: int) -> None:
+    def __init__(self, backends: Backends, catalog: MetadataCache, max_body_bytes: int) -> None:
         self._backends = backends
         self._catalog = catalog
         self._max_body_bytes = max_body_bytes
 
-    async def predict(self, exchange: Exchange, path: ModelPath) -> Reply:
+    async def predict(self, exchange: HttpRequest, path: ModelPath) -> HttpReply:
         """Runs a signature on the tensors of a body: JSON, or as they lie in memory."""
         exchange.check_query(SIGNATURE, "output", *query_of(exchange.content_type))
         body = await exchange.body()
@@ -61,28 +61,28 @@ class ModelApi:
         if kind is not None:
             return reply_of(prediction.outputs, kind)
         size = sum(array.nbytes for array in prediction.outputs.values())
-        return Reply(await aside(size, json_encode.answer, prediction.outputs, form))
+        return HttpReply(await aside(size, json_encode.answer, prediction.outputs, form))
 
-    async def _predict_json(self, exchange: Exchange, path: ModelPath, body: bytes) -> tuple[Prediction, Form]:
+    async def _predict_json(self, exchange: HttpRequest, path: ModelPath, body: bytes) -> tuple[Prediction, JsonForm]:
         if bears_images(exchange.content_type):
             raise Refusal(f":predict takes no {exchange.content_type}: send images to :classify or :detect", 415)
         document = members(await aside(len(body), parsed_object, body), _MEMBERS)
         name = signature_name(document) or exchange.query.get(SIGNATURE)
 
-        async def read(signature: SignatureInfo, types: Types) -> tuple[dict[str, Tensor], Form]:
+        async def read(signature: SignatureInfo, types: Types) -> tuple[dict[str, Tensor], JsonForm]:
             sent = with_images(document, types, pixels(signature))
             return await aside(len(body), tensors_of, document, sent, name)
 
         return await self.run(exchange, path, name, read, _asked(exchange))
 
-    async def _predict_arrays(self, exchange: Exchange, path: ModelPath, body: bytes) -> tuple[Prediction, Form]:
-        async def read(signature: SignatureInfo, types: Types) -> tuple[dict[str, Tensor], Form]:
-            return tensors_in(exchange, body, signature, types, self._max_body_bytes), Form.COLUMNAR
+    async def _predict_arrays(self, exchange: HttpRequest, path: ModelPath, body: bytes) -> tuple[Prediction, JsonForm]:
+        async def read(signature: SignatureInfo, types: Types) -> tuple[dict[str, Tensor], JsonForm]:
+            return tensors_in(exchange, body, signature, types, self._max_body_bytes), JsonForm.COLUMNAR
 
         return await self.run(exchange, path, exchange.query.get(SIGNATURE), read, _asked(exchange))
 
     async def run(
-        self, exchange: Exchange, path: ModelPath, signature: str | None, read: Read[T], outputs: Outputs = None
+        self, exchange: HttpRequest, path: ModelPath, signature: str | None, read: Read[T], outputs: Outputs = None
     ) -> tuple[Prediction, T]:
         """Runs a signature on what `read` makes of it and its types: tensors, and something to keep by.
 
@@ -106,7 +106,7 @@ class ModelApi:
 
     async def _run(
         self,
-        exchange: Exchange,
+        exchange: HttpRequest,
         path: ModelPath,
         described: ModelMetadata,
         signature: str | None,
@@ -120,7 +120,7 @@ class ModelApi:
         self._catalog.ran(path, prediction.version)
         return prediction, kept
 
-    async def status(self, exchange: Exchange, path: ModelPath) -> Reply:
+    async def status(self, exchange: HttpRequest, path: ModelPath) -> HttpReply:
         """The state of every version, or of the one named."""
         exchange.check_query()
         try:
@@ -131,21 +131,21 @@ class ModelApi:
             if path.label is None:
                 raise
             raise path.not_found() from None
-        return Reply.of(status_form(found))
+        return HttpReply.of(status_form(found))
 
-    async def metadata(self, exchange: Exchange, path: ModelPath) -> Reply:
+    async def metadata(self, exchange: HttpRequest, path: ModelPath) -> HttpReply:
         """The signatures."""
         exchange.check_query()
-        return Reply.of(metadata_form(await self._catalog.renew(path, exchange.left_s)))
+        return HttpReply.of(metadata_form(await self._catalog.renew(path, exchange.left_s)))
 
-    async def models(self, exchange: Exchange) -> Reply:
+    async def models(self, exchange: HttpRequest) -> HttpReply:
         """The state of every model."""
         exchange.check_query()
         found = await self._backends.models(exchange.left_s)
-        return Reply.of({"models": [{"name": one.name, **status_form(one)} for one in found]})
+        return HttpReply.of({"models": [{"name": one.name, **status_form(one)} for one in found]})
 
 
-def _asked(exchange: Exchange) -> Outputs:
+def _asked(exchange: HttpRequest) -> Outputs:
     """The one output that the query names; None: all of them."""
     name = exchange.query.get("output")
     return [name] if name else None

@@ -17,7 +17,7 @@ from urllib.parse import quote
 import numpy as np
 from numpy.lib import format as npy
 
-from thriftserve.gateway.http import Exchange, Refusal, Reply
+from thriftserve.gateway.http import HttpReply, HttpRequest, Refusal
 from thriftserve.gateway.json_decode import Types
 from thriftserve_client.codec import data_type, numpy_dtype, to_tensor
 from thriftserve_client.conversion import converted, storable
@@ -44,7 +44,7 @@ def query_of(content_type: str) -> tuple[str, ...]:
 
 
 def tensors_in(
-    exchange: Exchange, body: bytes, signature: SignatureInfo, types: Types, limit: int
+    exchange: HttpRequest, body: bytes, signature: SignatureInfo, types: Types, limit: int
 ) -> dict[str, Tensor]:
     """The tensors of a body of one of `KINDS`.
 
@@ -122,7 +122,7 @@ def _tensor(array: Array, name: str, types: Types) -> Tensor:
         raise Refusal(f"input {name!r}: {error}") from None
 
 
-def _input(exchange: Exchange, signature: SignatureInfo) -> str:
+def _input(exchange: HttpRequest, signature: SignatureInfo) -> str:
     name = exchange.query.get("input")
     if name:
         return name
@@ -132,7 +132,7 @@ def _input(exchange: Exchange, signature: SignatureInfo) -> str:
     return next(iter(signature.inputs))
 
 
-def _raw(exchange: Exchange, body: bytes, info: TensorInfo) -> Tensor:
+def _raw(exchange: HttpRequest, body: bytes, info: TensorInfo) -> Tensor:
     itemsize = numpy_dtype(info.dtype).itemsize
     text = exchange.query.get("shape") or exchange.headers.get("x-tensor-shape")
     shape = _implied(info, len(body), itemsize) if text is None else _shape(text)
@@ -166,7 +166,7 @@ def _implied(info: TensorInfo, size: int, itemsize: int) -> list[int]:
 _ACCEPTED = {NPY: NPY, "application/npy": NPY, NPZ: NPZ, "application/npz": NPZ, RAW: RAW}
 
 
-def accepted(exchange: Exchange) -> str | None:
+def accepted(exchange: HttpRequest) -> str | None:
     """The first of the binary kinds that the Accept header names; None: JSON will do."""
     for part in exchange.headers.get("accept", "").split(","):
         kind = _ACCEPTED.get(part.partition(";")[0].strip().lower())
@@ -175,26 +175,26 @@ def accepted(exchange: Exchange) -> str | None:
     return None
 
 
-def reply_of(outputs: Mapping[str, Array], kind: str) -> Reply:
+def reply_of(outputs: Mapping[str, Array], kind: str) -> HttpReply:
     """The outputs as NPY, NPZ or RAW.
 
     Raises:
         Refusal: there are several and one was to be named, or it is text that the form does not hold.
     """
     if kind == NPZ:
-        return Reply(_zipped(outputs), NPZ)
+        return HttpReply(_zipped(outputs), NPZ)
     if len(outputs) != 1:
         raise Refusal(f"which output? Name it in the query, as in ?output=y; there are {', '.join(sorted(outputs))}")
     ((name, array),) = outputs.items()
     if kind == NPY:
         file = io.BytesIO()
         np.lib.format.write_array(file, _storable(name, array), allow_pickle=False)
-        return Reply(file.getbuffer(), NPY)
+        return HttpReply(file.getbuffer(), NPY)
     if array.dtype == object:
         raise Refusal(f"output {name!r} is text, which has no fixed size: accept {NPY} or JSON", 406)
     shape = ",".join(map(str, array.shape))
     headers = {"x-tensor-name": quote(name), "x-tensor-dtype": array.dtype.name, "x-tensor-shape": shape}
-    return Reply(np.ascontiguousarray(array).tobytes(), RAW, headers=headers)
+    return HttpReply(np.ascontiguousarray(array).tobytes(), RAW, headers=headers)
 
 
 def _zipped(outputs: Mapping[str, Array]) -> memoryview:

@@ -20,18 +20,18 @@ from thriftserve.gateway.classify import ExampleApi
 from thriftserve.gateway.health import Health
 from thriftserve.gateway.http import (
     RETRY_AFTER,
-    Exchange,
+    HttpReply,
+    HttpRequest,
     ModelPath,
     Receive,
     Refusal,
-    Reply,
     Scope,
     model_path,
     refusal_of,
 )
 from thriftserve.gateway.images import ImageApi, ImageService, bears_images, images_in, images_of
 from thriftserve.gateway.json_text import parsed_object
-from thriftserve.gateway.metadata_cache import Catalog
+from thriftserve.gateway.metadata_cache import MetadataCache
 from thriftserve.gateway.metrics import Metrics
 from thriftserve.gateway.model_api import ModelApi, aside
 from thriftserve.gateway.npy import KINDS
@@ -41,7 +41,7 @@ from thriftserve.settings.gateway import GatewaySettings
 log = logging.getLogger(__name__)
 
 Send = Callable[[dict[str, Any]], Awaitable[None]]
-Endpoint = Callable[[Exchange], Awaitable[Reply]]
+Endpoint = Callable[[HttpRequest], Awaitable[HttpReply]]
 #: Beside "/v1/models", what there is of TensorFlow Serving's API, whatever the letters' case.
 _V1 = re.compile(r"/v1(?:/.*)?", re.IGNORECASE | re.DOTALL)
 #: Answered however much is under way: who watches an overloaded gateway must not take it for a dead one.
@@ -62,7 +62,7 @@ class Gateway:
         """Makes everything that belongs to the running event loop."""
         settings = self._settings
         self._backends = backends = Backends(settings)
-        catalog = Catalog(backends)
+        catalog = MetadataCache(backends)
         health = Health(backends)
         self._models = ModelApi(backends, catalog, settings.max_body_bytes)
         self._examples = ExampleApi(catalog, self._models)
@@ -90,7 +90,7 @@ class Gateway:
             return
         if self._backends is None:
             self.open()
-        exchange = Exchange(scope, receive, self._settings)
+        exchange = HttpRequest(scope, receive, self._settings)
         counted = exchange.path not in _ALWAYS
         self.in_flight += counted
         self._metrics.requests.in_flight(self.in_flight)
@@ -111,7 +111,7 @@ class Gateway:
             )
         await _send(exchange, reply, send)
 
-    async def _answer(self, exchange: Exchange) -> Reply:
+    async def _answer(self, exchange: HttpRequest) -> HttpReply:
         try:
             if self.in_flight > self._settings.max_in_flight and exchange.path not in _ALWAYS:
                 raise Refusal(f"{self._settings.max_in_flight} requests are under way, the limit", 503, RETRY_AFTER)
@@ -121,11 +121,11 @@ class Gateway:
             self._metrics.requests.failed(error, refusal.status)
         try:
             body = orjson.dumps({"error": refusal.message.encode("utf-8", "replace").decode()})
-            return Reply(body, status=refusal.status, headers=dict(refusal.headers))
+            return HttpReply(body, status=refusal.status, headers=dict(refusal.headers))
         finally:
             del refusal  # it knows this frame: the two would wait for the collector, and the request's body with them
 
-    async def _routed(self, exchange: Exchange) -> Reply:
+    async def _routed(self, exchange: HttpRequest) -> HttpReply:
         path = exchange.path
         route = self._routes.get(path)
         if route is not None:
@@ -136,7 +136,7 @@ class Gateway:
             return await self._v2.answer(exchange)
         raise Refusal(f"Not found: {path[:1000]}", 404)
 
-    async def _v1(self, exchange: Exchange, path: str) -> Reply:
+    async def _v1(self, exchange: HttpRequest, path: str) -> HttpReply:
         if exchange.method in ("GET", "HEAD") and _ALL_MODELS.fullmatch(path):
             return await self._models.models(exchange)
         which = model_path(exchange.method, path)
@@ -148,7 +148,7 @@ class Gateway:
             return await self._models.metadata(exchange, which)
         return await self._v1_images(exchange, which)
 
-    async def _v1_images(self, exchange: Exchange, which: ModelPath) -> Reply:
+    async def _v1_images(self, exchange: HttpRequest, which: ModelPath) -> HttpReply:
         """classify, regress and detect: the first takes examples or images, the others one of these."""
         kind = exchange.content_type
         if which.verb != "regress" and bears_images(kind):
@@ -168,21 +168,21 @@ class Gateway:
         return await self._images.detect(exchange, which, found)
 
 
-async def _openapi(exchange: Exchange) -> Reply:
-    return Reply.of(openapi.document())
+async def _openapi(exchange: HttpRequest) -> HttpReply:
+    return HttpReply.of(openapi.document())
 
 
-async def _page(exchange: Exchange) -> Reply:
-    return Reply(openapi.page().encode(), "text/html; charset=utf-8")
+async def _page(exchange: HttpRequest) -> HttpReply:
+    return HttpReply(openapi.page().encode(), "text/html; charset=utf-8")
 
 
-async def _allowed(exchange: Exchange, method: str, endpoint: Endpoint) -> Reply:
+async def _allowed(exchange: HttpRequest, method: str, endpoint: Endpoint) -> HttpReply:
     if exchange.method != method and not (method == "GET" and exchange.method == "HEAD"):
         raise Refusal(f"Method {exchange.method} is not allowed here: use {method}", 405, {"allow": method})
     return await endpoint(exchange)
 
 
-async def _send(exchange: Exchange, reply: Reply, send: Send) -> None:
+async def _send(exchange: HttpRequest, reply: HttpReply, send: Send) -> None:
     headers = [
         (b"content-type", reply.content_type.encode("latin-1")),
         (b"content-length", b"%d" % len(reply.body)),

@@ -18,16 +18,16 @@ import orjson
 
 from thriftserve import __version__
 from thriftserve.gateway.health import Health
-from thriftserve.gateway.http import JSON, SIGNATURE, Exchange, ModelPath, Refusal, Reply, model_path
+from thriftserve.gateway.http import JSON, SIGNATURE, HttpReply, HttpRequest, ModelPath, Refusal, model_path
 from thriftserve.gateway.json_decode import Types
 from thriftserve.gateway.json_encode import Array, number, written
 from thriftserve.gateway.json_faults import tensor_of
 from thriftserve.gateway.json_tensors import quick_tensor
 from thriftserve.gateway.json_text import parsed_object, shown, without_nulls
-from thriftserve.gateway.metadata_cache import Catalog, signature_of
+from thriftserve.gateway.metadata_cache import MetadataCache, signature_of
 from thriftserve.gateway.model_api import ModelApi, aside
 from thriftserve.gateway.npy import RAW
-from thriftserve.gateway.v2_request import InferRequest, Wanted, no_classes, parameters_of
+from thriftserve.gateway.v2_request import InferRequest, RequestedOutput, no_classes, parameters_of
 from thriftserve_client.codec import data_type, numpy_dtype
 from thriftserve_client.results import Prediction, SignatureInfo, TensorInfo
 from thriftserve_idl.ttypes import DataType, Tensor
@@ -193,12 +193,12 @@ _EXTENSIONS = ["binary_tensor_data", "classification"]
 class V2Api:
     """The endpoints below /v2."""
 
-    def __init__(self, catalog: Catalog, models: ModelApi, health: Health) -> None:
+    def __init__(self, catalog: MetadataCache, models: ModelApi, health: Health) -> None:
         self._catalog = catalog
         self._models = models
         self._health = health
 
-    async def answer(self, exchange: Exchange) -> Reply:
+    async def answer(self, exchange: HttpRequest) -> HttpReply:
         """Whatever is asked below /v2."""
         fixed = {"/v2": self._server, "/v2/health/live": self._live, "/v2/health/ready": self._health.ready}
         endpoint = fixed.get(exchange.path.rstrip("/"))
@@ -214,21 +214,21 @@ class V2Api:
             return await self._infer(exchange, path)
         return await (self._ready if path.verb == "ready" else self._metadata)(exchange, path)
 
-    async def _server(self, exchange: Exchange) -> Reply:
-        return Reply.of({"name": "thriftserve", "version": __version__, "extensions": _EXTENSIONS})
+    async def _server(self, exchange: HttpRequest) -> HttpReply:
+        return HttpReply.of({"name": "thriftserve", "version": __version__, "extensions": _EXTENSIONS})
 
-    async def _live(self, exchange: Exchange) -> Reply:
-        return Reply.of({"live": True})
+    async def _live(self, exchange: HttpRequest) -> HttpReply:
+        return HttpReply.of({"live": True})
 
-    async def _ready(self, exchange: Exchange, path: ModelPath) -> Reply:
+    async def _ready(self, exchange: HttpRequest, path: ModelPath) -> HttpReply:
         described = await self._catalog.renew(path, exchange.left_s)
-        return Reply.of({"name": described.model, "ready": True})
+        return HttpReply.of({"name": described.model, "ready": True})
 
-    async def _metadata(self, exchange: Exchange, path: ModelPath) -> Reply:
+    async def _metadata(self, exchange: HttpRequest, path: ModelPath) -> HttpReply:
         described = await self._catalog.renew(path, exchange.left_s)
         exchange.check_query(SIGNATURE)
         signature = signature_of(described, exchange.query.get(SIGNATURE))
-        return Reply.of(
+        return HttpReply.of(
             {
                 "name": described.model,
                 "versions": [str(described.version)],
@@ -238,7 +238,7 @@ class V2Api:
             }
         )
 
-    async def _infer(self, exchange: Exchange, path: ModelPath) -> Reply:
+    async def _infer(self, exchange: HttpRequest, path: ModelPath) -> HttpReply:
         exchange.check_query(SIGNATURE)
         body = memoryview(await exchange.body())
         length = _json_length(exchange, len(body))
@@ -263,12 +263,12 @@ class V2Api:
         return await aside(size, _reply, request.request_id, prediction, wanted, labels)
 
 
-def _only(method: str, exchange: Exchange) -> None:
+def _only(method: str, exchange: HttpRequest) -> None:
     if exchange.method != method and not (method == "GET" and exchange.method == "HEAD"):
         raise Refusal(f"Method {exchange.method} is not allowed here: use {method}", 405, {"allow": method})
 
 
-def _json_length(exchange: Exchange, size: int) -> int:
+def _json_length(exchange: HttpRequest, size: int) -> int:
     text = exchange.headers.get(_JSON_LENGTH)
     if text is None:
         return size
@@ -278,8 +278,8 @@ def _json_length(exchange: Exchange, size: int) -> int:
 
 
 def _reply(
-    request_id: str | None, prediction: Prediction, wanted: Mapping[str, Wanted], labels: Sequence[str]
-) -> Reply:
+    request_id: str | None, prediction: Prediction, wanted: Mapping[str, RequestedOutput], labels: Sequence[str]
+) -> HttpReply:
     told, tails = [], []
     for name, how in wanted.items():
         array = prediction[name]
@@ -293,8 +293,8 @@ def _reply(
         answer["id"] = request_id
     text = orjson.dumps(answer)
     if not any(how.binary for how in wanted.values()):
-        return Reply(text, JSON)
-    return Reply(b"".join([text, *tails]), RAW, headers={_JSON_LENGTH: str(len(text))})
+        return HttpReply(text, JSON)
+    return HttpReply(b"".join([text, *tails]), RAW, headers={_JSON_LENGTH: str(len(text))})
 
 
 def _infos(infos: Mapping[str, TensorInfo]) -> list[dict[str, Any]]:

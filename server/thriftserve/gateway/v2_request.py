@@ -25,7 +25,7 @@ _RESERVED = "triton_"
 
 
 @dataclass(frozen=True)
-class Wanted:
+class RequestedOutput:
     """How an output is wanted: its bytes behind the JSON; of each row of classes the `classes` best (0: the output)."""
 
     binary: bool = False
@@ -47,8 +47,8 @@ class InferRequest:
     request_id: str | None = None
     signature: str | None = None
     timeout_s: float | None = None
-    outputs: Mapping[str, Wanted] = field(default_factory=dict)
-    every: Wanted = Wanted()
+    outputs: Mapping[str, RequestedOutput] = field(default_factory=dict)
+    every: RequestedOutput = RequestedOutput()
 
     @classmethod
     def read(cls, document: Mapping[str, Any]) -> InferRequest:
@@ -63,7 +63,7 @@ class InferRequest:
                 raise Refusal(f"parameters.{name} is {shown(asked[name])}: no model here has sequences, leave it out")
         if reserved := [name for name in asked if name.startswith(_RESERVED)]:
             raise Refusal(f"parameters.{reserved[0]}: names that begin with {_RESERVED} are reserved")
-        every = Wanted(_flag(asked, "binary_data_output", "parameters", False))
+        every = RequestedOutput(_flag(asked, "binary_data_output", "parameters", False))
         return cls(
             _text(document, "id", "id"),
             _text(asked, "signature_name", "parameters.signature_name") or None,
@@ -89,7 +89,7 @@ class InferRequest:
             if wanted.classes and (info.dtype in (DataType.STRING, DataType.BOOL) or info.shape == ()):
                 raise no_classes(name, info.dtype, info.shape or ())
 
-    def wanted(self, names: Iterable[str]) -> dict[str, Wanted]:
+    def wanted(self, names: Iterable[str]) -> dict[str, RequestedOutput]:
         """How each output of an answer is wanted, in the order of the request."""
         return dict(self.outputs) or dict.fromkeys(names, self.every)
 
@@ -122,10 +122,10 @@ def parameters_of(value: Mapping[str, Any], where: str) -> dict[str, Any]:
     return found
 
 
-def _outputs(value: Any, binary: bool) -> dict[str, Wanted]:
+def _outputs(value: Any, binary: bool) -> dict[str, RequestedOutput]:
     if type(value) is not list or not all(type(one) is dict and type(one.get("name")) is str for one in value):
         raise Refusal(f'"outputs" is {shown(value)}: expected a list of objects with a name each')
-    found: dict[str, Wanted] = {}
+    found: dict[str, RequestedOutput] = {}
     for one in value:
         name = one["name"]
         if name in found:
@@ -135,7 +135,7 @@ def _outputs(value: Any, binary: bool) -> dict[str, Wanted]:
         classes = asked.get("classification", 0)
         if type(classes) is not int or classes < 0:
             raise Refusal(f"{where}.classification is {shown(classes)}: expected how many classes, a whole number")
-        found[name] = Wanted(_flag(asked, "binary_data", where, binary), classes)
+        found[name] = RequestedOutput(_flag(asked, "binary_data", where, binary), classes)
     return found
 
 

@@ -29,7 +29,7 @@ from thriftserve.models.tensorflow.saved_model import SavedModelSession
 from thriftserve.repository import image_settings, model_settings
 from thriftserve.repository.model_settings import UNSET
 from thriftserve.repository.plan import Plan, PlannedModel
-from thriftserve.repository.state_store import Attempt
+from thriftserve.repository.state_store import LoadReport
 from thriftserve.repository.versions import PYTHON_VERSION, ModelConfig, VersionDir, newest_version
 
 # Loading that leaves the processor to those that serve.
@@ -80,7 +80,7 @@ def _may_return() -> bool:
 log = logging.getLogger(__name__)
 
 
-def load_plan(plan: Plan, options: SessionOptions, attempt: Attempt | None = None) -> list[Servable]:
+def load_plan(plan: Plan, options: SessionOptions, attempt: LoadReport | None = None) -> list[Servable]:
     """Loads every version of a plan.
 
     Of the first plan a version that can't be loaded is left out where another one of its model can; of any
@@ -101,7 +101,7 @@ def load_plan(plan: Plan, options: SessionOptions, attempt: Attempt | None = Non
 
 
 def _load_model(
-    model: PlannedModel, options: SessionOptions, attempt: Attempt | None, *, lenient: bool
+    model: PlannedModel, options: SessionOptions, attempt: LoadReport | None, *, lenient: bool
 ) -> list[Servable]:
     loaded: list[Servable] = []
     for one in model.versions:

@@ -16,7 +16,7 @@ from thriftserve.models.session import Array, Arrays
 from thriftserve.models.signature import DEFAULT_SIGNATURE
 from thriftserve.models.tensor_proto import decode as decode_tensor
 from thriftserve.models.tensor_proto import encode as encode_tensor
-from thriftserve.repository.protobuf import Damaged, fields, packed_field
+from thriftserve.repository.protobuf import CorruptFile, fields, packed_field
 
 _CLASSIFY, _REGRESS, _MULTI, _SESSION_RUN, _PREDICT, _STREAMED = 2, 3, 4, 5, 6, 7
 _REQUEST = 1
@@ -32,7 +32,7 @@ class Unsupported(Exception):
 
 
 @dataclass(frozen=True)
-class Recorded:
+class RecordedRequest:
     """A request: the signature that it calls, and with what."""
 
     signature: str
@@ -43,7 +43,7 @@ class Recorded:
     examples: Sequence[bytes] | None = None
 
 
-def decode(message: bytes) -> list[Recorded]:
+def decode(message: bytes) -> list[RecordedRequest]:
     """The requests of one record: one, or one a task of a MultiInference.
 
     Raises:
@@ -53,19 +53,19 @@ def decode(message: bytes) -> list[Recorded]:
     # Among the fields of a oneof, the last one holds.
     found = [one for one in fields(memoryview(message)) if _CLASSIFY <= one.number <= _STREAMED]
     if not found:
-        raise Damaged("it has no request in it")
+        raise CorruptFile("it has no request in it")
     log = found[-1]
     if log.number == _SESSION_RUN:
         raise Unsupported("a SessionRun request names tensors of the graph, and only signatures are served")
     requests = [one.content for one in fields(log.content) if one.number == _REQUEST]
     if not requests:
-        raise Damaged("it has no request in it")
+        raise CorruptFile("it has no request in it")
     if log.number in (_PREDICT, _STREAMED):
         return [_predict(one) for one in requests]
     if log.number == _MULTI:
         return _multi(requests[-1])
     signature, examples = _with_examples(requests[-1])
-    return [Recorded(signature, examples=examples)]
+    return [RecordedRequest(signature, examples=examples)]
 
 
 def encode(model: str, signature: str, inputs: Arrays, outputs: Sequence[str] = ()) -> bytes:
@@ -83,7 +83,7 @@ def encode(model: str, signature: str, inputs: Arrays, outputs: Sequence[str] = 
     return packed_field(_PREDICT, packed_field(_REQUEST, request))
 
 
-def _predict(request: memoryview) -> Recorded:
+def _predict(request: memoryview) -> RecordedRequest:
     signature, inputs, outputs = DEFAULT_SIGNATURE, dict[str, Array](), list[str]()
     for one in fields(request):
         if one.number == _SPEC:
@@ -94,7 +94,7 @@ def _predict(request: memoryview) -> Recorded:
             inputs[name] = decode_tensor(parts.get(_VALUE, memoryview(b"")))
         elif one.number == _FILTER:
             outputs.append(_text(one.content))
-    return Recorded(signature, inputs, outputs)
+    return RecordedRequest(signature, inputs, outputs)
 
 
 def _with_examples(request: memoryview) -> tuple[str, list[bytes]]:
@@ -108,7 +108,7 @@ def _with_examples(request: memoryview) -> tuple[str, list[bytes]]:
     return signature, examples
 
 
-def _multi(request: memoryview) -> list[Recorded]:
+def _multi(request: memoryview) -> list[RecordedRequest]:
     signatures, examples = list[str](), list[bytes]()
     for one in fields(request):
         if one.number == _REQUEST:  # a task
@@ -116,7 +116,7 @@ def _multi(request: memoryview) -> list[Recorded]:
             signatures.append(_signature(specs[-1]) if specs else DEFAULT_SIGNATURE)
         elif one.number == _INPUTS:
             examples = list(_examples(one.content))
-    return [Recorded(one, examples=examples) for one in signatures]
+    return [RecordedRequest(one, examples=examples) for one in signatures]
 
 
 def _examples(message: memoryview) -> Iterator[bytes]:
@@ -141,4 +141,4 @@ def _text(content: memoryview) -> str:
     try:
         return bytes(content).decode()
     except UnicodeDecodeError:
-        raise Damaged("a name is not UTF-8") from None
+        raise CorruptFile("a name is not UTF-8") from None

@@ -15,7 +15,7 @@ from dataclasses import dataclass, field, replace
 
 from thriftserve.errors import FailedPrecondition, InvalidArgument, NotFound, ThriftServeError, Unavailable
 from thriftserve.models.servable import Servable
-from thriftserve.repository.state_store import Told
+from thriftserve.repository.state_store import StateReader
 from thriftserve.repository.version_states import VersionStatus
 from thriftserve_idl.ttypes import ModelState
 
@@ -224,10 +224,10 @@ def _statuses(name: str, table: _Table) -> list[VersionStatus]:
 # A worker's models, beside what the keeper tells of all.
 
 
-class KeptRegistry(Registry):
+class SharedStateRegistry(Registry):
     """What a worker serves, where a keeper decides on that."""
 
-    def __init__(self, servables: Iterable[Servable], told: Told) -> None:
+    def __init__(self, servables: Iterable[Servable], told: StateReader) -> None:
         super().__init__(servables)
         self._told = told
         self._seen = -1

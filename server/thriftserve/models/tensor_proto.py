@@ -20,7 +20,7 @@ from thriftserve.repository.protobuf import (
     FIXED32,
     FIXED64,
     VARINT,
-    Damaged,
+    CorruptFile,
     WireField,
     fields,
     number_field,
@@ -64,12 +64,12 @@ def decode(message: memoryview) -> Array:
     try:
         dtype = DataType(number)
     except ValueError:
-        raise Damaged(f"a tensor of type number {number}, which requests can't carry") from None
+        raise CorruptFile(f"a tensor of type number {number}, which requests can't carry") from None
     shape = _shape(found.get(_SHAPE, []))
     try:
         return _array(dtype, shape, found)
     except (TensorError, ValueError, OverflowError) as error:
-        raise Damaged(f"{dtype.name} tensor of shape {list(shape)}: {error}") from None
+        raise CorruptFile(f"{dtype.name} tensor of shape {list(shape)}: {error}") from None
 
 
 def encode(array: Array) -> bytes:
@@ -95,11 +95,11 @@ def _shape(found: list[WireField]) -> tuple[int, ...]:
     for shape in found:
         for one in fields(shape.content):
             if one.number == _UNKNOWN_RANK and one.number_value:
-                raise Damaged("a tensor of unknown rank")
+                raise CorruptFile("a tensor of unknown rank")
             if one.number == _DIM:
                 sizes.append(next((_signed(each.number_value) for each in fields(one.content) if each.number == 1), 0))
     if len(sizes) > _MOST_RANK or any(size < 0 for size in sizes) or math.prod(sizes) > _MOST_ELEMENTS:
-        raise Damaged(f"a tensor of the impossible shape {sizes[:8]}")
+        raise CorruptFile(f"a tensor of the impossible shape {sizes[:8]}")
     return tuple(sizes)
 
 
@@ -110,7 +110,7 @@ def _array(dtype: DataType, shape: tuple[int, ...], found: dict[int, list[WireFi
     kind = numpy_dtype(dtype)
     if _CONTENT in found and (content := found[_CONTENT][-1].content):
         if len(content) != count * kind.itemsize:
-            raise Damaged(f"{len(content)} bytes of content for {count} elements")
+            raise CorruptFile(f"{len(content)} bytes of content for {count} elements")
         return np.frombuffer(content, np.uint8).view(kind).reshape(shape).copy()
     number, wire = _VALUES[dtype]
     values = [value for one in found.get(number, []) for value in _READ[wire](one)]
@@ -128,7 +128,7 @@ def _numbers(values: list[int], wire: int, kind: np.dtype[Any]) -> Array:
 def _filled(values: Array, shape: tuple[int, ...], empty: Any) -> Array:
     count = math.prod(shape)
     if len(values) > count:
-        raise Damaged(f"{len(values)} values for {count} elements")
+        raise CorruptFile(f"{len(values)} values for {count} elements")
     full = np.full(count, values[-1] if len(values) else empty, values.dtype)
     full[: len(values)] = values
     return full.reshape(shape)

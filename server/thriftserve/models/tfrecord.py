@@ -15,7 +15,7 @@ from typing import IO, Any
 import numpy as np
 import numpy.typing as npt
 
-from thriftserve.repository.protobuf import Damaged
+from thriftserve.repository.protobuf import CorruptFile
 
 # The checksum of TFRecord files: CRC-32C, in numpy, at tens of MB a second.
 
@@ -100,7 +100,7 @@ _HEAD = struct.Struct("<QI")
 _FOOT = struct.Struct("<I")
 
 
-def read(path: Path) -> Iterator[tuple[int, bytes | Damaged]]:
+def read(path: Path) -> Iterator[tuple[int, bytes | CorruptFile]]:
     """The records of a file with their numbers, from 1 on.
 
     A record whose content is damaged comes as what is wrong with it, and the next one follows; where a length is
@@ -127,20 +127,20 @@ def framed(content: bytes) -> bytes:
     return length + _FOOT.pack(masked(length)) + content + _FOOT.pack(masked(content))
 
 
-def _length(file: IO[bytes], size: int) -> tuple[int, Damaged | None]:
+def _length(file: IO[bytes], size: int) -> tuple[int, CorruptFile | None]:
     head = file.read(_HEAD.size)
     if len(head) < _HEAD.size:
-        return 0, Damaged(f"the file ends {len(head)} bytes into it")
+        return 0, CorruptFile(f"the file ends {len(head)} bytes into it")
     length, checksum = _HEAD.unpack(head)
     if masked(head[:8]) != checksum:
-        return 0, Damaged("its length is damaged, or the file is no TFRecord file: what follows can't be found")
+        return 0, CorruptFile("its length is damaged, or the file is no TFRecord file: what follows can't be found")
     left = size - file.tell() - _FOOT.size
     if length > left:
-        return 0, Damaged(f"it has {length} bytes and the file has {max(0, left)} more")
+        return 0, CorruptFile(f"it has {length} bytes and the file has {max(0, left)} more")
     return length, None
 
 
-def _content(file: IO[bytes], length: int) -> bytes | Damaged:
+def _content(file: IO[bytes], length: int) -> bytes | CorruptFile:
     content = file.read(length)
     (checksum,) = _FOOT.unpack(file.read(_FOOT.size))
-    return content if masked(content) == checksum else Damaged("its content is damaged: the checksum is another")
+    return content if masked(content) == checksum else CorruptFile("its content is damaged: the checksum is another")

@@ -18,11 +18,11 @@ import numpy as np
 
 from thriftserve.errors import ModelLoadError, ThriftServeError
 from thriftserve.models import tfrecord
-from thriftserve.models.prediction_log import Recorded, Unsupported, decode
+from thriftserve.models.prediction_log import RecordedRequest, Unsupported, decode
 from thriftserve.models.servable import Servable
 from thriftserve.models.session import Arrays
 from thriftserve.models.signature import Signature, TensorSpec
-from thriftserve.repository.protobuf import Damaged
+from thriftserve.repository.protobuf import CorruptFile
 from thriftserve_client.codec import numpy_dtype
 from thriftserve_client.errors import TensorError
 from thriftserve_idl.ttypes import DataType
@@ -70,7 +70,7 @@ def _run_all(servable: Servable, path: Path, warmed: Warmed) -> Iterator[str]:
                 return
             try:
                 _run_one(servable, content, warmed)
-            except (Damaged, ThriftServeError) as error:
+            except (CorruptFile, ThriftServeError) as error:
                 yield f"record {number}: {error}"
             except Unsupported as error:
                 yield f"record {number} is skipped: {error}"
@@ -78,13 +78,15 @@ def _run_all(servable: Servable, path: Path, warmed: Warmed) -> Iterator[str]:
         yield f"can't be read: {error.strerror}"
 
 
-def _run_one(servable: Servable, content: bytes | Damaged, warmed: Warmed) -> None:
-    if isinstance(content, Damaged):
+def _run_one(servable: Servable, content: bytes | CorruptFile, warmed: Warmed) -> None:
+    if isinstance(content, CorruptFile):
         raise content
     for request in decode(content):
         signature = servable.signatures.get(request.signature)
         if signature is None:
-            raise Damaged(f"the model has no signature {request.signature!r}; it has {', '.join(servable.signatures)}")
+            raise CorruptFile(
+                f"the model has no signature {request.signature!r}; it has {', '.join(servable.signatures)}"
+            )
         inputs = arrays(request, signature)
         servable.session.run(signature.name, inputs, outputs(request, signature))
         warmed.runs[signature.name] = warmed.runs.get(signature.name, 0) + 1
@@ -97,7 +99,7 @@ def samples(servable: Servable, version_path: Path, most: int) -> dict[str, list
         for number, content in tfrecord.read(version_path / FILE):
             if number > MAX_RECORDS or all(len(one) >= most for one in found.values()):
                 break
-            with contextlib.suppress(Damaged, Unsupported):
+            with contextlib.suppress(CorruptFile, Unsupported):
                 for request in decode(content) if isinstance(content, bytes) else ():
                     known = found.get(request.signature)
                     if known is not None and len(known) < most:
@@ -105,7 +107,7 @@ def samples(servable: Servable, version_path: Path, most: int) -> dict[str, list
     return found
 
 
-def arrays(request: Recorded, signature: Signature) -> Arrays:
+def arrays(request: RecordedRequest, signature: Signature) -> Arrays:
     """The inputs that a recorded request has for a signature.
 
     Raises:
@@ -125,13 +127,13 @@ def _example_input(examples: Sequence[bytes], signature: Signature) -> Arrays:
     if len(specs) != 1 or specs[0].dtype is not DataType.STRING or (specs[0].shape and len(specs[0].shape) != 1):
         raise Unsupported(f"its examples need a signature with one input of strings, which {signature.name!r} is not")
     if not examples:
-        raise Damaged("it has no examples")
+        raise CorruptFile("it has no examples")
     content = np.empty(len(examples), object)
     content[:] = examples
     return {specs[0].name: content}
 
 
-def outputs(request: Recorded, signature: Signature) -> tuple[str, ...]:
+def outputs(request: RecordedRequest, signature: Signature) -> tuple[str, ...]:
     """The outputs that it wants, in the signature's own order: the call made is the one that clients' requests find.
 
     Raises:
@@ -139,7 +141,7 @@ def outputs(request: Recorded, signature: Signature) -> tuple[str, ...]:
     """
     unknown = [one for one in request.outputs if one not in signature.outputs]
     if unknown and signature.validated:
-        raise Damaged(f"{signature.name!r} has no output {unknown[0]!r}; it has {', '.join(signature.outputs)}")
+        raise CorruptFile(f"{signature.name!r} has no output {unknown[0]!r}; it has {', '.join(signature.outputs)}")
     if not signature.validated:
         return tuple(request.outputs)
     return tuple(one for one in signature.outputs if not request.outputs or one in request.outputs)
@@ -148,12 +150,12 @@ def outputs(request: Recorded, signature: Signature) -> tuple[str, ...]:
 def _fit(inputs: Arrays, signature: Signature) -> None:
     if inputs.keys() != signature.inputs.keys():
         given, taken = (", ".join(map(repr, sorted(one))) or "none" for one in (inputs, signature.inputs))
-        raise Damaged(f"{signature.name!r} takes the inputs {taken}, and it has {given}")
+        raise CorruptFile(f"{signature.name!r} takes the inputs {taken}, and it has {given}")
     for name, spec in signature.inputs.items():
         array = inputs[name]
         if array.dtype != _dtype(spec) or not _fits(array.shape, spec.shape):
             shape = "any" if spec.shape is None else [size if size is not None else "?" for size in spec.shape]
-            raise Damaged(
+            raise CorruptFile(
                 f"{name!r} of {signature.name!r} is {spec.dtype.name} of shape {shape}, "
                 f"and it has {array.dtype.name} of shape {list(array.shape)}"
             )
@@ -163,7 +165,7 @@ def _dtype(spec: TensorSpec) -> np.dtype[Any]:
     try:
         return numpy_dtype(spec.dtype)
     except TensorError as error:
-        raise Damaged(str(error)) from None
+        raise CorruptFile(str(error)) from None
 
 
 def _fits(shape: tuple[int, ...], wanted: tuple[int | None, ...] | None) -> bool:

@@ -12,7 +12,7 @@ from collections.abc import Iterator
 from pathlib import Path, PurePosixPath
 
 from thriftserve.errors import InvalidArgument
-from thriftserve.remote.download import Deadline, Limits, Phase, Progress, Report, TooLarge
+from thriftserve.remote.download import Limits, Phase, Progress, ProgressDeadline, Report, TooLarge
 
 #: Bytes copied at a time.
 CHUNK = 1 << 20
@@ -32,7 +32,7 @@ class Unpacked:
         packed: size of the archive in bytes.
     """
 
-    def __init__(self, root: Path, packed: int, limits: Limits, deadline: Deadline, report: Report) -> None:
+    def __init__(self, root: Path, packed: int, limits: Limits, deadline: ProgressDeadline, report: Report) -> None:
         self._root = root
         self._limits = limits
         self._deadline = deadline

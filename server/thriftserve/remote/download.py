@@ -24,13 +24,13 @@ from pathlib import Path
 
 from thriftserve.errors import DeadlineExceeded, ResourceExhausted, Unavailable
 from thriftserve.files import write_whole
-from thriftserve.remote.http import Address, Answer, Failed, Piece, get
+from thriftserve.remote.http import Address, HttpAnswer, HttpFailed, HttpRange, get
 
 # What of a download is on disk, kept beside it so that the next try goes on from there.
 
 
 @dataclass
-class Part:
+class DownloadPart:
     """A range of the file, and how many of its bytes are there, from its start on."""
 
     start: int
@@ -45,13 +45,13 @@ class Journal:
     url: str
     validator: str
     total: int
-    parts: Sequence[Part]
+    parts: Sequence[DownloadPart]
 
     @classmethod
     def begun(cls, url: str, validator: str, total: int, part_bytes: int) -> Journal:
         """Nothing of it is there yet."""
         starts = range(0, total, part_bytes)
-        return cls(url, validator, total, [Part(start, min(part_bytes, total - start)) for start in starts])
+        return cls(url, validator, total, [DownloadPart(start, min(part_bytes, total - start)) for start in starts])
 
     @property
     def done(self) -> int:
@@ -73,7 +73,7 @@ class Journal:
         """What was saved; None where nothing was, or it makes no sense."""
         try:
             content = json.loads(path.read_text(encoding="utf-8"))
-            parts = [Part(*map(int, one)) for one in content["parts"]]
+            parts = [DownloadPart(*map(int, one)) for one in content["parts"]]
             found = cls(str(content["url"]), str(content["validator"]), int(content["total"]), parts)
         except (OSError, ValueError, TypeError, KeyError):
             return None
@@ -157,7 +157,7 @@ class Progress:
 Report = Callable[[Progress], None]
 
 
-class Deadline:
+class ProgressDeadline:
     """The moment by which a fetch must be done."""
 
     def __init__(self, timeout_s: float) -> None:
@@ -186,16 +186,16 @@ _RESTARTS = 3
 log = logging.getLogger(__name__)
 
 
-class Changed(Exception):
+class SourceChanged(Exception):
     """The file under the URL is another one now."""
 
 
-class Stopped(Exception):
+class DownloadStopped(Exception):
     """Another part has failed, or the caller has given up."""
 
 
 @dataclass(frozen=True)
-class Place:
+class DownloadPaths:
     """Where a download goes: the file and its journal."""
 
     file: Path
@@ -211,7 +211,9 @@ class Download:
         report: called several times a second, from the thread that called `run`; what it raises ends the download.
     """
 
-    def __init__(self, address: Address, place: Place, limits: Limits, deadline: Deadline, report: Report) -> None:
+    def __init__(
+        self, address: Address, place: DownloadPaths, limits: Limits, deadline: ProgressDeadline, report: Report
+    ) -> None:
         self._address = address
         self._place = place
         self._limits = limits
@@ -235,7 +237,7 @@ class Download:
         for _ in range(_RESTARTS):
             try:
                 return self._attempt()
-            except Changed as error:
+            except SourceChanged as error:
                 log.warning("%s: %s: the download begins again", self._address, error)
                 self._place.journal.unlink(missing_ok=True)
         # Or else the server does not mean it when it gives pieces: what comes in one go is one file.
@@ -276,7 +278,7 @@ class Download:
         self._retried(lambda: None, self._probe)
 
     def _probe(self) -> None:
-        with self._get(Piece(0, 1)) as answer:
+        with self._get(HttpRange(0, 1)) as answer:
             if not answer.partial:
                 return self._whole(answer)
             if answer.validator is not None and answer.total:
@@ -293,7 +295,7 @@ class Download:
         with self._get(None) as answer:
             self._whole(answer)
 
-    def _whole(self, answer: Answer) -> None:
+    def _whole(self, answer: HttpAnswer) -> None:
         if answer.total is not None:
             self._admit(answer.total)
         self._arrived = 0
@@ -307,7 +309,7 @@ class Download:
             file.flush()
             os.fsync(file.fileno())
         if answer.total is not None and self._arrived != answer.total:
-            raise Failed(f"the connection was cut after {self._arrived} of {answer.total} bytes")
+            raise HttpFailed(f"the connection was cut after {self._arrived} of {answer.total} bytes")
 
     # Pieces.
 
@@ -323,18 +325,20 @@ class Download:
         finally:
             os.close(descriptor)
 
-    def _part(self, descriptor: int, journal: Journal, part: Part) -> None:
+    def _part(self, descriptor: int, journal: Journal, part: DownloadPart) -> None:
         self._retried(lambda: part.done, lambda: self._rest(descriptor, journal, part))
 
-    def _rest(self, descriptor: int, journal: Journal, part: Part) -> None:
+    def _rest(self, descriptor: int, journal: Journal, part: DownloadPart) -> None:
         """Asks for what a part lacks, once."""
         if part.done == part.size:
             return
         at, end = part.start + part.done, part.start + part.size
-        with self._get(Piece(at, end, journal.validator)) as answer:
+        with self._get(HttpRange(at, end, journal.validator)) as answer:
             _hold_same(answer, journal)
             if answer.start != at:
-                raise Failed(f"the server sent bytes from {answer.start} on where those from {at} on were asked for")
+                raise HttpFailed(
+                    f"the server sent bytes from {answer.start} on where those from {at} on were asked for"
+                )
             for chunk in answer.chunks():
                 self._go_on()
                 kept = chunk[: part.size - part.done]
@@ -342,22 +346,22 @@ class Download:
                 part.done += len(kept)
                 if part.done == part.size:
                     return
-        raise Failed(f"the connection was cut with {part.size - part.done} of {part.size} bytes of a part to come")
+        raise HttpFailed(f"the connection was cut with {part.size - part.done} of {part.size} bytes of a part to come")
 
     def _confirm(self, journal: Journal) -> None:
-        with self._get(Piece(0, 1, journal.validator)) as answer:
+        with self._get(HttpRange(0, 1, journal.validator)) as answer:
             _hold_same(answer, journal)
 
     # What all of them share.
 
-    def _get(self, piece: Piece | None) -> AbstractContextManager[Answer]:
+    def _get(self, piece: HttpRange | None) -> AbstractContextManager[HttpAnswer]:
         self._go_on()
         timeout_s = max(0.001, min(self._limits.stall_s, self._deadline.left_s))
         return get(self._address, piece, timeout_s=timeout_s, redirects=self._limits.redirects)
 
     def _go_on(self) -> None:
         if self._stop.is_set():
-            raise Stopped
+            raise DownloadStopped
         self._deadline.check()
 
     def _retried(self, done: Callable[[], int | None], step: Callable[[], None]) -> None:
@@ -367,7 +371,7 @@ class Download:
             before = done()
             try:
                 return step()
-            except Failed as error:
+            except HttpFailed as error:
                 failures = 1 if done() != before else failures + 1
                 if failures > self._limits.retries:
                     raise Unavailable(f"{self._address}: given up after {failures} tries in a row: {error}") from error
@@ -402,7 +406,7 @@ class Download:
             ended, running = wait(running, _LOOK_S, FIRST_EXCEPTION)
             # One that failed stopped the others: their errors say no more than that.
             failed = [error for one in ended if (error := one.exception())]
-            for error in sorted(failed, key=lambda one: isinstance(one, Stopped)):
+            for error in sorted(failed, key=lambda one: isinstance(one, DownloadStopped)):
                 raise error
             if journal is None or descriptor is None:
                 self._report(Progress(Phase.DOWNLOADING, self._arrived))
@@ -419,6 +423,6 @@ class Download:
         replace(journal, parts=parts).save(self._place.journal)
 
 
-def _hold_same(answer: Answer, journal: Journal) -> None:
+def _hold_same(answer: HttpAnswer, journal: Journal) -> None:
     if not answer.partial or answer.total != journal.total or answer.validator not in (None, journal.validator):
-        raise Changed("the file has changed on the server")
+        raise SourceChanged("the file has changed on the server")

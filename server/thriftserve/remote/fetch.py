@@ -23,7 +23,7 @@ from pathlib import Path
 from thriftserve.errors import FailedPrecondition, InvalidArgument, NotFound, ResourceExhausted
 from thriftserve.remote.archive import find_model, unpack
 from thriftserve.remote.archive_entries import CHUNK, Unpacked, check_links
-from thriftserve.remote.download import Deadline, Download, Limits, Phase, Progress, Report, TooLarge
+from thriftserve.remote.download import Download, Limits, Phase, Progress, ProgressDeadline, Report, TooLarge
 from thriftserve.remote.http import Address, parse
 from thriftserve.remote.staging import Staging, sync_directory
 
@@ -85,7 +85,7 @@ class _Fetch:
         self._limits = limits
         self._progress = progress
         self._check = check
-        self._deadline = Deadline(limits.timeout_s)
+        self._deadline = ProgressDeadline(limits.timeout_s)
         self._told = time.monotonic()
 
     def run(self, staging: Staging) -> Path:

@@ -96,12 +96,12 @@ _UNSATISFIABLE = re.compile(r"bytes \*/(\d+)")
 _PASSING = frozenset({408, 425, 429, 500, 502, 503, 504})
 
 
-class Failed(Exception):
+class HttpFailed(Exception):
     """The network or the server failed in a way that may pass."""
 
 
 @dataclass(frozen=True)
-class Piece:
+class HttpRange:
     """A range of bytes asked for: `end` is the first byte not wanted.
 
     `validator` is what the file's ETag or Last-Modified was; where the file has changed, all of it is sent.
@@ -113,7 +113,7 @@ class Piece:
 
 
 @dataclass(frozen=True)
-class Answer:
+class HttpAnswer:
     """A file on its way, or a piece of it."""
 
     #: Whether it is the range asked for, and not the whole file.
@@ -136,11 +136,11 @@ class Answer:
             while chunk := self._response.read1(CHUNK):
                 yield chunk
         except (OSError, http.client.HTTPException) as error:
-            raise Failed(f"the connection broke: {_words(error)}") from error
+            raise HttpFailed(f"the connection broke: {_words(error)}") from error
 
 
 @contextmanager
-def get(address: Address, piece: Piece | None, *, timeout_s: float, redirects: int) -> Iterator[Answer]:
+def get(address: Address, piece: HttpRange | None, *, timeout_s: float, redirects: int) -> Iterator[HttpAnswer]:
     """Asks for a file, or a piece of it; the answer is open within the `with` block.
 
     Raises:
@@ -157,7 +157,7 @@ def get(address: Address, piece: Piece | None, *, timeout_s: float, redirects: i
         with error:
             if error.code == 416:  # it has no such bytes
                 found = _UNSATISFIABLE.fullmatch(error.headers.get("Content-Range", ""))
-                yield Answer(True, 0, int(found[1]) if found else None, None, io.BytesIO())
+                yield HttpAnswer(True, 0, int(found[1]) if found else None, None, io.BytesIO())
                 return
             raise _refusal(address, error) from error
     except ssl.SSLCertVerificationError as error:
@@ -168,16 +168,18 @@ def get(address: Address, piece: Piece | None, *, timeout_s: float, redirects: i
         yield _answer(response)
 
 
-def _answer(response: Any) -> Answer:
+def _answer(response: Any) -> HttpAnswer:
     headers = response.headers
     validator = _validator(headers)
     found = _CONTENT_RANGE.fullmatch(headers.get("Content-Range", ""))
     if response.status == 206 and found:
-        return Answer(True, int(found[1]), int(found[3]), validator, response)
+        return HttpAnswer(True, int(found[1]), int(found[3]), validator, response)
     if response.status == 206:
-        raise Failed(f"the server sent a piece without saying which: Content-Range is {headers.get('Content-Range')!r}")
+        raise HttpFailed(
+            f"the server sent a piece without saying which: Content-Range is {headers.get('Content-Range')!r}"
+        )
     length = headers.get("Content-Length", "")
-    return Answer(False, 0, int(length) if length.isdecimal() else None, validator, response)
+    return HttpAnswer(False, 0, int(length) if length.isdecimal() else None, validator, response)
 
 
 def _validator(headers: Any) -> str | None:
@@ -189,7 +191,7 @@ def _validator(headers: Any) -> str | None:
     return str(modified) if modified else None
 
 
-def _headers(piece: Piece | None) -> dict[str, str]:
+def _headers(piece: HttpRange | None) -> dict[str, str]:
     headers = {"User-Agent": "thriftserve", "Accept-Encoding": "identity"}
     if piece is not None:
         headers["Range"] = f"bytes={piece.start}-{piece.end - 1}"
@@ -238,7 +240,7 @@ def _opener(redirects: int) -> urllib.request.OpenerDirector:
 def _refusal(address: Address, error: urllib.error.HTTPError) -> Exception:
     told = f"{address}: the server answered {error.code} {error.reason or ''}".strip()
     if error.code in _PASSING:
-        return Failed(told)
+        return HttpFailed(told)
     if error.code in (404, 410):
         return NotFound(told)
     if error.code in (301, 302, 303, 307, 308):
@@ -252,7 +254,7 @@ def _unreached(address: Address, error: Exception) -> Exception:
     reason = getattr(error, "reason", None)
     if isinstance(reason, ssl.SSLCertVerificationError):
         return FailedPrecondition(f"{address}: its certificate is not trusted: {reason.verify_message}")
-    return Failed(f"{address}: {_words(reason if isinstance(reason, Exception) else error)}")
+    return HttpFailed(f"{address}: {_words(reason if isinstance(reason, Exception) else error)}")
 
 
 def _words(error: Exception) -> str:

@@ -24,7 +24,7 @@ from urllib.parse import unquote
 
 from thriftserve.errors import ModelLoadError
 from thriftserve.repository import integrity, versions
-from thriftserve.repository.protobuf import Damaged
+from thriftserve.repository.protobuf import CorruptFile
 from thriftserve.repository.versions import Latest, Specific, VersionPolicy, version_number
 
 # A base path behind a URL: its versions, the files of each, and bringing them here.
@@ -168,7 +168,7 @@ def has_any(directory: Path, policy: VersionPolicy) -> bool:
 
 
 @dataclass(frozen=True)
-class Synced:
+class SyncResult:
     """What one `sync` did."""
 
     landed: tuple[int, ...] = ()
@@ -192,7 +192,7 @@ class Mirror:
         self._fresh: set[int] = set()
         self._problems: list[str] = []
 
-    def sync(self, *policies: VersionPolicy, held: Collection[int] = ()) -> Synced:
+    def sync(self, *policies: VersionPolicy, held: Collection[int] = ()) -> SyncResult:
         """Brings what the policies ask for, and removes what is not there any more. It takes as long as downloads take.
 
         A version that is seen for the first time, or has changed, waits for the next call. Where the URL can't be
@@ -201,10 +201,10 @@ class Mirror:
         try:
             found = self._remote.versions()
         except ModelLoadError as error:
-            return Synced(problems=(error.message,))
+            return SyncResult(problems=(error.message,))
         if not found:
             # An empty answer is more often a fault of the server, or of the URL, than meant.
-            return Synced(problems=(f"{self._remote.url}: lists no version; what came before stays",))
+            return SyncResult(problems=(f"{self._remote.url}: lists no version; what came before stays",))
         self.directory.mkdir(parents=True, exist_ok=True)
         self._brought, self._fresh, self._problems = {}, set(), list(self._twins(found))
         here = {one.version for one in versions.versions(self.directory)}
@@ -217,7 +217,7 @@ class Mirror:
         there = here.union(landed)
         asked = {version for policy in policies for version in policy.among(there & set(found))}
         removed = self._remove(set(found), there, asked.union(held))
-        return Synced(landed, tuple(removed), tuple(self._problems), coming=bool(self._fresh))
+        return SyncResult(landed, tuple(removed), tuple(self._problems), coming=bool(self._fresh))
 
     def _twins(self, found: Mapping[int, list[str]]) -> Iterator[str]:
         for version, names in found.items():
@@ -323,5 +323,5 @@ def _is_here(path: Path, one: RemoteFile) -> bool:
 def _fault(path: Path) -> str | None:
     try:
         return integrity.fault(path, integrity.look(path))
-    except (OSError, Damaged) as error:
+    except (OSError, CorruptFile) as error:
         return str(error)

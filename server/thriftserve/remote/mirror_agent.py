@@ -23,7 +23,7 @@ from collections.abc import Collection, Mapping
 from pathlib import Path
 from typing import Any, TextIO
 
-from thriftserve.remote.mirror import Mirror, Synced, directory_of
+from thriftserve.remote.mirror import Mirror, SyncResult, directory_of
 from thriftserve.repository.versions import VersionPolicy, policy_from_json
 
 #: After a look that saw something new, the next one comes this soon: it shows whether it has stayed the same.
@@ -37,7 +37,7 @@ _NICE = 5
 log = logging.getLogger(__name__)
 
 
-class Mirroring:
+class MirrorAgent:
     """Mirrors every URL in a thread of its own: a slow one keeps no other waiting.
 
     Args:
@@ -93,7 +93,7 @@ class Mirroring:
 class _UrlThread:
     """One URL, looked at again and again. The thread never ends: whoever wants the URL again gets the same."""
 
-    def __init__(self, mirroring: Mirroring, mirror: Mirror, url: str) -> None:
+    def __init__(self, mirroring: MirrorAgent, mirror: Mirror, url: str) -> None:
         self._mirroring = mirroring
         self._mirror = mirror
         self._url = url
@@ -123,25 +123,25 @@ class _UrlThread:
                 self._tell(synced)
                 pause_s = min(poll_s or _SECOND_LOOK_S, _SECOND_LOOK_S) if synced.coming else poll_s or None
 
-    def _tell(self, synced: Synced) -> None:
+    def _tell(self, synced: SyncResult) -> None:
         changed = bool(synced.landed or synced.removed)
         told = {"settled": not synced.coming, "changed": changed, "problems": synced.problems}
         self._mirroring.tell({"url": self._url, **told})
 
-    def _look(self, policies: list[VersionPolicy], held: list[int]) -> Synced:
+    def _look(self, policies: list[VersionPolicy], held: list[int]) -> SyncResult:
         try:
             synced = self._mirror.sync(*policies, held=held)
             with contextlib.suppress(FileNotFoundError):
                 os.utime(self._mirror.directory)  # see _clear
             return synced
         except Exception as error:  # the disk is full, say: the next look may do better
-            return Synced(problems=(f"{self._url}: can't be mirrored: {error}",))
+            return SyncResult(problems=(f"{self._url}: can't be mirrored: {error}",))
 
 
 class _Upward(logging.Handler):
     """Has log records written by the process that has this one's output: it knows how the server logs."""
 
-    def __init__(self, mirroring: Mirroring) -> None:
+    def __init__(self, mirroring: MirrorAgent) -> None:
         super().__init__(logging.INFO)
         self._mirroring = mirroring
 
@@ -161,7 +161,7 @@ def _clear(cache: Path, used: Collection[Path]) -> None:
 def main() -> None:
     """Mirrors what stdin says until it ends."""
     os.nice(_NICE)
-    mirroring = Mirroring(os.fdopen(os.dup(1), "w", encoding="utf-8"))
+    mirroring = MirrorAgent(os.fdopen(os.dup(1), "w", encoding="utf-8"))
     os.dup2(2, 1)  # what a library prints is no report
     logging.basicConfig(level=logging.WARNING, handlers=[_Upward(mirroring)])
     logging.getLogger("thriftserve").setLevel(logging.INFO)

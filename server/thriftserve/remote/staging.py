@@ -19,7 +19,7 @@ from types import TracebackType
 
 from thriftserve.errors import FailedPrecondition
 from thriftserve.files import write_whole
-from thriftserve.remote.download import Place
+from thriftserve.remote.download import DownloadPaths
 
 _PREFIX = ".fetching-"
 #: Untouched for so many seconds, what is in a staging directory is not gone on with any more.
@@ -36,7 +36,7 @@ class Staging:
     def __init__(self, target: Path) -> None:
         self._target = target
         self.path = target.parent / f"{_PREFIX}{target.name}"
-        self.place = Place(self.path / "download", self.path / "download.json")
+        self.place = DownloadPaths(self.path / "download", self.path / "download.json")
         self.unpacked = self.path / "unpacked"
         self._landing = self.path / "landing.json"
         self._descriptor = -1

@@ -13,7 +13,7 @@ from __future__ import annotations
 from collections.abc import Iterator
 from dataclasses import dataclass
 
-from thriftserve.repository.protobuf import Damaged, fields, read_varint
+from thriftserve.repository.protobuf import CorruptFile, fields, read_varint
 
 #: The last eight bytes of every such table, little-endian.
 MAGIC = (0xDB4775248B80FB57).to_bytes(8, "little")
@@ -25,7 +25,7 @@ _SHARD, _OFFSET, _SIZE, _SLICES = 3, 4, 5, 7
 
 
 @dataclass(frozen=True)
-class BundleIndex:
+class CheckpointIndex:
     """What an index says of its data files."""
 
     #: How many data files there are.
@@ -36,14 +36,14 @@ class BundleIndex:
     keys: frozenset[str]
 
 
-def read(data: memoryview) -> BundleIndex:
+def read(data: memoryview) -> CheckpointIndex:
     """Reads an index.
 
     Raises:
         Damaged: it is cut short, or no such table.
     """
     if len(data) < FOOTER_BYTES or bytes(data[-8:]) != MAGIC:
-        raise Damaged(f"its {len(data)} bytes do not end as a table's do")
+        raise CorruptFile(f"its {len(data)} bytes do not end as a table's do")
     shards, needed, keys = 0, dict[int, int](), set[str]()
     for key, value in _entries(data):
         if key == b"":
@@ -54,8 +54,8 @@ def read(data: memoryview) -> BundleIndex:
         shard, end = _extent(value)
         needed[shard] = max(needed.get(shard, 0), end)
     if shards < 1 or any(not 0 <= shard < shards for shard in needed):
-        raise Damaged(f"it tells of {shards} data files, and of tensors in {sorted(needed)}")
-    return BundleIndex(shards, {shard: needed.get(shard, 0) for shard in range(shards)}, frozenset(keys))
+        raise CorruptFile(f"it tells of {shards} data files, and of tensors in {sorted(needed)}")
+    return CheckpointIndex(shards, {shard: needed.get(shard, 0) for shard in range(shards)}, frozenset(keys))
 
 
 def _extent(entry: memoryview) -> tuple[int, int]:
@@ -87,21 +87,21 @@ def _handle(data: memoryview, at: int) -> tuple[tuple[int, int], int]:
 def _block(data: memoryview, offset: int, size: int) -> Iterator[tuple[bytes, memoryview]]:
     """Keys and values of a block. Each key is written as what it shares with the one before, and the rest."""
     if offset + size + _TRAILER_BYTES > len(data) or size < 4:
-        raise Damaged(f"a block of {size} bytes at {offset} does not lie in its {len(data)} bytes")
+        raise CorruptFile(f"a block of {size} bytes at {offset} does not lie in its {len(data)} bytes")
     if data[offset + size] != 0:
-        raise Damaged("it is compressed, and no TensorFlow writes it so: save the model again")
+        raise CorruptFile("it is compressed, and no TensorFlow writes it so: save the model again")
     block = data[offset : offset + size]
     restarts = int.from_bytes(block[-4:], "little")
     end = size - 4 * (restarts + 1)
     if end < 0:
-        raise Damaged(f"a block at {offset} has {restarts} restarts in {size} bytes")
+        raise CorruptFile(f"a block at {offset} has {restarts} restarts in {size} bytes")
     at, key = 0, b""
     while at < end:
         shared, at = read_varint(block, at)
         rest, at = read_varint(block, at)
         length, at = read_varint(block, at)
         if shared > len(key) or at + rest + length > end:
-            raise Damaged(f"an entry of the block at {offset} runs out of it")
+            raise CorruptFile(f"an entry of the block at {offset} runs out of it")
         key = key[:shared] + bytes(block[at : at + rest])
         yield key, block[at + rest : at + rest + length]
         at += rest + length

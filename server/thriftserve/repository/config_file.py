@@ -14,7 +14,7 @@ from typing import Any, TypeVar
 
 from thriftserve.errors import ConfigError
 from thriftserve.repository import config_text, config_toml, image_settings, model_settings
-from thriftserve.repository.config_text import Block, Field, Place, SyntaxFault, Word
+from thriftserve.repository.config_text import ConfigBlock, Field, SourcePosition, SyntaxFault, Word
 from thriftserve.repository.config_toml import LIST
 from thriftserve.repository.image_settings import ImageSettings
 from thriftserve.repository.model_settings import BatchingSettings, RunSettings
@@ -45,7 +45,7 @@ _DEVICES = re.compile(r"cpu|auto|gpu:[0-9]+( *, *gpu:[0-9]+)*")
 _Settings = TypeVar("_Settings", BatchingSettings, RunSettings, ImageSettings)
 
 
-def model(reader: Reader, block: Block, directory: Path) -> ModelConfig:
+def model(reader: Reader, block: ConfigBlock, directory: Path) -> ModelConfig:
     """One model; `directory` is the file's own, for the remedy of a relative path.
 
     Raises:
@@ -69,7 +69,7 @@ def model(reader: Reader, block: Block, directory: Path) -> ModelConfig:
     )
 
 
-def _name(reader: Reader, block: Block) -> str:
+def _name(reader: Reader, block: ConfigBlock) -> str:
     name = reader.text(block, "name")
     if not name:
         raise reader.fault(block.at, "the model has no name: write name: '…'")
@@ -78,7 +78,7 @@ def _name(reader: Reader, block: Block) -> str:
     return name
 
 
-def _platform(reader: Reader, block: Block, name: str) -> str:
+def _platform(reader: Reader, block: ConfigBlock, name: str) -> str:
     platform = reader.text(block, "model_platform") or None
     if platform not in (None, TENSORFLOW, PYTHON):
         raise reader.fault(
@@ -93,7 +93,7 @@ def _platform(reader: Reader, block: Block, name: str) -> str:
     return platform or TENSORFLOW
 
 
-def _source(reader: Reader, block: Block, name: str, platform: str, directory: Path) -> str:
+def _source(reader: Reader, block: ConfigBlock, name: str, platform: str, directory: Path) -> str:
     found = reader.text(block, "base_path")
     if not found:
         raise reader.fault(block.at, f"model {name!r} has no base_path: write base_path: '/…'")
@@ -110,7 +110,7 @@ def _source(reader: Reader, block: Block, name: str, platform: str, directory: P
     return str(Path(found))
 
 
-def _policy(reader: Reader, block: Block) -> VersionPolicy:
+def _policy(reader: Reader, block: ConfigBlock) -> VersionPolicy:
     given = reader.block(block, "model_version_policy")
     if given is None:
         return Latest()
@@ -130,7 +130,7 @@ def _policy(reader: Reader, block: Block) -> VersionPolicy:
     return _specific(reader, chosen, inner)
 
 
-def _specific(reader: Reader, chosen: Field, inner: Block) -> Specific:
+def _specific(reader: Reader, chosen: Field, inner: ConfigBlock) -> Specific:
     reader.known(inner, ("versions",), "specific")
     versions = [reader.number(one, MIN_VERSION, MAX_VERSION) for one in inner.named("versions")]
     if not versions:
@@ -138,7 +138,7 @@ def _specific(reader: Reader, chosen: Field, inner: Block) -> Specific:
     return Specific(tuple(sorted(set(versions))))
 
 
-def _labels(reader: Reader, block: Block, name: str, policy: VersionPolicy) -> dict[str, int]:
+def _labels(reader: Reader, block: ConfigBlock, name: str, policy: VersionPolicy) -> dict[str, int]:
     labels: dict[str, int] = {}
     for field in block.named("version_labels"):
         entry = reader.as_block(field)
@@ -158,7 +158,7 @@ def _labels(reader: Reader, block: Block, name: str, policy: VersionPolicy) -> d
     return labels
 
 
-def _session(reader: Reader, block: Block) -> RunSettings | None:
+def _session(reader: Reader, block: ConfigBlock) -> RunSettings | None:
     """The session block, and `workers` beside it, which is the key of it that most want."""
     alone = reader.one(block, "workers")
     within = reader.block(block, "session")
@@ -166,11 +166,11 @@ def _session(reader: Reader, block: Block) -> RunSettings | None:
         if within is not None and any(within.named("workers")):
             raise reader.fault(alone.at, "workers is given here and in session: give it once")
         added = (*(within.fields if within else ()), alone)
-        block = Block((Field("session", Block(added, alone.at), alone.at),), block.at)
+        block = ConfigBlock((Field("session", ConfigBlock(added, alone.at), alone.at),), block.at)
     return _settings(reader, block, "session", RunSettings, model_settings.complaint, ())
 
 
-def _devices(reader: Reader, block: Block) -> str | None:
+def _devices(reader: Reader, block: ConfigBlock) -> str | None:
     devices = reader.text(block, "devices")
     if devices is not None and not _DEVICES.fullmatch(devices):
         at = next(block.named("devices")).at
@@ -178,7 +178,7 @@ def _devices(reader: Reader, block: Block) -> str | None:
     return devices
 
 
-def _image(reader: Reader, block: Block) -> ImageSettings | None:
+def _image(reader: Reader, block: ConfigBlock) -> ImageSettings | None:
     made = _settings(reader, block, "image", ImageSettings, image_settings.complaint, ())
     told = image_settings.disagreement(made) if made is not None else None
     if told:
@@ -188,7 +188,7 @@ def _image(reader: Reader, block: Block) -> ImageSettings | None:
 
 def _settings(
     reader: Reader,
-    block: Block,
+    block: ConfigBlock,
     name: str,
     kind: type[_Settings],
     complaint: Callable[[str, Any], str | None],
@@ -203,7 +203,7 @@ def _settings(
     return kind(**{key: _setting(reader, list(given.named(key)), complaint, key in lists) for key in _names(given)})
 
 
-def _names(block: Block) -> list[str]:
+def _names(block: ConfigBlock) -> list[str]:
     return list(dict.fromkeys(field.name for field in block.fields))
 
 
@@ -228,11 +228,11 @@ class Reader:
     def __init__(self, source: str) -> None:
         self._source = source
 
-    def fault(self, at: Place, message: str) -> ConfigError:
+    def fault(self, at: SourcePosition, message: str) -> ConfigError:
         """An error that says where."""
         return ConfigError(f"{':'.join(part for part in (self._source, str(at)) if part)}: {message}")
 
-    def known(self, block: Block, names: Collection[str], inside: str) -> None:
+    def known(self, block: ConfigBlock, names: Collection[str], inside: str) -> None:
         """Refuses fields of other names, and says what may have been meant."""
         for field in block.fields:
             if field.name not in names:
@@ -240,27 +240,27 @@ class Reader:
                 meant = f"did you mean {near[0]!r}?" if near else f"use one of {', '.join(names)}"
                 raise self.fault(field.at, f"unknown key {field.name!r} in {inside}: {meant}")
 
-    def one(self, block: Block, name: str) -> Field | None:
+    def one(self, block: ConfigBlock, name: str) -> Field | None:
         """The field of a name that may be there once."""
         found = list(block.named(name))
         if len(found) > 1 or (found and found[0].listed):
             raise self.fault(found[-1].at, f"{name} takes one value: give it once, and no list")
         return found[0] if found else None
 
-    def block(self, block: Block, name: str) -> Block | None:
+    def block(self, block: ConfigBlock, name: str) -> ConfigBlock | None:
         """The block of a name that may be there once."""
         found = self.one(block, name)
         return None if found is None else self.as_block(found)
 
-    def as_block(self, field: Field) -> Block:
+    def as_block(self, field: Field) -> ConfigBlock:
         """The field's block."""
-        if not isinstance(field.value, Block):
+        if not isinstance(field.value, ConfigBlock):
             raise self.fault(
                 field.at, f"{field.name} = {shown(field.value)}: a block is expected: {field.name} {{ … }}"
             )
         return field.value
 
-    def text(self, block: Block, name: str) -> str | None:
+    def text(self, block: ConfigBlock, name: str) -> str | None:
         """A string that may be there once."""
         found = self.one(block, name)
         if found is None:
@@ -278,7 +278,7 @@ class Reader:
             )
         return value
 
-    def truth(self, block: Block, name: str) -> bool | None:
+    def truth(self, block: ConfigBlock, name: str) -> bool | None:
         """true or false; the text format's other spellings of them too."""
         found = self.one(block, name)
         if found is None:
@@ -295,7 +295,7 @@ class Reader:
                 return True
             if field.value in _FALSE:
                 return False
-        if isinstance(field.value, Block):
+        if isinstance(field.value, ConfigBlock):
             raise self.fault(field.at, f"{field.name} is a block: a value is expected: {field.name}: …")
         return field.value
 
@@ -310,7 +310,7 @@ class Reader:
 
 def shown(value: object) -> str:
     """A value as it is told in a message."""
-    if isinstance(value, Block):
+    if isinstance(value, ConfigBlock):
         return "{ … }"
     return str(value) if isinstance(value, Word) else repr(value)
 
@@ -357,13 +357,15 @@ def loads(text: str, source: str, *, toml: bool = False, directory: Path = Path(
     return _config_file(reader, top, directory)
 
 
-def _config_file(reader: Reader, top: Block, directory: Path) -> ConfigFile:
+def _config_file(reader: Reader, top: ConfigBlock, directory: Path) -> ConfigFile:
     for custom in top.named(CUSTOM):
         raise reader.fault(custom.at, f"{CUSTOM} is not supported: list the models in {LIST} {{ config {{ … }} }}")
     reader.known(top, (LIST,), "the file")
     listed = reader.block(top, LIST)
     if listed is None:
-        raise reader.fault(Place(1, 1), f"there is no {LIST}: write {LIST} {{ config {{ name: … base_path: … }} }}")
+        raise reader.fault(
+            SourcePosition(1, 1), f"there is no {LIST}: write {LIST} {{ config {{ name: … base_path: … }} }}"
+        )
     reader.known(listed, ("config",), LIST)
     models: list[ModelConfig] = []
     lines: dict[str, int] = {}
@@ -378,7 +380,7 @@ def _config_file(reader: Reader, top: Block, directory: Path) -> ConfigFile:
     return ConfigFile(tuple(models), tuple(_ignored(reader, listed)))
 
 
-def _ignored(reader: Reader, listed: Block) -> list[str]:
+def _ignored(reader: Reader, listed: ConfigBlock) -> list[str]:
     return [
         reader.fault(field.at, "logging_config has no effect here and is ignored").message
         for block in listed.blocks("config")

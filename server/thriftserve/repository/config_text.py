@@ -36,7 +36,7 @@ _PLAIN = dict(zip(b"abfnrtv\\'\"?", b"\a\b\f\n\r\t\v\\'\"?", strict=True))
 
 
 @dataclass(frozen=True, slots=True)
-class Token:
+class ConfigToken:
     """A word, number, string or sign; `text` is what was written, without quotes and escapes where it is a string."""
 
     kind: str
@@ -52,12 +52,12 @@ class Source:
         # A byte order mark is what some editors put before everything else.
         self.text = text.removeprefix("\ufeff")
 
-    def place(self, offset: int) -> Place:
+    def place(self, offset: int) -> SourcePosition:
         """Line and column of a character, both from 1."""
         before = self.text.rfind("\n", 0, offset)
-        return Place(self.text.count("\n", 0, offset) + 1, offset - before)
+        return SourcePosition(self.text.count("\n", 0, offset) + 1, offset - before)
 
-    def tokens(self) -> Iterator[Token]:
+    def tokens(self) -> Iterator[ConfigToken]:
         """Every token, then END.
 
         Raises:
@@ -70,13 +70,13 @@ class Source:
                 raise self._no_token(at)
             kind, written = str(found.lastgroup), found.group()
             if kind == TEXT:
-                yield Token(TEXT, written, at, self._unescaped(written, at))
+                yield ConfigToken(TEXT, written, at, self._unescaped(written, at))
             elif kind != "space":
-                yield Token(kind, written, at)
+                yield ConfigToken(kind, written, at)
             if kind == NUMBER and re.match(r"[A-Za-z0-9_]", self.text[found.end() : found.end() + 1]):
                 raise SyntaxFault(self.place(at), f"{written!r} runs into what follows: put a space between them")
             at = found.end()
-        yield Token(END, "the end of the file", len(self.text))
+        yield ConfigToken(END, "the end of the file", len(self.text))
 
     def _no_token(self, at: int) -> SyntaxFault:
         sign = self.text[at]
@@ -106,7 +106,7 @@ class Source:
 
 
 @dataclass(frozen=True, slots=True)
-class Place:
+class SourcePosition:
     """Line and column, both from 1; column 0: only the line is known; line 0: not even that."""
 
     line: int
@@ -121,7 +121,7 @@ class Place:
 class SyntaxFault(ValueError):
     """The text is not of its format; `where` says at what place."""
 
-    def __init__(self, where: Place, message: str) -> None:
+    def __init__(self, where: SourcePosition, message: str) -> None:
         super().__init__(message)
         self.where = where
         self.message = message
@@ -139,25 +139,25 @@ class Field:
 
     name: str
     value: object
-    at: Place
+    at: SourcePosition
     #: Whether it was one of a list's.
     listed: bool = False
 
 
 @dataclass(frozen=True, slots=True)
-class Block:
+class ConfigBlock:
     """Fields between braces, or a TOML table."""
 
     fields: tuple[Field, ...]
-    at: Place
+    at: SourcePosition
 
     def named(self, name: str) -> Iterator[Field]:
         """Every field of that name, in the order they are written."""
         return (one for one in self.fields if one.name == name)
 
-    def blocks(self, name: str) -> Iterator[Block]:
+    def blocks(self, name: str) -> Iterator[ConfigBlock]:
         """The value of every field of that name that is a block."""
-        return (one.value for one in self.named(name) if isinstance(one.value, Block))
+        return (one.value for one in self.named(name) if isinstance(one.value, ConfigBlock))
 
 
 #: Deeper files are nothing that people write, and would exhaust Python's stack.
@@ -165,7 +165,7 @@ MOST_DEPTH = 100
 _CLOSING = {"{": "}", "<": ">"}
 
 
-def parse(text: str) -> Block:
+def parse(text: str) -> ConfigBlock:
     """The fields of a text.
 
     Raises:
@@ -183,14 +183,14 @@ class _Parser:
         self._next = next(self._tokens)
         self._depth = 0
 
-    def whole(self) -> Block:
+    def whole(self) -> ConfigBlock:
         """The file: fields up to its end."""
         made = self._fields(END, self._place(self._next))
         if self._next.kind != END:
             raise self._unexpected("the name of a field")
         return made
 
-    def _fields(self, closing: str, at: Place) -> Block:
+    def _fields(self, closing: str, at: SourcePosition) -> ConfigBlock:
         fields: list[Field] = []
         while self._next.kind in (NAME, SIGN) and self._next.text != closing:
             if self._next.text in (",", ";"):
@@ -199,7 +199,7 @@ class _Parser:
             if self._next.kind == SIGN and self._next.text != "[":
                 break
             self._field(fields)
-        return Block(tuple(fields), at)
+        return ConfigBlock(tuple(fields), at)
 
     def _field(self, fields: list[Field]) -> None:
         at = self._place(self._next)
@@ -237,7 +237,7 @@ class _Parser:
                 raise self._unclosed(begun, "',' or ']'")
         self._take()
 
-    def _block(self) -> Block:
+    def _block(self) -> ConfigBlock:
         begun = self._take()
         closing = _CLOSING[begun.text]
         self._depth += 1
@@ -293,7 +293,7 @@ class _Parser:
     def _is(self, sign: str) -> bool:
         return self._next.kind == SIGN and self._next.text == sign
 
-    def _take(self) -> Token:
+    def _take(self) -> ConfigToken:
         taken = self._next
         if taken.kind != END:
             self._next = next(self._tokens)
@@ -304,14 +304,14 @@ class _Parser:
             raise self._unexpected(repr(sign))
         self._take()
 
-    def _place(self, token: Token) -> Place:
+    def _place(self, token: ConfigToken) -> SourcePosition:
         return self._source.place(token.at)
 
     def _unexpected(self, expected: str) -> SyntaxFault:
         found = self._next.text if self._next.kind == END else repr(self._next.text)
         return SyntaxFault(self._place(self._next), f"found {found}, expected {expected}")
 
-    def _unclosed(self, begun: Token, expected: str) -> SyntaxFault:
+    def _unclosed(self, begun: ConfigToken, expected: str) -> SyntaxFault:
         fault = self._unexpected(expected)
         return SyntaxFault(
             fault.where, f"{fault.message}: close the {begun.text!r} of line {self._place(begun).line} first"

@@ -14,7 +14,7 @@ import tomllib
 from collections.abc import Iterable, Iterator, Mapping
 from typing import Any
 
-from thriftserve.repository.config_text import Block, Field, Place, SyntaxFault
+from thriftserve.repository.config_text import ConfigBlock, Field, SourcePosition, SyntaxFault
 
 LIST, MODEL, LABELS = "model_config_list", "model", "version_labels"
 _HEADER = re.compile(r"\s*(\[\[?)\s*([^\]]+?)\s*\]")
@@ -26,7 +26,7 @@ _WHERE = re.compile(r"at line (\d+), column (\d+)")
 Path = tuple[str | int, ...]
 
 
-def parse(text: str) -> Block:
+def parse(text: str) -> ConfigBlock:
     """The fields of a TOML text, named as in the text format.
 
     Raises:
@@ -37,10 +37,10 @@ def parse(text: str) -> Block:
         tables = tomllib.loads(text)
     except tomllib.TOMLDecodeError as error:
         found = _WHERE.search(str(error))
-        where = Place(int(found[1]), int(found[2])) if found else Place(0)
+        where = SourcePosition(int(found[1]), int(found[2])) if found else SourcePosition(0)
         raise SyntaxFault(where, f"no valid TOML: {error}") from error
     except RecursionError:
-        raise SyntaxFault(Place(0), "tables or lists lie too deep: flatten the file") from None
+        raise SyntaxFault(SourcePosition(0), "tables or lists lie too deep: flatten the file") from None
     lines = _Lines(text)
     for key in tables:
         if key != MODEL:
@@ -52,15 +52,15 @@ def parse(text: str) -> Block:
         Field("config", _block(model, (MODEL, number), lines), lines.place((MODEL, number)))
         for number, model in enumerate(models)
     ]
-    top = Place(1, 1)
-    return Block((Field(LIST, Block(tuple(configs), top), top),), top)
+    top = SourcePosition(1, 1)
+    return ConfigBlock((Field(LIST, ConfigBlock(tuple(configs), top), top),), top)
 
 
-def _block(table: Mapping[str, Any], path: Path, lines: _Lines) -> Block:
+def _block(table: Mapping[str, Any], path: Path, lines: _Lines) -> ConfigBlock:
     fields: list[Field] = []
     for key, value in table.items():
         fields.extend(_fields(key, value, (*path, key), lines))
-    return Block(tuple(fields), lines.place(path))
+    return ConfigBlock(tuple(fields), lines.place(path))
 
 
 def _fields(key: str, value: Any, path: Path, lines: _Lines) -> Iterable[Field]:
@@ -72,8 +72,8 @@ def _fields(key: str, value: Any, path: Path, lines: _Lines) -> Iterable[Field]:
     return [Field(key, _value(value, path, lines), at)]
 
 
-def _label(name: str, version: Any, at: Place) -> Block:
-    return Block((Field("key", name, at), Field("value", version, at)), at)
+def _label(name: str, version: Any, at: SourcePosition) -> ConfigBlock:
+    return ConfigBlock((Field("key", name, at), Field("value", version, at)), at)
 
 
 def _value(value: Any, path: Path, lines: _Lines) -> object:
@@ -96,11 +96,11 @@ class _Lines:
             for path in _keys(line):
                 self._found.setdefault((*above, *path), number)
 
-    def place(self, path: Path) -> Place:
+    def place(self, path: Path) -> SourcePosition:
         """The line of a key, or of what it lies in."""
         while path and path not in self._found:
             path = path[:-1]
-        return Place(self._found.get(path, 0))
+        return SourcePosition(self._found.get(path, 0))
 
     @staticmethod
     def _below(names: tuple[str, ...], counts: dict[Path, int], *, fresh: bool) -> Path:

@@ -17,9 +17,9 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from thriftserve.repository import checkpoint_index, config_text
-from thriftserve.repository.checkpoint_index import BundleIndex
-from thriftserve.repository.config_text import Block, Field, SyntaxFault
-from thriftserve.repository.protobuf import VARINT, Damaged, WireField, fields
+from thriftserve.repository.checkpoint_index import CheckpointIndex
+from thriftserve.repository.config_text import ConfigBlock, Field, SyntaxFault
+from thriftserve.repository.protobuf import VARINT, CorruptFile, WireField, fields
 
 # What a SavedModel needs beside its saved_model.pb, by the file's own word and without TensorFlow.
 
@@ -36,7 +36,7 @@ _CALLS = (b"PartitionedCall", b"StatefulPartitionedCall")
 
 
 @dataclass(frozen=True)
-class Needs:
+class SavedModelManifest:
     """What a SavedModel needs of other files."""
 
     #: Names below the directory assets.
@@ -63,7 +63,7 @@ class _Node:
         return None
 
 
-def read(path: Path) -> Needs:
+def read(path: Path) -> SavedModelManifest:
     """Reads saved_model.pb or saved_model.pbtxt.
 
     Raises:
@@ -75,27 +75,27 @@ def read(path: Path) -> Needs:
     return _of_text(data) if path.suffix == ".pbtxt" else _of_pb(memoryview(data))
 
 
-def _of_pb(data: memoryview) -> Needs:
-    graphs: list[Needs] = []
+def _of_pb(data: memoryview) -> SavedModelManifest:
+    graphs: list[SavedModelManifest] = []
     for one in fields(data):
         if one.number == _META_GRAPH:
             graphs.append(_of_meta_graph(one.content))
         elif one.number != _SCHEMA_VERSION or one.kind != VARINT:
-            raise Damaged(f"it is no SavedModel: it has a field {one.number}")
+            raise CorruptFile(f"it is no SavedModel: it has a field {one.number}")
     return _together(graphs)
 
 
-def _together(graphs: list[Needs]) -> Needs:
+def _together(graphs: list[SavedModelManifest]) -> SavedModelManifest:
     if not graphs:
-        raise Damaged("it has no meta graph")
-    return Needs(
+        raise CorruptFile("it has no meta graph")
+    return SavedModelManifest(
         tuple(sorted({name for one in graphs for name in one.assets})),
         frozenset().union(*(one.tensors for one in graphs)),
         any(one.checkpoint for one in graphs),
     )
 
 
-def _of_meta_graph(data: memoryview) -> Needs:
+def _of_meta_graph(data: memoryview) -> SavedModelManifest:
     graph, restore, assets = memoryview(b""), b"", []
     for one in fields(data):
         if one.number == _GRAPH:
@@ -105,7 +105,7 @@ def _of_meta_graph(data: memoryview) -> Needs:
         elif one.number == _ASSETS:
             assets.append(_bytes(one.content, _ASSET_FILENAME).decode(errors="replace"))
     tensors = _restored(graph, restore) if restore else frozenset()
-    return Needs(tuple(assets), tensors, bool(restore))
+    return SavedModelManifest(tuple(assets), tensors, bool(restore))
 
 
 def _restored(graph: memoryview, restore: bytes) -> frozenset[str]:
@@ -165,14 +165,14 @@ def _bytes(message: memoryview, number: int) -> bytes:
     return found
 
 
-def _of_text(data: bytes) -> Needs:
+def _of_text(data: bytes) -> SavedModelManifest:
     """The same of the text format; which tensors it restores is not looked for."""
     try:
         top = config_text.parse(data.decode())
     except SyntaxFault as fault:
-        raise Damaged(f"line {fault.where}: {fault.message}") from fault
+        raise CorruptFile(f"line {fault.where}: {fault.message}") from fault
     except UnicodeDecodeError as error:
-        raise Damaged(f"it is no text: {error}") from error
+        raise CorruptFile(f"it is no text: {error}") from error
     graphs = list(top.blocks("meta_graphs"))
     assets = [
         str(field.value)
@@ -181,10 +181,10 @@ def _of_text(data: bytes) -> Needs:
         for field in asset.named("filename")
     ]
     saver = any(field.value for graph in graphs for one in graph.blocks("saver_def") for field in _restore_op(one))
-    return _together([Needs(tuple(assets), frozenset(), saver) for _ in graphs])
+    return _together([SavedModelManifest(tuple(assets), frozenset(), saver) for _ in graphs])
 
 
-def _restore_op(saver: Block) -> Iterator[Field]:
+def _restore_op(saver: ConfigBlock) -> Iterator[Field]:
     return saver.named("restore_op_name")
 
 
@@ -223,7 +223,7 @@ def look(path: Path) -> Snapshot:
     for name, found in _walk(str(path), "", 0):
         files[name] = _file_stat(found)
         if len(files) > MOST_FILES:
-            raise Damaged(f"it has more than {MOST_FILES} files")
+            raise CorruptFile(f"it has more than {MOST_FILES} files")
     return files
 
 
@@ -243,7 +243,7 @@ def _file_stat(found: os.stat_result) -> FileStat:
 
 def _walk(directory: str, above: str, depth: int) -> Iterator[tuple[str, os.stat_result]]:
     if depth > MOST_DEPTH:
-        raise Damaged(f"its directories lie more than {MOST_DEPTH} deep")
+        raise CorruptFile(f"its directories lie more than {MOST_DEPTH} deep")
     with os.scandir(directory) as entries:
         for entry in entries:
             try:
@@ -270,7 +270,7 @@ def fault(path: Path, snapshot: Snapshot) -> str | None:
         return f"{PB} is missing"
     try:
         needs = read(path / graph)
-    except (Damaged, OSError) as error:
+    except (CorruptFile, OSError) as error:
         return f"{graph} is damaged: {error}"
     return _asset_fault(needs.assets, files) or _variables_fault(path, needs, files)
 
@@ -286,13 +286,13 @@ def _asset_fault(assets: tuple[str, ...], files: Snapshot) -> str | None:
     return None
 
 
-def _variables_fault(path: Path, needs: Needs, files: Snapshot) -> str | None:
+def _variables_fault(path: Path, needs: SavedModelManifest, files: Snapshot) -> str | None:
     if INDEX not in files:
         begun = any(name.startswith("variables/") for name in files)
         return f"{INDEX} is missing" if needs.checkpoint or begun else None
     try:
         index = checkpoint_index.read(memoryview((path / INDEX).read_bytes()))
-    except (Damaged, OSError) as error:
+    except (CorruptFile, OSError) as error:
         return f"{INDEX} is damaged: {error}"
     missing = needs.tensors - index.keys
     if missing:
@@ -300,7 +300,7 @@ def _variables_fault(path: Path, needs: Needs, files: Snapshot) -> str | None:
     return _shard_fault(index, files)
 
 
-def _shard_fault(index: BundleIndex, files: Snapshot) -> str | None:
+def _shard_fault(index: CheckpointIndex, files: Snapshot) -> str | None:
     for shard, needed in index.needed.items():
         name = f"variables/variables.data-{shard:05d}-of-{index.shards:05d}"
         found = files.get(name)

@@ -29,7 +29,7 @@ VARINT, FIXED64, BYTES, FIXED32 = 0, 1, 2, 5
 _MOST_VARINT = 10
 
 
-class Damaged(ValueError):
+class CorruptFile(ValueError):
     """The bytes are not what they should be; the message says how."""
 
 
@@ -48,7 +48,7 @@ class WireField(NamedTuple):
             Damaged: it is neither.
         """
         if isinstance(self.value, int):
-            raise Damaged(f"field {self.number} is a number where a message should be")
+            raise CorruptFile(f"field {self.number} is a number where a message should be")
         return self.value
 
     @property
@@ -59,7 +59,7 @@ class WireField(NamedTuple):
             Damaged: it is none.
         """
         if not isinstance(self.value, int):
-            raise Damaged(f"field {self.number} is a message where a number should be")
+            raise CorruptFile(f"field {self.number} is a message where a number should be")
         return self.value
 
 
@@ -82,9 +82,9 @@ def fields(message: memoryview) -> Iterator[WireField]:
         elif kind in (FIXED32, FIXED64):
             size = 4 if kind == FIXED32 else 8
         else:
-            raise Damaged(f"field {number} is of the unknown kind {kind}")
+            raise CorruptFile(f"field {number} is of the unknown kind {kind}")
         if number == 0 or at + size > end:
-            raise Damaged(f"field {number} needs {size} bytes and {end - at} are there")
+            raise CorruptFile(f"field {number} needs {size} bytes and {end - at} are there")
         content = message[at : at + size]
         yield WireField(number, kind, content if kind == BYTES else int.from_bytes(content, "little"))
         at += size
@@ -103,4 +103,4 @@ def read_varint(data: memoryview, at: int) -> tuple[int, int]:
         if byte < 0x80:
             return value, position + 1
         shift += 7
-    raise Damaged(f"a number at byte {at} does not end")
+    raise CorruptFile(f"a number at byte {at} does not end")

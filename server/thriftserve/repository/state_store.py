@@ -25,7 +25,7 @@ from thriftserve_idl.ttypes import ModelState
 # What a worker tells of its loading: before it begins with a version, when one has failed, and when all is done.
 
 
-class Failed(NamedTuple):
+class LoadFailure(NamedTuple):
     """A version that a worker could not load."""
 
     name: str
@@ -34,22 +34,22 @@ class Failed(NamedTuple):
     message: str
 
 
-class Outcome(NamedTuple):
+class LoadResult(NamedTuple):
     """What a worker has told of its loading, or left."""
 
     #: Whether it serves, without what has failed.
     done: bool
-    failed: tuple[Failed, ...]
+    failed: tuple[LoadFailure, ...]
     #: Seconds that loading and warming up took, by model and version; of what has not failed.
     took_s: dict[tuple[str, int], float]
 
 
-class Attempt:
+class LoadReport:
     """One worker's loading of one plan."""
 
     def __init__(self, state: StateDir) -> None:
         self._state = state
-        self._failed: list[Failed] = []
+        self._failed: list[LoadFailure] = []
         self._took_s: dict[tuple[str, int], float] = {}
 
     @contextmanager
@@ -60,7 +60,7 @@ class Attempt:
         try:
             yield
         except StartError as error:
-            self._failed.append(Failed(name, version, Code.INTERNAL, error.message))
+            self._failed.append(LoadFailure(name, version, Code.INTERNAL, error.message))
             self._write(None)
             raise
         self._took_s[name, version] = self._took_s.get((name, version), 0.0) + time.monotonic() - began
@@ -75,7 +75,7 @@ class Attempt:
         self._state.write(f"attempts/{os.getpid()}", content, durable=False)
 
 
-def outcomes(state: StateDir) -> Iterator[Outcome]:
+def load_results(state: StateDir) -> Iterator[LoadResult]:
     """What workers have told and nobody has heard yet.
 
     Of a worker that has ended while it loaded, the version that it was at has failed.
@@ -88,14 +88,14 @@ def outcomes(state: StateDir) -> Iterator[Outcome]:
         if content["loading"] is not None:
             name, version = content["loading"]
             why = "the worker process ended while it loaded this version"
-            failed = (*failed, Failed(name, version, Code.INTERNAL, why))
-        yield Outcome(content["done"], failed, {(name, version): took for name, version, took in content["took_s"]})
+            failed = (*failed, LoadFailure(name, version, Code.INTERNAL, why))
+        yield LoadResult(content["done"], failed, {(name, version): took for name, version, took in content["took_s"]})
         state.forget_attempt(pid)
 
 
-def _failed(content: list[Any]) -> Failed:
+def _failed(content: list[Any]) -> LoadFailure:
     name, version, code, message = content
-    return Failed(name, version, Code(code), message)
+    return LoadFailure(name, version, Code(code), message)
 
 
 def _alive(pid: int) -> bool:
@@ -130,7 +130,7 @@ def written(
     }
 
 
-class Told:
+class StateReader:
     """The file, as a process other than the keeper sees it. Threads may share one.
 
     Args:

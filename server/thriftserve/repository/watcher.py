@@ -18,7 +18,7 @@ from pathlib import Path
 from thriftserve.errors import ModelLoadError
 from thriftserve.repository import integrity, versions
 from thriftserve.repository.integrity import FileStat, Snapshot
-from thriftserve.repository.protobuf import Damaged
+from thriftserve.repository.protobuf import CorruptFile
 from thriftserve.repository.versions import PYTHON_VERSION, Latest, ModelConfig, Specific, VersionDir, VersionPolicy
 
 # One base path, looked at again and again: which of its versions are whole, and which are to be served.
@@ -37,7 +37,7 @@ class _Seen:
     whole: FileStat | None = None
 
 
-class WatchedPath:
+class BasePath:
     """A base path and what is known of its versions."""
 
     def __init__(self, base_path: Path) -> None:
@@ -91,7 +91,7 @@ class WatchedPath:
             return None
         try:
             snapshot = integrity.look(path)
-        except (OSError, Damaged) as error:
+        except (OSError, CorruptFile) as error:
             seen.snapshot = None
             return f"it can't be looked into: {error}"
         if snapshot != seen.snapshot:
@@ -115,7 +115,7 @@ class WatchedPath:
         try:
             # What was read must be what the snapshot has seen.
             return told if integrity.look(path) == snapshot else ""
-        except (OSError, Damaged):
+        except (OSError, CorruptFile):
             return ""
 
     def _missing(self, policy: VersionPolicy, found: set[int]) -> Iterable[str]:
@@ -171,7 +171,7 @@ class Watcher:
         """
         self._local = local or (lambda config: Path(config.source))
         self._configs: dict[str, ModelConfig] = {}
-        self._paths: dict[str, WatchedPath] = {}
+        self._paths: dict[str, BasePath] = {}
         self._wanted: dict[str, tuple[VersionDir, ...]] = {}
         self._told: dict[str, frozenset[str]] = {}
         self._moved: set[str] = set()
@@ -183,7 +183,7 @@ class Watcher:
         paths = {name: self._local(one) for name, one in self._configs.items() if one.platform != "python"}
         kept = {name: one for name, one in self._paths.items() if paths.get(name) == one.base_path}
         self._moved = {name for name in paths if name in self._wanted and name not in kept}
-        self._paths = {name: kept.get(name) or WatchedPath(path) for name, path in paths.items()}
+        self._paths = {name: kept.get(name) or BasePath(path) for name, path in paths.items()}
 
     def poll(self, *, settled: bool = False) -> Changes:
         """Looks at every base path once.

@@ -1,7 +1,7 @@
 """Bytes <-> messages, for any TProcessor. No sockets."""
 
-from thriftserve.rpc.exchange import BadMessage, Begun, Exchange, Refusal, Together
+from thriftserve.rpc.exchange import BadMessage, BatchProcessor, Exchange, PendingCall, Refusal
 from thriftserve.rpc.header import make_exchange
-from thriftserve.rpc.template_cache import Again
+from thriftserve.rpc.template_cache import CachedCall
 
-__all__ = ["Again", "BadMessage", "Begun", "Exchange", "Refusal", "Together", "make_exchange"]
+__all__ = ["BadMessage", "BatchProcessor", "CachedCall", "Exchange", "PendingCall", "Refusal", "make_exchange"]

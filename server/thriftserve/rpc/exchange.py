@@ -23,7 +23,7 @@ from thrift.Thrift import TApplicationException, TMessageType, TProcessor
 
 from thriftserve import arrival
 from thriftserve.rpc.scan import cut_out, put_back
-from thriftserve.rpc.template_cache import Again, Alike, Form, Part, Varying
+from thriftserve.rpc.template_cache import CachedCall, CallTemplate, Span, TemplateCache, Varying
 from thriftserve_client.wire.framing import Frame, FrameError, LargeFrame
 from thriftserve_client.wire.message_socket import ChannelClosed, ChannelTimeout, Stream
 from thriftserve_client.wire.protocols import BinaryProtocol, CompactProtocol, Outgoing, make_protocol
@@ -31,7 +31,7 @@ from thriftserve_client.wire.protocols import BinaryProtocol, CompactProtocol, O
 # Protocols that remember how far into a message their reader got.
 
 
-class Recording:
+class TrackedProtocol:
     """What the reading side of every protocol does besides reading."""
 
     header: tuple[str, int, int] | None
@@ -57,7 +57,7 @@ class Recording:
         self.decoded = True
 
 
-class BinaryInput(Recording, BinaryProtocol):
+class BinaryInput(TrackedProtocol, BinaryProtocol):
     """The binary protocol's reading side."""
 
     readMessageBegin = BinaryProtocol.readMessageBegin  # it records by itself
@@ -66,7 +66,7 @@ class BinaryInput(Recording, BinaryProtocol):
         self.decoded = True  # the protocol itself has nothing to do here
 
 
-class CompactInput(Recording, CompactProtocol):
+class CompactInput(TrackedProtocol, CompactProtocol):
     """The compact protocol's reading side."""
 
 
@@ -87,7 +87,7 @@ class BadMessage(Exception):
     """What came is no message of this protocol; the connection can't go on."""
 
 
-class Together(Protocol):
+class BatchProcessor(Protocol):
     """A processor some of whose calls can be begun together and answered from one run."""
 
     #: Method -> the generated classes of its arguments and its result.
@@ -105,11 +105,11 @@ class Together(Protocol):
     #: Method -> where its calls, and their answers, differ from each other.
     varying: Mapping[str, Varying]
 
-    def form(self, method: str, args: Any, job: Any, parts: Sequence[Part]) -> Form | None:
+    def form(self, method: str, args: Any, job: Any, parts: Sequence[Span]) -> CallTemplate | None:
         """What holds for every call like this one; see `thriftserve.rpc.template_cache.Alike`."""
 
 
-class Begun:
+class PendingCall:
     """A call that was read and begun: `step` takes it from run to run, to its answer."""
 
     __slots__ = ("_exchange", "_seqid", "_steps", "args", "name", "on_first", "parts", "size")
@@ -121,7 +121,7 @@ class Begun:
         self.name = name
         self.args = args
         #: Told of the call and the first thing that it wants run: it was found to be right.
-        self.on_first: Callable[[Begun, Any], None] | None = None
+        self.on_first: Callable[[PendingCall, Any], None] | None = None
         #: The encoded answer in segments, once there is one, and its bytes.
         self.parts: list[bytes] = []
         self.size = 0
@@ -213,22 +213,22 @@ class Exchange:
         return parts if size <= self._max_bytes else self._too_large(size)
 
     @cached_property
-    def _alike(self) -> Alike | None:
+    def _alike(self) -> TemplateCache | None:
         """The kinds of call seen; None where there is no short way. Made for who asks: a connection never does."""
         if self._protocol != "binary" or not hasattr(self.processor, "varying"):
             return None
-        return Alike(self, self.processor.varying, self.processor.form)
+        return TemplateCache(self, self.processor.varying, self.processor.form)
 
-    def begin_small(self, message: bytes, arrived: float) -> Again | Begun | list[bytes]:
+    def begin_small(self, message: bytes, arrived: float) -> CachedCall | PendingCall | list[bytes]:
         """As `begin`, for a small message: one that is like an earlier one takes the short way."""
         alike = self._alike
         return self.begin_whole(message, arrived) if alike is None else alike.begin(message, arrived)
 
-    def begin_whole(self, message: bytes | memoryview, arrived: float) -> Begun | list[bytes]:
+    def begin_whole(self, message: bytes | memoryview, arrived: float) -> PendingCall | list[bytes]:
         """As `begin`, for a message without its frame."""
         return self.begin(Frame(BytesIO(message), len(message)), arrived)
 
-    def begin_shared(self, message: memoryview, arrived: float) -> Begun | list[bytes]:
+    def begin_shared(self, message: memoryview, arrived: float) -> PendingCall | list[bytes]:
         """As `begin`, for a large message in memory that stays as it is until the call is answered."""
         lean = cut_out(message, self.processor.large) if self._protocol == "binary" else None
         if lean is None:
@@ -236,7 +236,7 @@ class Exchange:
         small, views = lean
         return self.begin(Frame(BytesIO(small), len(small)), arrived, views)
 
-    def begin(self, source: Frame, arrived: float, views: list[memoryview] | None = None) -> Begun | list[bytes]:
+    def begin(self, source: Frame, arrived: float, views: list[memoryview] | None = None) -> PendingCall | list[bytes]:
         """Reads a message and begins its call, where its processor can run that method together with others.
 
         Args:
@@ -268,7 +268,7 @@ class Exchange:
         except BaseException as error:
             return self._failed(error)
         arrival.mark(arrived)
-        return Begun(self, name, seqid, args, self.processor.begin(name, args))
+        return PendingCall(self, name, seqid, args, self.processor.begin(name, args))
 
     def write_result(self, name: str, seqid: int, result: Any) -> list[bytes]:
         """The answer to a call that was begun."""

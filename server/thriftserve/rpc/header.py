@@ -17,7 +17,7 @@ from thrift.Thrift import TApplicationException, TProcessor
 from thrift.transport.THeaderTransport import THeaderClientType, THeaderSubprotocolID, THeaderTransport
 from thrift.transport.TTransport import HARD_MAX_FRAME_SIZE
 
-from thriftserve.rpc.exchange import Exchange, Recording
+from thriftserve.rpc.exchange import Exchange, TrackedProtocol
 from thriftserve_client.wire.framing import HEADER_BYTES, Frame
 from thriftserve_client.wire.protocols import BinaryProtocol, CompactProtocol
 
@@ -69,7 +69,7 @@ class _Transport(THeaderTransport):
         return [frame[HEADER_BYTES:]] if frame else []
 
 
-class _HeaderInput(Recording, THeaderProtocol):
+class _HeaderInput(TrackedProtocol, THeaderProtocol):
     """THeader's protocol, with this project's limits and checks."""
 
     def __init__(self, max_bytes: int, transport: _Transport | None = None) -> None:

@@ -36,7 +36,7 @@ def cut_out(message: memoryview, paths: Mapping[str, tuple[int, ...]]) -> tuple[
         The message and what was cut out of it; None where nothing was, or where the message can't be followed
         (whoever decodes it says why).
     """
-    walk = Walk(message)
+    walk = Scanner(message)
     try:
         path = paths.get(bytes(message[8 : 8 + walk.length(4)]).decode())
         found = [] if path is None else _large_fields(walk, path)
@@ -53,7 +53,7 @@ def cut_out(message: memoryview, paths: Mapping[str, tuple[int, ...]]) -> tuple[
     return b"".join(pieces), [message[start : start + size] for start, size in found]
 
 
-def _large_fields(walk: Walk, path: tuple[int, ...]) -> list[tuple[int, int]]:
+def _large_fields(walk: Scanner, path: tuple[int, ...]) -> list[tuple[int, int]]:
     """The large strings at the end of a path: (start, size) each."""
     found: list[tuple[int, int]] = []
     entries = walk.find(path[:-1], MAP)
@@ -95,7 +95,7 @@ _NAME_AT = 8
 LOST = (IndexError, ValueError, struct_error)
 
 
-class Walk:
+class Scanner:
     """Steps over the values of a message, given without its frame's length.
 
     Its methods raise one of `LOST` at the message's end, or where it is too deep or too long.
@@ -212,7 +212,7 @@ def find_i32(message: bytes | memoryview, path: tuple[int, ...]) -> int | None:
         100
     """
     try:
-        at = Walk(message).find(path, I32)
+        at = Scanner(message).find(path, I32)
         return None if at is None else int(_I32(message, at)[0])
     except LOST:
         return None
@@ -220,7 +220,7 @@ def find_i32(message: bytes | memoryview, path: tuple[int, ...]) -> int | None:
 
 def find_string(message: bytes | memoryview, path: tuple[int, ...]) -> bytes | None:
     """A string within the arguments of a binary call; arguments and None as for `find_i32`."""
-    walk = Walk(message)
+    walk = Scanner(message)
     try:
         at = walk.find(path, STRING)
         if at is None or at + 4 + (size := walk.length(at)) > len(message):

@@ -16,10 +16,10 @@ from functools import partial
 from struct import Struct
 from typing import TYPE_CHECKING, Any, NamedTuple, Protocol
 
-from thriftserve.rpc.scan import LOST, Walk
+from thriftserve.rpc.scan import LOST, Scanner
 
 if TYPE_CHECKING:
-    from thriftserve.rpc.exchange import Begun
+    from thriftserve.rpc.exchange import PendingCall
 
 # Messages that are the same but for some of their parts.
 
@@ -27,7 +27,7 @@ if TYPE_CHECKING:
 Path = tuple[int, ...]
 
 
-class Part(NamedTuple):
+class Span(NamedTuple):
     """A part of a message: which path led there, the keys of the maps on the way, and its bytes."""
 
     path: Path
@@ -35,7 +35,7 @@ class Part(NamedTuple):
     value: bytes
 
 
-class Pattern:
+class MessageTemplate:
     """A message, and where others may differ from it.
 
     >>> pattern = Pattern(b"x = 12, y = 34;", [(4, 6), (12, 14)])
@@ -77,21 +77,21 @@ class Pattern:
         return b"".join(every)
 
 
-def pattern_of(message: bytes, paths: Sequence[Path]) -> tuple[Pattern, list[Part]] | None:
+def template_of(message: bytes, paths: Sequence[Path]) -> tuple[MessageTemplate, list[Span]] | None:
     """The pattern of messages that differ in their number and at the ends of these paths.
 
     Returns:
         The pattern, whose first part is the message's number, and its other parts in their order; None where the
         message can't be followed.
     """
-    walk = Walk(message)
+    walk = Scanner(message)
     try:
         number = walk.arguments - 4
         found = sorted((span, path, keys) for path in paths for keys, span in walk.reach(path))
     except LOST:
         return None
-    pattern = Pattern(message, [(number, number + 4), *(span for span, _, _ in found)])
-    return pattern, [Part(path, keys, message[slice(*span)]) for span, path, keys in found]
+    pattern = MessageTemplate(message, [(number, number + 4), *(span for span, _, _ in found)])
+    return pattern, [Span(path, keys, message[slice(*span)]) for span, path, keys in found]
 
 
 #: Larger messages spend their time elsewhere.
@@ -107,7 +107,7 @@ _AT_ONCE, _EVERY = 32, 32
 Varying = tuple[Sequence[Path], Sequence[Path]]
 
 
-class Form(Protocol):
+class CallTemplate(Protocol):
     """What was found out of a call, for those that are alike."""
 
     def job(self, parts: Sequence[bytes], arrived: float) -> Any:
@@ -136,29 +136,29 @@ class _Known:
 
     __slots__ = ("answers", "form", "name", "pattern", "reply")
 
-    def __init__(self, name: str, pattern: Pattern, form: Form, reply: Sequence[Path]) -> None:
+    def __init__(self, name: str, pattern: MessageTemplate, form: CallTemplate, reply: Sequence[Path]) -> None:
         self.name = name
         self.pattern = pattern
         self.form = form
         self.reply = reply
         #: By outline.
-        self.answers: dict[Any, Pattern] = {}
+        self.answers: dict[Any, MessageTemplate] = {}
 
 
-class Whole(Protocol):
+class SlowPath(Protocol):
     """What begins and answers calls the whole way: an `Exchange`."""
 
     #: Bytes of the answer just given.
     size: int
 
-    def begin_whole(self, message: bytes, arrived: float) -> Begun | list[bytes]:
+    def begin_whole(self, message: bytes, arrived: float) -> PendingCall | list[bytes]:
         """Reads a message and begins its call."""
 
     def write_result(self, name: str, seqid: int, result: Any) -> list[bytes]:
         """Encodes an answer."""
 
 
-class Alike:
+class TemplateCache:
     """The kinds of call that one connection, or one slot, has seen. One thread uses it.
 
     Args:
@@ -170,9 +170,9 @@ class Alike:
 
     def __init__(
         self,
-        whole: Whole,
+        whole: SlowPath,
         varying: Mapping[str, Varying],
-        form: Callable[[str, Any, Any, Sequence[Part]], Form | None],
+        form: Callable[[str, Any, Any, Sequence[Span]], CallTemplate | None],
     ) -> None:
         self._whole = whole
         self._varying = varying
@@ -180,7 +180,7 @@ class Alike:
         self._known: dict[int, list[_Known]] = {}
         self._missed = 0
 
-    def begin(self, message: bytes, arrived: float) -> Again | Begun | list[bytes]:
+    def begin(self, message: bytes, arrived: float) -> CachedCall | PendingCall | list[bytes]:
         """Begins the call that a message makes.
 
         Args:
@@ -196,7 +196,7 @@ class Alike:
                 job = known.form.job(parts, arrived)
                 if job is None:
                     break
-                return Again(self._whole, known, message, arrived, parts[0], job)
+                return CachedCall(self._whole, known, message, arrived, parts[0], job)
         call = self._whole.begin_whole(message, arrived)
         if isinstance(call, list) or len(message) > MOST_BYTES:
             return call
@@ -205,12 +205,12 @@ class Alike:
             call.on_first = partial(self._learn, message)
         return call
 
-    def _learn(self, message: bytes, call: Begun, job: Any) -> None:
+    def _learn(self, message: bytes, call: PendingCall, job: Any) -> None:
         """Keeps what there is to know of a call that was found to be right."""
         varying = self._varying.get(call.name)
         if varying is None:
             return
-        found = pattern_of(message, varying[0])
+        found = template_of(message, varying[0])
         if found is None:
             return
         pattern, parts = found
@@ -223,12 +223,12 @@ class Alike:
         self._known[len(message)] = [_Known(call.name, pattern, form, varying[1]), *others[: _OF_A_SIZE - 1]]
 
 
-class Again:
+class CachedCall:
     """A call that is alike, with its first job: used as `Begun` is."""
 
     __slots__ = ("_arrived", "_call", "_job", "_known", "_message", "_number", "_whole", "parts", "size")
 
-    def __init__(self, whole: Whole, known: _Known, message: bytes, arrived: float, number: bytes, job: Any) -> None:
+    def __init__(self, whole: SlowPath, known: _Known, message: bytes, arrived: float, number: bytes, job: Any) -> None:
         self._whole = whole
         self._known = known
         self._message = message
@@ -236,7 +236,7 @@ class Again:
         self._number = number
         self._job = job
         #: The same call, the whole way, where that was needed after all.
-        self._call: Begun | None = None
+        self._call: PendingCall | None = None
         #: The encoded answer in segments, once there is one, and its bytes.
         self.parts: list[bytes] = []
         self.size = 0
@@ -286,7 +286,7 @@ class Again:
 
     def _learn(self, outline: Any, parts: Sequence[bytes]) -> None:
         message = b"".join(self.parts)
-        found = pattern_of(message, self._known.reply)
+        found = template_of(message, self._known.reply)
         if found is None:
             return
         pattern, places = found

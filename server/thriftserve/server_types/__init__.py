@@ -3,6 +3,7 @@
 >>> from thriftserve.server_types import serve
 """
 
-from thriftserve.servers import LOOPS, ControlContext, Desk, HostSettings, WorkerContext, serve
+from thriftserve.servers import LOOPS, ControlContext, HostSettings, WorkerContext, serve
+from thriftserve.servers import FrontPolicy as Desk
 
 __all__ = ["LOOPS", "ControlContext", "Desk", "HostSettings", "WorkerContext", "serve"]

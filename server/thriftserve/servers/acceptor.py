@@ -18,7 +18,7 @@ import time
 from collections.abc import Iterator
 from struct import Struct
 
-from thriftserve.servers.context import Host
+from thriftserve.servers.context import ServerContext
 
 log = logging.getLogger(__name__)
 
@@ -51,7 +51,7 @@ def tune(sock: socket.socket) -> None:
 class Acceptor:
     """Takes the connections of one listening socket."""
 
-    def __init__(self, host: Host) -> None:
+    def __init__(self, host: ServerContext) -> None:
         self._host = host
         self.sock = host.listener.sock
         self._logged = 0.0
@@ -112,7 +112,7 @@ class Acceptor:
             log.error("no connection can be taken: %s; raise the limit of open files", error.strerror)
 
 
-class Spares:
+class SpareDescriptors:
     """Descriptors held in reserve, for connections that have to be taken when all others are in use."""
 
     def __init__(self) -> None:

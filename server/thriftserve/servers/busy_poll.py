@@ -34,7 +34,7 @@ _SAMPLE = 4
 _ASKED = 128
 
 
-class Room:
+class CoreBudget:
     """Whether each of the processes that have a client also has a core: those that wait awake share none.
 
     Args:
@@ -58,7 +58,7 @@ class Room:
         return self._is_there
 
 
-class Spin:
+class BusyPoll:
     """One place that waits: `soon`, and where that has nothing, sleep, then `slept`.
 
     Args:
@@ -75,7 +75,7 @@ class Spin:
         self._began = 0.0
 
     @classmethod
-    def among_several(cls, most_us: float) -> Spin:
+    def among_several(cls, most_us: float) -> BusyPoll:
         """For a place of one of several processes that a request goes through: with one core for all, it sleeps."""
         return cls(most_us if usable_cores() > 1 else 0)
 

@@ -20,8 +20,8 @@ from thrift.Thrift import TProcessor
 
 from thriftserve.rpc import BadMessage, make_exchange
 from thriftserve.servers.acceptor import arrived_before_s
-from thriftserve.servers.busy_poll import Spin
-from thriftserve.servers.context import Host
+from thriftserve.servers.busy_poll import BusyPoll
+from thriftserve.servers.context import ServerContext
 from thriftserve_client.wire.framing import Frame, FrameError
 from thriftserve_client.wire.message_socket import (
     BufferedChannel,
@@ -54,7 +54,7 @@ class Connection:
         alone: whether this process has no other connection now: then it may wait awake for the next message.
     """
 
-    def __init__(self, sock: socket.socket, peer: str, host: Host, alone: Callable[[], bool] = _never) -> None:
+    def __init__(self, sock: socket.socket, peer: str, host: ServerContext, alone: Callable[[], bool] = _never) -> None:
         self.sock = sock
         self.peer = peer
         self.host = host
@@ -64,7 +64,7 @@ class Connection:
         self._idle = False
         self._first = True
         self._alone = alone
-        self._spin = Spin(host.settings.spin_us)
+        self._spin = BusyPoll(host.settings.spin_us)
         self.last_used = time.monotonic()
 
     def use(self, processor: TProcessor) -> None:

@@ -58,7 +58,7 @@ class Wakeup:
 
 
 @dataclass
-class Host:
+class ServerContext:
     """A service to be hosted, in the process that hosts it."""
 
     settings: HostSettings

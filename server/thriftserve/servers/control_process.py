@@ -14,7 +14,7 @@ from typing import Protocol
 from thrift.Thrift import TProcessor
 
 from thriftserve.servers.acceptor import tune
-from thriftserve.servers.context import Host, Wakeup
+from thriftserve.servers.context import ServerContext, Wakeup
 from thriftserve.servers.thread_pool import TThreadPoolServer
 from thriftserve.settings import HostSettings
 from thriftserve.status import WorkerPhase, WorkerRole
@@ -130,7 +130,7 @@ def control_group(control: ControlFactory, door: HostSettings | None) -> WorkerG
 
     def make_loop(context: WorkerContext) -> Loop:
         loop: _ControlLoop
-        server = TThreadPoolServer(Host(door, listener, context, lambda _: loop.service.processor))
+        server = TThreadPoolServer(ServerContext(door, listener, context, lambda _: loop.service.processor))
         loop = _ControlLoop(context, control, server)
         return loop
 

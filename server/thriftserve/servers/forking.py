@@ -19,9 +19,9 @@ from types import FrameType
 
 from thriftserve.errors import ExitCode, ModelLoadError, StartError
 from thriftserve.servers.acceptor import Acceptor, OutOfDescriptors, accept_queue_length
-from thriftserve.servers.busy_poll import Room
+from thriftserve.servers.busy_poll import CoreBudget
 from thriftserve.servers.connection import Connection
-from thriftserve.servers.context import Host, Wakeup
+from thriftserve.servers.context import ServerContext, Wakeup
 from thriftserve.supervisor import child
 from thriftserve.supervisor.context import WorkerContext
 
@@ -39,12 +39,12 @@ _REASON_BYTES = 4096
 class TForkingServer:
     """Forks for each connection, up to `max_children`; more wait in the kernel's queue, up to `max_queued`."""
 
-    def __init__(self, host: Host) -> None:
+    def __init__(self, host: ServerContext) -> None:
         self._host = host
         self._slots = host.context.board.slots_of_children(host.context.slot)
         self._children: dict[int, int] = {}  # pid: slot
         self._refusing: set[int] = set()
-        self._room = Room(host.context.board)  # a child looks for itself; the cores are counted once
+        self._room = CoreBudget(host.context.board)  # a child looks for itself; the cores are counted once
 
     def prepare(self) -> None:
         """Proves in a child that the models load.
@@ -190,14 +190,14 @@ class TForkingServer:
         Connection(sock, peer, host).refuse(reason)
         return ExitCode.OK
 
-    def _in_child(self) -> Host:
+    def _in_child(self) -> ServerContext:
         """This process's own view of the host: no listening socket, a wake-up of its own."""
         self._host.listener.sock.close()
         self._host.wakeup = Wakeup()
         return self._host
 
 
-def _probe(host: Host, writer: int) -> int:
+def _probe(host: ServerContext, writer: int) -> int:
     try:
         host.load()
     except StartError as error:

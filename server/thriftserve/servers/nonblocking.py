@@ -22,8 +22,8 @@ from functools import partial
 
 from thriftserve.servers.acceptor import PAUSE_S, Acceptor, OutOfDescriptors
 from thriftserve.servers.connection import tell
-from thriftserve.servers.context import Host
-from thriftserve.servers.nonblocking_connection import PeerGone, PolledConnection
+from thriftserve.servers.context import ServerContext
+from thriftserve.servers.nonblocking_connection import NonblockingConnection, PeerGone
 from thriftserve_client.wire.framing import Frame
 
 log = logging.getLogger(__name__)
@@ -42,10 +42,10 @@ class Owner(Enum):
     WRITING = "the I/O thread, to write"
 
 
-class _Connection(PolledConnection):
+class _Connection(NonblockingConnection):
     """A connection and who has it. `owner` and `watched` change under `lock`."""
 
-    def __init__(self, sock: socket.socket, peer: str, host: Host, refusal: str | None) -> None:
+    def __init__(self, sock: socket.socket, peer: str, host: ServerContext, refusal: str | None) -> None:
         super().__init__(sock, peer, host)
         self.lock = threading.Lock()
         self.owner = Owner.READING
@@ -60,7 +60,7 @@ _Task = tuple[_Connection, Frame, float]
 class TNonblockingServer:
     """Any number of connections on one I/O thread; requests wait in a bounded queue for N handlers."""
 
-    def __init__(self, host: Host) -> None:
+    def __init__(self, host: ServerContext) -> None:
         self._host = host
         self._tasks: queue.SimpleQueue[_Task | None] = queue.SimpleQueue()
         self._connections: dict[int, _Connection] = {}

@@ -17,9 +17,9 @@ from struct import Struct
 
 from thriftserve.rpc import make_exchange
 from thriftserve.servers.acceptor import arrived_before_s
-from thriftserve.servers.busy_poll import Room, Spin
+from thriftserve.servers.busy_poll import BusyPoll, CoreBudget
 from thriftserve.servers.connection import FAILURES, Connection, tell
-from thriftserve.servers.context import Host
+from thriftserve.servers.context import ServerContext
 from thriftserve_client.wire.framing import Frame, FrameDecoder
 from thriftserve_client.wire.message_socket import (
     JOIN_BYTES,
@@ -38,10 +38,10 @@ class PeerGone(Exception):
     """The client closed the connection between two messages."""
 
 
-class PolledConnection:
+class NonblockingConnection:
     """A client's connection, read and written without waiting."""
 
-    def __init__(self, sock: socket.socket, peer: str, host: Host) -> None:
+    def __init__(self, sock: socket.socket, peer: str, host: ServerContext) -> None:
         self.peer = peer
         self.fd = sock.fileno()
         self.exchange = make_exchange(host.processor, host.settings.protocol, host.settings.max_message_bytes)
@@ -201,15 +201,15 @@ _NEWS_S = 0.005
 _STAY_TIMEVAL = Struct("@ll").pack(0, 1000)
 
 
-class FramedTurns(PolledConnection):
+class FramedMultiplexedConnection(NonblockingConnection):
     """A framed connection served in turns."""
 
-    def __init__(self, sock: socket.socket, peer: str, host: Host) -> None:
+    def __init__(self, sock: socket.socket, peer: str, host: ServerContext) -> None:
         super().__init__(sock, peer, host)
         self._host = host
         self._counters = host.context.counters
-        self._spin = Spin(host.settings.spin_us)
-        self._room = Room(host.context.board, every=1)
+        self._spin = BusyPoll(host.settings.spin_us)
+        self._room = CoreBudget(host.context.board, every=1)
         if host.tls is None:
             sock.setsockopt(socket.SOL_SOCKET, socket.SO_RCVTIMEO, _STAY_TIMEVAL)
 
@@ -337,7 +337,7 @@ class FramedTurns(PolledConnection):
         raise ChannelTimeout(self.why_late)
 
 
-class BufferedTurns(Connection):
+class BufferedMultiplexedConnection(Connection):
     """A connection of the buffered transport served in turns."""
 
     @property
@@ -356,4 +356,4 @@ class BufferedTurns(Connection):
         return self.serve_while_busy(_NEXT_RECORD_S if self.host.tls else None, lambda: True)
 
 
-Turns = FramedTurns | BufferedTurns
+Turns = FramedMultiplexedConnection | BufferedMultiplexedConnection

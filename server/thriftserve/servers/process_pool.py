@@ -19,9 +19,9 @@ import time
 from collections import deque
 
 from thriftserve.servers.acceptor import Acceptor, OutOfDescriptors
-from thriftserve.servers.context import Host
-from thriftserve.servers.nonblocking_connection import BufferedTurns, FramedTurns, Turns
-from thriftserve.servers.rejection import Doorman, Refuser
+from thriftserve.servers.context import ServerContext
+from thriftserve.servers.nonblocking_connection import BufferedMultiplexedConnection, FramedMultiplexedConnection, Turns
+from thriftserve.servers.rejection import AcceptQueueLimiter, Rejector
 
 log = logging.getLogger(__name__)
 
@@ -34,11 +34,11 @@ _DEFER_S = 1
 class TProcessPoolServer:
     """One worker of the pool."""
 
-    def __init__(self, host: Host) -> None:
+    def __init__(self, host: ServerContext) -> None:
         self._host = host
         self._connections: dict[int, Turns] = {}
         self._pending: deque[Turns] = deque()
-        self._make = FramedTurns if host.settings.framing == "framed" else BufferedTurns
+        self._make = FramedMultiplexedConnection if host.settings.framing == "framed" else BufferedMultiplexedConnection
         self._limit = max(1, host.settings.max_connections // host.context.workers)
         self._listening = True
         self._rearm_at = 0.0
@@ -56,8 +56,8 @@ class TProcessPoolServer:
         """Serves until drained."""
         host = self._host
         acceptor = Acceptor(host)
-        refuser = Refuser(host)
-        Doorman(host, acceptor, refuser).start()
+        refuser = Rejector(host)
+        AcceptQueueLimiter(host, acceptor, refuser).start()
         with select.epoll() as epoll:
             self._epoll = epoll
             epoll.register(acceptor.sock, select.EPOLLIN)
@@ -68,7 +68,7 @@ class TProcessPoolServer:
                 self._adopt(*taken)
             self._finish()
 
-    def _serve(self, acceptor: Acceptor, refuser: Refuser) -> None:
+    def _serve(self, acceptor: Acceptor, refuser: Rejector) -> None:
         host = self._host
         listening, waking = acceptor.sock.fileno(), host.wakeup.fd
         self._sweep_at = time.monotonic() + _SWEEP_S
@@ -99,7 +99,7 @@ class TProcessPoolServer:
         self._rearm_at = time.monotonic() + _STEP_BACK_S
         self._epoll.modify(acceptor.sock, select.EPOLLIN if on else 0)
 
-    def _accept_one(self, acceptor: Acceptor, refuser: Refuser) -> None:
+    def _accept_one(self, acceptor: Acceptor, refuser: Rejector) -> None:
         if self._an_idler_has_fewer():
             self._listen(acceptor, False)
             return
@@ -154,7 +154,7 @@ class TProcessPoolServer:
         if len(self._connections) != 1 or self._pending:
             return
         ((fd, only),) = self._connections.items()
-        if not (isinstance(only, FramedTurns) and only.may_stay):
+        if not (isinstance(only, FramedMultiplexedConnection) and only.may_stay):
             return
         self._epoll.unregister(fd)  # or every message of it would stir this, too
         if not only.stay(self._has_news):

@@ -16,7 +16,7 @@ from dataclasses import replace
 
 from thriftserve.servers.acceptor import Acceptor, OutOfDescriptors, accept_queue_length
 from thriftserve.servers.connection import Connection
-from thriftserve.servers.context import Host
+from thriftserve.servers.context import ServerContext
 
 log = logging.getLogger(__name__)
 
@@ -27,10 +27,10 @@ _WAITING = 256
 _LOOK_EVERY_S = 0.1
 
 
-class Refuser:
+class Rejector:
     """Refuses connections in a thread of its own, so that a slow client delays nobody."""
 
-    def __init__(self, host: Host) -> None:
+    def __init__(self, host: ServerContext) -> None:
         patience = replace(
             host.settings,
             idle_timeout_s=_PATIENCE_S,
@@ -63,10 +63,10 @@ class Refuser:
                 log.exception("%s: could not be refused", peer)
 
 
-class Doorman:
+class AcceptQueueLimiter:
     """Keeps the kernel's queue of connections within `max_queued` while the serving thread is busy."""
 
-    def __init__(self, host: Host, acceptor: Acceptor, refuser: Refuser) -> None:
+    def __init__(self, host: ServerContext, acceptor: Acceptor, refuser: Rejector) -> None:
         self._host = host
         self._acceptor = acceptor
         self._refuser = refuser

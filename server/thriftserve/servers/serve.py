@@ -27,8 +27,8 @@ from thrift.Thrift import TProcessor
 from thriftserve.errors import Code, ExitCode
 from thriftserve.rpc import Refusal
 from thriftserve.servers.acceptor import tune
-from thriftserve.servers.batching import Desk, Switchboard, TBatchingFront, TBatchingWorker
-from thriftserve.servers.context import Factory, Host, begun
+from thriftserve.servers.batching import FrontPolicy, Rendezvous, TBatchingFront, TBatchingWorker
+from thriftserve.servers.context import Factory, ServerContext, begun
 from thriftserve.servers.control_process import ControlFactory, control_group
 from thriftserve.settings import HostSettings
 from thriftserve.supervisor.arbiter import Arbiter
@@ -59,7 +59,7 @@ def serve(
     *,
     preload: Callable[[], None] | None = None,
     refusal: Refusal | None = None,
-    desk: Desk | None = None,
+    desk: FrontPolicy | None = None,
     control: ControlFactory | None = None,
     control_door: HostSettings | None = None,
     frees_first: bool = False,
@@ -115,7 +115,7 @@ def _serving_groups(
     settings: HostSettings,
     preload: Callable[[], None] | None,
     refusal: Refusal | None,
-    desk: Desk | None,
+    desk: FrontPolicy | None,
 ) -> list[WorkerGroup]:
     """Who serves the service itself; the first of them listens."""
     if settings.server_type == "TBatchingServer":
@@ -158,33 +158,35 @@ def _own_group(factory: Factory, settings: HostSettings, refusal: Refusal | None
     return WorkerGroup(
         "worker",
         settings.worker_processes,
-        lambda context: _loop(settings.server_type, Host(settings, listener, context, begun(factory), refusal)),
+        lambda context: _loop(
+            settings.server_type, ServerContext(settings, listener, context, begun(factory), refusal)
+        ),
         listener,
     )
 
 
 def _batching_groups(
-    factory: Factory, settings: HostSettings, preload: Callable[[], None] | None, desk: Desk
+    factory: Factory, settings: HostSettings, preload: Callable[[], None] | None, desk: FrontPolicy
 ) -> list[WorkerGroup]:
     """Fronts, each with a listening socket, and the workers behind them."""
     listeners = Listener.open_several(settings, settings.fronts)
-    switchboard = Switchboard(settings.fronts)
+    switchboard = Rendezvous(settings.fronts)
     groups = [_front_group(number, listener, settings, switchboard, desk) for number, listener in enumerate(listeners)]
 
     def make_worker(context: WorkerContext) -> Loop:
-        return TBatchingWorker(Host(settings, listeners[0], context, begun(factory)), switchboard)
+        return TBatchingWorker(ServerContext(settings, listeners[0], context, begun(factory)), switchboard)
 
     workers = WorkerGroup("worker", settings.worker_processes, make_worker, None, preload=preload, drain_order=1)
     return [*groups, workers]
 
 
 def _front_group(
-    number: int, listener: Listener, settings: HostSettings, switchboard: Switchboard, desk: Desk
+    number: int, listener: Listener, settings: HostSettings, switchboard: Rendezvous, desk: FrontPolicy
 ) -> WorkerGroup:
     tune(listener.sock)
 
     def make_front(context: WorkerContext) -> Loop:
-        host = Host(settings, listener, context, _nothing_to_serve)
+        host = ServerContext(settings, listener, context, _nothing_to_serve)
         return TBatchingFront(host, number, switchboard, desk)
 
     return WorkerGroup(f"front {number}" if settings.fronts > 1 else "front", 1, make_front, listener, reloads=False)
@@ -194,14 +196,14 @@ def _nothing_to_serve(context: WorkerContext) -> TProcessor:
     raise NotImplementedError("a front serves nothing itself")
 
 
-def _plain_desk(refusal: Refusal | None) -> Desk:
+def _plain_desk(refusal: Refusal | None) -> FrontPolicy:
     def fault(method: str, code: Code, message: str) -> Any:
         return refusal(method, message) if refusal is not None and code is Code.RESOURCE_EXHAUSTED else None
 
-    return Desk(fault=fault)
+    return FrontPolicy(fault=fault)
 
 
-def _loop(server_type: str, host: Host) -> Loop:
+def _loop(server_type: str, host: ServerContext) -> Loop:
     module, _, name = LOOPS[server_type].partition(":")
     cls: Any = getattr(importlib.import_module(module), name)
     loop: Loop = cls(host)

@@ -9,14 +9,14 @@ from __future__ import annotations
 
 from thriftserve.servers.acceptor import Acceptor
 from thriftserve.servers.connection import Connection
-from thriftserve.servers.context import Host
-from thriftserve.servers.rejection import Doorman, Refuser
+from thriftserve.servers.context import ServerContext
+from thriftserve.servers.rejection import AcceptQueueLimiter, Rejector
 
 
 class TSimpleServer:
     """Serves one connection after the other. For tests and debugging: everyone else waits."""
 
-    def __init__(self, host: Host) -> None:
+    def __init__(self, host: ServerContext) -> None:
         self._host = host
         self._current: Connection | None = None
 
@@ -30,7 +30,7 @@ class TSimpleServer:
         """Serves until drained."""
         host = self._host
         acceptor = Acceptor(host)
-        Doorman(host, acceptor, Refuser(host)).start()
+        AcceptQueueLimiter(host, acceptor, Rejector(host)).start()
         for sock, peer in acceptor:
             self._current = Connection(sock, peer, host, lambda: True)
             host.context.counters.connection_opened()

@@ -18,8 +18,8 @@ import time
 
 from thriftserve.servers.acceptor import Acceptor, OutOfDescriptors
 from thriftserve.servers.connection import Connection
-from thriftserve.servers.context import Host
-from thriftserve.servers.rejection import Refuser
+from thriftserve.servers.context import ServerContext
+from thriftserve.servers.rejection import Rejector
 
 log = logging.getLogger(__name__)
 
@@ -38,13 +38,13 @@ _SWEEP_S = 1.0
 class TThreadPoolServer:
     """A pool of `threads` threads; connections wait their turn in a bounded queue."""
 
-    def __init__(self, host: Host) -> None:
+    def __init__(self, host: ServerContext) -> None:
         self._host = host
         self._ready: queue.SimpleQueue[Connection | None] = queue.SimpleQueue()
         self._parked: dict[int, Connection] = {}
         self._lock = threading.Lock()
         self._epoll: select.epoll
-        self._refuser = Refuser(host)
+        self._refuser = Rejector(host)
         self._open = 0
         self._lingering = 0
         self._closing = False

@@ -9,8 +9,8 @@ import threading
 
 from thriftserve.servers.acceptor import Acceptor
 from thriftserve.servers.connection import Connection
-from thriftserve.servers.context import Host
-from thriftserve.servers.rejection import Refuser
+from thriftserve.servers.context import ServerContext
+from thriftserve.servers.rejection import Rejector
 
 #: What a connection's thread needs; the C library's own 8 MB would let 1,500 idle clients reserve 12 GB.
 _STACK_BYTES = 1024 * 1024
@@ -19,7 +19,7 @@ _STACK_BYTES = 1024 * 1024
 class TThreadedServer:
     """A thread for each connection, up to `max_connections`."""
 
-    def __init__(self, host: Host) -> None:
+    def __init__(self, host: ServerContext) -> None:
         self._host = host
         self._threads: dict[Connection, threading.Thread] = {}
 
@@ -31,7 +31,7 @@ class TThreadedServer:
     def run(self) -> None:
         """Serves until drained."""
         host = self._host
-        refuser = Refuser(host)
+        refuser = Rejector(host)
         limit = host.settings.max_connections
         threading.stack_size(_STACK_BYTES)
         for sock, peer in Acceptor(host):

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import numpy as np
 
-from thriftserve.batching import Done
+from thriftserve.batching import TaskResult
 from thriftserve.deadline import Deadline
 from thriftserve.errors import FailedPrecondition, Internal, InvalidArgument
 from thriftserve.models.servable import Servable
@@ -17,7 +17,7 @@ from thriftserve.models.session import Array
 from thriftserve.service.errors import listed, quoted, shaped
 from thriftserve.service.execution import Steps
 from thriftserve.service.images import image_rows, only_image_input
-from thriftserve.service.validation import Plan
+from thriftserve.service.validation import RequestValidator
 from thriftserve_idl.ttypes import Classification, ClassifyRequest, DataType, ImageClassification
 
 DEFAULT_TOP_K = 5
@@ -27,8 +27,8 @@ FLOATS = (DataType.FLOAT, DataType.DOUBLE, DataType.HALF, DataType.BFLOAT16)
 
 
 def classify(
-    servable: Servable, plan: Plan, request: ClassifyRequest, deadline: Deadline
-) -> Steps[tuple[list[ImageClassification], Done]]:
+    servable: Servable, plan: RequestValidator, request: ClassifyRequest, deadline: Deadline
+) -> Steps[tuple[list[ImageClassification], TaskResult]]:
     """The best classes of each image, in the request's order.
 
     Raises:
@@ -44,7 +44,7 @@ def classify(
     return [ImageClassification(best(_scores(row[name], name), servable.labels, top_k)) for row in rows], done
 
 
-def scores_output(servable: Servable, plan: Plan, rank: int) -> str:
+def scores_output(servable: Servable, plan: RequestValidator, rank: int) -> str:
     """The name of the output that holds the class scores: float, of rank `rank`.
 
     Raises:

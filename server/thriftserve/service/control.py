@@ -15,7 +15,7 @@ from typing import Protocol
 from thriftserve.errors import ConfigError, InvalidArgument, Unauthenticated
 from thriftserve.models.registry import VersionStatus
 from thriftserve.service import convert
-from thriftserve.service.errors import ErrorCounter, door
+from thriftserve.service.errors import ErrorCounter, translate_errors
 from thriftserve.service.validation import named
 from thriftserve_idl import ModelControl
 from thriftserve_idl.ttypes import LoadModelRequest, ModelSpec, ModelStatus, SetVersionLabelRequest
@@ -29,7 +29,7 @@ LEAST_CHARACTERS = 16
 _MOST_BYTES = 4096
 
 
-class Token:
+class ControlToken:
     """A token in a file, without the white space around it. A file that changes holds from the next call on.
 
     Args:
@@ -66,7 +66,7 @@ def _read(path: Path) -> bytes:
     return value
 
 
-class Operations(Protocol):
+class ControlOperations(Protocol):
     """Who does what operators ask for; each answers, when it has begun, with the states of the model's versions."""
 
     def reload(self) -> None:
@@ -92,7 +92,9 @@ class Operations(Protocol):
 class ControlHandler(ModelControl.Iface):
     """Answers the methods of `ModelControl`; every one raises PredictError and no other exception."""
 
-    def __init__(self, operations: Operations, *, counters: ErrorCounter, token: Token | None = None) -> None:
+    def __init__(
+        self, operations: ControlOperations, *, counters: ErrorCounter, token: ControlToken | None = None
+    ) -> None:
         """Keeps what it is given.
 
         Args:
@@ -104,13 +106,13 @@ class ControlHandler(ModelControl.Iface):
         self._operations = operations
         self._token = token
 
-    @door
+    @translate_errors
     def reloadConfig(self, token: str | None = None) -> None:
         """Begins to read the configuration again, as SIGHUP does."""
         self._admit(token)
         self._operations.reload()
 
-    @door
+    @translate_errors
     def loadModel(self, request: LoadModelRequest, token: str | None = None) -> ModelStatus:
         """Begins to serve a model from a base path, or to fetch it from a URL."""
         self._admit(token)
@@ -119,14 +121,14 @@ class ControlHandler(ModelControl.Iface):
         states = self._operations.load(request.name, request.source, request.version, request.sha256 or None)
         return convert.model_status(request.name, states)
 
-    @door
+    @translate_errors
     def unloadModel(self, model_spec: ModelSpec, token: str | None = None) -> ModelStatus:
         """Begins to stop serving a model, or one version of it."""
         self._admit(token)
         spec = _numbered(model_spec, "unloadModel")
         return convert.model_status(spec.name, self._operations.unload(spec.name, spec.version))
 
-    @door
+    @translate_errors
     def setVersionLabel(self, request: SetVersionLabelRequest, token: str | None = None) -> ModelStatus:
         """Points a label at a version, in every worker at once."""
         self._admit(token)
@@ -137,7 +139,7 @@ class ControlHandler(ModelControl.Iface):
         )
         return convert.model_status(request.name, states)
 
-    @door
+    @translate_errors
     def getLoadStatus(self, model_spec: ModelSpec, token: str | None = None) -> ModelStatus:
         """Tells what became of it."""
         self._admit(token)

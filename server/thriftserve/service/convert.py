@@ -10,7 +10,7 @@ from __future__ import annotations
 import os
 from collections.abc import Iterable, Mapping
 
-from thriftserve.batching import Done
+from thriftserve.batching import TaskResult
 from thriftserve.deadline import Deadline
 from thriftserve.errors import Internal
 from thriftserve.models.registry import VersionStatus
@@ -18,7 +18,7 @@ from thriftserve.models.servable import Servable
 from thriftserve.models.session import Array
 from thriftserve.models.signature import Signature, TensorSpec
 from thriftserve.service.errors import quoted
-from thriftserve.service.validation import Plan
+from thriftserve.service.validation import RequestValidator
 from thriftserve.status import ServerSnapshot, WorkerSnapshot
 from thriftserve_client.codec import to_tensor
 from thriftserve_idl.ttypes import (
@@ -40,17 +40,17 @@ from thriftserve_idl.ttypes import (
 )
 
 
-def resolved(servable: Servable, plan: Plan) -> ModelSpec:
+def resolved(servable: Servable, plan: RequestValidator) -> ModelSpec:
     """What was run, each part by its exact value."""
     return ModelSpec(servable.name, servable.version, None, plan.signature.name)
 
 
-def timing(deadline: Deadline, done: Done) -> Timing:
+def timing(deadline: Deadline, done: TaskResult) -> Timing:
     """Where a request's time went."""
     return Timing(queue_us(deadline, done), done.compute_us, done.batch_size, os.getpid())
 
 
-def queue_us(deadline: Deadline, done: Done) -> int:
+def queue_us(deadline: Deadline, done: TaskResult) -> int:
     """Microseconds from a request's arrival until its run began."""
     return int((done.began - deadline.arrived) * 1e6)
 

@@ -12,7 +12,7 @@ import math
 
 import numpy as np
 
-from thriftserve.batching import Done
+from thriftserve.batching import TaskResult
 from thriftserve.deadline import Deadline
 from thriftserve.errors import FailedPrecondition, InvalidArgument
 from thriftserve.models.servable import Servable
@@ -20,7 +20,7 @@ from thriftserve.service.classify import class_label
 from thriftserve.service.errors import listed, quoted
 from thriftserve.service.execution import Steps
 from thriftserve.service.images import Row, image_rows, only_image_input
-from thriftserve.service.validation import Plan
+from thriftserve.service.validation import RequestValidator
 from thriftserve_idl.ttypes import BoundingBox, Detection, DetectRequest, ImageDetections
 
 DEFAULT_MIN_SCORE = 0.5
@@ -31,8 +31,8 @@ BACKGROUND = ("", "background", "__background__", "_background_", "bg", "???", "
 
 
 def detect(
-    servable: Servable, plan: Plan, request: DetectRequest, deadline: Deadline
-) -> Steps[tuple[list[ImageDetections], Done]]:
+    servable: Servable, plan: RequestValidator, request: DetectRequest, deadline: Deadline
+) -> Steps[tuple[list[ImageDetections], TaskResult]]:
     """The objects in each image, in the request's order.
 
     Raises:
@@ -62,7 +62,7 @@ def labels_by_class(labels: tuple[str, ...]) -> tuple[str, ...]:
     return labels if labels and labels[0].strip().lower() in BACKGROUND else ("", *labels)
 
 
-def _check_outputs(servable: Servable, plan: Plan) -> None:
+def _check_outputs(servable: Servable, plan: RequestValidator) -> None:
     outputs = plan.signature.outputs
     missing = [name for name in OUTPUTS if name not in outputs]
     if missing:

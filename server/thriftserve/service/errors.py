@@ -88,7 +88,7 @@ class HasCounters(Protocol):
 S = TypeVar("S", bound=HasCounters)
 
 
-def door(method: Callable[Concatenate[S, P], R]) -> Callable[Concatenate[S, P], R]:
+def translate_errors(method: Callable[Concatenate[S, P], R]) -> Callable[Concatenate[S, P], R]:
     """Makes a service's method fail with PredictError and nothing else."""
 
     @functools.wraps(method)
@@ -96,14 +96,14 @@ def door(method: Callable[Concatenate[S, P], R]) -> Callable[Concatenate[S, P], 
         try:
             return method(service, *args, **kwargs)
         except Exception as error:
-            told = told_of(service, method.__name__, args[0] if args else None, error)
+            told = to_predict_error(service, method.__name__, args[0] if args else None, error)
         # Outside the except branch, so that what was raised inside does not travel along.
         raise told
 
     return answer
 
 
-def told_of(service: HasCounters, method: str, request: Any, error: Exception) -> PredictError:
+def to_predict_error(service: HasCounters, method: str, request: Any, error: Exception) -> PredictError:
     """What the client is told of an error: it is counted and logged, and becomes the contract's exception."""
     fault = neutral(error)
     service.counters.add_error()

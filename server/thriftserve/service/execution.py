@@ -11,16 +11,16 @@ from __future__ import annotations
 from collections.abc import Generator, Mapping
 from typing import TypeVar
 
-from thriftserve.batching import Batcher, Done, Job
+from thriftserve.batching import Batcher, Task, TaskResult
 from thriftserve.deadline import Deadline
 from thriftserve.errors import Internal, InvalidArgument
 from thriftserve.models.servable import Servable
 from thriftserve.models.session import Array
 from thriftserve.service.errors import listed
-from thriftserve.service.validation import Plan
+from thriftserve.service.validation import RequestValidator
 
 T = TypeVar("T")
-Steps = Generator[Job, Done, T]
+Steps = Generator[Task, TaskResult, T]
 
 
 def run_through(steps: Steps[T], batcher: Batcher) -> T:
@@ -35,15 +35,15 @@ def run_through(steps: Steps[T], batcher: Batcher) -> T:
 
 
 def job_for(
-    servable: Servable, plan: Plan, arrays: dict[str, Array], wanted: tuple[str, ...], deadline: Deadline
-) -> Job:
+    servable: Servable, plan: RequestValidator, arrays: dict[str, Array], wanted: tuple[str, ...], deadline: Deadline
+) -> Task:
     """The job that runs the outputs wanted."""
     # What a signature without declared outputs gives is only known afterwards.
     asked = wanted if plan.signature.validated else ()
-    return Job(servable, plan.signature, arrays, asked, deadline, plan.batch_size(arrays))
+    return Task(servable, plan.signature, arrays, asked, deadline, plan.batch_size(arrays))
 
 
-def asked_for(plan: Plan, outputs: Mapping[str, Array], wanted: tuple[str, ...]) -> Mapping[str, Array]:
+def asked_for(plan: RequestValidator, outputs: Mapping[str, Array], wanted: tuple[str, ...]) -> Mapping[str, Array]:
     """The outputs that were asked for, where a session gave more or fewer.
 
     Raises:

@@ -11,7 +11,7 @@ from typing import Any
 
 from thriftserve.errors import Code
 from thriftserve.service import convert
-from thriftserve.service.errors import ErrorCounter, door
+from thriftserve.service.errors import ErrorCounter, translate_errors
 from thriftserve.status import ServerSnapshot
 from thriftserve_idl import Predict
 from thriftserve_idl.ttypes import ErrorCode, PredictError, ServerStatus
@@ -53,11 +53,11 @@ class FrontHandler(Predict.Iface):
         self._status = status
         self._server_version = server_version
 
-    @door
+    @translate_errors
     def ping(self) -> None:
         """Does nothing."""
 
-    @door
+    @translate_errors
     def getServerStatus(self) -> ServerStatus:
         """Tells the state of the server and of each process."""
         return convert.server_status(self._status(), self._about.get("models", ()), self._server_version)

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 
-from thriftserve.batching import Done
+from thriftserve.batching import TaskResult
 from thriftserve.deadline import Deadline
 from thriftserve.errors import FailedPrecondition, Internal, InvalidArgument
 from thriftserve.models.images import DecodedImage
@@ -18,12 +18,12 @@ from thriftserve.models.session import Array
 from thriftserve.service.errors import listed, quoted, shaped
 from thriftserve.service.execution import Steps, asked_for, job_for
 from thriftserve.service.image_input import ImageInput
-from thriftserve.service.validation import Plan
+from thriftserve.service.validation import RequestValidator
 
 Row = Mapping[str, Array]
 
 
-def only_image_input(servable: Servable, plan: Plan) -> ImageInput:
+def only_image_input(servable: Servable, plan: RequestValidator) -> ImageInput:
     """The image input of a signature that takes nothing else.
 
     Raises:
@@ -48,12 +48,12 @@ def only_image_input(servable: Servable, plan: Plan) -> ImageInput:
 
 def image_rows(
     servable: Servable,
-    plan: Plan,
+    plan: RequestValidator,
     image: ImageInput,
     encoded: Sequence[bytes] | None,
     wanted: tuple[str, ...],
     deadline: Deadline,
-) -> Steps[tuple[list[Row], list[DecodedImage], Done]]:
+) -> Steps[tuple[list[Row], list[DecodedImage], TaskResult]]:
     """The outputs of each image, without their batch dimension, with the images and what the run took.
 
     One run takes them all where the model's batch dimension is free and they have one size; else
@@ -83,14 +83,14 @@ def _one_size(pixels: Sequence[Array]) -> bool:
 
 def _one_by_one(
     servable: Servable,
-    plan: Plan,
+    plan: RequestValidator,
     image: ImageInput,
     pixels: Sequence[Array],
     wanted: tuple[str, ...],
     deadline: Deadline,
-) -> Steps[tuple[list[Row], Done]]:
+) -> Steps[tuple[list[Row], TaskResult]]:
     rows: list[Row] = []
-    runs: list[Done] = []
+    runs: list[TaskResult] = []
     for one in pixels:
         done = yield job_for(servable, plan, {image.name: image.stacked([one])}, wanted, deadline)
         outputs = asked_for(plan, done.outputs, wanted)

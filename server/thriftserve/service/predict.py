@@ -13,7 +13,7 @@ from dataclasses import replace
 from functools import partial
 from typing import TypeVar
 
-from thriftserve.batching import Batcher, Done, Job
+from thriftserve.batching import Batcher, Task, TaskResult
 from thriftserve.deadline import Deadline
 from thriftserve.errors import InvalidArgument, ThriftServeError, Unimplemented
 from thriftserve.models import images
@@ -22,10 +22,10 @@ from thriftserve.models.session import Array
 from thriftserve.service import convert
 from thriftserve.service.classify import classify
 from thriftserve.service.detect import detect
-from thriftserve.service.errors import RequestCounter, door
+from thriftserve.service.errors import RequestCounter, translate_errors
 from thriftserve.service.execution import Steps, asked_for, job_for, run_through
-from thriftserve.service.predict_templates import Part, PredictForm, form_of
-from thriftserve.service.validation import Plan, Plans, named
+from thriftserve.service.predict_templates import Part, PredictTemplate, template_for
+from thriftserve.service.validation import RequestValidator, ValidatorCache, named
 from thriftserve.status import ServerSnapshot
 from thriftserve_idl import Predict
 from thriftserve_idl.ttypes import (
@@ -74,7 +74,7 @@ class PredictHandler(Predict.Iface):
         self.counters = counters
         self.batcher = batcher or Batcher(max_batch_size=1)
         self._registry = registry
-        self._plans = Plans(registry, max_image_pixels)
+        self._plans = ValidatorCache(registry, max_image_pixels)
         self._status = status
         self._server_version = server_version
 
@@ -101,21 +101,21 @@ class PredictHandler(Predict.Iface):
         limits = {one.name: one.batching.max_enqueued for one in self._registry.servables()}
         return {name: limit for name, limit in limits.items() if limit is not None}
 
-    @door
+    @translate_errors
     def ping(self) -> None:
         """Does nothing."""
 
-    @door
+    @translate_errors
     def predict(self, request: PredictRequest) -> PredictResponse:
         """Runs one signature of one model on the tensors sent."""
         return run_through(self.predict_steps(request), self.batcher)
 
-    @door
+    @translate_errors
     def classify(self, request: ClassifyRequest) -> ClassifyResponse:
         """Names the best classes of each encoded image."""
         return run_through(self.classify_steps(request), self.batcher)
 
-    @door
+    @translate_errors
     def detect(self, request: DetectRequest) -> DetectResponse:
         """Finds the objects in each encoded image."""
         return run_through(self.detect_steps(request), self.batcher)
@@ -131,7 +131,7 @@ class PredictHandler(Predict.Iface):
         response.timing = self._timing(deadline, done)
         return response
 
-    def form(self, request: PredictRequest, job: Job, parts: Sequence[Part]) -> PredictForm | None:
+    def form(self, request: PredictRequest, job: Task, parts: Sequence[Part]) -> PredictTemplate | None:
         """What holds for every `predict` like this one, which is right; see `thriftserve.service.predict_templates`.
 
         Args:
@@ -149,7 +149,7 @@ class PredictHandler(Predict.Iface):
         if servable is not job.servable:
             return None
         respond = partial(_response, convert.resolved(servable, plan), plan, job.wanted)
-        return form_of(request, job, parts, self._plans.servable, self.counters.observe, respond)
+        return template_for(request, job, parts, self._plans.servable, self.counters.observe, respond)
 
     def classify_steps(self, request: ClassifyRequest | None) -> Steps[ClassifyResponse]:
         """What `classify` does, its runs left to who takes the steps."""
@@ -165,13 +165,13 @@ class PredictHandler(Predict.Iface):
         results, done = yield from detect(servable, plan, request, deadline)
         return DetectResponse(convert.resolved(servable, plan), results, self._timing(deadline, done))
 
-    def _timing(self, deadline: Deadline, done: Done) -> Timing:
+    def _timing(self, deadline: Deadline, done: TaskResult) -> Timing:
         """Where a request's time went, counted: for every method that runs a model."""
         timing = convert.timing(deadline, done)
         self.counters.observe(timing.queue_us, done.compute_us, done.batch_size)
         return timing
 
-    @door
+    @translate_errors
     def getModelMetadata(self, model_spec: ModelSpec) -> ModelMetadata:
         """Describes every signature of a model, or the one that is named."""
         servable = self._plans.servable(model_spec)
@@ -180,7 +180,7 @@ class PredictHandler(Predict.Iface):
         _, plan = self._plans.find(model_spec)
         return convert.metadata(servable, [plan.signature])
 
-    @door
+    @translate_errors
     def getModelStatus(self, model_spec: ModelSpec) -> ModelStatus:
         """Tells the state of every version of a model, or of the one named by version or label."""
         spec = named(model_spec)
@@ -193,7 +193,7 @@ class PredictHandler(Predict.Iface):
         own = {one.version: self.batcher.note(one) for one in self._registry.servables() if one.name == name}
         return [replace(one, note="; ".join(filter(None, (one.note, own.get(one.version, ""))))) for one in statuses]
 
-    @door
+    @translate_errors
     def listModels(self) -> list[ModelStatus]:
         """Tells the state of every version of every model."""
         registry = self._registry
@@ -202,13 +202,15 @@ class PredictHandler(Predict.Iface):
             for name, each in registry.statuses().items()
         ]
 
-    @door
+    @translate_errors
     def getServerStatus(self) -> ServerStatus:
         """Tells the state of the server and of each worker."""
         return convert.server_status(self._status(), self._registry.names(), self._server_version)
 
 
-def _response(resolved: ModelSpec, plan: Plan, wanted: tuple[str, ...], done: Done) -> PredictResponse:
+def _response(
+    resolved: ModelSpec, plan: RequestValidator, wanted: tuple[str, ...], done: TaskResult
+) -> PredictResponse:
     """What a run gave, as the answer; its timing is left to set."""
     outputs: Mapping[str, Array] = done.outputs
     if tuple(outputs) != wanted:

@@ -14,7 +14,7 @@ from typing import Any
 
 import numpy as np
 
-from thriftserve.batching import Done, Job
+from thriftserve.batching import Task, TaskResult
 from thriftserve.deadline import Deadline
 from thriftserve.errors import ThriftServeError
 from thriftserve.models.servable import Servable
@@ -34,12 +34,12 @@ Find = Callable[[ModelSpec], Servable]
 #: Counts a request: microseconds queued, microseconds in the model, rows of the run.
 Observe = Callable[[int, int, int], None]
 #: Makes the response, but for its timing.
-Respond = Callable[[Done], PredictResponse]
+Respond = Callable[[TaskResult], PredictResponse]
 #: One of the parts that vary: its path, the keys of maps on the way, its bytes.
 Part = tuple[tuple[int, ...], tuple[bytes, ...], bytes]
 
 
-class PredictForm:
+class PredictTemplate:
     """One such form; made by `form_of`.
 
     Args:
@@ -52,7 +52,7 @@ class PredictForm:
     """
 
     def __init__(
-        self, request: PredictRequest, job: Job, at: Mapping[Any, int], find: Find, observe: Observe, respond: Respond
+        self, request: PredictRequest, job: Task, at: Mapping[Any, int], find: Find, observe: Observe, respond: Respond
     ) -> None:
         self._spec = request.model_spec
         self._find = find
@@ -66,7 +66,7 @@ class PredictForm:
         self._timeout_at = at.get(TIMEOUT)
         self._request_id_at = at.get(REQUEST_ID)
 
-    def job(self, parts: Sequence[bytes], arrived: float) -> Job | None:
+    def job(self, parts: Sequence[bytes], arrived: float) -> Task | None:
         """What a request with these parts wants run; None where it has to be looked at as a whole."""
         timeout_ms = None
         if self._timeout_at is not None:
@@ -82,9 +82,9 @@ class PredictForm:
         if servable is not self._servable():
             return None
         arrays = {name: np.ndarray(shape, dtype, parts[place]) for name, shape, dtype, place in self._inputs}
-        return Job(servable, self._signature, arrays, self._wanted, Deadline(arrived, timeout_ms), self._rows)
+        return Task(servable, self._signature, arrays, self._wanted, Deadline(arrived, timeout_ms), self._rows)
 
-    def outline(self, job: Job, done: Done) -> Any:
+    def outline(self, job: Task, done: TaskResult) -> Any:
         """Names, dtypes and shapes of the outputs; None where they are not those that were asked for, or no numbers."""
         if tuple(done.outputs) != self._wanted:
             return None
@@ -96,17 +96,17 @@ class PredictForm:
             outline += (name, dtype, array.shape)
         return tuple(outline)
 
-    def count(self, job: Job, done: Done) -> None:
+    def count(self, job: Task, done: TaskResult) -> None:
         """Counts a request that is being answered."""
         self._observe(queue_us(job.deadline, done), done.compute_us, done.batch_size)
 
-    def result(self, job: Job, done: Done) -> predict_result:
+    def result(self, job: Task, done: TaskResult) -> predict_result:
         """The answer as a struct."""
         response = self._respond(done)
         response.timing = timing(job.deadline, done)
         return predict_result(response)
 
-    def parts(self, job: Job, done: Done) -> list[bytes]:
+    def parts(self, job: Task, done: TaskResult) -> list[bytes]:
         """The outputs' contents, then what `Timing` says, but for the worker."""
         parts = [array.tobytes() for array in done.outputs.values()]
         parts += (
@@ -117,9 +117,9 @@ class PredictForm:
         return parts
 
 
-def form_of(
-    request: PredictRequest, job: Job, parts: Sequence[Part], find: Find, observe: Observe, respond: Respond
-) -> PredictForm | None:
+def template_for(
+    request: PredictRequest, job: Task, parts: Sequence[Part], find: Find, observe: Observe, respond: Respond
+) -> PredictTemplate | None:
     """The form of a request that was found to be right; arguments as for `PredictForm`.
 
     Returns:
@@ -137,7 +137,7 @@ def form_of(
     for name, array in job.arrays.items():
         if name not in at or array.dtype.kind not in _NUMBERS or array.nbytes != len(request.inputs[name].content):
             return None
-    return PredictForm(request, job, at, find, observe, respond)
+    return PredictTemplate(request, job, at, find, observe, respond)
 
 
 def _sent(request: PredictRequest, path: tuple[int, ...], name: Any) -> bytes | None:

@@ -10,11 +10,11 @@ from __future__ import annotations
 from collections.abc import Callable, Generator, Iterable, Mapping, Sequence
 from typing import Any
 
-from thriftserve.batching import Advice, Done, Job
-from thriftserve.service.errors import told_of
+from thriftserve.batching import BatchHint, Task, TaskResult
+from thriftserve.service.errors import to_predict_error
 from thriftserve.service.execution import Steps
 from thriftserve.service.predict import PredictHandler
-from thriftserve.service.predict_templates import CONTENT, VARYING, Part, PredictForm
+from thriftserve.service.predict_templates import CONTENT, VARYING, Part, PredictTemplate
 from thriftserve_idl import Predict
 
 
@@ -43,7 +43,7 @@ class PredictProcessor(Predict.Processor):
             "detect": handler.detect_steps,
         }
 
-    def begin(self, method: str, args: Any) -> Generator[Job, Done, Any]:
+    def begin(self, method: str, args: Any) -> Generator[Task, TaskResult, Any]:
         """The steps of one request, which end with its result struct.
 
         Take the first one (`next`) right after `arrival.mark`: the moment of arrival is read there, and not
@@ -58,7 +58,7 @@ class PredictProcessor(Predict.Processor):
         try:
             result.success = yield from self._steps[method](args.request)
         except Exception as error:
-            result.error = told_of(self._service, method, args.request, error)
+            result.error = to_predict_error(self._service, method, args.request, error)
         return result
 
     def holders(self, method: str, args: Any) -> tuple[Iterable[Any], bool]:
@@ -71,7 +71,7 @@ class PredictProcessor(Predict.Processor):
             return (), True
         return request.inputs.values(), not self._service.lets_go_of_inputs(request.model_spec)
 
-    def form(self, method: str, args: Any, job: Job, parts: Sequence[Part]) -> PredictForm | None:
+    def form(self, method: str, args: Any, job: Task, parts: Sequence[Part]) -> PredictTemplate | None:
         """What holds for every call like this one, which was begun and is right; None: nothing is known of them.
 
         Args:
@@ -82,7 +82,7 @@ class PredictProcessor(Predict.Processor):
         """
         return self._service.form(args.request, job, parts)
 
-    def run(self, jobs: Sequence[Job]) -> list[Done | Exception]:
+    def run(self, jobs: Sequence[Task]) -> list[TaskResult | Exception]:
         """Runs the jobs of requests that were begun together: an answer or an error for each, in their order."""
         return self._service.batcher.run_all(jobs)
 
@@ -90,6 +90,6 @@ class PredictProcessor(Predict.Processor):
         """What a front is told of this process: "models", the names of those served, and "max_waiting" of some."""
         return {"models": self._service.model_names(), "max_waiting": self._service.most_enqueued()}
 
-    def advice(self) -> Advice:
+    def advice(self) -> BatchHint:
         """How many requests are worth beginning together, by this process's own measurements."""
         return self._service.batcher.advice()

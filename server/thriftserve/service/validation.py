@@ -25,7 +25,7 @@ from thriftserve_idl.ttypes import DataType, ModelSpec, Tensor
 # From what a request names to the servable and the plan that answer it.
 
 
-class Plans:
+class ValidatorCache:
     """The plans made so far, by model, version and signature.
 
     A plan is kept beside a weak reference to its servable: it ends with it, and a version that is
@@ -35,7 +35,7 @@ class Plans:
     def __init__(self, registry: Registry, max_image_pixels: int) -> None:
         self._registry = registry
         self._max_image_pixels = max_image_pixels
-        self._known: dict[tuple[str, int, str], tuple[weakref.ref[Servable], Plan]] = {}
+        self._known: dict[tuple[str, int, str], tuple[weakref.ref[Servable], RequestValidator]] = {}
 
     def servable(self, spec: ModelSpec | None) -> Servable:
         """The servable that a request names.
@@ -54,7 +54,7 @@ class Plans:
             )
         return self._registry.get(spec.name, spec.version, label)
 
-    def find(self, spec: ModelSpec | None) -> tuple[Servable, Plan]:
+    def find(self, spec: ModelSpec | None) -> tuple[Servable, RequestValidator]:
         """The servable that a request names, and the plan of the signature that it names.
 
         Raises:
@@ -74,14 +74,14 @@ class Plans:
         plans = [self._made(one, name) for one in self._registry.servables() for name in one.signatures]
         return any(plan.images for plan in plans)
 
-    def _made(self, servable: Servable, name: str) -> Plan:
+    def _made(self, servable: Servable, name: str) -> RequestValidator:
         signature = servable.signatures.get(name)
         if signature is None:
             raise NotFound(
                 f"model {quoted(servable.name)} version {servable.version} has no signature {quoted(name)}: "
                 f"it has {listed(servable.signatures)}"
             )
-        plan = Plan(servable, signature, self._max_image_pixels)
+        plan = RequestValidator(servable, signature, self._max_image_pixels)
         self._known[servable.name, servable.version, name] = (weakref.ref(servable), plan)
         return plan
 
@@ -153,7 +153,7 @@ def decoded(name: str, tensor: Tensor) -> Array:
         raise InvalidArgument(f"input {quoted(name)}: {error}") from None
 
 
-class Plan:
+class RequestValidator:
     """The checks of one signature of one servable."""
 
     def __init__(self, servable: Servable, signature: Signature, max_image_pixels: int) -> None:

@@ -21,10 +21,10 @@ from collections.abc import Callable, Sequence
 from thriftserve.errors import ExitCode
 from thriftserve.status import ServerPhase
 from thriftserve.supervisor import child
-from thriftserve.supervisor.process_table import Roster, ended_children
+from thriftserve.supervisor.process_table import ProcessTable, ended_children
 from thriftserve.supervisor.scoreboard import Scoreboard
 from thriftserve.supervisor.signals import SignalQueue
-from thriftserve.supervisor.worker_group import Place, State, Worker, WorkerGroup
+from thriftserve.supervisor.worker_group import GroupState, Worker, WorkerGroup, WorkerSlot
 
 log = logging.getLogger(__name__)
 
@@ -59,13 +59,13 @@ class Arbiter:
         self._board = board
         self._drain_timeout_s = drain_timeout_s
         self._on_ready = on_ready
-        self._places = [Place(group, index) for group in groups for index in range(group.count)]
+        self._places = [WorkerSlot(group, index) for group in groups for index in range(group.count)]
         self._announced = False
         self._stop_by: float | None = None
         self._told = _NOBODY
         self._exit_code = ExitCode.OK
         self._selector: selectors.BaseSelector
-        self._roster: Roster
+        self._roster: ProcessTable
 
     def run(self) -> ExitCode:
         """Serves until a signal, or until no worker can.
@@ -75,7 +75,7 @@ class Arbiter:
         """
         with SignalQueue() as signals, selectors.DefaultSelector() as self._selector:
             self._selector.register(signals.fd, selectors.EVENT_READ, signals)
-            self._roster = Roster(self._groups, self._board, self._selector, [signals.writer])
+            self._roster = ProcessTable(self._groups, self._board, self._selector, [signals.writer])
             try:
                 child.adopt_orphans(bool(self._roster.nurseries))
                 self._main_loop(signals)
@@ -156,7 +156,7 @@ class Arbiter:
             self._reload()
         if worker.pipe < 0 and not worker.pid:  # its nursery could not fork it, or ended
             self._ended(worker, ExitCode.INTERNAL)
-        elif worker.state is State.READY and before is State.STARTING:
+        elif worker.state is GroupState.READY and before is GroupState.STARTING:
             self._became_ready(worker)
 
     def _end_stuck(self, pid: int, held_s: float) -> None:
@@ -197,7 +197,7 @@ class Arbiter:
     def _ended(self, worker: Worker, code: int) -> None:
         sound = worker.was_sound(self._roster.answered(worker))
         self._roster.forget(worker)
-        expected = worker.state is State.DRAINING and (
+        expected = worker.state is GroupState.DRAINING and (
             # it had nothing to drain yet
             code == ExitCode.OK or (not worker.was_ready and (code == -signal.SIGTERM or not worker.pid))
         )
@@ -218,7 +218,7 @@ class Arbiter:
                 place.failures = 1 if sound else place.failures + 1
                 self._plan_respawn(place, worker, code)
 
-    def _plan_respawn(self, place: Place, worker: Worker, code: int) -> None:
+    def _plan_respawn(self, place: WorkerSlot, worker: Worker, code: int) -> None:
         hopeless = not self._announced and worker.failure is not None
         # No program kills itself so: once all have been ready, that says nothing of what they serve.
         killed = self._announced and code == -signal.SIGKILL
@@ -232,7 +232,7 @@ class Arbiter:
 
     def _anyone_serves(self, group: WorkerGroup) -> bool:
         return any(
-            worker.place.group is group and not worker.place.is_nursery and worker.state is State.READY
+            worker.place.group is group and not worker.place.is_nursery and worker.state is GroupState.READY
             for worker in self._roster
         )
 
@@ -246,7 +246,7 @@ class Arbiter:
 
     # Beginnings
 
-    def _vacant(self) -> list[Place]:
+    def _vacant(self) -> list[WorkerSlot]:
         """The places that are to be filled, and can be: those of nurseries first."""
         return [
             place
@@ -277,7 +277,7 @@ class Arbiter:
                 place.reload_due = place.successor is None
                 return
 
-    def _free(self, place: Place) -> None:
+    def _free(self, place: WorkerSlot) -> None:
         """Ends a place's worker; its end has the place filled again."""
         if place.worker is not None:
             place.freed, place.reload_due = True, False

@@ -15,7 +15,7 @@ from thriftserve.supervisor.scoreboard import (
     DEVICE_CELLS,
     NOTE_CELLS,
     SLOT_CELLS,
-    Cell,
+    BoardCell,
     Cells,
     Scoreboard,
     observer,
@@ -32,8 +32,8 @@ class Counters:
         self._cells = board.cells
         self._at = slot * SLOT_CELLS
         self._slot = board.slot(slot)
-        self._in_flight_at = int(self._at + Cell.IN_FLIGHT)  # added up beforehand: every request needs them
-        self._requests_at = int(self._at + Cell.REQUESTS)
+        self._in_flight_at = int(self._at + BoardCell.IN_FLIGHT)  # added up beforehand: every request needs them
+        self._requests_at = int(self._at + BoardCell.REQUESTS)
         self._observe = observer(board.cells, self._at)
         self._lock = Lock()
         #: A request is being run; it was answered.
@@ -44,7 +44,7 @@ class Counters:
         self.begin_request, self.end_request = _counting_alone(self._cells, self._in_flight_at, self._requests_at)
         self.observe = self._observe  # type: ignore[method-assign, assignment]  # chosen once, before the first request
 
-    def _add(self, cell: Cell, number: int) -> None:
+    def _add(self, cell: BoardCell, number: int) -> None:
         with self._lock:
             self._cells[self._at + cell] += number
 
@@ -66,23 +66,23 @@ class Counters:
 
     def add_error(self) -> None:
         """A request was answered with an error."""
-        self._add(Cell.ERRORS, 1)
+        self._add(BoardCell.ERRORS, 1)
 
     def add_refused(self, many: int = 1) -> None:
         """So many connections or requests were turned away for a limit."""
-        self._add(Cell.REFUSED, many)
+        self._add(BoardCell.REFUSED, many)
 
     def connection_opened(self) -> None:
         """A connection was taken."""
-        self._add(Cell.CONNECTIONS, 1)
+        self._add(BoardCell.CONNECTIONS, 1)
 
     def connection_closed(self) -> None:
         """A connection ended."""
-        self._add(Cell.CONNECTIONS, -1)
+        self._add(BoardCell.CONNECTIONS, -1)
 
     def set_phase(self, phase: WorkerPhase) -> None:
         """STARTING, IDLE or DRAINING; BUSY follows from the requests in flight."""
-        self._cells[self._at + Cell.PHASE] = phase
+        self._cells[self._at + BoardCell.PHASE] = phase
 
     def set_device(self, device: str) -> None:
         """The device that the sessions run on; at most 16 bytes are kept."""
@@ -94,26 +94,26 @@ class Counters:
 
     def set_plan(self, number: int) -> None:
         """The plan whose models this worker has loaded."""
-        self._cells[self._at + Cell.PLAN] = number
+        self._cells[self._at + BoardCell.PLAN] = number
 
     def set_role(self, role: WorkerRole) -> None:
         """What this process does."""
-        self._cells[self._at + Cell.ROLE] = role
+        self._cells[self._at + BoardCell.ROLE] = role
 
     def set_queued(self, requests: int, size: int) -> None:
         """What waits in this process for a worker now: requests, and their bytes. One thread calls it."""
-        self._cells[self._at + Cell.QUEUED] = requests
-        self._cells[self._at + Cell.QUEUED_BYTES] = size
+        self._cells[self._at + BoardCell.QUEUED] = requests
+        self._cells[self._at + BoardCell.QUEUED_BYTES] = size
 
     @property
     def connections(self) -> int:
         """Connections open now."""
-        return self._cells[self._at + Cell.CONNECTIONS]
+        return self._cells[self._at + BoardCell.CONNECTIONS]
 
     @property
     def in_flight(self) -> int:
         """Requests being run now."""
-        return self._cells[self._at + Cell.IN_FLIGHT]
+        return self._cells[self._at + BoardCell.IN_FLIGHT]
 
 
 def _counting(cells: Cells, in_flight: int, requests: int, lock: Lock) -> tuple[Count, Count]:

@@ -22,7 +22,7 @@ from collections.abc import Iterator
 from thriftserve.errors import ExitCode
 from thriftserve.supervisor import child
 from thriftserve.supervisor.scoreboard import Scoreboard
-from thriftserve.supervisor.worker_group import SEAT_BYTES, Place, Seat, State, WorkerGroup, work
+from thriftserve.supervisor.worker_group import SEAT_BYTES, GroupState, SpawnRequest, WorkerGroup, WorkerSlot, work
 
 # Memory that a process has mapped and needs no more.
 
@@ -90,7 +90,7 @@ def _mappings(smaps: str) -> Iterator[tuple[int, int, str, dict[str, int]]]:
 log = logging.getLogger(__name__)
 
 
-class Nursery:
+class ForkServer:
     """The arbiter's side of a group's nursery: it outlives each process that fills its place.
 
     Attributes:
@@ -98,14 +98,14 @@ class Nursery:
     """
 
     def __init__(self, group: WorkerGroup, board: Scoreboard) -> None:
-        self.place = Place(group, 0, is_nursery=True)
+        self.place = WorkerSlot(group, 0, is_nursery=True)
         self._board = board
         self._channel: socket.socket | None = None
 
     @property
     def ready(self) -> bool:
         """Whether it can be asked for workers."""
-        return self.place.worker is not None and self.place.worker.state is State.READY
+        return self.place.worker is not None and self.place.worker.state is GroupState.READY
 
     def open(self) -> socket.socket:
         """A channel for the next process; its end of it, to be closed in this one."""
@@ -119,7 +119,7 @@ class Nursery:
         if self._channel is not None:
             self._channel.close()
 
-    def ask(self, seat: Seat, report_fd: int) -> bool:
+    def ask(self, seat: SpawnRequest, report_fd: int) -> bool:
         """Asks for a worker, which reports to `report_fd`; False where the nursery has ended or takes nothing now."""
         if self._channel is None:
             return False
@@ -159,9 +159,9 @@ class _Cradle:
             if not message:
                 return
             if fds:  # else this process is out of descriptors: the arbiter sees the pipe's end
-                self._bear(Seat.unpack(message), fds[0])
+                self._bear(SpawnRequest.unpack(message), fds[0])
 
-    def _bear(self, seat: Seat, fd: int) -> None:
+    def _bear(self, seat: SpawnRequest, fd: int) -> None:
         def main() -> int:
             self._channel.close()
             self._report.close()

@@ -14,14 +14,14 @@ import signal
 from collections.abc import Callable, Iterable, Iterator, Sequence
 
 from thriftserve.supervisor import child
-from thriftserve.supervisor.fork_server import Nursery
-from thriftserve.supervisor.scoreboard import Cell, Scoreboard
-from thriftserve.supervisor.worker_group import Place, Seat, State, Worker, WorkerGroup, work
+from thriftserve.supervisor.fork_server import ForkServer
+from thriftserve.supervisor.scoreboard import BoardCell, Scoreboard
+from thriftserve.supervisor.worker_group import GroupState, SpawnRequest, Worker, WorkerGroup, WorkerSlot, work
 
 log = logging.getLogger(__name__)
 
 
-class Roster:
+class ProcessTable:
     """The arbiter's children.
 
     Args:
@@ -42,7 +42,7 @@ class Roster:
         self._board = board
         self._selector = selector
         self._own_fds = tuple(own_fds)
-        self._nurseries = {group: Nursery(group, board) for group in groups if group.preload is not None}
+        self._nurseries = {group: ForkServer(group, board) for group in groups if group.preload is not None}
         self._by_pid: dict[int, Worker] = {}
         self._unborn: list[Worker] = []
 
@@ -53,7 +53,7 @@ class Roster:
         return iter([*self._by_pid.values(), *self._unborn])
 
     @property
-    def nurseries(self) -> list[Place]:
+    def nurseries(self) -> list[WorkerSlot]:
         """The places of the nurseries."""
         return [nursery.place for nursery in self._nurseries.values()]
 
@@ -67,12 +67,12 @@ class Roster:
 
     # Beginnings
 
-    def can_spawn(self, place: Place) -> bool:
+    def can_spawn(self, place: WorkerSlot) -> bool:
         """Whether what a worker of that place is forked from is there."""
         nursery = self._nurseries.get(place.group)
         return nursery is None or place is nursery.place or nursery.ready
 
-    def spawn(self, place: Place) -> Worker | None:
+    def spawn(self, place: WorkerSlot) -> Worker | None:
         """Begins a process for a place; None where that can't be done now."""
         nursery = self._nurseries.get(place.group)
         if nursery is not None and place is nursery.place:
@@ -83,12 +83,12 @@ class Roster:
         except RuntimeError as error:  # others that drain have them still
             log.error("%s can't be started: %s", place.label, error)
             return None
-        seat = Seat(place.index, place.restarts, slot)
+        seat = SpawnRequest(place.index, place.restarts, slot)
         if nursery is not None:
             return self._ask(nursery, place, seat)
         return self._fork(place, slot, lambda report: work(place.group, seat, self._board, report))
 
-    def _fork(self, place: Place, slot: int | None, main: Callable[[child.Report], int]) -> Worker | None:
+    def _fork(self, place: WorkerSlot, slot: int | None, main: Callable[[child.Report], int]) -> Worker | None:
         worker, writer = self._watched(place, slot)
 
         def in_child() -> int:
@@ -106,7 +106,7 @@ class Roster:
         self._by_pid[worker.pid] = worker
         return worker
 
-    def _ask(self, nursery: Nursery, place: Place, seat: Seat) -> Worker | None:
+    def _ask(self, nursery: ForkServer, place: WorkerSlot, seat: SpawnRequest) -> Worker | None:
         worker, writer = self._watched(place, seat.slot)
         asked = nursery.ask(seat, writer)
         os.close(writer)
@@ -116,7 +116,7 @@ class Roster:
         self._unborn.append(worker)
         return worker
 
-    def _watched(self, place: Place, slot: int | None) -> tuple[Worker, int]:
+    def _watched(self, place: WorkerSlot, slot: int | None) -> tuple[Worker, int]:
         reader, writer = os.pipe()
         os.set_blocking(reader, False)
         worker = Worker(place, slot, reader)
@@ -145,12 +145,12 @@ class Roster:
         if worker.pid and worker in self._unborn:
             self._unborn.remove(worker)
             self._by_pid[worker.pid] = worker
-            if worker.state is State.DRAINING:
+            if worker.state is GroupState.DRAINING:
                 worker.signal(signal.SIGTERM)
 
     def tell_to_drain(self, worker: Worker) -> None:
         """Has a worker finish; one that is not born yet hears of it then."""
-        worker.state = State.DRAINING
+        worker.state = GroupState.DRAINING
         worker.signal(signal.SIGTERM)
 
     def signal_all(self, number: signal.Signals) -> None:
@@ -165,7 +165,7 @@ class Roster:
         if worker.slot is None:
             return 0
         slot = self._board.slot(worker.slot)
-        return slot[Cell.REQUESTS] + slot[Cell.PAST_REQUESTS]
+        return slot[BoardCell.REQUESTS] + slot[BoardCell.PAST_REQUESTS]
 
     def forget(self, worker: Worker) -> None:
         """It has ended."""

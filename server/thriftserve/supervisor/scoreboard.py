@@ -27,7 +27,7 @@ Cells: TypeAlias = "memoryview[int]"
 Observe = Callable[[int, int, int], None]
 
 
-class Cell(IntEnum):
+class BoardCell(IntEnum):
     """Cells of a slot, 8 bytes each."""
 
     PID = 0
@@ -56,18 +56,18 @@ class Cell(IntEnum):
 
 
 #: Texts, UTF-8, filled up with zeros.
-DEVICE_CELLS = slice(Cell.DEVICE, Cell.NOTE)
-NOTE_CELLS = slice(Cell.NOTE, Cell.PLAN)
+DEVICE_CELLS = slice(BoardCell.DEVICE, BoardCell.NOTE)
+NOTE_CELLS = slice(BoardCell.NOTE, BoardCell.PLAN)
 
 
 def _cells_of(measure: Measure) -> int:
     return len(measure.bounds) + 2  # a bucket for each bound, one above them all, the sum
 
 
-SLOT_CELLS = Cell.HISTOGRAMS + sum(map(_cells_of, MEASURES))
+SLOT_CELLS = BoardCell.HISTOGRAMS + sum(map(_cells_of, MEASURES))
 #: The cells that are added to the past when a process ends: they only grow.
-HISTOGRAM_CELLS = range(Cell.HISTOGRAMS, SLOT_CELLS)
-_FIRST_CELLS = tuple(Cell.HISTOGRAMS + sum(map(_cells_of, MEASURES[:at])) for at in range(len(MEASURES)))
+HISTOGRAM_CELLS = range(BoardCell.HISTOGRAMS, SLOT_CELLS)
+_FIRST_CELLS = tuple(BoardCell.HISTOGRAMS + sum(map(_cells_of, MEASURES[:at])) for at in range(len(MEASURES)))
 _INTEGER_BITS = 64
 
 
@@ -183,12 +183,12 @@ class Scoreboard:
         """Begins a slot anew for process `pid`, a child of `parent` (None: of this process)."""
         at = slot * SLOT_CELLS
         self.cells[at + 1 : at + SLOT_CELLS] = _ZEROS[1:]  # PID comes last: until then nobody reads the others
-        self.cells[at + Cell.PARENT] = os.getpid() if parent is None else parent
-        self.cells[at + Cell.INDEX] = index
-        self.cells[at + Cell.PHASE] = WorkerPhase.STARTING
-        self.cells[at + Cell.STARTED_NS] = time.time_ns()
-        self.cells[at + Cell.RESTARTS] = restarts
-        self.cells[at + Cell.ROLE] = role
+        self.cells[at + BoardCell.PARENT] = os.getpid() if parent is None else parent
+        self.cells[at + BoardCell.INDEX] = index
+        self.cells[at + BoardCell.PHASE] = WorkerPhase.STARTING
+        self.cells[at + BoardCell.STARTED_NS] = time.time_ns()
+        self.cells[at + BoardCell.RESTARTS] = restarts
+        self.cells[at + BoardCell.ROLE] = role
         self.cells[at] = pid
 
     def free(self, slot: int, into: int | None = None) -> None:
@@ -196,39 +196,41 @@ class Scoreboard:
         at = slot * SLOT_CELLS
         past = self._own if into is None else into * SLOT_CELLS
         cells = self.cells
-        cells[past + Cell.MOVES] += 1
-        cells[past + Cell.PAST_REQUESTS] += cells[at + Cell.REQUESTS] + cells[at + Cell.PAST_REQUESTS]
-        cells[past + Cell.PAST_ERRORS] += cells[at + Cell.ERRORS] + cells[at + Cell.PAST_ERRORS]
-        cells[past + Cell.REFUSED] += cells[at + Cell.REFUSED]
+        cells[past + BoardCell.MOVES] += 1
+        cells[past + BoardCell.PAST_REQUESTS] += cells[at + BoardCell.REQUESTS] + cells[at + BoardCell.PAST_REQUESTS]
+        cells[past + BoardCell.PAST_ERRORS] += cells[at + BoardCell.ERRORS] + cells[at + BoardCell.PAST_ERRORS]
+        cells[past + BoardCell.REFUSED] += cells[at + BoardCell.REFUSED]
         for cell in HISTOGRAM_CELLS:
             cells[past + cell] += cells[at + cell]
         cells[at] = 0
-        cells[at + Cell.MOVES] = 0  # it may have been killed while it moved numbers of its own children
-        cells[past + Cell.MOVES] += 1
+        cells[at + BoardCell.MOVES] = 0  # it may have been killed while it moved numbers of its own children
+        cells[past + BoardCell.MOVES] += 1
 
     def free_children_of(self, pid: int) -> None:
         """The process that would have reaped them has ended, and they with it."""
         for slot in range(self._slots):
             at = slot * SLOT_CELLS
-            if self.cells[at] and self.cells[at + Cell.PARENT] == pid:
+            if self.cells[at] and self.cells[at + BoardCell.PARENT] == pid:
                 self.free(slot)
 
     def set_phase(self, phase: ServerPhase) -> None:
         """The server's own state."""
-        self.cells[self._own + Cell.PHASE] = phase
+        self.cells[self._own + BoardCell.PHASE] = phase
 
     @property
     def stopping(self) -> bool:
         """True where the whole server drains, not one worker of it."""
-        return self.cells[self._own + Cell.PHASE] == ServerPhase.DRAINING
+        return self.cells[self._own + BoardCell.PHASE] == ServerPhase.DRAINING
 
     def peers(self) -> list[tuple[int, int, int]]:
         """(pid, requests in flight, connections) of every worker that serves."""
         cells = self.cells
         return [
-            (cells[at], cells[at + Cell.IN_FLIGHT], cells[at + Cell.CONNECTIONS])
+            (cells[at], cells[at + BoardCell.IN_FLIGHT], cells[at + BoardCell.CONNECTIONS])
             for at in range(0, self._slots * SLOT_CELLS, SLOT_CELLS)
-            if cells[at] and cells[at + Cell.PHASE] == WorkerPhase.IDLE and cells[at + Cell.ROLE] == WorkerRole.WORKER
+            if cells[at]
+            and cells[at + BoardCell.PHASE] == WorkerPhase.IDLE
+            and cells[at + BoardCell.ROLE] == WorkerRole.WORKER
         ]
 
     def plans(self) -> list[tuple[WorkerPhase, int]]:
@@ -238,19 +240,19 @@ class Scoreboard:
         """
         cells = self.cells
         return [
-            (WorkerPhase(cells[at + Cell.PHASE] or WorkerPhase.STARTING), cells[at + Cell.PLAN])
+            (WorkerPhase(cells[at + BoardCell.PHASE] or WorkerPhase.STARTING), cells[at + BoardCell.PLAN])
             for at in range(0, self.parent_slots * SLOT_CELLS, SLOT_CELLS)
-            if cells[at] and cells[at + Cell.ROLE] == WorkerRole.WORKER
+            if cells[at] and cells[at + BoardCell.ROLE] == WorkerRole.WORKER
         ]
 
     @property
     def state_number(self) -> int:
         """Grows whenever the state of the models that is written down changes."""
-        return self.cells[self._own + Cell.PLAN]
+        return self.cells[self._own + BoardCell.PLAN]
 
     def state_changed(self) -> None:
         """It has been written anew; one process calls it."""
-        self.cells[self._own + Cell.PLAN] += 1
+        self.cells[self._own + BoardCell.PLAN] += 1
 
     def slot(self, slot: int) -> Cells:
         """The cells of one slot."""
@@ -259,19 +261,19 @@ class Scoreboard:
     def snapshot(self) -> ServerSnapshot:
         """Everything, as it stands; memory and CPU times are asked of the operating system."""
         *used, own = every = self._copied()
-        fronts = [slot for slot in used if slot[Cell.ROLE] == WorkerRole.FRONT]
+        fronts = [slot for slot in used if slot[BoardCell.ROLE] == WorkerRole.FRONT]
         return ServerSnapshot(
-            phase=ServerPhase(own[Cell.PHASE] or ServerPhase.STARTING),
+            phase=ServerPhase(own[BoardCell.PHASE] or ServerPhase.STARTING),
             server_type=self.server_type,
             pid=self.pid,
             uptime_s=time.time() - self._started,
             workers=tuple(sorted(map(_worker, used), key=lambda worker: (worker.role, worker.index, worker.pid))),
-            past_requests=sum(slot[Cell.PAST_REQUESTS] for slot in every),
-            past_errors=sum(slot[Cell.PAST_ERRORS] for slot in every),
-            refused=sum(slot[Cell.REFUSED] for slot in every),
+            past_requests=sum(slot[BoardCell.PAST_REQUESTS] for slot in every),
+            past_errors=sum(slot[BoardCell.PAST_ERRORS] for slot in every),
+            refused=sum(slot[BoardCell.REFUSED] for slot in every),
             histograms=histograms(every),
-            queued=sum(slot[Cell.QUEUED] for slot in fronts) if fronts else None,
-            queued_bytes=sum(slot[Cell.QUEUED_BYTES] for slot in fronts) if fronts else None,
+            queued=sum(slot[BoardCell.QUEUED] for slot in fronts) if fronts else None,
+            queued_bytes=sum(slot[BoardCell.QUEUED_BYTES] for slot in fronts) if fronts else None,
         )
 
     def _copied(self) -> list[Cells]:
@@ -285,32 +287,32 @@ class Scoreboard:
                 break
             time.sleep(_PAUSE_S)
         # A slot may have been freed, or taken for the next process, since it was seen in use.
-        return [*(slot for slot in found[:-1] if slot[Cell.PID] not in (0, _RESERVED)), found[-1]]
+        return [*(slot for slot in found[:-1] if slot[BoardCell.PID] not in (0, _RESERVED)), found[-1]]
 
     def _moves(self) -> list[int]:
-        return self.cells[Cell.MOVES :: SLOT_CELLS].tolist()
+        return self.cells[BoardCell.MOVES :: SLOT_CELLS].tolist()
 
 
 def _worker(slot: Cells) -> WorkerSnapshot:
-    phase = WorkerPhase(slot[Cell.PHASE] or WorkerPhase.STARTING)  # its process is just beginning the slot
-    if phase is WorkerPhase.IDLE and slot[Cell.IN_FLIGHT]:
+    phase = WorkerPhase(slot[BoardCell.PHASE] or WorkerPhase.STARTING)  # its process is just beginning the slot
+    if phase is WorkerPhase.IDLE and slot[BoardCell.IN_FLIGHT]:
         phase = WorkerPhase.BUSY
-    pid = slot[Cell.PID]
+    pid = slot[BoardCell.PID]
     rss_bytes, cpu_s = _usage(pid)
     return WorkerSnapshot(
-        index=slot[Cell.INDEX],
+        index=slot[BoardCell.INDEX],
         pid=pid,
         phase=phase,
         device=read_text(slot[DEVICE_CELLS]),
         rss_bytes=rss_bytes,
         cpu_s=cpu_s,
-        uptime_s=max(0.0, time.time() - slot[Cell.STARTED_NS] / 1e9),
-        requests=slot[Cell.REQUESTS],
-        errors=slot[Cell.ERRORS],
-        in_flight=max(0, slot[Cell.IN_FLIGHT]),
-        connections=max(0, slot[Cell.CONNECTIONS]),
-        restarts=slot[Cell.RESTARTS],
-        role=WorkerRole(slot[Cell.ROLE]),
+        uptime_s=max(0.0, time.time() - slot[BoardCell.STARTED_NS] / 1e9),
+        requests=slot[BoardCell.REQUESTS],
+        errors=slot[BoardCell.ERRORS],
+        in_flight=max(0, slot[BoardCell.IN_FLIGHT]),
+        connections=max(0, slot[BoardCell.CONNECTIONS]),
+        restarts=slot[BoardCell.RESTARTS],
+        role=WorkerRole(slot[BoardCell.ROLE]),
         note=read_text(slot[NOTE_CELLS]),
     )
 

@@ -26,7 +26,7 @@ SEAT_BYTES = _LAYOUT.size
 
 
 @dataclass(frozen=True)
-class Seat:
+class SpawnRequest:
     """A place to be filled.
 
     Attributes:
@@ -44,12 +44,12 @@ class Seat:
         return _LAYOUT.pack(*astuple(self))
 
     @classmethod
-    def unpack(cls, message: bytes) -> Seat:
+    def unpack(cls, message: bytes) -> SpawnRequest:
         """From a message."""
         return cls(*_LAYOUT.unpack(message))
 
 
-def work(group: WorkerGroup, seat: Seat, board: Scoreboard, report: child.Report) -> int:
+def work(group: WorkerGroup, seat: SpawnRequest, board: Scoreboard, report: child.Report) -> int:
     """Runs a worker from its loop's making to its end, in its own process.
 
     Returns:
@@ -69,7 +69,7 @@ BACKOFF_LAST_S = 30.0
 _REPORT_BYTES = 65536  # all that a pipe holds
 
 
-class State(Enum):
+class GroupState(Enum):
     """Where a worker is in its life."""
 
     STARTING = "starting"
@@ -116,7 +116,7 @@ class WorkerGroup:
 
 
 @dataclass
-class Place:
+class WorkerSlot:
     """One of a group's places: who holds it, who is to take over, how often it failed in a row.
 
     A group's nursery has a place of its own.
@@ -141,7 +141,7 @@ class Place:
     @property
     def serves(self) -> bool:
         """Whether its worker is ready."""
-        return self.worker is not None and self.worker.state is State.READY
+        return self.worker is not None and self.worker.state is GroupState.READY
 
     def backoff_s(self) -> float:
         """How long to wait before the next try."""
@@ -162,11 +162,11 @@ class Worker:
         accused: other workers that it reported as stuck: (pid, for how long, seconds).
     """
 
-    place: Place
+    place: WorkerSlot
     slot: int | None
     pipe: int
     pid: int | None = None
-    state: State = State.STARTING
+    state: GroupState = GroupState.STARTING
     started: float = field(default_factory=time.monotonic)
     failure: tuple[ExitCode, str] | None = None
     was_ready: bool = False
@@ -208,8 +208,8 @@ class Worker:
             self.pid = int(first)
         elif word == "ready":
             self.was_ready = True
-            if self.state is State.STARTING:  # not where it was told to drain meanwhile
-                self.state = State.READY
+            if self.state is GroupState.STARTING:  # not where it was told to drain meanwhile
+                self.state = GroupState.READY
         elif word == "failed":
             self.failure = (ExitCode(int(first)), second)
         elif word == "reload":

@@ -20,7 +20,7 @@ from typing import Any
 from thriftserve.errors import ConfigError, ExitCode
 from thriftserve.models.signature import Signature, TensorSpec
 from thriftserve.repository import integrity
-from thriftserve.repository.protobuf import Damaged
+from thriftserve.repository.protobuf import CorruptFile
 from thriftserve.tools.record import version_of
 
 # What a check of a model found, for people and for programs.
@@ -135,7 +135,7 @@ def check(version: Path, timeout_s: float) -> Findings:
 def _missing(version: Path) -> str | None:
     try:
         return integrity.fault(version, integrity.look(version))
-    except (OSError, Damaged) as error:
+    except (OSError, CorruptFile) as error:
         return str(error)
 
 

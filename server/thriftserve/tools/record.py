@@ -12,11 +12,11 @@ from pathlib import Path
 from thriftserve.errors import ConfigError, ExitCode, ModelLoadError
 from thriftserve.files import write_whole
 from thriftserve.models import tfrecord, warmup_records
-from thriftserve.models.prediction_log import Recorded, encode
+from thriftserve.models.prediction_log import RecordedRequest, encode
 from thriftserve.models.signature import Signature, TensorSpec
 from thriftserve.models.tensorflow import meta_graph
 from thriftserve.models.tensorflow.preload import preload
-from thriftserve.repository.protobuf import Damaged
+from thriftserve.repository.protobuf import CorruptFile
 from thriftserve.repository.versions import SAVED_MODEL_FILES, newest_version, versions
 from thriftserve_client.cli.flags import UsageError
 from thriftserve_client.cli.inputs import read_inputs
@@ -55,12 +55,12 @@ def run(flags: argparse.Namespace) -> int:
     signature = _signature(version, flags.signature)
     try:
         inputs = read_inputs(flags.input, lambda: _info(signature, flags.signature))
-        request = Recorded(flags.signature, inputs, flags.output)
+        request = RecordedRequest(flags.signature, inputs, flags.output)
         if signature is not None:
             warmup_records.arrays(request, signature)
             warmup_records.outputs(request, signature)
         content = encode(version.parent.name, flags.signature, inputs, flags.output)
-    except (UsageError, Damaged, TensorError, OSError) as error:
+    except (UsageError, CorruptFile, TensorError, OSError) as error:
         raise ConfigError(str(error)) from error
     path = version / warmup_records.FILE
     count = add(path, content, replace=flags.replace)
@@ -80,7 +80,7 @@ def add(path: Path, content: bytes, *, replace: bool = False) -> int:
     try:
         before = path.read_bytes() if path.exists() and not replace else b""
         records = list(tfrecord.read(path)) if before else []
-        faults = [f"record {number}: {one}" for number, one in records if isinstance(one, Damaged)]
+        faults = [f"record {number}: {one}" for number, one in records if isinstance(one, CorruptFile)]
         if faults:
             raise ConfigError(f"{path}: {faults[0]}; --replace drops what the file has")
         if len(records) >= warmup_records.MAX_RECORDS:

@@ -20,8 +20,8 @@ from thriftserve.models.tensorflow.preload import preload
 from thriftserve.repository import model_settings
 from thriftserve.repository.model_settings_writer import write_model_settings
 from thriftserve.repository.versions import newest_version
-from thriftserve.tools.tune_search import Cell, Result, Search, arrangements, best, ranked
-from thriftserve.tools.tune_workers import Crew, Job, has_rows
+from thriftserve.tools.tune_search import Candidate, Result, Search, arrangements, best, ranked
+from thriftserve.tools.tune_workers import TunedSignature, TuneWorkers, has_rows
 
 # What the terminal shows: a line of progress while it measures, a table at the end.
 
@@ -30,7 +30,7 @@ _BAR = 24
 _SHOWN = 15
 
 
-def show_progress(done: int, total: int, cell: Cell) -> None:
+def show_progress(done: int, total: int, cell: Candidate) -> None:
     """Draws the bar over itself; where stderr is no terminal, nothing is shown."""
     if not sys.stderr.isatty():
         return
@@ -118,7 +118,7 @@ def run(flags: argparse.Namespace) -> int:
     if batched and (why := _why_apart(hire)):
         print(f"requests for {job.signature!r} do not share runs, so only batch 1 is measured: {why}", file=sys.stderr)
         batched = False
-    cells = [Cell(at, size) for at in arrangements(usable_cores()) for size in (rows if batched else (1,))]
+    cells = [Candidate(at, size) for at in arrangements(usable_cores()) for size in (rows if batched else (1,))]
     search = Search(hire, flags.objective, flags.seconds, flags.budget_s, show_progress)
     print(f"measuring {len(cells)} combinations of {version}, at most {flags.budget_s:g} s …", file=sys.stderr)
     interrupted = False
@@ -131,11 +131,11 @@ def run(flags: argparse.Namespace) -> int:
     return _conclude(search, target, write=not (interrupted or flags.dry_run), interrupted=interrupted)
 
 
-def _hiring(job: Job, where: str) -> Callable[[int, int], Crew]:
-    return lambda workers, threads: Crew(job, devices.plan(where, workers), threads)
+def _hiring(job: TunedSignature, where: str) -> Callable[[int, int], TuneWorkers]:
+    return lambda workers, threads: TuneWorkers(job, devices.plan(where, workers), threads)
 
 
-def _why_apart(hire: Callable[[int, int], Crew]) -> str:
+def _why_apart(hire: Callable[[int, int], TuneWorkers]) -> str:
     """Why larger batches must not be chosen: what is written into the settings is taken for the author's word."""
     crew = hire(1, usable_cores())
     try:
@@ -154,7 +154,7 @@ def _batch_sizes(text: str) -> tuple[int, ...]:
     return sizes
 
 
-def _job(version: Path, name: str | None) -> tuple[Job, bool]:
+def _job(version: Path, name: str | None) -> tuple[TunedSignature, bool]:
     """What to call, and whether it has rows; the file is read, nothing is loaded."""
     found = meta_graph.described(version)
     if name is None:
@@ -162,7 +162,7 @@ def _job(version: Path, name: str | None) -> tuple[Job, bool]:
     if name not in found:
         raise ConfigError(f"signature {name!r}: {version} has {', '.join(found)}; name one with --signature")
     batched = any(has_rows(one.shape) for one in found[name].signature.inputs.values())
-    return Job(version.parent, name), batched
+    return TunedSignature(version.parent, name), batched
 
 
 def _conclude(search: Search, target: Path, *, write: bool, interrupted: bool) -> int:

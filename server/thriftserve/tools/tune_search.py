@@ -13,7 +13,7 @@ from dataclasses import dataclass, field
 from itertools import groupby, product
 
 from thriftserve.errors import StartError, ThriftServeError
-from thriftserve.tools.tune_workers import Crew
+from thriftserve.tools.tune_workers import TuneWorkers
 
 # What is tried: how many processes, runs and threads, and how many rows a run.
 
@@ -39,7 +39,7 @@ class Arrangement:
 
 
 @dataclass(frozen=True)
-class Cell:
+class Candidate:
     """An arrangement at one batch size."""
 
     arrangement: Arrangement
@@ -50,7 +50,7 @@ class Cell:
 class Result:
     """What a cell came to."""
 
-    cell: Cell
+    cell: Candidate
     rows_per_s: float
     #: Of one run: the median, and what one run in a hundred exceeds.
     median_ms: float
@@ -98,9 +98,9 @@ _KEPT = 0.3
 #: At least so many have another look.
 _FINALISTS = 4
 
-Hire = Callable[[int, int], Crew]
+Hire = Callable[[int, int], TuneWorkers]
 #: Told before each cell: how many are done, how many there are in this look, and the cell.
-Progress = Callable[[int, int, Cell], None]
+Progress = Callable[[int, int, Candidate], None]
 
 
 @dataclass
@@ -121,13 +121,13 @@ class Search:
     budget_s: float
     progress: Progress
     #: The latest, and longest, look at each cell.
-    results: dict[Cell, Result] = field(default_factory=dict)
+    results: dict[Candidate, Result] = field(default_factory=dict)
     #: Cells that could not be measured, and why.
-    failed: dict[Cell, str] = field(default_factory=dict)
+    failed: dict[Candidate, str] = field(default_factory=dict)
     #: Cells that the time was too short for.
     skipped: int = 0
 
-    def run(self, cells: Iterable[Cell]) -> None:
+    def run(self, cells: Iterable[Candidate]) -> None:
         """Measures.
 
         Raises:
@@ -140,10 +140,10 @@ class Search:
             finalists = max(_FINALISTS, int(len(left) * _KEPT))
             left = [one.cell for one in ranked(self._of(left), self.objective)][:finalists]
 
-    def _of(self, cells: Iterable[Cell]) -> list[Result]:
+    def _of(self, cells: Iterable[Candidate]) -> list[Result]:
         return [self.results[cell] for cell in cells if cell in self.results]
 
-    def _look(self, cells: list[Cell], seconds: float) -> None:
+    def _look(self, cells: list[Candidate], seconds: float) -> None:
         done = 0
         for (workers, threads), group in groupby(sorted(cells, key=_order), key=lambda cell: _order(cell)[:2]):
             mine = list(group)
@@ -166,7 +166,7 @@ class Search:
             finally:
                 crew.close()
 
-    def _measure(self, crew: Crew, cell: Cell, seconds: float) -> None:
+    def _measure(self, crew: TuneWorkers, cell: Candidate, seconds: float) -> None:
         if time.monotonic() >= self._end and self.results:
             self.skipped += cell not in self.results
             return
@@ -179,7 +179,7 @@ class Search:
         self.results[cell] = Result(cell, rate, median, p99, seconds)
 
 
-def _order(cell: Cell) -> tuple[int, int, int, int]:
+def _order(cell: Candidate) -> tuple[int, int, int, int]:
     """Cells of one crew beside each other, the smallest first."""
     at: Arrangement = cell.arrangement
     return at.workers, at.threads, at.runs, cell.rows

@@ -35,14 +35,14 @@ _PATIENCE_S = 600.0
 
 
 @dataclass(frozen=True)
-class Job:
+class TunedSignature:
     """What is called: a model's base path and the name of its signature."""
 
     base_path: Path
     signature: str
 
 
-class Crew:
+class TuneWorkers:
     """Worker processes with the model loaded, from construction until `close`.
 
     Args:
@@ -54,7 +54,7 @@ class Crew:
         StartError: one of them could not load the model, or its device is not there.
     """
 
-    def __init__(self, job: Job, places: tuple[str, ...], threads: int) -> None:
+    def __init__(self, job: TunedSignature, places: tuple[str, ...], threads: int) -> None:
         context = multiprocessing.get_context("fork")
         self._pipes: list[Connection] = []
         self._processes: list[Any] = []
@@ -123,7 +123,7 @@ def _answer(pipe: Connection) -> Any:
         return ModelLoadError("a process ended while it was measured: the machine may be short of memory")
 
 
-def _work(pipe: Connection, job: Job, options: devices.SessionOptions, parent: int) -> None:
+def _work(pipe: Connection, job: TunedSignature, options: devices.SessionOptions, parent: int) -> None:
     """A process's life: load, say so, then carry out orders."""
     die_with_parent(parent)
     signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C reaches the whole group: the parent decides

@@ -19,7 +19,7 @@ from thriftserve.models.image_formats.opened import Draft, OpenedImage, Unreadab
 from thriftserve.models.image_formats.orientation import UPRIGHT, XMP, orientation_in
 from thriftserve.models.image_formats.samples import Levels, Samples, spread, to_eight_bits, unmultiplied
 from thriftserve.models.image_formats.tiff_directory import Directory, Tag, Values
-from thriftserve.models.image_formats.tiff_layout import PLAIN, Layout
+from thriftserve.models.image_formats.tiff_layout import PLAIN, TiffLayout
 
 if TYPE_CHECKING:
     from PIL.Image import Image
@@ -56,7 +56,7 @@ _EIGHT_BITS = "save it with 8 or 16 unsigned bits"
 
 
 @dataclass(frozen=True)
-class Kind:
+class TiffKind:
     """What the samples mean."""
 
     photometric: int
@@ -83,7 +83,7 @@ def open_tiff(data: bytes) -> OpenedImage:
     if preview or Tag.DNG_VERSION in directory or data[8:10] == _CANON_RAW:
         raise UnreadableKind("a camera's raw file, or another TIFF that begins with a preview,", "convert it to JPEG")
     photometric = _photometric(directory)
-    layout = Layout.of(directory, len(data), subsampled=photometric == YCBCR)
+    layout = TiffLayout.of(directory, len(data), subsampled=photometric == YCBCR)
     kind = _kind(directory, photometric, layout)
     xmp = directory.tags.get(Tag.XMP)
     orientation = (
@@ -112,7 +112,7 @@ def _photometric(directory: Directory) -> int:
     return BLACK_IS_ZERO if one else photometric
 
 
-def _kind(directory: Directory, photometric: int, layout: Layout) -> Kind:
+def _kind(directory: Directory, photometric: int, layout: TiffLayout) -> TiffKind:
     colours = _COLOURS[photometric]
     extra = [int(value) for value in directory.values(Tag.EXTRA_SAMPLES)]
     if layout.samples < colours + len(extra):
@@ -122,7 +122,7 @@ def _kind(directory: Directory, photometric: int, layout: Layout) -> Kind:
         raise UnreadableKind(f"a TIFF that doesn't tell what {more} of its samples are (ExtraSamples)")
     known = [_UNASSOCIATED if value == _COREL_ALPHA else value for value in extra]
     alpha = next((at for at, value in enumerate(known) if value in (_ASSOCIATED, _UNASSOCIATED)), None)
-    kind = Kind(
+    kind = TiffKind(
         photometric=photometric,
         colours=colours,
         format=_format(directory),
@@ -133,7 +133,7 @@ def _kind(directory: Directory, photometric: int, layout: Layout) -> Kind:
     if kind.format == UNSIGNED:
         return kind
     low, high = _declared_range(directory, layout, kind)
-    return Kind(photometric, colours, kind.format, kind.alpha, kind.associated, low, high)
+    return TiffKind(photometric, colours, kind.format, kind.alpha, kind.associated, low, high)
 
 
 def _format(directory: Directory) -> int:
@@ -143,7 +143,7 @@ def _format(directory: Directory) -> int:
     return formats.pop()
 
 
-def _check_kind(directory: Directory, layout: Layout, kind: Kind) -> None:
+def _check_kind(directory: Directory, layout: TiffLayout, kind: TiffKind) -> None:
     """Check that there is a reader for this combination."""
     named = f"a TIFF of {_FORMATS[kind.format]} {layout.bits}-bit samples"
     coded = layout.compression in _CODED_BITS
@@ -167,7 +167,7 @@ def _check_kind(directory: Directory, layout: Layout, kind: Kind) -> None:
         raise UnreadableKind("a TIFF of other inks than CMYK, or of a range of its own", "convert it to RGB")
 
 
-def _declared_range(directory: Directory, layout: Layout, kind: Kind) -> tuple[float, float]:
+def _declared_range(directory: Directory, layout: TiffLayout, kind: TiffKind) -> tuple[float, float]:
     """Return what signed and floating-point samples range over: nothing but the file can tell."""
     low = set(directory.values(Tag.SMIN_SAMPLE_VALUE))
     high = set(directory.values(Tag.SMAX_SAMPLE_VALUE))
@@ -177,7 +177,7 @@ def _declared_range(directory: Directory, layout: Layout, kind: Kind) -> tuple[f
     return float(low.pop()), float(high.pop())
 
 
-def _pixels(data: bytes, directory: Directory, layout: Layout, kind: Kind) -> Image:
+def _pixels(data: bytes, directory: Directory, layout: TiffLayout, kind: TiffKind) -> Image:
     from PIL import Image as Pillow
 
     palette = _palette(directory, layout) if kind.photometric == PALETTE else None
@@ -193,7 +193,7 @@ def _pixels(data: bytes, directory: Directory, layout: Layout, kind: Kind) -> Im
     return image
 
 
-def _coloured(samples: Samples, bits: int, kind: Kind, palette: Levels | None) -> Levels:
+def _coloured(samples: Samples, bits: int, kind: TiffKind, palette: Levels | None) -> Levels:
     """Return grey [rows, width, 1] or RGB [rows, width, 3] of 8 bits."""
     from PIL import Image as Pillow
 
@@ -212,14 +212,14 @@ def _coloured(samples: Samples, bits: int, kind: Kind, palette: Levels | None) -
     return levels
 
 
-def _levels(samples: Samples, bits: int, kind: Kind) -> Levels:
+def _levels(samples: Samples, bits: int, kind: TiffKind) -> Levels:
     if kind.format == UNSIGNED:
         return to_eight_bits(samples, bits)
     typed = np.ascontiguousarray(samples).view(f"{'i' if kind.format == SIGNED else 'f'}{bits // 8}")
     return spread(typed, kind.low, kind.high)
 
 
-def _palette(directory: Directory, layout: Layout) -> Levels:
+def _palette(directory: Directory, layout: TiffLayout) -> Levels:
     """Return the palette as RGB [entries, 3].
 
     Writers fill 16 bits by value * 256 or value * 257: the high byte is the value with both.
@@ -241,7 +241,7 @@ _DECODING = (
 )  # fmt: skip
 
 
-def _libtiff_mode(layout: Layout, kind: Kind) -> tuple[str, str] | None:
+def _libtiff_mode(layout: TiffLayout, kind: TiffKind) -> tuple[str, str] | None:
     """Return Pillow's mode, and how it is stored, for samples that libtiff gives as they are to be; None for others."""
     if kind.photometric == YCBCR:
         return "RGB", "RGBX"
@@ -251,7 +251,7 @@ def _libtiff_mode(layout: Layout, kind: Kind) -> tuple[str, str] | None:
     return None
 
 
-def _decoded_by_libtiff(data: bytes, directory: Directory, layout: Layout, kind: Kind) -> Image:
+def _decoded_by_libtiff(data: bytes, directory: Directory, layout: TiffLayout, kind: TiffKind) -> Image:
     """Return an image whose compression, or colours, only libtiff knows."""
     from PIL import Image as Pillow
 

@@ -33,7 +33,7 @@ _BAND_BYTES = 1 << 22
 
 
 @dataclass(frozen=True)
-class Layout:
+class TiffLayout:
     """The place and packing of an image's samples; `offsets` and `counts` of its strips or tiles are in bytes."""
 
     width: int
@@ -55,7 +55,7 @@ class Layout:
     sized: bool
 
     @classmethod
-    def of(cls, directory: Directory, file_bytes: int, *, subsampled: bool) -> Layout:
+    def of(cls, directory: Directory, file_bytes: int, *, subsampled: bool) -> TiffLayout:
         """Return the layout that a directory tells.
 
         Args:
@@ -139,7 +139,7 @@ class Layout:
         counts = self._block_bytes(indices.stop) if self.sized else self.counts
         return [view[self.offsets[index] : self.offsets[index] + counts[index]] for index in indices]
 
-    def _checked(self, file_bytes: int) -> Layout:
+    def _checked(self, file_bytes: int) -> TiffLayout:
         number = self.blocks
         if len(self.offsets) < number or (not self.sized and len(self.counts) < number):
             raise ValueError(f"its directory tells of fewer strips or tiles than the {number} that the image has")

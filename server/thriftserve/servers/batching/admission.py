@@ -14,11 +14,11 @@ from collections.abc import Callable
 
 from thriftserve.errors import Code
 from thriftserve.servers.batching.arena import Arena, Block
-from thriftserve.servers.batching.batch_wait import Patience
-from thriftserve.servers.batching.connection import Client
+from thriftserve.servers.batching.batch_wait import BatchWait
+from thriftserve.servers.batching.connection import FrontConnection
 from thriftserve.servers.batching.frame_reader import RESERVE_BYTES
-from thriftserve.servers.batching.local_replies import DeskAnswers
-from thriftserve.servers.batching.request_queue import Request, Waiting
+from thriftserve.servers.batching.local_replies import LocalReplies
+from thriftserve.servers.batching.request_queue import Request, RequestQueue
 from thriftserve.servers.connection import FAILURES
 from thriftserve.servers.nonblocking_connection import PeerGone
 from thriftserve.settings import HostSettings
@@ -34,7 +34,7 @@ _WINDOW_S = 0.02
 _WEIGHT = 0.2
 
 
-class Backlog:
+class AdaptiveLimit:
     """Watches one front.
 
     Args:
@@ -85,7 +85,7 @@ _SCRAP_BYTES = 1 << 20
 _MOST_ADDRESSES = 1 << 40
 
 
-class Door:
+class AdmissionControl:
     """A front's requests, from their arrival to their answer.
 
     Args:
@@ -99,20 +99,20 @@ class Door:
     def __init__(
         self,
         settings: HostSettings,
-        answers: DeskAnswers,
+        answers: LocalReplies,
         counters: Counters,
         *,
         ordered: bool,
-        over: Callable[[Client], None],
+        over: Callable[[FrontConnection], None],
     ) -> None:
         self._settings = settings
-        self.backlog = Backlog(settings.max_queued)
+        self.backlog = AdaptiveLimit(settings.max_queued)
         self._answers = answers
         self._counters = counters
         self._over = over
         self.arena = Arena(_addresses(settings), settings.max_queued_bytes)
-        self.waiting = Waiting(ordered=ordered)
-        self.patience = Patience(self.waiting, answers.expiry)
+        self.waiting = RequestQueue(ordered=ordered)
+        self.patience = BatchWait(self.waiting, answers.expiry)
         #: Where bytes go that nobody keeps.
         self.scrap = memoryview(bytearray(_SCRAP_BYTES))
         #: How many requests may wait for a part of the service, by its name.
@@ -259,7 +259,7 @@ class Door:
             self.arena.free(request.block)
             request.block = None
 
-    def forget(self, client: Client) -> None:
+    def forget(self, client: FrontConnection) -> None:
         """Drops what a client that is gone was waiting for."""
         for request in self.waiting.forget(client):
             self.release(request)

@@ -10,8 +10,8 @@ from __future__ import annotations
 
 from collections.abc import Callable
 
-from thriftserve.servers.batching.connection import Client
-from thriftserve.servers.batching.request_queue import Request, Waiting
+from thriftserve.servers.batching.connection import FrontConnection
+from thriftserve.servers.batching.request_queue import Request, RequestQueue
 from thriftserve.servers.batching.slot import Slot
 
 #: Saving a run that costs less than this is not worth a wait that poll() counts in milliseconds.
@@ -22,7 +22,7 @@ _EXPECTED = 0.5
 _WEIGHT = 0.05
 
 
-class Patience:
+class BatchWait:
     """Decides for one front.
 
     Args:
@@ -30,23 +30,23 @@ class Patience:
         expiry: when a request must have begun to run.
     """
 
-    def __init__(self, waiting: Waiting, expiry: Callable[[Request], float]) -> None:
+    def __init__(self, waiting: RequestQueue, expiry: Callable[[Request], float]) -> None:
         self._waiting = waiting
         self._expiry = expiry
         #: Seconds that waiting is worth, and within which a client asks again "soon"; 0 where it never is.
         self._worth_s = 0.0
         #: Clients that have all their answers, and since when; no longer than `_worth_s`.
-        self._due: dict[Client, float] = {}
+        self._due: dict[FrontConnection, float] = {}
         #: The part of the clients that asked again soon, lately.
         self._soon = _EXPECTED
 
-    def answered(self, client: Client, now: float) -> None:
+    def answered(self, client: FrontConnection, now: float) -> None:
         """A client got the last of its answers."""
         if self._worth_s:
             self._due[client] = now
             self._look_back(now)
 
-    def arrived(self, client: Client, now: float) -> None:
+    def arrived(self, client: FrontConnection, now: float) -> None:
         """A request came."""
         if self._due:
             self._look_back(now)

@@ -17,7 +17,7 @@ from collections import deque
 from struct import Struct
 from typing import TYPE_CHECKING
 
-from thriftserve.servers.batching.frame_reader import Incoming
+from thriftserve.servers.batching.frame_reader import FrameReader
 from thriftserve.servers.batching.request_queue import Request
 from thriftserve.servers.nonblocking_connection import PeerGone
 from thriftserve_client.wire.framing import HEADER_BYTES, FrameError
@@ -39,7 +39,7 @@ _PATIENCE_S = 1.0
 _IN, _OUT = select.EPOLLIN, select.EPOLLOUT
 
 
-class Client:
+class FrontConnection:
     """A client's connection."""
 
     def __init__(self, sock: socket.socket, peer: str, front: TBatchingFront, refusal: str | None) -> None:
@@ -74,7 +74,7 @@ class Client:
         self.sock = sock
         self._tls: ssl.SSLSocket | None = None
         self._shaking = tls is not None
-        self._incoming = Incoming(front.door, front.settings.max_message_bytes, self._flags, wakes=tls is None)
+        self._incoming = FrameReader(front.door, front.settings.max_message_bytes, self._flags, wakes=tls is None)
         #: When it began to do what it does: see `deadline`; monotonic seconds.
         self.since = self.opened = front.door.now
         self.served = False

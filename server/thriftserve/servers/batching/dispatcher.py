@@ -11,9 +11,9 @@ from collections import Counter
 from collections.abc import Callable, Collection, Sequence
 
 from thriftserve.errors import Code
-from thriftserve.servers.batching.admission import Door
-from thriftserve.servers.batching.ipc import Answers, Kind
-from thriftserve.servers.batching.local_replies import Desk, DeskAnswers
+from thriftserve.servers.batching.admission import AdmissionControl
+from thriftserve.servers.batching.ipc import Replies, ReplyKind
+from thriftserve.servers.batching.local_replies import FrontPolicy, LocalReplies
 from thriftserve.servers.batching.request_queue import Request
 from thriftserve.servers.batching.slot import Slot, WorkerGone
 from thriftserve.settings import HostSettings
@@ -100,9 +100,9 @@ class Dispatcher:
     def __init__(
         self,
         settings: HostSettings,
-        desk: Desk,
-        answers: DeskAnswers,
-        door: Door,
+        desk: FrontPolicy,
+        answers: LocalReplies,
+        door: AdmissionControl,
         *,
         dropped: Callable[[int], None],
         stuck: Callable[[int, float], None],
@@ -196,7 +196,7 @@ class Dispatcher:
         if slot.leaving and not slot.batches:
             self.slot_gone(slot)
 
-    def _take(self, slot: Slot, answers: Answers) -> None:
+    def _take(self, slot: Slot, answers: Replies) -> None:
         kind, advice, items = answers
         self._door.backlog.answered += len(items)
         batch = slot.batches[0] if slot.batches else []
@@ -207,9 +207,9 @@ class Dispatcher:
             self._door.release(request)
             self._waiting.done(request.client)
             self._door.answer(request, None if close else data)
-        if kind is Kind.LEAVE:
+        if kind is ReplyKind.LEAVE:
             slot.leaving = True
-        elif kind is Kind.LAST:
+        elif kind is ReplyKind.LAST:
             if items:  # without any it only says that it is open now
                 slot.batches.popleft()
                 slot.since = self._door.now

@@ -16,7 +16,7 @@ from thriftserve_client.wire.framing import HEADER_BYTES, frame_length
 from thriftserve_client.wire.message_socket import ChannelClosed
 
 if TYPE_CHECKING:
-    from thriftserve.servers.batching.admission import Door
+    from thriftserve.servers.batching.admission import AdmissionControl
     from thriftserve.servers.batching.arena import Block
 
 #: A frame with more than this still to come is a large one. A worker is sent the others themselves, and only so many
@@ -32,7 +32,7 @@ _WAKE_BYTES = 256 * 1024
 _HEAD_BYTES = 2048
 
 
-class Incoming:
+class FrameReader:
     """What came of a client's frames that are not whole.
 
     Args:
@@ -42,7 +42,7 @@ class Incoming:
         wakes: whether the kernel may be asked to wait for more; under TLS it does not know what is in a record.
     """
 
-    def __init__(self, door: Door, max_bytes: int, flags: int, wakes: bool) -> None:
+    def __init__(self, door: AdmissionControl, max_bytes: int, flags: int, wakes: bool) -> None:
         self._door = door
         self._max_bytes = max_bytes
         self._flags = flags

@@ -18,16 +18,16 @@ from collections.abc import Callable
 from functools import partial
 from typing import Any
 
-from thriftserve.servers.acceptor import PAUSE_S, Acceptor, OutOfDescriptors, Spares, arrived_before_s
-from thriftserve.servers.batching.admission import Door
-from thriftserve.servers.batching.connection import Client
+from thriftserve.servers.acceptor import PAUSE_S, Acceptor, OutOfDescriptors, SpareDescriptors, arrived_before_s
+from thriftserve.servers.batching.admission import AdmissionControl
+from thriftserve.servers.batching.connection import FrontConnection
 from thriftserve.servers.batching.dispatcher import Dispatcher
-from thriftserve.servers.batching.ipc import Switchboard
-from thriftserve.servers.batching.local_replies import Desk, DeskAnswers
+from thriftserve.servers.batching.ipc import Rendezvous
+from thriftserve.servers.batching.local_replies import FrontPolicy, LocalReplies
 from thriftserve.servers.batching.slot import Slot
-from thriftserve.servers.busy_poll import Spin
+from thriftserve.servers.busy_poll import BusyPoll
 from thriftserve.servers.connection import FAILURES, tell
-from thriftserve.servers.context import Host
+from thriftserve.servers.context import ServerContext
 from thriftserve.servers.nonblocking_connection import PeerGone
 from thriftserve.status import WorkerRole
 from thriftserve.supervisor.tls import server_context
@@ -51,29 +51,29 @@ _NEWCOMER_S = 0.1
 class TBatchingFront:
     """A front process."""
 
-    def __init__(self, host: Host, number: int, switchboard: Switchboard, desk: Desk) -> None:
+    def __init__(self, host: ServerContext, number: int, switchboard: Rendezvous, desk: FrontPolicy) -> None:
         self._host = host
         self.settings = host.settings
         self._switchboard = switchboard
         self._number = number
         self._desk = desk
         self._counters = host.context.counters
-        self._clients: dict[int, Client] = {}
+        self._clients: dict[int, FrontConnection] = {}
         self._handlers: dict[int, Callable[[int], None]] = {}
-        self._over: list[Client] = []
+        self._over: list[FrontConnection] = []
         #: Listening sockets that wait for a descriptor, and when they are tried again.
         self._paused: list[socket.socket] = []
         self._resume_at: float | None = None
         #: Descriptors that clients don't get: those of slots that are not there, or a worker that died with all in use
         #: could never be replaced.
-        self._spares = Spares()
+        self._spares = SpareDescriptors()
         self._expire_at = 0.0
         self._about: dict[str, Any] = {}
         self.tls: ssl.SSLContext | None = None
         self.now = time.monotonic()
         #: An answer comes when a run is done, a request when a client sees fit: each has its own usual wait.
-        self._for_answers = Spin.among_several(host.settings.spin_us)
-        self._for_requests = Spin.among_several(host.settings.spin_us)
+        self._for_answers = BusyPoll.among_several(host.settings.spin_us)
+        self._for_requests = BusyPoll.among_several(host.settings.spin_us)
         self._epoll: select.epoll
         #: Slots and new clients alone, to look at them first.
         self._first: select.epoll
@@ -85,8 +85,8 @@ class TBatchingFront:
         processor = None
         if self._desk.make_processor is not None:
             processor = self._desk.make_processor(self._host.context, self._about)
-        answers = DeskAnswers(self._desk, processor, self.settings.protocol, self.settings.max_message_bytes)
-        self.door = Door(
+        answers = LocalReplies(self._desk, processor, self.settings.protocol, self.settings.max_message_bytes)
+        self.door = AdmissionControl(
             self.settings,
             answers,
             self._counters,
@@ -237,12 +237,12 @@ class TBatchingFront:
                 self._counters.add_refused()
                 sock.close()
                 return
-        client = Client(sock, peer, self, refusal)
+        client = FrontConnection(sock, peer, self, refusal)
         self._clients[client.fd] = client
         self._counters.connection_opened()
         self._epoll.register(client.fd, select.EPOLLIN)
 
-    def _on_client(self, client: Client, mask: int) -> None:
+    def _on_client(self, client: FrontConnection, mask: int) -> None:
         try:
             client.on_event(mask)
         except PeerGone:
@@ -260,7 +260,7 @@ class TBatchingFront:
             if self._clients.get(client.fd) is client:
                 self._end(client)
 
-    def _end(self, client: Client) -> None:
+    def _end(self, client: FrontConnection) -> None:
         del self._clients[client.fd]
         self.door.forget(client)
         client.close()

@@ -53,7 +53,7 @@ class Hello:
     about: dict[str, Any] = field(default_factory=dict)
 
 
-class Switchboard:
+class Rendezvous:
     """One listening address for each front."""
 
     def __init__(self, fronts: int) -> None:
@@ -160,7 +160,7 @@ INLINE = -1
 READ_BYTES = 256 * 1024
 
 
-class Kind(IntEnum):
+class ReplyKind(IntEnum):
     """What a slot tells its front."""
 
     #: Answers to the batch in hand: the slot takes the next one.
@@ -169,7 +169,7 @@ class Kind(IntEnum):
     LEAVE = 2
 
 
-class Item(NamedTuple):
+class BatchItem(NamedTuple):
     """One request of a batch, as the worker sees it."""
 
     #: The message, without its length; or its place in the arena.
@@ -179,7 +179,7 @@ class Item(NamedTuple):
 
 
 @dataclass(frozen=True)
-class Advice:
+class SlotHint:
     """What a slot wants next time.
 
     Attributes:
@@ -195,11 +195,11 @@ class Advice:
     wait_us: int | None = None
 
 
-class Answers(NamedTuple):
+class Replies(NamedTuple):
     """What a slot sent."""
 
-    kind: Kind
-    advice: Advice
+    kind: ReplyKind
+    advice: SlotHint
     #: (index in the batch, close the connection, the framed answer or nothing for a oneway call)
     items: list[tuple[int, bool, bytes | memoryview]]
 
@@ -227,7 +227,7 @@ class BatchReader:
     def __init__(self) -> None:
         self._pending = b""
 
-    def feed(self, data: bytes) -> list[list[Item]]:
+    def feed(self, data: bytes) -> list[list[BatchItem]]:
         """Takes bytes as they came; every batch that is whole now."""
         data = self._pending + data if self._pending else data
         found = []
@@ -241,20 +241,20 @@ class BatchReader:
         self._pending = data
         return found
 
-    def _items(self, data: bytes, count: int) -> list[Item]:
+    def _items(self, data: bytes, count: int) -> list[BatchItem]:
         at = _BATCH.size + count * _ENTRY_BYTES
         fields = unpack_from("=" + _ENTRY_FIELDS * count, data, _BATCH.size)
         items = []
         for offset, arrived, size in zip(fields[::3], fields[1::3], fields[2::3], strict=True):
             if offset == INLINE:
-                items.append(Item(data[at + HEADER_BYTES : at + HEADER_BYTES + size], arrived))
+                items.append(BatchItem(data[at + HEADER_BYTES : at + HEADER_BYTES + size], arrived))
                 at += HEADER_BYTES + size
             else:
-                items.append(Item((offset, size), arrived))
+                items.append(BatchItem((offset, size), arrived))
         return items
 
 
-def pack_answers(kind: Kind, advice: Advice, answers: Sequence[tuple[int, int, list[bytes]]]) -> list[bytes]:
+def pack_replies(kind: ReplyKind, advice: SlotHint, answers: Sequence[tuple[int, int, list[bytes]]]) -> list[bytes]:
     """The segments that tell answers.
 
     Args:
@@ -284,7 +284,7 @@ _MOST_TAKEN = 0xFFFF
 _WAIT_BYTES = 4
 
 
-class AnswerReader:
+class ReplyReader:
     """Answers out of a stream of bytes; a long message is read into a buffer of its size."""
 
     def __init__(self) -> None:
@@ -296,7 +296,7 @@ class AnswerReader:
         """Where the next bytes are to be read to (then call `filled`); None: anywhere (then call `feed`)."""
         return memoryview(self._long)[self._filled :] if self._long is not None else None
 
-    def filled(self, size: int) -> Answers | None:
+    def filled(self, size: int) -> Replies | None:
         """`size` bytes were read into `wanted()`; the answers, where they are whole now."""
         self._filled += size
         assert self._long is not None
@@ -305,7 +305,7 @@ class AnswerReader:
         data, self._long = self._long, None
         return _answers(memoryview(data))
 
-    def feed(self, data: bytes) -> list[Answers]:
+    def feed(self, data: bytes) -> list[Replies]:
         """Takes bytes as they came; every message of answers that is whole now."""
         if self._pending:
             data = self._pending + data
@@ -326,7 +326,7 @@ class AnswerReader:
         return found
 
 
-def _answers(data: bytes | memoryview) -> Answers:
+def _answers(data: bytes | memoryview) -> Replies:
     kind, depth, take, fixed_us, count, _ = _ANSWERS.unpack_from(data)
     (wait_us, *fields) = unpack_from(f"={1 + 2 * count}I", data, _ANSWERS.size)
     at = _ANSWERS.size + _WAIT_BYTES + 8 * count
@@ -334,4 +334,4 @@ def _answers(data: bytes | memoryview) -> Answers:
     for index, length in zip(fields[::2], fields[1::2], strict=True):
         items.append((index & _INDEX, index >= CLOSE, data[at : at + length]))
         at += length
-    return Answers(Kind(kind), Advice(take, depth, fixed_us, None if wait_us == _NO_WAIT else wait_us), items)
+    return Replies(ReplyKind(kind), SlotHint(take, depth, fixed_us, None if wait_us == _NO_WAIT else wait_us), items)

@@ -35,7 +35,7 @@ def no_result(method: str, code: Code, message: str) -> Any:
 
 
 @dataclass(frozen=True)
-class Desk:
+class FrontPolicy:
     """A service's own rules for its fronts.
 
     Attributes:
@@ -70,7 +70,7 @@ _MOST_KEPT = 256
 _NEVER = float("inf")
 
 
-class DeskAnswers:
+class LocalReplies:
     """The front's own answers.
 
     Args:
@@ -80,7 +80,7 @@ class DeskAnswers:
         max_bytes: the largest message.
     """
 
-    def __init__(self, desk: Desk, processor: TProcessor | None, protocol: str, max_bytes: int) -> None:
+    def __init__(self, desk: FrontPolicy, processor: TProcessor | None, protocol: str, max_bytes: int) -> None:
         self._desk = desk
         self._binary = protocol == "binary"
         self._exchange = make_exchange(processor, protocol, max_bytes)
@@ -193,7 +193,7 @@ class Refusals:
     Made by `DeskAnswers.refusals`.
     """
 
-    def __init__(self, answers: DeskAnswers, code: Code, message: str) -> None:
+    def __init__(self, answers: LocalReplies, code: Code, message: str) -> None:
         self._answers = answers
         self._code, self._message = code, message
         #: By what stands between a frame's length and its sequence number: version, type and name.

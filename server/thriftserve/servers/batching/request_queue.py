@@ -13,7 +13,7 @@ from thriftserve.servers.batching.ipc import INLINE
 
 if TYPE_CHECKING:
     from thriftserve.servers.batching.arena import Block
-    from thriftserve.servers.batching.connection import Client
+    from thriftserve.servers.batching.connection import FrontConnection
 
 
 class Request:
@@ -21,7 +21,9 @@ class Request:
 
     __slots__ = ("answer", "arrived", "block", "client", "deaths", "expires", "frame", "lane", "size")
 
-    def __init__(self, client: Client, frame: bytes | None, block: Block | None, size: int, arrived: float) -> None:
+    def __init__(
+        self, client: FrontConnection, frame: bytes | None, block: Block | None, size: int, arrived: float
+    ) -> None:
         self.client = client
         #: Its length and message; None where it lies in `block`.
         self.frame = frame
@@ -45,7 +47,7 @@ class Request:
         return self.frame, INLINE if self.block is None else self.block.offset, self.size, self.arrived
 
 
-class Waiting:
+class RequestQueue:
     """Requests that no slot has yet. Clients take turns, so one that sends many delays nobody.
 
     Args:
@@ -54,7 +56,7 @@ class Waiting:
 
     def __init__(self, *, ordered: bool) -> None:
         self._ordered = ordered
-        self._turns: deque[Client] = deque()
+        self._turns: deque[FrontConnection] = deque()
         #: Requests whose worker died; each runs alone, before the others.
         self.again: deque[Request] = deque()
         self.count = 0
@@ -69,7 +71,7 @@ class Waiting:
         """True where there is one to take."""
         return bool(self._turns or self.again)
 
-    def hold(self, client: Client, on: bool) -> None:
+    def hold(self, client: FrontConnection, on: bool) -> None:
         """Leaves a client out of the turns, for it does not read its answers; or takes it in again."""
         if on == client.held:
             return
@@ -79,11 +81,11 @@ class Waiting:
         elif not on and self._has_turn(client):
             self._turns.append(client)
 
-    def _has_turn(self, client: Client) -> bool:
+    def _has_turn(self, client: FrontConnection) -> bool:
         """Whether a client that just came to stand at the end of the turns does so."""
         return bool(client.waiting) and not client.held and not (self._ordered and client.in_hand)
 
-    def done(self, client: Client) -> None:
+    def done(self, client: FrontConnection) -> None:
         """A request of a client is no longer in a slot's hand."""
         client.in_hand -= 1
         if self._ordered and self._has_turn(client):
@@ -159,7 +161,7 @@ class Waiting:
         if not client.waiting and client in self._turns:
             self._turns.remove(client)
 
-    def forget(self, client: Client) -> list[Request]:
+    def forget(self, client: FrontConnection) -> list[Request]:
         """Takes out all of a client that is gone.
 
         Returns:

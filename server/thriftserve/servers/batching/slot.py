@@ -13,7 +13,7 @@ import socket
 from collections import deque
 from typing import TYPE_CHECKING
 
-from thriftserve.servers.batching.ipc import READ_BYTES, Advice, AnswerReader, Answers, Hello, pack_batch
+from thriftserve.servers.batching.ipc import READ_BYTES, Hello, Replies, ReplyReader, SlotHint, pack_batch
 from thriftserve.servers.batching.request_queue import Request
 from thriftserve_client.wire.message_socket import MAX_SEGMENTS, drop_sent
 
@@ -34,7 +34,7 @@ class Slot:
         self.fd = sock.fileno()
         self.pid = hello.pid
         self.label = f"worker {hello.index} (pid {hello.pid}) slot {hello.slot}"
-        self.advice = Advice(take=hello.take)
+        self.advice = SlotHint(take=hello.take)
         #: The batches in its hand, oldest first; in them None for what it has answered.
         self.batches: deque[list[Request | None]] = deque()
         #: When it began with the oldest, monotonic seconds.
@@ -42,7 +42,7 @@ class Slot:
         #: True once it takes no more.
         self.leaving = False
         self._front = front
-        self._reader = AnswerReader()
+        self._reader = ReplyReader()
         self._unsent: list[memoryview] = []
 
     @property
@@ -71,7 +71,7 @@ class Slot:
             self._unsent = [memoryview(data)[sent:]]
             self._front.watch(self.fd, select.EPOLLIN | select.EPOLLOUT)
 
-    def on_event(self, mask: int) -> list[Answers]:
+    def on_event(self, mask: int) -> list[Replies]:
         """Sends on what is left of a batch, and reads answers.
 
         Raises:
@@ -92,7 +92,7 @@ class Slot:
         if not self._unsent:
             self._front.watch(self.fd, select.EPOLLIN)
 
-    def _read(self) -> list[Answers]:
+    def _read(self) -> list[Replies]:
         try:
             wanted = self._reader.wanted()
             if wanted is None:

@@ -15,11 +15,19 @@ import time
 from io import BytesIO
 from typing import Any
 
-from thriftserve.rpc import Again, BadMessage, Begun, Exchange, make_exchange
+from thriftserve.rpc import BadMessage, CachedCall, Exchange, PendingCall, make_exchange
 from thriftserve.servers.batching.arena import SharedFrames
-from thriftserve.servers.batching.ipc import CLOSE, READ_BYTES, Advice, BatchReader, Item, Kind, pack_answers
-from thriftserve.servers.busy_poll import Spin
-from thriftserve.servers.context import Host
+from thriftserve.servers.batching.ipc import (
+    CLOSE,
+    READ_BYTES,
+    BatchItem,
+    BatchReader,
+    ReplyKind,
+    SlotHint,
+    pack_replies,
+)
+from thriftserve.servers.busy_poll import BusyPoll
+from thriftserve.servers.context import ServerContext
 from thriftserve_client.wire.framing import Frame
 from thriftserve_client.wire.message_socket import MAX_SEGMENTS, drop_sent
 
@@ -32,7 +40,7 @@ SHORT_S = 0.003
 _WEIGHT = 0.2
 
 
-class Pace:
+class PullSize:
     """Measures calls. Threads may share it: a measurement that is lost is of no account."""
 
     def __init__(self) -> None:
@@ -70,12 +78,12 @@ log = logging.getLogger(__name__)
 
 _JOIN_BYTES = 64 * 1024
 #: A call that was begun.
-Call = Begun | Again
+Call = PendingCall | CachedCall
 #: An answer: index in the batch, bytes, segments.
 Answer = tuple[int, int, list[bytes]]
 
 
-class Runner:
+class SlotLoop:
     """Serves one slot's socket to one front.
 
     Args:
@@ -88,7 +96,7 @@ class Runner:
     """
 
     def __init__(
-        self, sock: socket.socket, arena: SharedFrames, host: Host, pace: Pace, *, slot: int, parked: bool
+        self, sock: socket.socket, arena: SharedFrames, host: ServerContext, pace: PullSize, *, slot: int, parked: bool
     ) -> None:
         self._sock = sock
         self._arena = arena
@@ -99,7 +107,7 @@ class Runner:
         self._together = hasattr(host.processor, "together")
         self._header = host.settings.protocol == "header"
         self._exchange = self._make_exchange()
-        self._spin = Spin.among_several(host.settings.spin_us)
+        self._spin = BusyPoll.among_several(host.settings.spin_us)
         self._sending = threading.Lock()
         self.slot = slot
         self.parked = parked
@@ -132,28 +140,28 @@ class Runner:
         except BlockingIOError:
             return None
 
-    def advice(self) -> Advice:
+    def advice(self) -> SlotHint:
         """What it wants next."""
         if self.parked:
-            return Advice(take=0)
+            return SlotHint(take=0)
         if not self._together:
-            return Advice(self._pace.take, self._pace.depth)
+            return SlotHint(self._pace.take, self._pace.depth)
         given = self._processor.advice()
-        return Advice(given.take, self._pace.depth, int(max(0.0, given.fixed_us)), given.wait_us)
+        return SlotHint(given.take, self._pace.depth, int(max(0.0, given.fixed_us)), given.wait_us)
 
     def unpark(self) -> None:
         """Takes batches from now on."""
         self.parked = False
-        self.send(Kind.LAST, [])
+        self.send(ReplyKind.LAST, [])
 
     def leave(self) -> None:
         """Takes no more batches; the front closes the socket when this one is answered."""
-        self.send(Kind.LEAVE, [])
+        self.send(ReplyKind.LEAVE, [])
 
-    def send(self, kind: Kind, answers: list[Answer]) -> None:
+    def send(self, kind: ReplyKind, answers: list[Answer]) -> None:
         """Tells the front; a front that is gone is noticed by `serve`."""
         with self._sending, contextlib.suppress(OSError):
-            parts = pack_answers(kind, self.advice(), answers)  # what is sent last is what it wants now
+            parts = pack_replies(kind, self.advice(), answers)  # what is sent last is what it wants now
             if sum(map(len, parts)) <= _JOIN_BYTES:
                 self._sock.sendall(b"".join(parts))
                 return
@@ -163,7 +171,7 @@ class Runner:
 
     # A batch
 
-    def _answer(self, batch: list[Item], done: Any) -> None:
+    def _answer(self, batch: list[BatchItem], done: Any) -> None:
         began = time.monotonic()
         self._counters.begin_requests(len(batch))
         try:
@@ -172,9 +180,9 @@ class Runner:
             self._counters.end_requests(len(batch))
         self._pace.took(time.monotonic() - began, len(batch))
         done(self, run_s)
-        self.send(Kind.LAST, answers)
+        self.send(ReplyKind.LAST, answers)
 
-    def _answers(self, batch: list[Item]) -> tuple[list[Answer], float]:
+    def _answers(self, batch: list[BatchItem]) -> tuple[list[Answer], float]:
         answers: list[Answer] = []
         waiting: list[tuple[int, Call, Any]] = []
         for index, item in enumerate(batch):
@@ -207,7 +215,7 @@ class Runner:
             return _bad(index, error)
         return index, self._exchange.size if parts else 0, parts
 
-    def _frame(self, item: Item) -> Frame:
+    def _frame(self, item: BatchItem) -> Frame:
         message = item.message
         if isinstance(message, tuple):
             message = self._arena.read(*message)

@@ -17,9 +17,9 @@ import time
 from typing import Any
 
 from thriftserve.servers.batching.arena import SharedFrames
-from thriftserve.servers.batching.ipc import Hello, Switchboard
-from thriftserve.servers.batching.slot_loop import Pace, Runner
-from thriftserve.servers.context import Host
+from thriftserve.servers.batching.ipc import Hello, Rendezvous
+from thriftserve.servers.batching.slot_loop import PullSize, SlotLoop
+from thriftserve.servers.context import ServerContext
 
 log = logging.getLogger(__name__)
 
@@ -34,14 +34,14 @@ _TICK_S = 1.0
 class TBatchingWorker:
     """A worker process."""
 
-    def __init__(self, host: Host, switchboard: Switchboard) -> None:
+    def __init__(self, host: ServerContext, switchboard: Rendezvous) -> None:
         self._host = host
         self._switchboard = switchboard
         self._slots = host.settings.slots
         self._fronts = host.settings.fronts
-        self._pace = Pace()
+        self._pace = PullSize()
         self._lock = threading.Condition()
-        self._runners: dict[tuple[int, int], Runner] = {}
+        self._runners: dict[tuple[int, int], SlotLoop] = {}
         self._run_s = 0.0
         self._parked = False
 
@@ -104,7 +104,7 @@ class TBatchingWorker:
             arena = SharedFrames(arena_fd)
         finally:
             os.close(arena_fd)
-        runner = Runner(sock, arena, self._host, self._pace, slot=slot, parked=parked)
+        runner = SlotLoop(sock, arena, self._host, self._pace, slot=slot, parked=parked)
         with sock, contextlib.closing(arena):
             with self._lock:
                 self._runners[front, slot] = runner
@@ -117,7 +117,7 @@ class TBatchingWorker:
                     del self._runners[front, slot]
                     self._lock.notify_all()
 
-    def _batch_done(self, runner: Runner, run_s: float) -> None:
+    def _batch_done(self, runner: SlotLoop, run_s: float) -> None:
         """Opens or parks the slots beyond the first, as the time in runs says."""
         if self._slots == 1 or not hasattr(self._host.processor, "together"):
             return
