@@ -63,7 +63,7 @@ format: $(STAMP) ## put imports and lines into their form
 	$(BIN)/ruff check --fix-only
 	$(BIN)/ruff format
 
-idl: $(STAMP) ## regenerate gen-py from idl/thriftserve.thrift
+idl: $(STAMP) ## regenerate gen-py from the contracts in idl
 	idl/generate.sh
 
 docs: $(STAMP) ## regenerate docs/settings.md from the code

@@ -11,12 +11,13 @@ from pathlib import Path
 import pytest
 
 ROOT = Path(__file__).parents[1]
-ROOTS = {
-    "server": "thriftserve",
-    "client": "thriftserve_client",
-    "bench": "thriftserve_bench",
-    "gen-py": "thriftserve_idl",
-}
+ROOTS = (
+    "server/thriftserve",
+    "client/thriftserve_client",
+    "bench/thriftserve_bench",
+    "gen-py/thriftserve_idl",
+    "gen-py/thriftserve_proto",
+)
 
 
 @pytest.fixture(scope="module")
@@ -31,7 +32,7 @@ def copy(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 def lint(place: Path) -> subprocess.CompletedProcess[str]:
     """Checks the contracts on the sources below `place`."""
-    path = os.pathsep.join(str(place / root) for root in ROOTS)
+    path = os.pathsep.join(dict.fromkeys(str((place / root).parent) for root in ROOTS))
     return subprocess.run(
         [str(Path(sys.executable).with_name("lint-imports")), "--no-cache", "--no-logo"],
         cwd=place,

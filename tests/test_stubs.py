@@ -1,4 +1,4 @@
-"""gen-py is what the compiler makes of the contract, and the check that says so notices a difference."""
+"""gen-py is what the compilers make of the contracts, and the check that says so notices a difference."""
 
 from __future__ import annotations
 
@@ -23,11 +23,11 @@ def generate(*arguments: str) -> subprocess.CompletedProcess[str]:
 
 @pytest.fixture(scope="module")
 def _compiler() -> None:
-    """A Thrift compiler; where there is none, `make check` fetches it, a test installs nothing."""
-    command = [str(ROOT / "idl/compiler.sh"), "--no-install"]
-    done = subprocess.run(command, capture_output=True, text=True, timeout=60, check=False)
-    if done.returncode:
-        pytest.skip(done.stderr.strip().splitlines()[-1])
+    """The Thrift and the Protobuf compiler; where there is none, `make check` fetches it, a test installs nothing."""
+    for command in (["idl/compiler.sh", "--no-install"], ["idl/protoc.sh", "--find"]):
+        done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, timeout=60, check=False)
+        if done.returncode:
+            pytest.skip(done.stderr.strip().splitlines()[-1])
 
 
 @pytest.mark.usefixtures("_compiler")
@@ -39,14 +39,18 @@ def test_stubs_match_the_contract() -> None:
 
 @pytest.mark.usefixtures("_compiler")
 @pytest.mark.parametrize("fault", ["changed", "missing", "added"])
-def test_a_difference_is_noticed(tmp_path: Path, fault: str) -> None:
+@pytest.mark.parametrize(
+    ("package", "changed", "missing"),
+    [("thriftserve_idl", "ttypes.py", "constants.py"), ("thriftserve_proto", "tensor_pb2.py", "example_pb2.pyi")],
+)
+def test_a_difference_is_noticed(tmp_path: Path, package: str, changed: str, missing: str, fault: str) -> None:
     """Stubs that were edited, lost or added to are refused, with the remedy."""
-    stubs = tmp_path / "thriftserve_idl"
-    shutil.copytree(ROOT / "gen-py/thriftserve_idl", stubs, ignore=shutil.ignore_patterns("__pycache__"))
+    shutil.copytree(ROOT / "gen-py", tmp_path, ignore=shutil.ignore_patterns("__pycache__"), dirs_exist_ok=True)
+    stubs = tmp_path / package
     if fault == "changed":
-        (stubs / "ttypes.py").write_text("edited\n", encoding="utf-8")
+        (stubs / changed).write_text("edited\n", encoding="utf-8")
     elif fault == "missing":
-        (stubs / "constants.py").unlink()
+        (stubs / missing).unlink()
     else:
         (stubs / "Predict-remote").write_text("left over\n", encoding="utf-8")
     done = generate("--check", str(tmp_path))
@@ -57,11 +61,12 @@ def test_a_difference_is_noticed(tmp_path: Path, fault: str) -> None:
 @pytest.mark.usefixtures("_compiler")
 def test_generating_writes_the_same(tmp_path: Path) -> None:
     """What `make idl` writes passes the check, leftovers of before removed."""
-    (tmp_path / "thriftserve_idl").mkdir()
-    (tmp_path / "thriftserve_idl/left_over.py").write_text("", encoding="utf-8")
+    for package in ("thriftserve_idl", "thriftserve_proto"):
+        (tmp_path / package).mkdir()
+        (tmp_path / package / "left_over.py").write_text("", encoding="utf-8")
     assert generate(str(tmp_path)).returncode == 0
     assert generate("--check", str(tmp_path)).returncode == 0
-    assert sorted(path.name for path in tmp_path.iterdir()) == ["thriftserve_idl"]
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["thriftserve_idl", "thriftserve_proto"]
 
 
 @pytest.mark.parametrize(

@@ -15,7 +15,13 @@ import pytest
 from client_service import serving
 
 ROOT = Path(__file__).resolve().parent.parent
-ROOTS = ("gen-py/thriftserve_idl", "client/thriftserve_client", "server/thriftserve", "bench/thriftserve_bench")
+ROOTS = (
+    "gen-py/thriftserve_idl",
+    "gen-py/thriftserve_proto",
+    "client/thriftserve_client",
+    "server/thriftserve",
+    "bench/thriftserve_bench",
+)
 SKIPPED = shutil.ignore_patterns("__pycache__", "*.egg-info")
 
 
@@ -42,7 +48,7 @@ def test_everything_is_in_the_wheel(wheel: Path) -> None:
         f"{Path(root).name}/{file.relative_to(ROOT / root).as_posix()}"
         for root in ROOTS
         for file in (ROOT / root).rglob("*")
-        if file.suffix in (".py", ".html", ".css", ".js") or file.name == "py.typed"
+        if file.suffix in (".py", ".pyi", ".html", ".css", ".js") or file.name == "py.typed"
     }
     assert inside == expected
 
