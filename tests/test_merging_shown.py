@@ -124,7 +124,7 @@ def recorded(folder: Path, name: str, requests: Sequence[Any]) -> Path:
     path = folder / "1"
     file = path / warmup_records.FILE
     file.parent.mkdir(parents=True)
-    file.write_bytes(b"".join(tfrecord.framed(prediction_log.encode("m", name, each)) for each in requests))
+    file.write_bytes(b"".join(tfrecord.frame(prediction_log.encode("m", name, each)) for each in requests))
     return path
 
 

@@ -209,5 +209,5 @@ def test_hundreds_of_versions_are_looked_at_once(tmp_path: Path, monkeypatch: py
     def refuse(*_: object) -> None:
         raise AssertionError("a version was looked into again")
 
-    monkeypatch.setattr("thriftserve.repository.integrity.look", refuse)
+    monkeypatch.setattr("thriftserve.repository.integrity.scan", refuse)
     assert len(numbers(watcher, 1)) == 200

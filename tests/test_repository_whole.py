@@ -12,8 +12,8 @@ import pytest
 import exports_v1
 from copied_models import ASSET, FIRST, INDEX, PARTS, PB, SECOND, text_version, whole_version
 from small_models import small
-from thriftserve.repository import checkpoint_index, integrity
-from thriftserve.repository.protobuf import CorruptFile
+from thriftserve.files import CorruptFile
+from thriftserve.repository import checkpoint_index, integrity, saved_model_file
 from thriftserve.repository.versions import ModelConfig
 from thriftserve.repository.watcher import Watcher
 
@@ -26,7 +26,7 @@ def version(tmp_path: Path) -> Path:
 
 def fault(path: Path) -> str | None:
     """What the version lacks."""
-    return integrity.fault(path, integrity.look(path))
+    return integrity.find_fault(path, integrity.scan(path))
 
 
 def cut(path: Path, name: str, size: int | None = None) -> None:
@@ -47,7 +47,7 @@ def test_whole_models_are_whole(tmp_path: Path) -> None:
 def test_what_a_model_says_of_itself() -> None:
     """The needs are read without TensorFlow: the asset, the tensors; the index tells each data file's very length."""
     whole = whole_version()
-    needs = integrity.read(whole / PB)
+    needs = saved_model_file.list_needs(saved_model_file.read(whole / PB))
     index = checkpoint_index.read(memoryview((whole / INDEX).read_bytes()))
     assert (needs.assets, needs.checkpoint) == (("words.txt",), True)
     assert needs.tensors == index.keys
@@ -84,10 +84,10 @@ def link_to_nothing(path: Path) -> None:
     ("damage", "told"),
     [
         (lambda path: (path / PB).unlink(), "saved_model.pb is missing"),
-        (lambda path: cut(path, PB), "saved_model.pb is damaged: field"),
+        (lambda path: cut(path, PB), "saved_model.pb is damaged: it is cut short, or no SavedModel"),
         (lambda path: cut(path, PB, 0), "saved_model.pb is damaged: it has no meta graph"),
         (lambda path: (path / PB).write_text("<html>404</html>"), "saved_model.pb is damaged: "),
-        (bare_graph, "saved_model.pb is damaged: "),
+        (bare_graph, "saved_model.pb is damaged: it is no SavedModel: it has a field 1"),
         (other_model, "variables/variables.index has no 'half/.ATTRIBUTES/VARIABLE_VALUE': it is not of this"),
         (lambda path: (path / INDEX).unlink(), "variables/variables.index is missing"),
         (lambda path: shutil.rmtree(path / "variables"), "variables/variables.index is missing"),

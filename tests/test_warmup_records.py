@@ -16,15 +16,16 @@ import pytest
 
 from small_models import CPU, small
 from thriftserve.errors import ModelLoadError
-from thriftserve.models import loader, tensor_proto, tfrecord, warmup, warmup_records
-from thriftserve.models.prediction_log import RecordedRequest, Unsupported, decode, encode
+from thriftserve.files import CorruptFile
+from thriftserve.models import loader, tfrecord, warmup, warmup_records
+from thriftserve.models.prediction_log import RecordedRequest, Unsupported, decode, encode, to_array, to_tensor
 from thriftserve.models.python.session import PythonSession
 from thriftserve.models.servable import Servable
 from thriftserve.models.session import Array, Arrays, Session
 from thriftserve.models.signature import Signature, TensorSpec
-from thriftserve.repository.protobuf import CorruptFile, number_field, packed_field
 from thriftserve.repository.versions import ModelConfig
 from thriftserve_idl.ttypes import DataType
+from thriftserve_proto import prediction_pb2, tensor_pb2
 
 X = np.array([1, 2], np.float32)
 TYPES = ["f4", "f8", "i4", "u1", "i2", "i1", "i8", "?", "u2", "f2", "u4", "u8"]
@@ -89,7 +90,7 @@ def recorded(version: Path, *records: bytes) -> Path:
     """A version directory with a warm-up file of these records."""
     path = version / warmup_records.FILE
     path.parent.mkdir(parents=True, exist_ok=True)
-    path.write_bytes(b"".join(map(tfrecord.framed, records)))
+    path.write_bytes(b"".join(map(tfrecord.frame, records)))
     return version
 
 
@@ -97,10 +98,35 @@ def served(session: Any) -> Servable:
     return Servable("m", 1, session)
 
 
-def log_of(kind: int, signature: str, *parts: bytes) -> bytes:
-    """A PredictionLog of a kind, by hand: signature, then what else the request has."""
-    spec = packed_field(1, packed_field(3, signature.encode()) if signature else b"")
-    return packed_field(kind, packed_field(1, spec + b"".join(parts)))
+Shape = tensor_pb2.TensorShapeProto
+EXAMPLES = prediction_pb2.Input(example_list=prediction_pb2.ExampleList(examples=[b"E1", b"E2"]))
+
+
+def log_of(kind: str, signature: str, examples: prediction_pb2.Input | None = None) -> bytes:
+    """A PredictionLog of a kind that takes examples, or of a SessionRun."""
+    log = prediction_pb2.PredictionLog()
+    request = getattr(log, kind).request
+    request.SetInParent()
+    if kind != "session_run_log":
+        request.model_spec.signature_name = signature
+    if examples is not None:
+        request.input.CopyFrom(examples)
+    record: bytes = log.SerializeToString()
+    return record
+
+
+def tensor(dtype: int, **fields: Any) -> tensor_pb2.TensorProto:
+    """A TensorProto of a type by number."""
+    message = tensor_pb2.TensorProto(**fields)
+    message.dtype = dtype  # type: ignore[assignment]  # any number may stand there
+    return message
+
+
+def of_tensorflow(message: Any) -> tensor_pb2.TensorProto:
+    """TensorFlow's own TensorProto as ours."""
+    ours = tensor_pb2.TensorProto()
+    ours.ParseFromString(message.SerializeToString())
+    return ours
 
 
 def test_checksums_are_tensorflows(tmp_path: Path) -> None:
@@ -112,7 +138,7 @@ def test_checksums_are_tensorflows(tmp_path: Path) -> None:
         for one in contents:
             writer.write(one)
     assert [content for _, content in tfrecord.read(tmp_path / "theirs")] == contents
-    assert (tmp_path / "theirs").read_bytes() == b"".join(map(tfrecord.framed, contents))
+    assert (tmp_path / "theirs").read_bytes() == b"".join(map(tfrecord.frame, contents))
     assert doctest.testmod(tfrecord).failed == 0
 
 
@@ -120,26 +146,26 @@ def test_tensors_are_tensorflows() -> None:
     """Every type, in packed content or as repeated values, scalars and empty ones, comes out as TensorFlow has it."""
     import ml_dtypes
     import tensorflow as tf
-    from tensorflow.core.framework import tensor_pb2
+    from tensorflow.core.framework import tensor_pb2 as tf_tensor
 
     for dtype, shape in itertools.product([*TYPES, ml_dtypes.bfloat16], [(), (0,), (2, 3)]):
         array = np.asarray(np.arange(np.prod(shape, dtype=int)).reshape(shape) - 2).astype(dtype)
         packed = tf.make_tensor_proto(array)
-        assert_same(tensor_proto.decode(memoryview(packed.SerializeToString())), array)
-        ours = tf.make_ndarray(tensor_pb2.TensorProto.FromString(tensor_proto.encode(array)))
+        assert_same(to_array(of_tensorflow(packed)), array)
+        ours = tf.make_ndarray(tf_tensor.TensorProto.FromString(to_tensor(array).SerializeToString()))
         assert_same(ours, array)
-        values = tensor_pb2.TensorProto(dtype=packed.dtype, tensor_shape=packed.tensor_shape)
+        values = tf_tensor.TensorProto(dtype=packed.dtype, tensor_shape=packed.tensor_shape)
         getattr(values, VALUES.get(array.dtype.name, "int_val")).extend(by_value(array))
-        assert_same(tensor_proto.decode(memoryview(values.SerializeToString())), array)
+        assert_same(to_array(of_tensorflow(values)), array)
     same = tf.make_tensor_proto(7, tf.int16, (2, 2))  # one value for all four
-    assert_same(tensor_proto.decode(memoryview(same.SerializeToString())), np.full((2, 2), 7, "i2"))
+    assert_same(to_array(of_tensorflow(same)), np.full((2, 2), 7, "i2"))
     zeros = tf.make_tensor_proto(0.0, tf.float32, ())
     zeros.ClearField("float_val")
     zeros.tensor_shape.dim.add(size=3)
-    assert_same(tensor_proto.decode(memoryview(zeros.SerializeToString())), np.zeros(3, "f4"))
+    assert_same(to_array(of_tensorflow(zeros)), np.zeros(3, "f4"))
     texts = np.array([[b"a", b""], [b"\xff", b"dd"]], object)
-    assert_same(tensor_proto.decode(memoryview(tf.make_tensor_proto(texts).SerializeToString())), texts)
-    assert_same(tensor_proto.decode(memoryview(tensor_proto.encode(texts))), texts)
+    assert_same(to_array(of_tensorflow(tf.make_tensor_proto(texts))), texts)
+    assert_same(to_array(to_tensor(texts)), texts)
 
 
 def assert_same(found: Array, wanted: Array) -> None:
@@ -150,21 +176,21 @@ def assert_same(found: Array, wanted: Array) -> None:
 @pytest.mark.parametrize(
     ("message", "told"),
     [
-        (number_field(1, 8), "type number 8"),
-        (b"", "type number 0"),
-        (number_field(1, 1) + packed_field(2, number_field(3, 1)), "unknown rank"),
-        (number_field(1, 1) + packed_field(2, packed_field(2, number_field(1, 1 << 62))), "impossible shape"),
-        (number_field(1, 1) + packed_field(4, b"abc"), "3 bytes of content for 1 elements"),
-        (number_field(1, 4) + packed_field(7, b"\x80\x10"), "UINT8 tensor"),
-        (number_field(1, 1) + packed_field(5, bytes(8)), "2 values for 1 elements"),
-        (number_field(1, 1) + packed_field(5, bytes(3)), "FLOAT tensor"),
-        (b"\x0a\x7f", "needs 127 bytes"),
+        (tensor(8), "type number 8"),
+        (tensor(0), "type number 0"),
+        (tensor(1, tensor_shape=Shape(unknown_rank=True)), "unknown rank"),
+        (tensor(1, tensor_shape=Shape(dim=[Shape.Dim(size=1 << 62)])), "impossible shape"),
+        (tensor(1, tensor_shape=Shape(dim=[Shape.Dim(size=-1)])), "impossible shape"),
+        (tensor(1, tensor_content=b"abc"), "3 bytes of content for 1 elements"),
+        (tensor(4, int_val=[2048]), "UINT8 tensor"),
+        (tensor(19, half_val=[-1]), "HALF tensor"),
+        (tensor(1, float_val=[0, 0]), "2 values for 1 elements"),
     ],
 )
-def test_bad_tensors_are_told(message: bytes, told: str) -> None:
+def test_bad_tensors_are_told(message: tensor_pb2.TensorProto, told: str) -> None:
     """What makes no array is refused in words, and never by an error of numpy's."""
     with pytest.raises(CorruptFile, match=told):
-        tensor_proto.decode(memoryview(message))
+        to_array(message)
 
 
 def test_requests_come_back() -> None:
@@ -178,18 +204,20 @@ def test_requests_come_back() -> None:
 
 def test_each_kind_is_run_or_told(tmp_path: Path, noting: Noting, caplog: pytest.LogCaptureFixture) -> None:
     """Predict, Classify, Regress and MultiInference reach their signatures; SessionRun is told as skipped."""
-    examples = packed_field(1, packed_field(1, b"E1") + packed_field(1, b"E2"))
-    shared = packed_field(2, packed_field(1, b"E1") + packed_field(2, b"C"))
-    tasks = packed_field(1, packed_field(1, packed_field(3, b"classify")))
+    shared = prediction_pb2.ExampleListWithContext(examples=[b"E1"], context=b"C")
+    several = prediction_pb2.PredictionLog()
+    several.multi_inference_log.request.input.CopyFrom(EXAMPLES)
+    for _ in range(2):
+        several.multi_inference_log.request.tasks.add().model_spec.signature_name = "classify"
     version = recorded(
         tmp_path,
         encode("m", "", {"x": X}),
         encode("m", "", {"x": X}, ["z"]),
-        log_of(2, "classify", packed_field(2, examples)),
-        log_of(3, "classify", packed_field(2, shared)),
-        packed_field(4, packed_field(1, tasks + tasks + packed_field(2, examples))),
-        log_of(5, ""),
-        log_of(2, "", packed_field(2, examples)),
+        log_of("classify_log", "classify", EXAMPLES),
+        log_of("regress_log", "classify", prediction_pb2.Input(example_list_with_context=shared)),
+        several.SerializeToString(),
+        log_of("session_run_log", ""),
+        log_of("classify_log", "", EXAMPLES),
     )
     warmed = warmup_records.run(served(noting), version)
     both = ("classify", {"examples": [b"E1", b"E2"]}, ("y",))
@@ -205,7 +233,7 @@ def test_each_kind_is_run_or_told(tmp_path: Path, noting: Noting, caplog: pytest
     assert [one.partition(":")[0] for one in warmed.faults] == ["record 6 is skipped", "record 7 is skipped"]
     assert "record 6 is skipped: a SessionRun request" in caplog.text
     with pytest.raises(Unsupported):
-        decode(log_of(5, ""))
+        decode(log_of("session_run_log", ""))
 
 
 @pytest.mark.parametrize(
@@ -216,10 +244,10 @@ def test_each_kind_is_run_or_told(tmp_path: Path, noting: Noting, caplog: pytest
         (encode("m", "", {"x": X.astype("f8")}), "is FLOAT of shape .*, and it has float64"),
         (encode("m", "", {"x": X.reshape(1, 2)}), r"has float32 of shape \[1, 2\]"),
         (encode("m", "", {"x": X}, ["w"]), "no output 'w'"),
-        (log_of(2, "classify"), "no examples"),
+        (log_of("classify_log", "classify"), "no examples"),
         (b"", "no request in it"),
-        (b"\xff\xff", "does not end"),
-        (encode("m", "", {"x": X})[:-3], "needs"),
+        (b"\xff\xff", "cut short"),
+        (encode("m", "", {"x": X})[:-3], "cut short"),
     ],
 )
 def test_bad_records_are_told(tmp_path: Path, noting: Noting, record: bytes, told: str) -> None:
@@ -239,7 +267,7 @@ def test_damaged_files_are_told(tmp_path: Path, noting: Noting) -> None:
     """A flipped byte costs its own record; a damaged length or a cut what follows it; nothing costs the load."""
     good = encode("m", "", {"x": X})
     path = recorded(tmp_path, good, good, good) / warmup_records.FILE
-    whole, size = path.read_bytes(), len(tfrecord.framed(good))
+    whole, size = path.read_bytes(), len(tfrecord.frame(good))
     for at, ran, told in (
         (size + 20, 2, "record 2: its content is damaged"),
         (size + 2, 1, "record 2: its length is damaged"),

@@ -43,3 +43,7 @@ def write_whole(path: Path, content: str | bytes, *, durable: bool = True, mode:
         with contextlib.suppress(OSError):
             fresh.unlink()
         raise
+
+
+class CorruptFile(ValueError):
+    """The content of a file is not what it should be; the message says how."""

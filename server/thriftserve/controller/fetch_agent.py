@@ -22,9 +22,9 @@ from pathlib import Path
 from typing import Any, TextIO
 
 from thriftserve.errors import Code, InvalidArgument, ThriftServeError
+from thriftserve.files import CorruptFile
 from thriftserve.remote import Limits, Progress, fetch
 from thriftserve.repository import integrity
-from thriftserve.repository.protobuf import CorruptFile
 
 #: Progress is told so often.
 _TELL_S = 0.2
@@ -42,7 +42,7 @@ def whole(version: Path) -> None:
         InvalidArgument: it is no SavedModel, or lacks a part.
     """
     try:
-        fault = integrity.fault(version, integrity.look(version))
+        fault = integrity.find_fault(version, integrity.scan(version))
     except CorruptFile as error:
         fault = str(error)
     if fault:

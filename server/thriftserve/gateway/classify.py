@@ -6,7 +6,6 @@
 
 from __future__ import annotations
 
-import struct
 from typing import Any
 
 import numpy as np
@@ -19,23 +18,20 @@ from thriftserve.gateway.json_faults import from_base64, is_base64, json_type, l
 from thriftserve.gateway.json_text import members, shown
 from thriftserve.gateway.metadata_cache import DEFAULT_SIGNATURE, MetadataCache
 from thriftserve.gateway.model_api import ModelApi
-from thriftserve.repository.protobuf import packed_field
 from thriftserve_client.results import Prediction, SignatureInfo
-from thriftserve_client.wire.encoder import varint
 from thriftserve_idl.ttypes import DataType, Tensor
+from thriftserve_proto.example_pb2 import BytesList, Example, Feature, Features, FloatList, Int64List
 
 # JSON examples to serialised tf.Example messages, without TensorFlow.
 
-#: Field numbers of Feature's three lists, by kind.
-_LISTS = {"bytes": 1, "float": 2, "int64": 3}
 _INT64 = range(-(2**63), 2**63)
 
 
 def serialised(document: dict[str, Any]) -> list[bytes]:
-    """One serialised Example for each of a request's examples, its context in each.
+    """Return one serialized Example for each of a request's examples, with the request's context in each.
 
     Raises:
-        Refusal: there are none, or a feature has a value that no Example carries.
+        Refusal: There are none, or a feature has a value that no Example carries.
     """
     context = _features(document["context"]) if "context" in document else {}
     if "examples" not in document:
@@ -47,17 +43,21 @@ def serialised(document: dict[str, Any]) -> list[bytes]:
         raise Refusal(f"JSON Value: {shown(document)} Expecting 'examples' value to be an list/array")
     if not examples:
         raise Refusal(f"JSON Value: {shown(document)} 'examples' value is an empty array")
-    return [_example({**context, **_features(one)}) for one in examples]
+    messages = (Example(features=Features(feature={**context, **_features(example)})) for example in examples)
+    return [message.SerializeToString(deterministic=True) for message in messages]
 
 
-def _features(value: Any) -> dict[str, bytes]:
-    """Each feature's message by name."""
+def _features(value: Any) -> dict[str, Feature]:
+    """Return each feature's message by name."""
     if type(value) is not dict:
         raise Refusal(f"Example must be JSON object but got JSON {json_type(value)}")
-    return {name: _feature(name, content if type(content) is list else [content]) for name, content in value.items()}
+    return {
+        name.encode("utf-8", "replace").decode(): _feature(name, content if type(content) is list else [content])
+        for name, content in value.items()
+    }
 
 
-def _feature(name: str, values: list[Any]) -> bytes:
+def _feature(name: str, values: list[Any]) -> Feature:
     kind = ""
     elements = []
     for value in values:
@@ -66,15 +66,11 @@ def _feature(name: str, values: list[Any]) -> bytes:
             raise Refusal(f"Unexpected element type in feature: {name} expecting type: {kind}")
         kind = found
         elements.append(element)
-    if not kind:
-        return b""
     if kind == "bytes":
-        content = b"".join(packed_field(1, one) for one in elements)
-    elif kind == "float":
-        content = packed_field(1, struct.pack(f"<{len(elements)}f", *elements))
-    else:
-        content = packed_field(1, b"".join(varint(one % 2**64) for one in elements))
-    return packed_field(_LISTS[kind], content)
+        return Feature(bytes_list=BytesList(value=elements))
+    if kind == "float":
+        return Feature(float_list=FloatList(value=elements))
+    return Feature(int64_list=Int64List(value=elements)) if kind else Feature()
 
 
 def _element(name: str, value: Any) -> tuple[str, Any]:
@@ -94,14 +90,6 @@ def _element(name: str, value: Any) -> tuple[str, Any]:
             raise lossy(value, DataType.FLOAT)
         return "float", value
     raise Refusal(f"Feature: {name} has element with unexpected JSON type: {json_type(value)}")
-
-
-def _example(features: dict[str, bytes]) -> bytes:
-    entries = (
-        packed_field(1, packed_field(1, name.encode("utf-8", "replace")) + packed_field(2, message))
-        for name, message in sorted(features.items())
-    )
-    return packed_field(1, b"".join(entries))
 
 
 _INPUT = "inputs"

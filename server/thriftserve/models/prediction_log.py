@@ -1,30 +1,43 @@
-"""Requests as TensorFlow Serving logs them, without its protos installed.
+"""Requests as TensorFlow Serving logs them, and arrays as its requests carry them, without TensorFlow.
 
-bytes of a PredictionLog  --decode-->  Recorded("serving_default", {"x": array}, ("y",)), …
-(signature, inputs, outputs)  --encode-->  bytes of a PredictionLog
+    bytes of a PredictionLog  --decode-->  RecordedRequest("serving_default", {"x": array}, ("y",)), …
+                              <--encode--  model, signature, inputs, outputs
+    TensorProto  --to_array-->  array (STRING: objects that are bytes)  --to_tensor-->  TensorProto
 
-The numbers are those of tensorflow_serving/apis: prediction_log, predict, classification, regression, inference,
-input and model. What a request calls its model is not looked at: a version's file is about that version.
+The messages are those of idl/thriftserve_proto. The model that a request names is ignored: a version's file is about
+that version.
 """
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping, Sequence
+import math
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
+from typing import Any
 
+import numpy as np
+from google.protobuf.message import DecodeError
+
+from thriftserve.files import CorruptFile
 from thriftserve.models.session import Array, Arrays
 from thriftserve.models.signature import DEFAULT_SIGNATURE
-from thriftserve.models.tensor_proto import decode as decode_tensor
-from thriftserve.models.tensor_proto import encode as encode_tensor
-from thriftserve.repository.protobuf import CorruptFile, fields, packed_field
+from thriftserve_client.codec import data_type, numpy_dtype
+from thriftserve_client.errors import TensorError
+from thriftserve_idl.ttypes import DataType
+from thriftserve_proto.prediction_pb2 import Input, ModelSpec, PredictionLog, PredictRequest
+from thriftserve_proto.tensor_pb2 import TensorProto, TensorShapeProto
 
-_CLASSIFY, _REGRESS, _MULTI, _SESSION_RUN, _PREDICT, _STREAMED = 2, 3, 4, 5, 6, 7
-_REQUEST = 1
-_SPEC, _INPUTS, _FILTER = 1, 2, 3
-_SPEC_NAME, _SPEC_SIGNATURE = 1, 3
-_KEY, _VALUE = 1, 2
-_EXAMPLE_LIST, _WITH_CONTEXT = 1, 2
-_EXAMPLES, _CONTEXT = 1, 2
+#: The list that has a type's elements one by one; INT32 and the smaller integers share int_val.
+_LISTS = {
+    DataType.FLOAT: "float_val", DataType.DOUBLE: "double_val", DataType.INT64: "int64_val", DataType.BOOL: "bool_val",
+    DataType.HALF: "half_val", DataType.BFLOAT16: "half_val", DataType.UINT32: "uint32_val",
+    DataType.UINT64: "uint64_val", DataType.STRING: "string_val",
+}  # fmt: skip
+#: Types whose elements are in their list as the number that their 16 bits make.
+_BY_BITS = (DataType.HALF, DataType.BFLOAT16)
+#: A record of some bytes may stand for a tensor of any size: one element, repeated.
+_MOST_ELEMENTS = 1 << 27
+_MOST_RANK = 64
 
 
 class Unsupported(Exception):
@@ -39,106 +52,128 @@ class RecordedRequest:
     inputs: Mapping[str, Array] = field(default_factory=dict)
     #: Outputs wanted; empty: all.
     outputs: Sequence[str] = ()
-    #: Serialised tf.Example messages, for the signature's only input; None: `inputs` are given by name.
+    #: Serialized Example messages, for the signature's only input; None: `inputs` are given by name.
     examples: Sequence[bytes] | None = None
 
 
-def decode(message: bytes) -> list[RecordedRequest]:
-    """The requests of one record: one, or one a task of a MultiInference.
+def decode(record: bytes) -> list[RecordedRequest]:
+    """Return the requests of one record: one, or one for each task of a MultiInference.
 
     Raises:
-        Damaged: it can't be read.
-        Unsupported: it is of a kind that is not run.
+        CorruptFile: It can't be read.
+        Unsupported: It is of a kind that is not run.
     """
-    # Among the fields of a oneof, the last one holds.
-    found = [one for one in fields(memoryview(message)) if _CLASSIFY <= one.number <= _STREAMED]
-    if not found:
-        raise CorruptFile("it has no request in it")
-    log = found[-1]
-    if log.number == _SESSION_RUN:
+    try:
+        message = PredictionLog.FromString(record)
+    except DecodeError as error:
+        raise CorruptFile("it is cut short, or no PredictionLog") from error
+    kind = message.WhichOneof("log_type")
+    if kind == "session_run_log":
         raise Unsupported("a SessionRun request names tensors of the graph, and only signatures are served")
-    requests = [one.content for one in fields(log.content) if one.number == _REQUEST]
+    if kind == "predict_streamed_log":
+        requests = list(message.predict_streamed_log.request)
+    else:
+        log = getattr(message, kind) if kind else None
+        requests = [log.request] if log is not None and log.HasField("request") else []
     if not requests:
         raise CorruptFile("it has no request in it")
-    if log.number in (_PREDICT, _STREAMED):
-        return [_predict(one) for one in requests]
-    if log.number == _MULTI:
-        return _multi(requests[-1])
-    signature, examples = _with_examples(requests[-1])
-    return [RecordedRequest(signature, examples=examples)]
+    if kind in ("predict_log", "predict_streamed_log"):
+        return [_predict(request) for request in requests]
+    (request,) = requests
+    examples = _examples(request.input)
+    specs = [task.model_spec for task in request.tasks] if kind == "multi_inference_log" else [request.model_spec]
+    return [RecordedRequest(_signature(spec), examples=examples) for spec in specs]
 
 
 def encode(model: str, signature: str, inputs: Arrays, outputs: Sequence[str] = ()) -> bytes:
-    """A PredictionLog with a PredictRequest.
+    """Return a PredictionLog with a PredictRequest.
 
     Raises:
-        TensorError: an input has a type that requests can't carry.
+        TensorError: An input has a type that requests can't carry.
     """
-    spec = packed_field(_SPEC_NAME, model.encode()) + packed_field(_SPEC_SIGNATURE, signature.encode())
-    request = packed_field(_SPEC, spec)
+    message = PredictionLog()
+    request = message.predict_log.request
+    request.model_spec.name = model
+    request.model_spec.signature_name = signature
     for name, array in inputs.items():
-        entry = packed_field(_KEY, name.encode()) + packed_field(_VALUE, encode_tensor(array))
-        request += packed_field(_INPUTS, entry)
-    request += b"".join(packed_field(_FILTER, name.encode()) for name in outputs)
-    return packed_field(_PREDICT, packed_field(_REQUEST, request))
+        request.inputs[name].CopyFrom(to_tensor(array))
+    request.output_filter.extend(outputs)
+    record: bytes = message.SerializeToString(deterministic=True)
+    return record
 
 
-def _predict(request: memoryview) -> RecordedRequest:
-    signature, inputs, outputs = DEFAULT_SIGNATURE, dict[str, Array](), list[str]()
-    for one in fields(request):
-        if one.number == _SPEC:
-            signature = _signature(one.content)
-        elif one.number == _INPUTS:
-            parts = {each.number: each.content for each in fields(one.content)}
-            name = _text(parts.get(_KEY, memoryview(b"")))
-            inputs[name] = decode_tensor(parts.get(_VALUE, memoryview(b"")))
-        elif one.number == _FILTER:
-            outputs.append(_text(one.content))
-    return RecordedRequest(signature, inputs, outputs)
+def to_array(tensor: TensorProto) -> Array:
+    """Return the array of a TensorProto. Of fewer elements than its shape has, the last one is repeated.
 
-
-def _with_examples(request: memoryview) -> tuple[str, list[bytes]]:
-    """Signature and examples of a ClassificationRequest or RegressionRequest."""
-    signature, examples = DEFAULT_SIGNATURE, list[bytes]()
-    for one in fields(request):
-        if one.number == _SPEC:
-            signature = _signature(one.content)
-        elif one.number == _INPUTS:
-            examples = list(_examples(one.content))
-    return signature, examples
-
-
-def _multi(request: memoryview) -> list[RecordedRequest]:
-    signatures, examples = list[str](), list[bytes]()
-    for one in fields(request):
-        if one.number == _REQUEST:  # a task
-            specs = [each.content for each in fields(one.content) if each.number == _SPEC]
-            signatures.append(_signature(specs[-1]) if specs else DEFAULT_SIGNATURE)
-        elif one.number == _INPUTS:
-            examples = list(_examples(one.content))
-    return [RecordedRequest(one, examples=examples) for one in signatures]
-
-
-def _examples(message: memoryview) -> Iterator[bytes]:
-    """The examples of an Input; what all of them share stands before each, for messages one after the other merge."""
-    for kind in fields(message):
-        if kind.number not in (_EXAMPLE_LIST, _WITH_CONTEXT):
-            continue
-        shared = b"".join(
-            bytes(one.content)
-            for one in fields(kind.content)
-            if kind.number == _WITH_CONTEXT and one.number == _CONTEXT
-        )
-        yield from (shared + bytes(one.content) for one in fields(kind.content) if one.number == _EXAMPLES)
-
-
-def _signature(spec: memoryview) -> str:
-    named = [_text(one.content) for one in fields(spec) if one.number == _SPEC_SIGNATURE]
-    return named[-1] if named and named[-1] else DEFAULT_SIGNATURE
-
-
-def _text(content: memoryview) -> str:
+    Raises:
+        CorruptFile: It makes no array, or one of a type that requests can't carry.
+    """
     try:
-        return bytes(content).decode()
-    except UnicodeDecodeError:
-        raise CorruptFile("a name is not UTF-8") from None
+        dtype = DataType(tensor.dtype)
+    except ValueError:
+        raise CorruptFile(f"a tensor of type number {tensor.dtype}, which requests can't carry") from None
+    shape = _shape(tensor.tensor_shape)
+    try:
+        return _elements(tensor, dtype, shape)
+    except (TensorError, ValueError, OverflowError) as error:
+        raise CorruptFile(f"{dtype.name} tensor of shape {list(shape)}: {error}") from None
+
+
+def to_tensor(array: Array) -> TensorProto:
+    """Return the TensorProto of an array; the inverse of `to_array`.
+
+    Raises:
+        TensorError: No DataType carries its element type.
+    """
+    dtype = data_type(array.dtype)
+    shape = TensorShapeProto(dim=[TensorShapeProto.Dim(size=size) for size in array.shape])
+    tensor = TensorProto(dtype=f"DT_{dtype.name}", tensor_shape=shape)
+    if dtype is DataType.STRING:
+        tensor.string_val.extend(
+            text.encode() if isinstance(text, str) else bytes(text) for text in array.ravel().tolist()
+        )
+    else:
+        tensor.tensor_content = np.ascontiguousarray(array, numpy_dtype(dtype)).tobytes()
+    return tensor
+
+
+def _predict(request: PredictRequest) -> RecordedRequest:
+    inputs = {name: to_array(tensor) for name, tensor in request.inputs.items()}
+    return RecordedRequest(_signature(request.model_spec), inputs, list(request.output_filter))
+
+
+def _signature(spec: ModelSpec) -> str:
+    return spec.signature_name or DEFAULT_SIGNATURE
+
+
+def _examples(message: Input) -> list[bytes]:
+    """Return the examples of an Input. The shared context goes before each: one message behind another merges both."""
+    if message.WhichOneof("kind") == "example_list_with_context":
+        shared = message.example_list_with_context
+        return [shared.context + example for example in shared.examples]
+    return list(message.example_list.examples)
+
+
+def _shape(message: TensorShapeProto) -> tuple[int, ...]:
+    if message.unknown_rank:
+        raise CorruptFile("a tensor of unknown rank")
+    sizes = tuple(dimension.size for dimension in message.dim)
+    if len(sizes) > _MOST_RANK or any(size < 0 for size in sizes) or math.prod(sizes) > _MOST_ELEMENTS:
+        raise CorruptFile(f"a tensor of the impossible shape {list(sizes[:8])}")
+    return sizes
+
+
+def _elements(tensor: TensorProto, dtype: DataType, shape: tuple[int, ...]) -> Array:
+    count, kind = math.prod(shape), numpy_dtype(dtype)
+    if tensor.tensor_content and dtype is not DataType.STRING:
+        if len(tensor.tensor_content) != count * kind.itemsize:
+            raise CorruptFile(f"{len(tensor.tensor_content)} bytes of content for {count} elements")
+        return np.frombuffer(tensor.tensor_content, np.uint8).view(kind).reshape(shape).copy()
+    elements: Any = list(getattr(tensor, _LISTS.get(dtype, "int_val")))
+    if len(elements) > count:
+        raise CorruptFile(f"{len(elements)} values for {count} elements")
+    values = np.array(elements, np.uint16).view(kind) if dtype in _BY_BITS else np.array(elements, kind)
+    last = values[-1] if len(values) else b"" if dtype is DataType.STRING else 0
+    full = np.full(count, last, kind)
+    full[: len(values)] = values
+    return full.reshape(shape)

@@ -17,12 +17,12 @@ from typing import Any
 import numpy as np
 
 from thriftserve.errors import ModelLoadError, ThriftServeError
+from thriftserve.files import CorruptFile
 from thriftserve.models import tfrecord
 from thriftserve.models.prediction_log import RecordedRequest, Unsupported, decode
 from thriftserve.models.servable import Servable
 from thriftserve.models.session import Arrays
 from thriftserve.models.signature import Signature, TensorSpec
-from thriftserve.repository.protobuf import CorruptFile
 from thriftserve_client.codec import numpy_dtype
 from thriftserve_client.errors import TensorError
 from thriftserve_idl.ttypes import DataType

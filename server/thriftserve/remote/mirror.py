@@ -23,8 +23,8 @@ from typing import Any
 from urllib.parse import unquote
 
 from thriftserve.errors import ModelLoadError
+from thriftserve.files import CorruptFile
 from thriftserve.repository import integrity, versions
-from thriftserve.repository.protobuf import CorruptFile
 from thriftserve.repository.versions import Latest, Specific, VersionPolicy, version_number
 
 # A base path behind a URL: its versions, the files of each, and bringing them here.
@@ -322,6 +322,6 @@ def _is_here(path: Path, one: RemoteFile) -> bool:
 
 def _fault(path: Path) -> str | None:
     try:
-        return integrity.fault(path, integrity.look(path))
+        return integrity.find_fault(path, integrity.scan(path))
     except (OSError, CorruptFile) as error:
         return str(error)

@@ -1,8 +1,8 @@
-"""Which versions are wanted now: configuration and directories, looked at again and again.
+"""Which versions are wanted now: base paths, polled again and again.
 
     ModelConfigs + base paths  --poll-->  Changes: for each model wanted, appeared, disappeared, problems
 
-It has no thread and no clock: whoever owns it calls `poll` every second or so, from one thread.
+It has no thread and no clock: its owner calls `poll` every second or so, from one thread.
 
     >>> watcher = Watcher([ModelConfig("digits", "tensorflow", "/models/digits")])
     >>> watcher.poll().models["digits"].problems
@@ -16,205 +16,216 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from thriftserve.errors import ModelLoadError
+from thriftserve.files import CorruptFile
 from thriftserve.repository import integrity, versions
 from thriftserve.repository.integrity import FileStat, Snapshot
-from thriftserve.repository.protobuf import CorruptFile
-from thriftserve.repository.versions import PYTHON_VERSION, Latest, ModelConfig, Specific, VersionDir, VersionPolicy
+from thriftserve.repository.versions import (
+    PYTHON_VERSION,
+    SAVED_MODEL_FILES,
+    Latest,
+    ModelConfig,
+    Specific,
+    VersionDir,
+    VersionPolicy,
+)
 
-# One base path, looked at again and again: which of its versions are whole, and which are to be served.
-
-Found = tuple[tuple[VersionDir, ...], tuple[str, ...]]
-
-
-@dataclass
-class _Seen:
-    """What is known of a version's directory."""
-
-    snapshot: Snapshot | None = None
-    #: What it lacks, for `snapshot`; "" where nothing was looked for yet, None where it is whole.
-    fault: str | None = ""
-    #: The graph's file when the version was found whole.
-    whole: FileStat | None = None
-
-
-class BasePath:
-    """A base path and what is known of its versions."""
-
-    def __init__(self, base_path: Path) -> None:
-        self.base_path = base_path
-        self._seen: dict[Path, _Seen] = {}
-
-    def poll(self, policy: VersionPolicy, before: tuple[VersionDir, ...], *, settled: bool = False) -> Found:
-        """The versions to serve, newest first, and everything that is wrong now.
-
-        Args:
-            policy: which of the whole versions are to be served.
-            before: what was wanted so far; it stays so where the base path can't be read.
-            settled: whether one look is enough.
-        """
-        try:
-            found = versions.versions(self.base_path)
-        except ModelLoadError as error:
-            return before, (error.message,)
-        twins = versions.twins(self.base_path, found)
-        held = {one.version: one for one in before if one in found}
-        # Of twins, the one that serves goes on; where none does, there is no telling which is meant.
-        candidates = {one.version: one for one in found if one.version not in twins or held.get(one.version) == one}
-        self._forget(candidates.values())
-        problems = list(twins.values())
-        wanted = self._whole(policy, candidates, problems, settled=settled)
-        problems.extend(self._missing(policy, {one.version for one in found}))
-        return wanted, tuple(problems)
-
-    def _whole(
-        self, policy: VersionPolicy, candidates: dict[int, VersionDir], problems: list[str], *, settled: bool
-    ) -> tuple[VersionDir, ...]:
-        """The whole versions among those that the policy asks for: for Latest, older ones in place of others."""
-        most = policy.num_versions if isinstance(policy, Latest) else len(candidates)
-        asked = sorted(candidates, reverse=True) if isinstance(policy, Latest) else policy.among(candidates)
-        wanted: list[VersionDir] = []
-        for version in asked:
-            if len(wanted) == most:
-                break
-            told = self._look(candidates[version].path, settled=settled)
-            if told is None:
-                wanted.append(candidates[version])
-                problems.extend(self._rewritten(candidates[version].path))
-            elif told:
-                problems.append(f"{candidates[version].path}: is not whole: {told}")
-        return tuple(wanted)
-
-    def _look(self, path: Path, *, settled: bool) -> str | None:
-        """What a version lacks; "" where it changed since the last look, None where it is whole."""
-        seen = self._seen.setdefault(path, _Seen())
-        if seen.whole is not None:
-            return None
-        try:
-            snapshot = integrity.look(path)
-        except (OSError, CorruptFile) as error:
-            seen.snapshot = None
-            return f"it can't be looked into: {error}"
-        if snapshot != seen.snapshot:
-            seen.snapshot, seen.fault = snapshot, ""
-            if not settled:
-                return ""
-        if seen.fault == "":
-            seen.fault = self._fault(path, snapshot)
-        if seen.fault is None:
-            seen.whole = next(snapshot[name] for name in (integrity.PB, integrity.PBTXT) if name in snapshot)
-        return seen.fault
-
-    def _rewritten(self, path: Path) -> Iterable[str]:
-        found, seen = integrity.look_at_graph(path), self._seen[path]
-        # Nothing to be seen: it is being removed, and will be gone from the base path next.
-        if found is not None and found != seen.whole:
-            yield f"{path}: was written again after it was found whole, which has no effect: give it a new number"
-
-    def _fault(self, path: Path, snapshot: Snapshot) -> str | None:
-        told = integrity.fault(path, snapshot)
-        try:
-            # What was read must be what the snapshot has seen.
-            return told if integrity.look(path) == snapshot else ""
-        except (OSError, CorruptFile):
-            return ""
-
-    def _missing(self, policy: VersionPolicy, found: set[int]) -> Iterable[str]:
-        if isinstance(policy, Specific):
-            return [
-                f"{self.base_path}: has no version {version}, which the policy names"
-                for version in policy.versions
-                if version not in found
-            ]
-        return [] if found else [versions.why_none(self.base_path)]
-
-    def _forget(self, there: Iterable[VersionDir]) -> None:
-        kept = {one.path for one in there}
-        self._seen = {path: seen for path, seen in self._seen.items() if path in kept}
+#: The versions to serve, newest first, and everything that is wrong.
+Findings = tuple[tuple[VersionDir, ...], tuple[str, ...]]
+#: Instead of a fault: not examined yet.
+_UNEXAMINED = ""
 
 
 @dataclass(frozen=True)
 class ModelVersions:
-    """What one poll found of a model."""
+    """The result of one poll for a model."""
 
-    #: What is to be served, newest first; where the base path can't be read, what it was before.
+    #: What is to be served, newest first; what it was before if the base path can't be read.
     wanted: tuple[VersionDir, ...]
-    #: Wanted now and not by the poll before.
+    #: Wanted now, and not by the poll before.
     appeared: tuple[VersionDir, ...] = ()
-    #: Wanted by the poll before and not now.
+    #: Wanted by the poll before, and not now.
     disappeared: tuple[VersionDir, ...] = ()
-    #: What is wrong since this poll; what was said before and still is so is not said again.
+    #: What is wrong since this poll. A problem that stays is reported once.
     problems: tuple[str, ...] = ()
 
 
 @dataclass(frozen=True)
 class Changes:
-    """What one poll found, by model. A model that the configuration has dropped is there once, with nothing wanted."""
+    """The result of one poll, by model. A model that the configuration dropped is there once, with nothing wanted."""
 
     models: Mapping[str, ModelVersions]
 
     @property
     def any(self) -> bool:
         """Whether anything is to be loaded or unloaded."""
-        return any(one.appeared or one.disappeared for one in self.models.values())
+        return any(model.appeared or model.disappeared for model in self.models.values())
 
 
 class Watcher:
-    """Looks at the base paths of a configuration."""
+    """Polls the base paths of a configuration. Used by one thread, in the process that decides what is served."""
 
     def __init__(self, configs: Iterable[ModelConfig] = (), local: Callable[[ModelConfig], Path] | None = None) -> None:
-        """Watches these models.
+        """Watch these models.
 
         Args:
             configs: the models.
-            local: where the versions of a model lie on this machine; None: where its configuration says, which
-                for a model with a URL is nowhere.
+            local: returns the directory with a model's versions on this machine; None: the one that its configuration
+                names, which is none for a model with a URL.
         """
         self._local = local or (lambda config: Path(config.source))
         self._configs: dict[str, ModelConfig] = {}
         self._paths: dict[str, BasePath] = {}
         self._wanted: dict[str, tuple[VersionDir, ...]] = {}
-        self._told: dict[str, frozenset[str]] = {}
+        self._reported: dict[str, frozenset[str]] = {}
         self._moved: set[str] = set()
         self.configure(configs)
 
     def configure(self, configs: Iterable[ModelConfig]) -> None:
-        """Watches these models and no others from the next poll on; what is known of those that stay is kept."""
-        self._configs = {one.name: one for one in configs}
-        paths = {name: self._local(one) for name, one in self._configs.items() if one.platform != "python"}
-        kept = {name: one for name, one in self._paths.items() if paths.get(name) == one.base_path}
-        self._moved = {name for name in paths if name in self._wanted and name not in kept}
-        self._paths = {name: kept.get(name) or BasePath(path) for name, path in paths.items()}
+        """Watch these models and no others from the next poll on. What is known of those that stay is not lost."""
+        self._configs = {config.name: config for config in configs}
+        paths = {name: self._local(config) for name, config in self._configs.items() if config.platform != "python"}
+        same = {name: path for name, path in self._paths.items() if paths.get(name) == path.base_path}
+        self._moved = {name for name in paths if name in self._wanted and name not in same}
+        self._paths = {name: same.get(name) or BasePath(path) for name, path in paths.items()}
 
     def poll(self, *, settled: bool = False) -> Changes:
-        """Looks at every base path once.
+        """Look at every base path once.
 
         Args:
-            settled: take a version that is whole at first sight: for the start, where waiting for a second look
-                would only cost time. Otherwise a version must look the same in two polls.
+            settled: want a version that is whole at first sight: at the start, where a second poll would only cost
+                time. Otherwise a version must look the same in two polls.
         """
-        names = list(dict.fromkeys((*self._wanted, *self._configs)))
-        return Changes({name: self._poll(name, settled=settled) for name in names})
+        names = dict.fromkeys((*self._wanted, *self._configs))
+        return Changes({name: self._poll_model(name, settled=settled) for name in names})
 
-    def _poll(self, name: str, *, settled: bool) -> ModelVersions:
+    def _poll_model(self, name: str, *, settled: bool) -> ModelVersions:
         before = self._wanted.get(name, ())
         if name not in self._configs:
             self._wanted.pop(name)
-            self._told.pop(name, None)
+            self._reported.pop(name, None)
             return ModelVersions((), disappeared=before)
-        wanted, problems = self._found(self._configs[name], before, settled=settled)
-        told = self._told.get(name, frozenset())
-        self._told[name], self._wanted[name] = frozenset(problems), wanted
+        wanted, problems = self._find_wanted(self._configs[name], before, settled=settled)
+        reported = self._reported.get(name, frozenset())
+        self._reported[name], self._wanted[name] = frozenset(problems), wanted
         return ModelVersions(
             wanted,
-            tuple(one for one in wanted if one not in before),
-            tuple(one for one in before if one not in wanted),
-            tuple(one for one in problems if one not in told),
+            tuple(version for version in wanted if version not in before),
+            tuple(version for version in before if version not in wanted),
+            tuple(problem for problem in problems if problem not in reported),
         )
 
-    def _found(self, config: ModelConfig, before: tuple[VersionDir, ...], *, settled: bool) -> Found:
+    def _find_wanted(self, config: ModelConfig, before: tuple[VersionDir, ...], *, settled: bool) -> Findings:
         if config.platform == "python":
             return (VersionDir(PYTHON_VERSION, Path(config.source)),), ()
-        # A model that moves to another base path must not be without a version until the second look.
+        # A model that moves to another base path must not be without a version until the second poll.
         moved = config.name in self._moved
         self._moved.discard(config.name)
         return self._paths[config.name].poll(config.policy, before, settled=settled or moved)
+
+
+@dataclass
+class _Examination:
+    """What is known of a version's directory."""
+
+    snapshot: Snapshot | None = None
+    #: What it lacks, for `snapshot`; None if it is whole.
+    fault: str | None = _UNEXAMINED
+    #: The graph's file when the version was found whole.
+    graph: FileStat | None = None
+
+
+class BasePath:
+    """A base path and what is known of its versions: which are whole, and which of these a policy wants."""
+
+    def __init__(self, base_path: Path) -> None:
+        self.base_path = base_path
+        self._examined: dict[Path, _Examination] = {}
+
+    def poll(self, policy: VersionPolicy, before: tuple[VersionDir, ...], *, settled: bool = False) -> Findings:
+        """Return the versions to serve, newest first, and everything that is wrong now.
+
+        Args:
+            policy: which of the whole versions are to be served.
+            before: what was wanted so far; it stays so if the base path can't be read.
+            settled: whether one poll is enough.
+        """
+        try:
+            present = versions.versions(self.base_path)
+        except ModelLoadError as error:
+            return before, (error.message,)
+        twins = versions.twins(self.base_path, present)
+        served = {version.version: version for version in before if version in present}
+        # Of twins, the one that is served goes on; without one, there is no telling which is meant.
+        candidates = {
+            version.version: version
+            for version in present
+            if version.version not in twins or served.get(version.version) == version
+        }
+        paths = {version.path for version in candidates.values()}
+        self._examined = {path: examined for path, examined in self._examined.items() if path in paths}
+        problems = list(twins.values())
+        wanted = self._choose(policy, candidates, problems, settled=settled)
+        problems.extend(self._missing(policy, {version.version for version in present}))
+        return wanted, tuple(problems)
+
+    def _choose(
+        self, policy: VersionPolicy, candidates: dict[int, VersionDir], problems: list[str], *, settled: bool
+    ) -> tuple[VersionDir, ...]:
+        """Return the whole versions among those that the policy asks for; Latest gets older ones in place of others."""
+        most = policy.num_versions if isinstance(policy, Latest) else len(candidates)
+        asked = sorted(candidates, reverse=True) if isinstance(policy, Latest) else policy.among(candidates)
+        wanted: list[VersionDir] = []
+        for version in asked:
+            if len(wanted) == most:
+                break
+            path = candidates[version].path
+            fault = self._examine(path, settled=settled)
+            if fault is None:
+                wanted.append(candidates[version])
+                problems.extend(self._rewritten(path))
+            elif fault != _UNEXAMINED:
+                problems.append(f"{path}: is not whole: {fault}")
+        return tuple(wanted)
+
+    def _examine(self, path: Path, *, settled: bool) -> str | None:
+        """Return what a version lacks; None if it is whole, _UNEXAMINED if it changed since the last poll."""
+        examined = self._examined.setdefault(path, _Examination())
+        if examined.graph is not None:
+            return None
+        try:
+            snapshot = integrity.scan(path)
+        except (OSError, CorruptFile) as error:
+            examined.snapshot = None
+            return f"it can't be looked into: {error}"
+        if snapshot != examined.snapshot:
+            examined.snapshot, examined.fault = snapshot, _UNEXAMINED
+            if not settled:
+                return _UNEXAMINED
+        if examined.fault == _UNEXAMINED:
+            examined.fault = self._find_fault(path, snapshot)
+        if examined.fault is None:
+            examined.graph = next(snapshot[name] for name in SAVED_MODEL_FILES if name in snapshot)
+        return examined.fault
+
+    def _find_fault(self, path: Path, snapshot: Snapshot) -> str | None:
+        fault = integrity.find_fault(path, snapshot)
+        try:
+            # The files that were read must be those of the snapshot.
+            return fault if integrity.scan(path) == snapshot else _UNEXAMINED
+        except (OSError, CorruptFile):
+            return _UNEXAMINED
+
+    def _rewritten(self, path: Path) -> Iterable[str]:
+        graph = integrity.graph_stat(path)
+        # No graph: the version is being removed, and will be gone from the base path next.
+        if graph is not None and graph != self._examined[path].graph:
+            yield f"{path}: was written again after it was found whole, which has no effect: give it a new number"
+
+    def _missing(self, policy: VersionPolicy, present: set[int]) -> Iterable[str]:
+        if isinstance(policy, Specific):
+            return [
+                f"{self.base_path}: has no version {version}, which the policy names"
+                for version in policy.versions
+                if version not in present
+            ]
+        return [] if present else [versions.why_none(self.base_path)]

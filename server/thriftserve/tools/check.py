@@ -18,9 +18,9 @@ from pathlib import Path
 from typing import Any
 
 from thriftserve.errors import ConfigError, ExitCode
+from thriftserve.files import CorruptFile
 from thriftserve.models.signature import Signature, TensorSpec
 from thriftserve.repository import integrity
-from thriftserve.repository.protobuf import CorruptFile
 from thriftserve.tools.record import version_of
 
 # What a check of a model found, for people and for programs.
@@ -134,7 +134,7 @@ def check(version: Path, timeout_s: float) -> Findings:
 
 def _missing(version: Path) -> str | None:
     try:
-        return integrity.fault(version, integrity.look(version))
+        return integrity.find_fault(version, integrity.scan(version))
     except (OSError, CorruptFile) as error:
         return str(error)
 

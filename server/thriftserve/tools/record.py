@@ -10,13 +10,12 @@ from collections.abc import Mapping
 from pathlib import Path
 
 from thriftserve.errors import ConfigError, ExitCode, ModelLoadError
-from thriftserve.files import write_whole
+from thriftserve.files import CorruptFile, write_whole
 from thriftserve.models import tfrecord, warmup_records
 from thriftserve.models.prediction_log import RecordedRequest, encode
 from thriftserve.models.signature import Signature, TensorSpec
 from thriftserve.models.tensorflow import meta_graph
 from thriftserve.models.tensorflow.preload import preload
-from thriftserve.repository.protobuf import CorruptFile
 from thriftserve.repository.versions import SAVED_MODEL_FILES, newest_version, versions
 from thriftserve_client.cli.flags import UsageError
 from thriftserve_client.cli.inputs import read_inputs
@@ -86,7 +85,7 @@ def add(path: Path, content: bytes, *, replace: bool = False) -> int:
         if len(records) >= warmup_records.MAX_RECORDS:
             raise ConfigError(f"{path}: it has {len(records)} requests, and no more are run; --replace drops them")
         path.parent.mkdir(exist_ok=True)
-        write_whole(path, before + tfrecord.framed(content))
+        write_whole(path, before + tfrecord.frame(content))
     except OSError as error:
         raise ConfigError(f"{path}: can't be written: {error.strerror}") from error
     return len(records) + 1
