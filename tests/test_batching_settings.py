@@ -8,8 +8,15 @@ from pathlib import Path
 import pytest
 
 from thriftserve.errors import ExitCode, ModelLoadError
-from thriftserve.repository.model_settings import UNSET, BatchingSettings, ModelSettings, RunSettings, load, load_file
-from thriftserve.repository.model_settings_writer import write_model_settings
+from thriftserve.repository.model_settings import (
+    UNSET,
+    BatchingSettings,
+    ModelSettings,
+    RunSettings,
+    load,
+    load_file,
+    write_model_settings,
+)
 
 WHOLE = """
 [batching]
@@ -42,7 +49,7 @@ def test_every_key_is_read(tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     ("text", "told"),
     [
-        ("[batching", "no valid TOML"),
+        ("[batching", "not valid TOML"),
         ("max_batch_size = 3", "unknown key max_batch_size = 3: use the tables [batching] and [session]"),
         ("batching = 3", "batching = 3: make it a table"),
         ("[batching]\nmax_batch = 3", "unknown key batching.max_batch = 3: use one of max_batch_size, "),

@@ -68,7 +68,7 @@ def test_no_file_is_no_settings(tmp_path: Path) -> None:
         ('input = ""', "input = '': give the name of an input"),
         ("scores = 3", "scores = 3: give the name of an output"),
         ("channels = 1\nscale = [1, 2, 3]", "scale = [1, 2, 3] has 3 numbers and channels is 1"),
-        ("height 224", "no valid TOML"),
+        ("height 224", "not valid TOML"),
     ],
 )
 def test_what_will_not_do_is_told(tmp_path: Path, line: str, remedy: str) -> None:

@@ -76,6 +76,11 @@ model_config_list {
             "config { name:'second' base_path:'/models/second' model_version_policy {} } }\r\n",
             id="a byte order mark and Windows' line ends",
         ),
+        pytest.param(
+            "; model_config_list {, config [ {; name: 'first',, base_path: '/models/first' },"
+            " { name: 'second' base_path: '/models/second' model_version_policy { latest { } } }, ] };",
+            id="separators where there is nothing to separate, a list without a colon",
+        ),
     ],
 )
 def test_two_models_however_they_are_written(text: str) -> None:
@@ -127,6 +132,9 @@ def test_own_fields() -> None:
     assert made.image == ImageSettings("x", 10, channels=3, scale=(0.5, 1, 2), offset=-1, fit="crop")
     assert made.session == RunSettings(3, 2)
     assert (made.devices, made.warmup) == ("gpu:0,gpu:1", False)
+    assert of_one("image { fit: 'crop' resample: bicubic input: x scores: 'p' }").image == ImageSettings(
+        "x", fit="crop", resample="bicubic", scores="p"
+    )
     assert of_one("batching { allowed_batch_sizes: 4 }").batching == BatchingSettings(allowed_batch_sizes=(4,))
     assert of_one("image { scale: 2 background: [1,2,3] }").image == ImageSettings(scale=2, background=(1, 2, 3))
 
@@ -202,23 +210,24 @@ def test_empty_list_is_no_mistake() -> None:
     ("text", "told"),
     [
         ("", "1:1: there is no model_config_list: write"),
-        ("improperly formatted file", "1:12: found 'formatted', expected ':' or '{' after 'improperly'"),
+        ("improperly formatted file", "1:1: unknown key 'improperly' in the file: use one of model_config_list"),
+        ("model_config_list formatted file", "1:19: found 'formatted', expected \"{\""),
         ("custom_model_config { [type.googleapis.com/x] { a: 1 } }", "1:1: custom_model_config is not supported"),
         ("model_config_lst {}", "1:1: unknown key 'model_config_lst' in the file: did you mean 'model_config_list'?"),
-        ("model_config_list {\n  config {\n    name: 'a'\n", "4:1: found the end of the file, expected a field or '}'"),
-        ("model_config_list {\n  config {\n    name: 'a'\n", "close the '{' of line 2 first"),
-        ("model_config_list { > }", "found '>', expected a field or '}'"),
-        ("model_config_list {} }", "1:22: found '}', expected the name of a field"),
-        ("model_config_list { config: [ {} {} ] }", "found '{', expected ',' or ']'"),
+        ("model_config_list {\n  config {\n    name: 'a'\n", "3:11: the file ends inside a block"),
+        ("model_config_list {\n  config {\n    name: 'a'\n", "close the '{' of line 2"),
+        ("model_config_list { > }", "found '>', expected a key"),
+        ("model_config_list {} }", "1:22: found '}', expected a key"),
+        ("model_config_list { config: [ {} {} ] }", "1:34: found '{', expected \",\""),
         ("model_config_list { config { name: 'a\n' } }", "1:36: a string that begins with ' does not end on its line"),
         ("model_config_list { config { name: 'a\\q' } }", "holds '\\\\q', which is no escape"),
         ("model_config_list { config { name: a } }", "name = a: a string is expected, in quotes"),
-        ("model_config_list { config { name: } }", "found '}', expected a value"),
-        ("model_config_list { config { name = 'a' } }", "'=' has no meaning here"),
+        ("model_config_list { config { name: } }", "found '}', expected a value of 'name'"),
+        ("model_config_list { config { name = 'a' } }", "found '=', expected \":\""),
         ("model_config_list { config: 3 }", "config = 3: a block is expected: config { … }"),
         ("model_config_list {} model_config_list {}", "model_config_list takes one value: give it once"),
-        ("a {" * 101, "blocks lie more than 100 deep"),
-        ("a: 12b", "'12' runs into what follows"),
+        ("model_config_list { config { logging_config " + "{ a" * 5000, "the file ends inside a block"),
+        ("model_config_list { config { workers: 12b } }", "workers = 12b: a whole number of at most 64 bits"),
     ],
 )
 def test_mistakes_of_the_format(text: str, told: str) -> None:
@@ -245,7 +254,7 @@ def test_mistakes_of_the_format(text: str, told: str) -> None:
         ("model_version_policy { latest { num_versions: 'two' } }", "num_versions = 'two': a whole number from 0"),
         ("model_version_policy { latest { num_versions: -1 } }", "num_versions = -1: a whole number"),
         ("model_version_policy { latest { num_versions: [1] } }", "num_versions takes one value"),
-        ("model_version_policy { all { n: 1 } }", "unknown key 'n' in all, which has no keys"),
+        ("model_version_policy { all { n: 1 } }", "unknown key 'n' in all: it has no keys, remove it"),
         ("model_version_policy { specific {} }", "specific names no versions: write versions: 42"),
         ("model_version_policy { specific { versions: 1.5 } }", "versions = 1.5: a whole number"),
         ("model_version_policy { specific { versions: 9223372036854775808 } }", "versions = 9223372036854775808: a"),
@@ -260,10 +269,10 @@ def test_mistakes_of_the_format(text: str, told: str) -> None:
         ),
         ("batching { max_batch_sise: 4 }", "unknown key 'max_batch_sise' in batching: did you mean 'max_batch_size'?"),
         ("batching { max_batch_size: 0 }", "max_batch_size = 0: give a whole number from 1"),
-        ("batching { max_batch_size: [1, 2] }", "max_batch_size = [1, 2]: give a whole number"),
+        ("batching { max_batch_size: [1, 2] }", "max_batch_size takes one value: give it once, and no list"),
         ("batching { max_batch_size { value: 3 } }", "max_batch_size is a block: a value is expected"),
         ("image { fit: squash }", "fit = 'squash': give one of stretch, crop, pad"),
-        ("image { scale: [1, 2, 3] channels: 1 }", "scale = [1, 2, 3] has 3 numbers and channels is 1"),
+        ("image { scale: [1, 2, 3] channels: 1 }", "scale = [1.0, 2.0, 3.0] has 3 numbers and channels is 1"),
         ("workers: 0", "workers = 0: give a whole number from 1"),
         ("workers: 2 session { workers: 2 }", "workers is given here and in session: give it once"),
         ("devices: 'tpu:0'", "devices = 'tpu:0': write cpu, auto or a list like gpu:0,gpu:1"),
@@ -284,7 +293,7 @@ def test_mistakes_in_a_model(fields: str, told: str) -> None:
 @pytest.mark.parametrize(
     ("block", "told"),
     [
-        ("base_path: '/a'", "1:28: the model has no name"),
+        ("base_path: '/a'", "1:21: the model has no name"),
         ("name: 'a b' base_path: '/a'", "the name 'a b' must be 1 to 128 letters"),
         ("name: 'a'", "model 'a' has no base_path"),
         ("name: 'a' base_path: 'python:a:B'", "names a class: write model_platform: 'python' too"),
@@ -304,23 +313,39 @@ def test_mistakes_in_the_list(block: str, told: str) -> None:
 @pytest.mark.parametrize(
     ("text", "told"),
     [
-        ("[[model]\n", "models.toml:1:8: no valid TOML"),
+        ("[[model]\n", "models.toml:1:8: not valid TOML"),
         ("a = " + "[" * 5000, "tables or lists lie too deep"),
-        ("[models]\n", "models.toml:1: unknown key 'models': write one [[model]] table"),
-        ("[model]\nname = 'a'\n", "models.toml:1: model is no list of tables"),
-        ("[[model]]\nname = 'a'\nbase_path = 'x'\n", "models.toml:3: base_path = 'x' is relative"),
+        ("[models]\n", "models.toml:1:1: unknown key 'models': write one [[model]] table"),
+        ("[model]\nname = 'a'\n", "models.toml:1:1: model is no list of tables"),
+        ("[[model]]\nname = 'a'\nbase_path = 'x'\n", "models.toml:3:1: base_path = 'x' is relative"),
         (
             "# first\n[[model]]\nname = 'a'\nbase_path = '/a'\n\n[[model]]\nname = 'b'\nbase_path = '/b'\n"
             "[model.batching]\nmax_batch_size = 'x'\n",
-            "models.toml:10: max_batch_size = 'x': give a whole number",
+            "models.toml:10:1: max_batch_size = 'x': a whole number",
         ),
-        ("[[model]]\nname = 'a'\nbase_path = '/a'\nworkers = [1, 2]\n", "models.toml:4: workers takes one value"),
-        ("[[model]]\nname = 'a'\nbase_path = '/a'\nversion_labels.stable = '1'\n", "models.toml:4: value = '1'"),
-        ("[[model]]\nname = 'a'\nbase_path = '/a'\n[[model]]\nname = 'a'\nbase_path = '/a'\n", "models.toml:4: model"),
+        ("[[model]]\nname = 'a'\nbase_path = '/a'\nworkers = [1, 2]\n", "models.toml:4:1: workers takes one value"),
+        (
+            "[[model]]\nname = 'a'\nbase_path = '/a'\nversion_labels = { stable = 1, canary = 'x' }\n",
+            "models.toml:4:32: value = 'x'",
+        ),
+        (
+            "[[model]]\nname = 'a'\nbase_path = '/a'\n\n  [model.model_version_policy.latest]\n  num = 1\n",
+            "models.toml:6:3: unknown key 'num' in latest: use one of num_versions",
+        ),
+        (
+            "[[model]]\nname = 'a'\nbase_path = '/a'\nmodel_type = 'KERAS'\n",
+            "one of MODEL_TYPE_UNSPECIFIED, TENSORFLOW",
+        ),
+        ("[[model]]\nname = 'a'\nbase_path = '/a'\nimage = 3\n", "models.toml:4:1: image = 3: a block is expected"),
+        ("[[model]]\nname = 'a'\nbase_path = '/a'\nversion_labels.stable = '1'\n", "models.toml:4:1: value = '1'"),
+        (
+            "[[model]]\nname = 'a'\nbase_path = '/a'\n[[model]]\nname = 'a'\nbase_path = '/a'\n",
+            "models.toml:4:1: model",
+        ),
     ],
 )
 def test_mistakes_in_toml(text: str, told: str) -> None:
-    """TOML's mistakes have their line too, though its reader keeps none."""
+    """TOML's mistakes have their line and column too, though its reader keeps none."""
     with pytest.raises(ConfigError) as caught:
         loads(text, "models.toml", toml=True)
     assert told in caught.value.message

@@ -186,7 +186,7 @@ def test_keys_are_set_in_place(tmp_path: Path, before: str, after: str) -> None:
 def test_unwritable_places_are_told(tmp_path: Path) -> None:
     """A file that is no settings file is not overwritten, and a directory that is not there is named."""
     (tmp_path / "model.toml").write_text("x = [")
-    with pytest.raises(ModelLoadError, match="no valid TOML"):
+    with pytest.raises(ModelLoadError, match="not valid TOML"):
         tune.write_settings(tmp_path / "model.toml", {"session": {"workers": 2}})
     with pytest.raises(ConfigError, match="--dry-run shows the settings"):
         tune.write_settings(tmp_path / "none" / "model.toml", {"session": {"workers": 2}})

@@ -18,7 +18,7 @@ from thriftserve.models.signature import DEFAULT_SIGNATURE
 from thriftserve.models.tensorflow import meta_graph
 from thriftserve.models.tensorflow.preload import preload
 from thriftserve.repository import model_settings
-from thriftserve.repository.model_settings_writer import write_model_settings
+from thriftserve.repository.model_settings import write_model_settings
 from thriftserve.repository.versions import newest_version
 from thriftserve.tools.tune_search import Candidate, Result, Search, arrangements, best, ranked
 from thriftserve.tools.tune_workers import TunedSignature, TuneWorkers, has_rows
