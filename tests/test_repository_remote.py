@@ -14,7 +14,7 @@ import pytest
 
 from copied_models import ASSET, FIRST, PARTS, PB, whole_version
 from thriftserve.remote.mirror import KEPT_SUPERSEDED, Mirror, SyncResult, directory_of
-from thriftserve.repository.versions import All, Latest, ModelConfig, Specific, versions
+from thriftserve.repository.versions import All, Latest, ModelConfig, Specific, list_versions
 from thriftserve.repository.watcher import Watcher
 from web_directory import http_server
 
@@ -26,7 +26,7 @@ def put(base: Path, name: str | int) -> Path:
 
 def here(mirror: Mirror) -> list[int]:
     """The versions that have landed."""
-    return [one.version for one in versions(mirror.directory)]
+    return [one.version for one in list_versions(mirror.directory)]
 
 
 def whole(path: Path) -> bool:

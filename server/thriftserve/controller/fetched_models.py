@@ -97,7 +97,7 @@ class FetchedModelStore:
 
     def _versions(self, name: str) -> list[VersionDir]:
         try:
-            return versions.versions(self.base_path(name))
+            return versions.list_versions(self.base_path(name))
         except ModelLoadError:  # nothing was fetched of that name
             return []
 

@@ -49,9 +49,9 @@ class ModelOperations:
         if sha256:
             raise InvalidArgument(f"source is {source!r}, a base path: sha256 is for what is fetched from a URL")
         try:
-            found = versions.versions(Path(config.source))
+            found = versions.list_versions(Path(config.source))
             if not found:
-                raise NotFound(versions.why_none(Path(config.source)))
+                raise NotFound(versions.explain_no_version(Path(config.source)))
         except ModelLoadError as error:
             raise NotFound(error.message) from error
         numbers = [one.version for one in found]
@@ -80,7 +80,7 @@ class ModelOperations:
         for config in self._keeper.wishes.configs(self._keeper.configured):
             if config.name == name and config.platform != "python" and not config.remote:
                 with contextlib.suppress(ModelLoadError):
-                    known += [one.version for one in versions.versions(Path(config.source))]
+                    known += [one.version for one in versions.list_versions(Path(config.source))]
         newest = max((*known, self._keeper.coming.shelf.newest(name) or 0), default=0)
         if newest >= MAX_VERSION:
             raise FailedPrecondition(f"model {name!r} has the highest version that there can be: give a version")

@@ -72,7 +72,7 @@ class OperatorOverrides:
         """Models that are not where they were, after a restart: the configuration holds for them."""
         for name, (source, version) in list(self._loaded.items()):
             try:
-                there = {one.version for one in repository.versions(Path(source))}
+                there = {one.version for one in repository.list_versions(Path(source))}
             except ModelLoadError:
                 there = set()
             if not there or version not in (None, *there):

@@ -162,7 +162,7 @@ def directory_of(cache: Path, url: str) -> Path:
 def has_any(directory: Path, policy: VersionPolicy) -> bool:
     """Whether a version that the policy asks for has landed in a directory."""
     try:
-        return bool(policy.among(one.version for one in versions.versions(directory)))
+        return bool(policy.among(one.version for one in versions.list_versions(directory)))
     except ModelLoadError:
         return False
 
@@ -207,7 +207,7 @@ class Mirror:
             return SyncResult(problems=(f"{self._remote.url}: lists no version; what came before stays",))
         self.directory.mkdir(parents=True, exist_ok=True)
         self._brought, self._fresh, self._problems = {}, set(), list(self._twins(found))
-        here = {one.version for one in versions.versions(self.directory)}
+        here = {one.version for one in versions.list_versions(self.directory)}
         single = {version: names[0] for version, names in found.items() if len(names) == 1}
         for policy in policies:
             self._problems += self._missing(policy, found)
@@ -303,7 +303,7 @@ class Mirror:
         """Removes versions that are not behind the URL any more, and those long superseded."""
         superseded = sorted((here & found) - asked, reverse=True)
         removed = sorted(here - found) + superseded[KEPT_SUPERSEDED:]
-        for one in versions.versions(self.directory):
+        for one in versions.list_versions(self.directory):
             if one.version in removed:
                 # A rename first: a watcher must not see a version that is removed file by file.
                 gone = Path(tempfile.mkdtemp(dir=self.directory, prefix=".gone-"))

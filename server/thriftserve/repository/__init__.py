@@ -1,1 +1,1 @@
-"""What is on disk: base paths and their versions, settings beside them, and what the processes tell each other."""
+"""What is on disk: base paths and their versions, settings beside them, and the state that processes share."""

@@ -2,8 +2,8 @@
 
     "digits=/models/digits"  --parse_model_flag-->  ModelConfig  --newest_version-->  /models/digits/3
 
-The layout is TensorFlow Serving's: each directory with a number for a name is a version (any signed 64-bit
-number, `00123` is 123) with a SavedModel in it; everything else in a base path is left alone.
+The layout is TensorFlow Serving's: each directory with a number for a name is a version (any signed 64-bit number,
+`00123` is 123) with a SavedModel in it; everything else in a base path is left alone.
 """
 
 from __future__ import annotations
@@ -19,83 +19,79 @@ from thriftserve.errors import ConfigError, ModelLoadError
 from thriftserve.repository.image_settings import ImageSettings
 from thriftserve.repository.model_settings import BatchingSettings, RunSettings
 
-# Which versions of a model are to be served, of those that there are.
-
 #: Versions travel as a signed 64-bit number.
 MIN_VERSION = -(2**63)
 MAX_VERSION = 2**63 - 1
+SAVED_MODEL_FILES = ("saved_model.pb", "saved_model.pbtxt")
+PYTHON_PREFIX = "python:"
+#: The only version of a Python model.
+PYTHON_VERSION = 1
+_NAME = re.compile(r"[A-Za-z0-9_][A-Za-z0-9_.-]{0,127}")
+NAME_RULE = "must be 1 to 128 letters, digits, '_', '-' or '.', and begin with a letter, digit or '_'"
+_URL = re.compile(r"[A-Za-z][A-Za-z0-9+.-]*(?:::.+)?://")
 
 
 @dataclass(frozen=True)
 class Latest:
-    """The versions with the highest numbers."""
+    """Serve the versions with the highest numbers."""
 
     num_versions: int = 1
 
-    def among(self, found: Iterable[int]) -> list[int]:
-        """The versions to serve, highest first."""
-        return sorted(set(found), reverse=True)[: self.num_versions]
+    def among(self, numbers: Iterable[int]) -> list[int]:
+        """Return the versions to serve, highest first."""
+        return sorted(set(numbers), reverse=True)[: self.num_versions]
 
     def may_serve(self, version: int) -> bool:
-        """Whether that version could ever be served."""
+        """Return whether that version could ever be served."""
         return True
 
 
 @dataclass(frozen=True)
 class All:
-    """Every version."""
+    """Serve every version."""
 
-    def among(self, found: Iterable[int]) -> list[int]:
-        """The versions to serve, highest first."""
-        return sorted(set(found), reverse=True)
+    def among(self, numbers: Iterable[int]) -> list[int]:
+        """Return the versions to serve, highest first."""
+        return sorted(set(numbers), reverse=True)
 
     def may_serve(self, version: int) -> bool:
-        """Whether that version could ever be served."""
+        """Return whether that version could ever be served."""
         return True
 
 
 @dataclass(frozen=True)
 class Specific:
-    """These versions and no others."""
+    """Serve these versions and no others."""
 
     versions: tuple[int, ...]
 
-    def among(self, found: Iterable[int]) -> list[int]:
-        """The versions to serve, highest first."""
-        return sorted(set(found) & set(self.versions), reverse=True)
+    def among(self, numbers: Iterable[int]) -> list[int]:
+        """Return the versions to serve, highest first."""
+        return sorted(set(numbers) & set(self.versions), reverse=True)
 
     def may_serve(self, version: int) -> bool:
-        """Whether that version could ever be served."""
+        """Return whether that version could ever be served."""
         return version in self.versions
 
 
 VersionPolicy = Latest | All | Specific
-#: What a model without a policy has.
+#: The policy of a model that names none.
 NEWEST = Latest()
 
 
 def policy_to_json(policy: VersionPolicy) -> dict[str, Any]:
-    """A policy as what JSON can hold."""
+    """Return a policy as JSON can hold it."""
     if isinstance(policy, Latest):
         return {"latest": policy.num_versions}
     return {"specific": list(policy.versions)} if isinstance(policy, Specific) else {"all": None}
 
 
 def policy_from_json(content: Mapping[str, Any]) -> VersionPolicy:
-    """From what `policy_to_json` made."""
+    """Return the policy that `policy_to_json` wrote."""
     ((kind, value),) = content.items()
     if kind == "latest":
         return Latest(value)
     return Specific(tuple(value)) if kind == "specific" else All()
-
-
-SAVED_MODEL_FILES = ("saved_model.pb", "saved_model.pbtxt")
-PYTHON_PREFIX = "python:"
-#: The one version that a Python model has.
-PYTHON_VERSION = 1
-_NAME = re.compile(r"[A-Za-z0-9_][A-Za-z0-9_.-]{0,127}")
-NAME_RULE = "must be 1 to 128 letters, digits, '_', '-' or '.', and begin with a letter, digit or '_'"
-_URL = re.compile(r"[A-Za-z][A-Za-z0-9+.-]*(?:::.+)?://")
 
 
 @dataclass(frozen=True)
@@ -136,10 +132,10 @@ class VersionDir:
 
 
 def parse_model_flags(flags: Iterable[str]) -> tuple[ModelConfig, ...]:
-    """Reads every `--model` flag.
+    """Return the models of all `--model` flags.
 
     Raises:
-        ConfigError: a flag can't be read, or two have the same name.
+        ConfigError: A flag can't be read, or two have the same name.
     """
     configs: dict[str, ModelConfig] = {}
     for flag in flags:
@@ -151,10 +147,10 @@ def parse_model_flags(flags: Iterable[str]) -> tuple[ModelConfig, ...]:
 
 
 def parse_model_flag(flag: str) -> ModelConfig:
-    """Reads `NAME=BASE_PATH` or `NAME=python:package.module:Class`; relative paths are made absolute.
+    """Read `NAME=BASE_PATH` or `NAME=python:package.module:Class`; relative paths become absolute.
 
     Raises:
-        ConfigError: the flag can't be read.
+        ConfigError: The flag can't be read.
     """
     name, separator, source = flag.partition("=")
     name, source = name.strip(), source.strip()
@@ -170,36 +166,35 @@ def parse_model_flag(flag: str) -> ModelConfig:
 
 
 def is_name(name: str) -> bool:
-    """Whether a model may have that name; `NAME_RULE` says it in words."""
+    """Return whether a model may have that name; `NAME_RULE` says it in words."""
     return _NAME.fullmatch(name) is not None
 
 
 def is_url(source: str) -> bool:
-    """Whether a base path is a URL, like s3://bucket/models/digits."""
+    """Return whether a base path is a URL, like s3://bucket/models/digits."""
     return _URL.match(source) is not None
 
 
 def newest_version(base_path: Path) -> VersionDir:
-    """The version with the highest number below a base path.
+    """Return the version with the highest number below a base path.
 
     Raises:
-        ModelLoadError: the base path is not there, or has no version; the message has the remedy.
+        ModelLoadError: The base path is missing, or has no version; the message has the remedy.
     """
-    found = versions(base_path)
-    if not found:
-        raise ModelLoadError(why_none(base_path))
-    newest = found[-1].version
-    fault = twins(base_path, found).get(newest)
+    present = list_versions(base_path)
+    if not present:
+        raise ModelLoadError(explain_no_version(base_path))
+    fault = find_twins(base_path, present).get(present[-1].version)
     if fault:
         raise ModelLoadError(fault)
-    return found[-1]
+    return present[-1]
 
 
-def versions(base_path: Path) -> list[VersionDir]:
-    """Every version below a base path, oldest first.
+def list_versions(base_path: Path) -> list[VersionDir]:
+    """Return every version below a base path, oldest first.
 
     Raises:
-        ModelLoadError: the base path can't be read.
+        ModelLoadError: The base path can't be read.
     """
     try:
         with os.scandir(base_path) as entries:
@@ -214,14 +209,14 @@ def versions(base_path: Path) -> list[VersionDir]:
         raise ModelLoadError(f"{base_path}: is a file; a base path is a directory of version directories") from None
     except OSError as error:
         raise ModelLoadError(f"{base_path}: can't be read: {error.strerror}") from error
-    return sorted(numbered, key=lambda one: (one.version, one.path.name))
+    return sorted(numbered, key=lambda version: (version.version, version.path.name))
 
 
-def twins(base_path: Path, found: Iterable[VersionDir]) -> dict[int, str]:
-    """What to say of each version that several directories claim: `1` and `01` can't both be version 1."""
+def find_twins(base_path: Path, present: Iterable[VersionDir]) -> dict[int, str]:
+    """Return what to say of each version that several directories claim: `1` and `01` can't both be version 1."""
     names: dict[int, list[str]] = {}
-    for one in found:
-        names.setdefault(one.version, []).append(one.path.name)
+    for version in present:
+        names.setdefault(version.version, []).append(version.path.name)
     return {
         version: f"{base_path}: {' and '.join(several)} are both version {version}: remove one"
         for version, several in names.items()
@@ -230,18 +225,18 @@ def twins(base_path: Path, found: Iterable[VersionDir]) -> dict[int, str]:
 
 
 def version_number(name: str) -> int | None:
-    """The version that a directory of that name is; None where the name is no signed 64-bit number."""
-    # Not str.isdigit: it takes digits of other scripts, and superscripts that int() refuses. Nineteen digits
-    # beyond the leading zeros are enough for every version; longer ones would cost int() time.
-    found = re.fullmatch(r"(-?)0*([0-9]{1,19})", name)
-    if found is None:
+    """Return the version of a directory of that name, or None if the name is no signed 64-bit number."""
+    # Not str.isdigit: it accepts digits of other scripts, and superscripts that int() refuses. Nineteen digits
+    # beyond the leading zeros are enough for every version; int() would take long for thousands.
+    match = re.fullmatch(r"(-?)0*([0-9]{1,19})", name)
+    if match is None:
         return None
-    number = int(found[1] + found[2])
+    number = int(match[1] + match[2])
     return number if MIN_VERSION <= number <= MAX_VERSION else None
 
 
-def why_none(base_path: Path) -> str:
-    """What to say of a base path without a version, with the remedy."""
+def explain_no_version(base_path: Path) -> str:
+    """Return what to say of a base path without a version, with the remedy."""
     if any((base_path / name).exists() for name in SAVED_MODEL_FILES):
         return (
             f"{base_path}: this is a version itself, not a directory of versions: move it to "

@@ -150,10 +150,10 @@ class BasePath:
             settled: whether one poll is enough.
         """
         try:
-            present = versions.versions(self.base_path)
+            present = versions.list_versions(self.base_path)
         except ModelLoadError as error:
             return before, (error.message,)
-        twins = versions.twins(self.base_path, present)
+        twins = versions.find_twins(self.base_path, present)
         served = {version.version: version for version in before if version in present}
         # Of twins, the one that is served goes on; without one, there is no telling which is meant.
         candidates = {
@@ -228,4 +228,4 @@ class BasePath:
                 for version in policy.versions
                 if version not in present
             ]
-        return [] if present else [versions.why_none(self.base_path)]
+        return [] if present else [versions.explain_no_version(self.base_path)]

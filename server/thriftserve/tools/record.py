@@ -16,7 +16,7 @@ from thriftserve.models.prediction_log import RecordedRequest, encode
 from thriftserve.models.signature import Signature, TensorSpec
 from thriftserve.models.tensorflow import meta_graph
 from thriftserve.models.tensorflow.preload import preload
-from thriftserve.repository.versions import SAVED_MODEL_FILES, newest_version, versions
+from thriftserve.repository.versions import SAVED_MODEL_FILES, list_versions, newest_version
 from thriftserve_client.cli.flags import UsageError
 from thriftserve_client.cli.inputs import read_inputs
 from thriftserve_client.errors import TensorError
@@ -34,7 +34,7 @@ def version_of(text: str) -> Path:
     path = Path(text).expanduser().absolute()
     if any((path / name).exists() for name in SAVED_MODEL_FILES):
         return path
-    if path.name.isdecimal() and path.is_dir() and not versions(path):
+    if path.name.isdecimal() and path.is_dir() and not list_versions(path):
         return path  # a damaged version, or one of a Python model: what it lacks is another's to say
     if not path.is_dir():
         raise ModelLoadError(f"{path}: there is no such directory")
