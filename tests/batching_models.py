@@ -17,7 +17,7 @@ from small_models import CPU, _scratch
 from thriftserve.batching import Task, TaskResult
 from thriftserve.deadline import Deadline
 from thriftserve.models.servable import Servable
-from thriftserve.models.session import Array
+from thriftserve.models.session import Array, Session
 from thriftserve.models.signature import DEFAULT_SIGNATURE
 from thriftserve.models.tensorflow.preload import preload
 from thriftserve.models.tensorflow.saved_model import SavedModelSession
@@ -55,7 +55,7 @@ def saved_model() -> Path:
     return path
 
 
-class Watched:
+class Watched(Session):
     """A session that keeps the inputs of each run of another one."""
 
     platform = "tensorflow"

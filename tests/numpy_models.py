@@ -14,7 +14,7 @@ from thrift.transport.TTransport import TMemoryBuffer
 from thriftserve.batching import Batcher
 from thriftserve.models.registry import Registry
 from thriftserve.models.servable import Servable
-from thriftserve.models.session import Array, Arrays
+from thriftserve.models.session import Array, Arrays, Session
 from thriftserve.models.signature import DEFAULT_SIGNATURE, Signature, TensorSpec
 from thriftserve.service import PredictHandler
 from thriftserve.status import ServerPhase, ServerSnapshot, WorkerPhase, WorkerSnapshot
@@ -50,7 +50,7 @@ class Counter:
         self.ran.append((queue_us, compute_us, batch_size))
 
 
-class NumpySession:
+class NumpySession(Session):
     """A session whose signatures are functions on arrays; `runs` holds the inputs and outputs of each call."""
 
     platform = "python"

@@ -17,6 +17,7 @@ from thriftserve.batching.calibration import Calibration, calibrate, conclude, l
 from thriftserve.batching.hint import KEPT_S
 from thriftserve.batching.job import TaskOutcome
 from thriftserve.models.servable import Servable
+from thriftserve.models.session import Session
 from thriftserve.models.signature import DEFAULT_SIGNATURE, Signature, TensorSpec
 from thriftserve.repository.model_settings import UNSET, BatchingSettings
 from thriftserve_idl.ttypes import DataType
@@ -24,7 +25,7 @@ from thriftserve_idl.ttypes import DataType
 MERGED = BatchingSettings(max_batch_size=64)
 
 
-class RunningTotal:
+class RunningTotal(Session):
     """Its free leading dimension is a series, not a batch: each answer depends on the rows before it."""
 
     platform = "tensorflow"

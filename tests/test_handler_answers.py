@@ -63,12 +63,14 @@ def test_metadata_of_one_signature() -> None:
 
 @pytest.fixture
 def versions() -> Server:
-    return Server(
-        Servable("b", 1, half_plus_two(), version_labels=("stable",), note="frozen"),
+    server = Server(
+        Servable("b", 1, half_plus_two(), note="frozen"),
         Servable("b", 10, half_plus_two()),
         Servable("b", 2, half_plus_two()),
         Servable("a", 7, half_plus_two()),
     )
+    server.registry.relabel({"b": {"stable": 1}})
+    return server
 
 
 def test_model_status_tells_every_version(versions: Server) -> None:

@@ -53,7 +53,8 @@ def test_only_the_outputs_asked_for_are_run() -> None:
 def test_version_and_signature_are_found() -> None:
     """An exact version, a label, or the newest; empty strings count as unset."""
     old, new = half_plus_two(), half_plus_two()
-    server = Server(Servable("m", 1, old, version_labels=("stable",)), Servable("m", 2, new))
+    server = Server(Servable("m", 1, old), Servable("m", 2, new))
+    server.registry.relabel({"m": {"stable": 1}})
     versions = [
         server.predict({"x": X, "k": K}, **asked).model_spec.version
         for asked in ({}, {"version": 1}, {"version_label": "stable"}, {"version_label": "", "signature_name": ""})

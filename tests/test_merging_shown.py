@@ -20,6 +20,7 @@ from thriftserve.errors import ThriftServeError
 from thriftserve.models import prediction_log, tfrecord, warmup_records
 from thriftserve.models.python.session import PythonSession
 from thriftserve.models.servable import Servable
+from thriftserve.models.session import Session
 from thriftserve.models.tensorflow.saved_model import SavedModelSession
 from thriftserve.repository.model_settings import BatchingSettings
 
@@ -40,15 +41,20 @@ def _closed() -> Iterator[None]:
     opened.cache_clear()
 
 
-class One:
+class One(Session):
     """One signature of that model."""
 
     platform, device = "tensorflow", "cpu"
 
     def __init__(self, name: str) -> None:
-        session = opened()
-        self.signatures = {name: session.signatures[name]}
-        self.run, self.close = session.run, session.close
+        self._session = opened()
+        self.signatures = {name: self._session.signatures[name]}
+
+    def run(self, signature: str, inputs: Any, outputs: Sequence[str]) -> dict[str, Any]:
+        return self._session.run(signature, inputs, outputs)
+
+    def close(self) -> None:
+        self._session.close()
 
 
 def servable_of(name: str, **settings: Any) -> Servable:
@@ -191,7 +197,7 @@ def test_python_models_that_share_runs(name: str) -> None:
 def test_some_outputs_only() -> None:
     """Where one output depends on other rows, requests for the others share runs."""
 
-    class Two:
+    class Two(Session):
         platform, device = "tensorflow", "cpu"
         signatures = PythonSession.open("dependent_models:TwoOutputs", "cpu").signatures
 

@@ -11,14 +11,15 @@ from thriftserve.models.servable import Servable
 from thriftserve_idl.ttypes import ModelState
 
 
-def servable(name: str, version: int, *labels: str) -> Servable:
-    session = PythonSession.open("served_models:Declared", "cpu")
-    return Servable(name, version, session, version_labels=labels)
+def servable(name: str, version: int) -> Servable:
+    return Servable(name, version, PythonSession.open("served_models:Declared", "cpu"))
 
 
 @pytest.fixture
 def registry() -> Registry:
-    return Registry([servable("a", 2, "stable"), servable("a", 10), servable("b", 1)])
+    served = Registry([servable("a", 2), servable("a", 10), servable("b", 1)])
+    served.relabel({"a": {"stable": 2}})
+    return served
 
 
 def test_newest_version_unless_one_is_named(registry: Registry) -> None:

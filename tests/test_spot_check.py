@@ -16,6 +16,7 @@ from served import Served
 from thriftserve.batching import Batcher
 from thriftserve.batching.spot_check import FIRST, SpotCheck
 from thriftserve.models.servable import Servable
+from thriftserve.models.session import Session
 from thriftserve.models.signature import DEFAULT_SIGNATURE, Signature, TensorSpec
 from thriftserve.repository.model_settings import BatchingSettings
 from thriftserve.repository.state_store import StateDir
@@ -28,7 +29,7 @@ HERE = str(Path(__file__).parent)
 TRAP = 4321.25
 
 
-class Trapped:
+class Trapped(Session):
     """Doubles its rows; where one of them is the trap, all of its run are wrong. Inner workings by `how`."""
 
     platform, device = "tensorflow", "cpu"

@@ -43,7 +43,7 @@ def by_value(array: Array) -> list[Any]:
     return values
 
 
-class Noting:
+class Noting(Session):
     """A session that notes what is run."""
 
     platform, device = "tensorflow", "cpu"

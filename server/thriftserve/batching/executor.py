@@ -23,7 +23,6 @@ from thriftserve.batching.hint import UsageTracker
 from thriftserve.batching.job import Task, TaskOutcome, TaskResult
 from thriftserve.batching.spot_check import Fault
 from thriftserve.batching.verdict import Cut, NotByRows, cut_back
-from thriftserve.models.python.session import PythonSession
 from thriftserve.models.session import Array, Arrays
 
 # Arrays of several jobs as those of one run, and back.
@@ -272,9 +271,7 @@ def run_alone(job: Task) -> Arrays:
 def run_each(jobs: Sequence[Task]) -> list[dict[str, Array]]:
     """The outputs of jobs by one call of their Python model's batch method."""
     first = jobs[0]
-    session = first.servable.session
-    assert isinstance(session, PythonSession)  # no other has Sharing.each
-    return session.run_each(first.signature.name, [job.arrays for job in jobs], first.wanted)
+    return first.servable.session.run_each(first.signature.name, [job.arrays for job in jobs], first.wanted)
 
 
 def run_stacked(

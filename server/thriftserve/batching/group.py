@@ -18,7 +18,6 @@ from thriftserve.batching.calibration import Calibration
 from thriftserve.batching.job import Task
 from thriftserve.batching.spot_check import SpotCheck
 from thriftserve.batching.verdict import Cut, Verdict
-from thriftserve.models.python.session import PythonSession
 from thriftserve.models.servable import Servable
 from thriftserve.models.signature import Signature, TensorSpec
 
@@ -56,9 +55,8 @@ class BatchPolicy:
         session = servable.session
         allowed = self.settings.allowed_batch_sizes
         most = self.settings.max_batch_size or default_most
-        python = session if isinstance(session, PythonSession) else None
-        self.each = python is not None and python.runs_each(signature.name)
-        opted_out = python is not None and python.batching is False
+        self.each = session.runs_each(signature.name)
+        opted_out = session.batching is False
         self.stacks = not opted_out and not self.each and has_batch(signature, wanted or tuple(signature.outputs))
         self.on_word = on_word(servable)
         if not self.stacks:
@@ -202,9 +200,7 @@ class BatchGroup:
 
 def on_word(servable: Servable) -> bool:
     """Whether the model's author says that its requests share runs, so that nothing need be shown."""
-    session = servable.session
-    said = isinstance(session, PythonSession) and session.batching is True
-    return said or servable.batching.max_batch_size is not None
+    return servable.session.batching is True or servable.batching.max_batch_size is not None
 
 
 def has_batch(signature: Signature, outputs: Sequence[str]) -> bool:

@@ -1,7 +1,6 @@
-"""What is served: where it lies, how it is loaded, how it is run.
+"""Loaded models: sessions of each backend behind one protocol, their registry, their loading and their devices.
 
-    flag --repository--> ModelConfig --loader--> Servable --registry--> handler
-    file --config_file--> ModelConfig --watcher--> versions to load and unload; mirror: base paths behind URLs
+    Plan --loader--> Servables (session, labels, settings) --registry--> service
 
-Each noun has a module of its own; import from there. Only `saved_model` and what it calls know TensorFlow.
+`tensorflow/` and `python/` have one backend each. Nothing else here imports TensorFlow.
 """

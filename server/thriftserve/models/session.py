@@ -1,8 +1,8 @@
-"""The small protocol that everything served has: a TensorFlow session, a Python model, a fake of a test.
+"""The protocol of everything that runs a model: a TensorFlow session, a Python model, a fake of a test.
 
     inputs (numpy, by name) --> Session.run(signature, inputs, outputs) --> outputs (numpy, by name)
 
-The handler knows a model by nothing else.
+The service and the batcher know a model by nothing else.
 """
 
 from __future__ import annotations
@@ -20,22 +20,22 @@ Arrays = Mapping[str, Array]
 
 
 class Session(Protocol):
-    """A loaded version of a model. `run` may be called from several threads at once."""
+    """A loaded version of a model. Backends derive from it and inherit what they have no word on.
 
-    @property
-    def signatures(self) -> Mapping[str, Signature]:
-        """Every signature, by name."""
+    `run` and `run_each` may be called from several threads at once.
+    """
 
-    @property
-    def platform(self) -> str:
-        """What runs it: "tensorflow" or "python"."""
-
-    @property
-    def device(self) -> str:
-        """Where it runs: "cpu", "gpu:0", …."""
+    #: Every signature, by name.
+    signatures: Mapping[str, Signature]
+    #: The backend: "tensorflow" or "python".
+    platform: str
+    #: Where it runs: "cpu", "gpu:0", ….
+    device: str
+    #: Whether requests may share runs, by the author's word; None: where that is shown to change no answer.
+    batching: bool | None = None
 
     def run(self, signature: str, inputs: Arrays, outputs: Sequence[str]) -> dict[str, np.ndarray[Any, Any]]:
-        """Runs one signature.
+        """Run one signature.
 
         Args:
             signature: a key of `signatures`.
@@ -47,9 +47,22 @@ class Session(Protocol):
             One array for each name in `outputs`.
 
         Raises:
-            InvalidArgument: the model refused the inputs.
-            Internal: the model failed.
+            InvalidArgument: The model refused the inputs.
+            Internal: The model failed.
         """
 
+    def runs_each(self, signature: str) -> bool:
+        """Return whether `run_each` is how several requests to a signature share a run."""
+        return False
+
+    def run_each(self, signature: str, inputs: Sequence[Arrays], outputs: Sequence[str]) -> list[dict[str, Array]]:
+        """Run several requests to one signature, each with its own inputs, and return each one's outputs.
+
+        Raises:
+            InvalidArgument: The model refused the inputs of one of them.
+            Internal: The model failed, or did not answer each.
+        """
+        return [self.run(signature, own, outputs) for own in inputs]
+
     def close(self) -> None:
-        """Frees what it holds. Nobody calls `run` afterwards."""
+        """Free the model's resources. Nobody calls `run` afterwards."""

@@ -1,8 +1,8 @@
 """What a model takes and gives: names, element types, shapes. No TensorFlow here.
 
-    SavedModel's signature_def | Python model's own table  -->  Signature  -->  handler validates against it
+    SavedModel's signature_def | Python model's own table  -->  Signature  -->  the service validates requests by it
 
-The same description serves `getModelMetadata`, the handler's checks and the warm-up.
+The same description serves `getModelMetadata`, validation and the warm-up.
 """
 
 from __future__ import annotations
@@ -19,7 +19,7 @@ DEFAULT_SIGNATURE = "serving_default"
 class TensorSpec:
     """One input or output.
 
-    `shape` has None where any size will do, and is None itself where any rank will.
+    `shape` has None for a free size, and is None itself for a free rank.
     """
 
     name: str
@@ -35,5 +35,5 @@ class Signature:
     inputs: Mapping[str, TensorSpec] = field(default_factory=dict)
     outputs: Mapping[str, TensorSpec] = field(default_factory=dict)
     method_name: str = ""
-    #: False for a Python model that declares no signature: whatever is sent reaches it.
+    #: False for a Python model that declares no signature: it gets whatever is sent.
     validated: bool = True

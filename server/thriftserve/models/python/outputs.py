@@ -1,9 +1,9 @@
-"""What a Python model answers, as the arrays that its signature declares.
+"""The answers of a Python model, converted to the arrays that its signature declares.
 
     {"y": [0.5, 1]}, y FLOAT [None]  -->  Outputs.arrays  -->  {"y": float32 array}
 
 An array of the declared type passes as it is. Other arrays, scalars, lists, tuples and whatever has `__array__` are
-converted where no number is lost: a float is rounded to a narrower float type, everything else must come out equal.
+converted if no number is lost: a float is rounded to a narrower float type, everything else must come out equal.
 """
 
 from __future__ import annotations
@@ -24,14 +24,14 @@ _NUMBERS = (int, float, np.number, np.bool_)
 
 
 class Outputs:
-    """The outputs of one signature of a Python model.
+    """Converts the answers of one signature of a Python model.
 
     Args:
         source: the model, for messages.
-        signature: what it declares; an output that it does not declare is taken as it comes.
+        signature: what it declares; an output that it does not declare passes unchecked.
 
     Raises:
-        TensorError: it declares BFLOAT16, and ml_dtypes is not installed.
+        TensorError: It declares BFLOAT16, and ml_dtypes is not installed.
     """
 
     def __init__(self, source: str, signature: Signature) -> None:
@@ -40,26 +40,26 @@ class Outputs:
         self._declared = {name: _Declared(spec) for name, spec in signature.outputs.items()}
 
     def arrays(self, answer: Any, wanted: Sequence[str]) -> dict[str, Array]:
-        """The outputs wanted; all that the model gave where `wanted` is empty.
+        """Return the outputs wanted, or all that the model gave if `wanted` is empty.
 
         Raises:
-            Internal: the answer is no dict, or an output is missing, no array, or not what is declared.
+            Internal: The answer is no dict, or an output is missing, no array, or not what is declared.
         """
         if not isinstance(answer, Mapping):
             kind = type(answer).__name__
             raise Internal(f"{self._source} answered {self._signature!r} with a {kind}, not a dict of arrays")
-        taken = {}
+        arrays = {}
         for name in wanted or answer:
             if name not in answer:
                 raise self._missing(answer, wanted)
             value, declared = answer[name], self._declared.get(name)
             if declared is None:
-                taken[name] = self._undeclared(name, value)
+                arrays[name] = self._undeclared(name, value)
             elif type(value) is np.ndarray and value.dtype == declared.dtype and declared.fits(value.shape):
-                taken[name] = value
+                arrays[name] = value
             else:
-                taken[name] = self._converted(name, value, declared)
-        return taken
+                arrays[name] = self._converted(name, value, declared)
+        return arrays
 
     def _missing(self, answer: Mapping[str, Any], wanted: Sequence[str]) -> Internal:
         missing = ", ".join(repr(name) for name in wanted if name not in answer)
@@ -83,10 +83,10 @@ class Outputs:
         return Internal(f"{self._source}: the output {name!r} does not match its signature: {why}")
 
     def _array(self, name: str, value: Any) -> Array:
-        """The array of a value of any kind.
+        """Return the array of a value of any kind.
 
         Raises:
-            Internal: it has none.
+            Internal: It makes none.
         """
         kind = type(value).__name__
         where = f"{self._source} gave a {kind} for the output {name!r}"
@@ -102,7 +102,7 @@ class Outputs:
 
 
 class _Declared:
-    """What is declared of one output, laid out for the check of each answer."""
+    """The declaration of one output, laid out for the check of each answer."""
 
     __slots__ = ("_fixed", "code", "dtype", "shape")
 
@@ -113,7 +113,7 @@ class _Declared:
         self._fixed = tuple((axis, size) for axis, size in enumerate(spec.shape or ()) if size is not None)
 
     def fits(self, shape: tuple[int, ...]) -> bool:
-        """Whether an array of that shape is of the declared rank and sizes."""
+        """Return whether an array of that shape is of the declared rank and sizes."""
         if self.shape is None:
             return True
         if len(shape) != len(self.shape):
@@ -125,10 +125,10 @@ class _Declared:
 
 
 def _of_objects(array: Array, where: str) -> Array:
-    """An array of Python's objects: text stays as it is, numbers become an array of numbers.
+    """Return an array of Python's objects: text stays as it is, numbers become an array of numbers.
 
     Raises:
-        Internal: something in it is neither, or a number among text, or of more than 64 bits.
+        Internal: Something in it is neither, or a number among text, or of more than 64 bits.
     """
     others = [each for each in array.ravel().tolist() if not isinstance(each, str | bytes)]
     if not others:

@@ -18,7 +18,7 @@ from typing import Any
 from thriftserve.errors import Internal, InvalidArgument, ModelLoadError, ThriftServeError
 from thriftserve.models.devices import SessionOptions
 from thriftserve.models.sample_inputs import Answer, answers, difference
-from thriftserve.models.session import Array, Arrays
+from thriftserve.models.session import Array, Arrays, Session
 from thriftserve.models.signature import Signature
 from thriftserve.models.tensorflow.calls import SignatureCalls
 from thriftserve.models.tensorflow.freeze import NotFrozen, add, freeze, release
@@ -37,7 +37,7 @@ _TITLE, _NODE = "Graph execution error:", "\n\t [["
 log = logging.getLogger(__name__)
 
 
-class SavedModelSession:
+class SavedModelSession(Session):
     """A loaded SavedModel. `run` may be called from several threads at once."""
 
     platform = "tensorflow"
