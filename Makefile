@@ -57,7 +57,7 @@ check: $(STAMP) ## lint, format, types, imports, stubs and generated pages up to
 	$(BIN)/mypy
 	$(BIN)/lint-imports --no-logo
 	idl/generate.sh --check
-	$(BIN)/python -m thriftserve.settings.docs --check docs/settings.md
+	$(BIN)/python -m thriftserve.settings.docs --check docs/reference/settings.md
 
 format: $(STAMP) ## put imports and lines into their form
 	$(BIN)/ruff check --fix-only
@@ -66,9 +66,9 @@ format: $(STAMP) ## put imports and lines into their form
 idl: $(STAMP) ## regenerate gen-py from the contracts in idl
 	idl/generate.sh
 
-docs: $(STAMP) ## regenerate docs/settings.md from the code
-	$(BIN)/python -m thriftserve.settings.docs > docs/settings.md.new
-	mv docs/settings.md.new docs/settings.md
+docs: $(STAMP) ## regenerate docs/reference/settings.md from the code
+	$(BIN)/python -m thriftserve.settings.docs > docs/reference/settings.md.new
+	mv docs/reference/settings.md.new docs/reference/settings.md
 
 bench: $(STAMP) ## the concurrency experiments, scaled down, and their page in bench-results
 	$(BIN)/thriftserve-bench experiments --quick --output bench-results/experiments.json

@@ -39,7 +39,7 @@ def test_help_teaches() -> None:
     """--help of the command has examples, every group of settings and the way to the documents."""
     done = thriftserve("serve", "--help")
     assert done.returncode == 0
-    for part in ("examples:", "--model digits=/models/digits", "network:", "limits:", "TLS:", "docs/operations.md"):
+    for part in ("examples:", "--model digits=/models/digits", "network:", "limits:", "TLS:", "commands.md"):
         assert part in done.stdout
     assert "serve" in thriftserve("--help").stdout
 
@@ -162,7 +162,7 @@ def test_json_log_lines() -> None:
 
 
 def test_exit_codes_are_documented() -> None:
-    """docs/operations.md has a row for each exit code and for no other."""
-    text = (ROOT / "docs/operations.md").read_text(encoding="utf-8")
+    """docs/reference/commands.md has a row for each exit code and for no other."""
+    text = (ROOT / "commands.md").read_text(encoding="utf-8")
     rows = re.findall(r"^\| (\d+) \| `([A-Z_]+)` \|", text, re.MULTILINE)
     assert rows == [(str(int(code)), code.name) for code in ExitCode]

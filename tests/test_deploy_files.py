@@ -57,7 +57,7 @@ def test_units_are_fine(name: str, tmp_path: Path) -> None:
 
 def test_what_stays_down_is_the_same_everywhere() -> None:
     """The units, supervisor's file and the pages name the same exit codes after which nothing is started again."""
-    page = (ROOT / "docs" / "operations.md").read_text(encoding="utf-8")
+    page = (ROOT / "docs/reference/commands.md").read_text(encoding="utf-8")
     unit = (DEPLOY / UNITS[0]).read_text(encoding="utf-8")
     advised, set_ = (re.findall(r"RestartPreventExitStatus=([\d ]+)", text) for text in (page, unit))
     supervisor = configparser.RawConfigParser(comment_prefixes=(";",))
@@ -65,7 +65,7 @@ def test_what_stays_down_is_the_same_everywhere() -> None:
     codes = supervisor["program:node"]["exitcodes"].split(",")
     assert advised == set_ == [" ".join(codes[1:])] and codes[0] == "0"
     words = f"exit codes {', '.join(codes[1:-1])} and {codes[-1]}"
-    assert words in (ROOT / "docs" / "deploy.md").read_text(encoding="utf-8")
+    assert words in (ROOT / "docs/how-to/deploy.md").read_text(encoding="utf-8")
 
 
 def containers(name: str) -> list[tuple[dict[str, Any], dict[str, Any]]]:

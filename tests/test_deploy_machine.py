@@ -27,8 +27,10 @@ PROGRAMS = ["node:node-1", "node:node-2", "gateway:gateway-1", "gateway:gateway-
 
 
 def documented(program: str) -> list[str]:
-    """The command of docs/deploy.md that begins with this program."""
-    lines = [line for block in blocks("docs/deploy.md", "sh") for line in block.replace("\\\n", " ").splitlines()]
+    """The command of docs/how-to/deploy.md that begins with this program."""
+    lines = [
+        line for block in blocks("docs/how-to/deploy.md", "sh") for line in block.replace("\\\n", " ").splitlines()
+    ]
     (line,) = {line for line in lines if line.startswith(program + " ")}
     return shlex.split(line)
 

@@ -74,7 +74,7 @@ def test_each_metric_is_documented_and_as_documented(door: Door) -> None:
         kind = "gauge" if wanted.kind == "info" else wanted.kind
         assert (family.type, family.documentation) == (kind, wanted.help)
         assert {frozenset(one.labels) - {"le"} for one in family.samples} == {frozenset(wanted.labels)}, name
-    page = (ROOT / "docs" / "metrics.md").read_text(encoding="utf-8").splitlines()
+    page = (ROOT / "docs/reference/metrics.md").read_text(encoding="utf-8").splitlines()
     assert [line for line in page if line.startswith("| `thriftserve_")] == [table.row(one) for one in table.FAMILIES]
 
 

@@ -361,8 +361,8 @@ def test_unreadable_files_are_named(tmp_path: Path) -> None:
 
 
 def test_the_documented_files_say_the_same() -> None:
-    """The two examples of docs/models.md load, and are one configuration."""
-    page = (Path(__file__).resolve().parent.parent / "docs" / "models.md").read_text(encoding="utf-8")
+    """The two examples of docs/reference/models.md load, and are one configuration."""
+    page = (Path(__file__).resolve().parent.parent / "docs/reference/models.md").read_text(encoding="utf-8")
     blocks = re.findall(r"(?:^(?: {4}.*)?\n)+", page, re.MULTILINE)
     (text,) = [one for one in blocks if one.lstrip().startswith("model_config_list {")]
     (toml,) = [one for one in blocks if one.lstrip().startswith("[[model]]")]

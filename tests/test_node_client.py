@@ -1,4 +1,4 @@
-"""docs/examples/node: a client in another language, on stubs generated from the IDL."""
+"""examples/node: a client in another language, on stubs generated from the IDL."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ from small_models import small
 from thriftserve_bench.server_process import ServerProcess
 
 IDL = ROOT / "idl" / "thriftserve.thrift"
-EXAMPLE = ROOT / "docs" / "examples" / "node"
+EXAMPLE = ROOT / "examples/node"
 #: More than a double holds.
 VERSION = 2**53 + 1
 

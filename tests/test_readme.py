@@ -14,7 +14,7 @@ from thriftserve.servers import HostSettings
 from thriftserve.settings import SERVER_TYPES
 from thriftserve_bench.server_process import ServerProcess
 
-DOCUMENTS = ["README.md", *(str(one.relative_to(ROOT)) for one in sorted((ROOT / "docs").glob("*.md")))]
+DOCUMENTS = ["README.md", *(str(one.relative_to(ROOT)) for one in sorted((ROOT / "docs").rglob("*.md")))]
 
 
 @pytest.fixture(scope="module")
@@ -58,8 +58,8 @@ def test_readme_python(port: int, checkout: Path) -> None:
 
 @pytest.mark.parametrize("number", range(4))
 def test_clients_python(port: int, checkout: Path, number: int) -> None:
-    """docs/clients.md: our client, the pool, the generated stubs and thriftpy2 each see the 7."""
-    examples = blocks("docs/clients.md", "python")
+    """docs/how-to/call-a-server.md: our client, the pool, the generated stubs and thriftpy2 each see the 7."""
+    examples = blocks("docs/how-to/call-a-server.md", "python")
     assert len(examples) == 4
     said = run_python(examples[number], port, checkout)
     assert re.search(r"\b7\b", said.splitlines()[0]), said
@@ -68,9 +68,9 @@ def test_clients_python(port: int, checkout: Path, number: int) -> None:
 
 
 def test_server_types_are_described() -> None:
-    """README's table and docs/server-types.md have the server's types, the default first, no more and no fewer."""
+    """README's table and docs/reference/server-types.md have each server type once, the default first."""
     readme = (ROOT / "README.md").read_text(encoding="utf-8")
-    page = (ROOT / "docs" / "server-types.md").read_text(encoding="utf-8")
+    page = (ROOT / "docs/reference/server-types.md").read_text(encoding="utf-8")
     default = HostSettings().server_type
     types = [default, *(each for each in SERVER_TYPES if each != default)]
     assert re.findall(r"^\| (T\w+)", readme, re.MULTILINE) == types
@@ -78,9 +78,9 @@ def test_server_types_are_described() -> None:
 
 
 def test_settings_named_in_server_types_exist() -> None:
-    """Each setting that docs/server-types.md names is in the table of settings."""
-    page = (ROOT / "docs" / "server-types.md").read_text(encoding="utf-8")
-    table = (ROOT / "docs" / "settings.md").read_text(encoding="utf-8")
+    """Each setting that docs/reference/server-types.md names is in the table of settings."""
+    page = (ROOT / "docs/reference/server-types.md").read_text(encoding="utf-8")
+    table = (ROOT / "docs/reference/settings.md").read_text(encoding="utf-8")
     known = set(re.findall(r"^\| `(\w+)` \|", table, re.MULTILINE))
     named = set(re.findall(r"`([a-z]+(?:_[a-z]+)+)`", page))
     assert named and named <= known, named - known

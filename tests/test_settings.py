@@ -153,7 +153,7 @@ def test_the_gateway_has_variables_of_its_own() -> None:
     ("text", "parts"),
     [
         ("prot = 1", ["prot = 1", "no such setting", "did you mean port?"]),
-        ("zzz = 1", ["zzz = 1", "no such setting", "docs/settings.md"]),
+        ("zzz = 1", ["zzz = 1", "no such setting", "docs/reference/settings.md"]),
         ('port = "9090"', ["port is '9090'", "must be a whole number"]),
         ("port = true", ["port is True", "must be a whole number"]),
         ("port = 1.5", ["port is 1.5", "must be a whole number"]),
@@ -248,8 +248,8 @@ def test_every_setting_says_its_unit() -> None:
 
 
 def test_the_page_is_what_the_code_says(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    """docs/settings.md is the generated page; another content, or none, is refused with the remedy."""
-    assert docs_main(["--check", str(ROOT / "docs/settings.md")]) == 0
+    """docs/reference/settings.md is the generated page; another content, or none, is refused with the remedy."""
+    assert docs_main(["--check", str(ROOT / "docs/reference/settings.md")]) == 0
     stale = tmp_path / "settings.md"
     stale.write_text(page() + "more", encoding="utf-8")
     assert docs_main(["--check", str(stale)]) == 1

@@ -60,8 +60,9 @@ examples:
   settings from a file, one of them from the environment, to look at without serving:
     THRIFTSERVE_PORT=9091 thriftserve serve --config server.toml --print-settings
 
-Each setting is also a key of the TOML file and a THRIFTSERVE_<NAME> variable; docs/settings.md lists them all.
-Exit codes, signals and logs: docs/operations.md.
+Each setting is also a key of the TOML file and a THRIFTSERVE_<NAME> variable. All settings:
+docs/reference/settings.md.
+Exit codes, signals and logs: docs/reference/commands.md.
 """
 
 

@@ -46,7 +46,7 @@ class Code(IntEnum):
 
 
 class ExitCode(IntEnum):
-    """How the server's process ends. Documented in docs/operations.md."""
+    """How the server's process ends. Documented in docs/reference/commands.md."""
 
     OK = 0
     INTERNAL = 1

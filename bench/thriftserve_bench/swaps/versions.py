@@ -53,7 +53,7 @@ class Versions:
         self.land()
 
     def land(self) -> int:
-        """Puts the next version there, whole at once, as docs/models.md has it; returns its number."""
+        """Puts the next version there, whole at once, as docs/reference/models.md has it; returns its number."""
         version = self.newest + 1
         beside = self.base / f"{version}.tmp"
         shutil.copytree(self._store / str(version), beside)

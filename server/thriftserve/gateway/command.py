@@ -36,8 +36,8 @@ examples:
   before two, for everybody:
     thriftserve gateway --backend 10.0.0.1:9090,10.0.0.2:9090 --host 0.0.0.0
 
-Each setting is also a key of the TOML file and a THRIFTSERVE_GATEWAY_<NAME> variable; docs/settings.md lists them all.
-What can be asked: docs/rest.md.
+Each setting is also a key of the TOML file and a THRIFTSERVE_GATEWAY_<NAME> variable. All settings:
+docs/reference/settings.md. All routes: docs/reference/http.md.
 """
 
 

@@ -1,6 +1,6 @@
 """Every metric of /metrics, written once: name, kind, labels, help.
 
-FAMILIES  -->  what metrics_requests counts, what metrics_servers collects, the tables of docs/metrics.md
+FAMILIES  -->  what metrics_requests counts, what metrics_servers collects, the tables of docs/reference/metrics.md
 """
 
 from __future__ import annotations
@@ -138,6 +138,6 @@ FAMILIES = GATEWAY + SERVER
 
 
 def row(family: Family) -> str:
-    """Its line in docs/metrics.md."""
+    """Its line in docs/reference/metrics.md."""
     labels = ", ".join(f"`{one}`" for one in family.labels)
     return f"| `{family.name}` | {family.kind} | {labels} | {family.help} |".replace("|  |", "| |")

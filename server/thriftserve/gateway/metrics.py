@@ -122,7 +122,7 @@ W = TypeVar("W", bound=MetricWrapperBase)
 
 @dataclass(frozen=True)
 class Named:
-    """What a path asks for: a method of the table in docs/metrics.md, a model's name, a version's number as text."""
+    """What a path asks for: method (see docs/reference/metrics.md), model, version as text."""
 
     method: str
     model: str = ""

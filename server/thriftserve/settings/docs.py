@@ -2,10 +2,10 @@
 
 ::
 
-    ServeSettings, GatewaySettings  -->  page()  -->  docs/settings.md
+    ServeSettings, GatewaySettings  -->  page()  -->  docs/reference/settings.md
 
-    python -m thriftserve.settings.docs > docs/settings.md
-    python -m thriftserve.settings.docs --check docs/settings.md
+    python -m thriftserve.settings.docs > docs/reference/settings.md
+    python -m thriftserve.settings.docs --check docs/reference/settings.md
 """
 
 from __future__ import annotations

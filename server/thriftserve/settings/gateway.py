@@ -1,6 +1,6 @@
 """Every setting of `thriftserve gateway`, written once: default, help, unit and check.
 
-GatewaySettings  -->  flag | THRIFTSERVE_GATEWAY_… variable | TOML key | row of docs/settings.md
+GatewaySettings  -->  flag | THRIFTSERVE_GATEWAY_… variable | TOML key | row of docs/reference/settings.md
 
 >>> GatewaySettings(backend=("10.0.0.1:9090,10.0.0.2:9090",)).backends
 ('10.0.0.1:9090', '10.0.0.2:9090')

@@ -1,6 +1,6 @@
 """The settings that hosting any Thrift service needs, written once: default, help, unit and check.
 
-    HostSettings  -->  flag | THRIFTSERVE_… variable | TOML key | row of docs/settings.md
+    HostSettings  -->  flag | THRIFTSERVE_… variable | TOML key | row of docs/reference/settings.md
 
 They are checked when they are made: a `ConfigError` names the setting, the value and the remedy.
 

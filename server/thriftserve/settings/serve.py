@@ -1,6 +1,6 @@
 """Every setting of `thriftserve serve`, written once: those of hosting a service, and those of its models.
 
-ServeSettings  -->  flag | THRIFTSERVE_… variable | TOML key | row of docs/settings.md
+ServeSettings  -->  flag | THRIFTSERVE_… variable | TOML key | row of docs/reference/settings.md
 """
 
 from __future__ import annotations

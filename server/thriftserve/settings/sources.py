@@ -100,7 +100,7 @@ def _from_environment(known: Mapping[str, Setting], environ: Mapping[str, str], 
         if not text or theirs or variable == f"{prefix}CONFIG" or _is_service_link(variable.removeprefix(prefix), text):
             continue
         if variable not in by_variable:
-            hint = did_you_mean(variable, by_variable) or "; docs/settings.md lists every setting"
+            hint = did_you_mean(variable, by_variable) or "; docs/reference/settings.md lists every setting"
             raise ConfigError(f"environment variable {variable}={text}: there is no such setting{hint}")
         one = by_variable[variable]
         try:
@@ -123,7 +123,7 @@ def _from_file(known: Mapping[str, Setting], path: Path) -> dict[str, _Found]:
     found = {}
     for key, raw in content.items():
         if key not in known:
-            hint = did_you_mean(key, known) or "; docs/settings.md lists every setting"
+            hint = did_you_mean(key, known) or "; docs/reference/settings.md lists every setting"
             raise ConfigError(f"{origin}: {key} = {raw!r}: there is no such setting{hint}")
         try:
             value = from_toml(known[key], raw)
