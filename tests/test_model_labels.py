@@ -22,7 +22,7 @@ def started(file: Path | None = None, **configured: int) -> Labels:
 
 def test_start_takes_the_configuration() -> None:
     """At the start a label may point at what is about to be loaded."""
-    assert started(stable=42, canary=43).now() == {"m": {"stable": 42, "canary": 43}}
+    assert started(stable=42, canary=43).current() == {"m": {"stable": 42, "canary": 43}}
 
 
 def test_promotion_and_rollback_by_configuration() -> None:
@@ -41,7 +41,7 @@ def test_label_in_use_moves_to_available_versions_only(allow: bool) -> None:
         labels.configure({"m": {"stable": 44, "canary": 43}}, BOTH, allow_unavailable=allow)
     with pytest.raises(FailedPrecondition, match="have the version served first"):
         labels.set("m", "stable", 44, BOTH["m"], allow_unavailable=allow)
-    assert labels.now() == {"m": {"stable": 42}}
+    assert labels.current() == {"m": {"stable": 42}}
 
 
 def test_new_label_of_a_version_that_is_not_available() -> None:
@@ -104,10 +104,10 @@ def test_model_that_is_left_out_takes_its_labels_along(tmp_path: Path) -> None:
 def test_what_was_seen_does_not_change() -> None:
     """Who holds a view of the labels sees all of a change or nothing of it."""
     labels = started(stable=42)
-    before = labels.now()
+    before = labels.current()
     labels.set("m", "stable", 43, BOTH["m"])
     assert before == {"m": {"stable": 42}}
-    assert labels.now() == {"m": {"stable": 43}}
+    assert labels.current() == {"m": {"stable": 43}}
 
 
 def test_removing(tmp_path: Path) -> None:
@@ -137,7 +137,7 @@ def test_mistakes(act: Callable[[Labels], object], kind: type[ThriftServeError],
     labels = started(stable=42)
     with pytest.raises(kind, match=told):
         act(labels)
-    assert labels.now() == {"m": {"stable": 42}}
+    assert labels.current() == {"m": {"stable": 42}}
 
 
 @pytest.mark.parametrize(
@@ -160,5 +160,5 @@ def test_file_that_can_not_be_written_changes_nothing(tmp_path: Path) -> None:
     file.mkdir()
     with pytest.raises(OSError, match="directory"):
         labels.set("m", "stable", 43, BOTH["m"])
-    assert labels.now() == {"m": {"stable": 42}}
+    assert labels.current() == {"m": {"stable": 42}}
     assert [one.name for one in tmp_path.iterdir()] == ["labels.json"]

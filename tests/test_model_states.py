@@ -9,7 +9,7 @@ from itertools import count
 import pytest
 
 from thriftserve.errors import Code
-from thriftserve.repository.version_states import KEPT_ENDED, Transition, VersionStates, VersionStatus
+from thriftserve.repository.version_states import KEPT_ENDED, VersionStates, VersionStatus
 from thriftserve_idl.ttypes import ModelState
 
 START, LOADING, AVAILABLE = ModelState.START, ModelState.LOADING, ModelState.AVAILABLE
@@ -72,15 +72,12 @@ def test_each_step_is_one_line_of_json(caplog: pytest.LogCaptureFixture) -> None
 
 
 def test_statuses_and_counts() -> None:
-    """Every version is told of, those that failed too; each step is counted; who listens hears it."""
-    heard: list[Transition] = []
-    states = VersionStates(heard.append)
-    for version in (1, 2):
-        states.move("m", version, START)
-        states.move("m", version, LOADING)
-    states.move("m", 1, AVAILABLE)
-    states.move("m", 2, ENDED, Code.FAILED_PRECONDITION, "no such op")
-    states.move("a", 7, START)
+    """Every version is told of, those that failed too; each step is counted, and returned."""
+    states = VersionStates()
+    transitions = [states.move("m", version, state) for version in (1, 2) for state in (START, LOADING)]
+    transitions.append(states.move("m", 1, AVAILABLE))
+    transitions.append(states.move("m", 2, ENDED, Code.FAILED_PRECONDITION, "no such op"))
+    transitions.append(states.move("a", 7, START))
     assert states.statuses() == {
         "a": [VersionStatus(7, START)],
         "m": [VersionStatus(2, ENDED, Code.FAILED_PRECONDITION, "no such op"), VersionStatus(1, AVAILABLE)],
@@ -92,7 +89,7 @@ def test_statuses_and_counts() -> None:
     )
     assert states.counts()["m", LOADING] == 2
     assert ("m", UNLOADING) not in states.counts()
-    assert [one.state for one in heard] == [START, LOADING, START, LOADING, AVAILABLE, ENDED, START]
+    assert [transition.state for transition in transitions] == [START, LOADING, START, LOADING, AVAILABLE, ENDED, START]
 
 
 def test_a_successor_goes_on_without_a_step(caplog: pytest.LogCaptureFixture) -> None:

@@ -16,10 +16,9 @@ from thriftserve.controller.overrides import OperatorOverrides
 from thriftserve.controller.sources import MirrorClient, base_path_of, cache_of
 from thriftserve.errors import ConfigError, ModelLoadError
 from thriftserve.remote.mirror import has_any
-from thriftserve.repository import state_store
 from thriftserve.repository.labels import Labels
 from thriftserve.repository.plan import Plan, PlannedModel
-from thriftserve.repository.state_store import StateDir
+from thriftserve.repository.state_store import StateDir, StateWriter
 from thriftserve.repository.version_states import VersionStatus
 from thriftserve.repository.versions import ModelConfig
 from thriftserve.repository.watcher import Watcher
@@ -65,7 +64,7 @@ def first_plan(settings: ServeSettings, configured: Sequence[ModelConfig], state
         model.config.name: [VersionStatus(one.version, ModelState.AVAILABLE) for one in model.versions]
         for model in plan.models
     }
-    state.write(state_store.FILE, state_store.written(states, labels))
+    StateWriter(state).write(states, labels)
     return plan, watcher
 
 

@@ -14,7 +14,6 @@ import time
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from functools import partial
 from pathlib import Path
-from typing import Any
 
 from thriftserve.controller.configuration import Configuration, RetryPolicy
 from thriftserve.controller.fetch_jobs import PendingVersions
@@ -23,10 +22,15 @@ from thriftserve.controller.overrides import OperatorOverrides
 from thriftserve.controller.rollout import PlacementWarning, Workers, WorkerSet, desired_versions, rollout_in_progress
 from thriftserve.controller.sources import MirrorClient, SourceWatcher, cache_of
 from thriftserve.errors import FailedPrecondition, StartError
-from thriftserve.repository import state_store
 from thriftserve.repository.labels import Labels
 from thriftserve.repository.plan import Plan
-from thriftserve.repository.state_store import LoadFailure, StateDir, StateReader
+from thriftserve.repository.state_store import (
+    LoadFailure,
+    StateDir,
+    StateReader,
+    StateWriter,
+    collect_load_results,
+)
 from thriftserve.repository.version_states import VersionStatus
 from thriftserve.repository.versions import ModelConfig
 from thriftserve.repository.watcher import Watcher
@@ -79,7 +83,7 @@ class ModelController:
         self.labels = Labels(state.labels_file)
         self.labels.configure(self._labels_of(self.configured))
         self._plans = {each.number: each for each in (self._plan, self._served) if each is not None}
-        self._written: Any = None
+        self._writer = StateWriter(state)
         self._setbacks = 0
         self._not_before = 0.0
         self._forced = False
@@ -200,19 +204,19 @@ class ModelController:
     # What became of it
 
     def _hear(self, now: float) -> None:
-        for outcome in state_store.load_results(self._state):
-            for (name, version), took_s in outcome.took_s.items():
+        for outcome in collect_load_results(self._state):
+            for (name, version), took_s in outcome.load_times_s.items():
                 self.lives.loaded(name, version, took_s)
             # The first workers are tried again, or the server ends: not for the keeper to decide.
             if self._served is not None or outcome.done:
-                for failed in outcome.failed:
+                for failed in outcome.failures:
                     self._failed(failed, now)
         if self._served is not self._plan and self._crew.all_have(self._plan.number):
             self._all_have_it()
 
     def _failed(self, failed: LoadFailure, now: float) -> None:
         what = next((one for name, one in self._plan.versions() if (name, one.version) == failed[:2]), None)
-        if self._served is not None and self._served.holds(failed.name, failed.version):
+        if self._served is not None and failed[:2] in self._served.version_keys():
             log.error("model %s version %d can't be loaded again: %s", failed.name, failed.version, failed.message)
             self._fall_back(now)
         elif what is not None:
@@ -293,10 +297,7 @@ class ModelController:
         failed = {**self.coming.failures(), **self._failures.why()}
         begun = self._crew.has_begun(self._plan.number)
         self.lives.settle(self._plan, self._served, live, failed, self.coming.versions, begun=begun)
-        content = state_store.written(self.statuses(), self.labels.now(), self.lives.counts())
-        if content != self._written:
-            self._state.write(state_store.FILE, content)
-            self._written = content
+        if self._writer.write(self.statuses(), self.labels.current(), self.lives.counts()):
             self._crew.state_changed()
 
     def statuses(self) -> dict[str, list[VersionStatus]]:

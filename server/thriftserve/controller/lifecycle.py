@@ -10,10 +10,9 @@ from collections.abc import Collection, Iterable, Mapping
 from dataclasses import dataclass
 
 from thriftserve.controller.configuration import RetryPolicy
-from thriftserve.errors import Code
 from thriftserve.repository.plan import Plan
 from thriftserve.repository.state_store import LoadFailure, StateReader
-from thriftserve.repository.version_states import FOLLOWS, VersionStates, VersionStatus
+from thriftserve.repository.version_states import VersionStates, VersionStatus
 from thriftserve.repository.versions import VersionDir
 from thriftserve_idl.ttypes import ModelState
 
@@ -109,13 +108,13 @@ class VersionTracker:
         answering = self._answering(_keys(served), planned, held)
         for (name, version), failure in failed.items():
             if (name, version) not in planned:
-                self._bring(name, version, ModelState.ENDED, failure.code, failure.message)
+                self._states.reach(name, version, ModelState.ENDED, failure.code, failure.message)
         if self._frees_first:
             self._unload(planned, answering, held, coming)
         for key in planned - answering:
             self._bring_up(*key, ModelState.LOADING if begun else ModelState.START)
         for name, version in answering:  # those too that a newer plan leaves out by now
-            self._bring(name, version, ModelState.AVAILABLE)
+            self._states.reach(name, version, ModelState.AVAILABLE)
         for key in coming:
             self._bring_up(*key, ModelState.START)
         self._unload(planned, answering, held, coming)
@@ -140,7 +139,7 @@ class VersionTracker:
                 if told.state == ModelState.START and key in coming:
                     continue
                 loaded = key in held and told.state != ModelState.LOADING
-                self._bring(*key, ModelState.UNLOADING if loaded else ModelState.ENDED)
+                self._states.reach(*key, ModelState.UNLOADING if loaded else ModelState.ENDED)
 
     def _now(self, key: _Key) -> ModelState | None:
         return self._states.state(*key)
@@ -152,7 +151,7 @@ class VersionTracker:
             ModelState.LOADING: (None, ModelState.ENDED, ModelState.START),
         }
         if self._states.state(name, version) in before[state]:
-            self._bring(name, version, state)
+            self._states.reach(name, version, state)
 
     def loaded(self, name: str, version: int, took_s: float) -> None:
         """A worker has loaded a version, in that time."""
@@ -174,25 +173,6 @@ class VersionTracker:
         """The versions of a model that every worker answers with."""
         return self._states.available(name)
 
-    def _bring(self, name: str, version: int, state: ModelState, code: Code | None = None, message: str = "") -> None:
-        """Takes a version to a state, by way of those that lie between."""
-        now = self._states.state(name, version)
-        if now == state:
-            return
-        *between, last = _way(now, state)
-        for step in between:
-            self._states.move(name, version, step)
-        self._states.move(name, version, last, code, message)
-
 
 def _keys(plan: Plan) -> set[_Key]:
     return {(name, one.version) for name, one in plan.versions()}
-
-
-def _way(now: ModelState | None, state: ModelState) -> list[ModelState]:
-    """The states by which a version comes from one to another, that one included: as few as there can be."""
-    ways: list[list[ModelState]] = [[one] for one in FOLLOWS[now]]
-    while ways[0][-1] != state:
-        first = ways.pop(0)
-        ways += [[*first, one] for one in FOLLOWS[first[-1]] if one not in first]
-    return ways[0]

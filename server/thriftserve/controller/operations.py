@@ -148,7 +148,7 @@ class ModelOperations:
             raise NotFound(f"model {name!r} has no version {version}; known: {', '.join(map(str, states)) or 'none'}")
 
     def _states(self, name: str) -> list[VersionStatus]:
-        labels = self._keeper.labels.now().get(name, {})
+        labels = self._keeper.labels.current().get(name, {})
         return [
             replace(one, labels=tuple(sorted(each for each in labels if labels[each] == one.version)))
             for one in self._keeper.statuses().get(name, ())

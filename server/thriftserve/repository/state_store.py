@@ -1,8 +1,12 @@
-"""The directory in which a server keeps what its processes tell each other of models.
+"""The state directory: files by which the processes of one server tell each other about models.
 
-    StateDir/plan.json  state.json  labels.json  wishes.json  keeper.json  attempts/PID.json  unmerged/PID-N.json
+    controller  --plan.json-->       workers          which versions to load
+    worker      --attempts/PID-->    controller       which versions failed to load, and how long loading took
+    controller  --state.json-->      every process    the state of each version, and where the labels point
+    worker      --unmerged/PID-N-->  other workers    models whose requests must not share runs (unmerged.py)
 
-A file is written beside its place and renamed: whoever reads one finds it whole, and so does a restart after kill -9.
+The controller keeps its own notes beside them (keeper.json, configured.json, wishes.json) and labels.json. Each file is
+replaced by a rename: a reader finds the old content or the new one, also after kill -9.
 """
 
 from __future__ import annotations
@@ -22,11 +26,75 @@ from thriftserve.files import write_whole
 from thriftserve.repository.version_states import VersionStatus
 from thriftserve_idl.ttypes import ModelState
 
-# What a worker tells of its loading: before it begins with a version, when one has failed, and when all is done.
+#: Directories with files of one process each: what does not outlive the server.
+ATTEMPTS, UNMERGED = "attempts", "unmerged"
+_STATE = "state"
+
+
+class StateDir:
+    """A state directory: JSON files by name. Any process and thread may use one.
+
+    Attributes:
+        path: the directory; `prepare` creates it.
+        labels_file: where the labels that operators set are kept.
+    """
+
+    def __init__(self, path: Path) -> None:
+        self.path = path
+        self.labels_file = path / "labels.json"
+
+    def prepare(self) -> None:
+        """Create the directory, and remove what the processes of an earlier server left in it.
+
+        Labels and operators' overrides stay.
+
+        Raises:
+            ConfigError: the directory can't be written.
+        """
+        try:
+            for folder in (ATTEMPTS, UNMERGED):
+                (self.path / folder).mkdir(parents=True, exist_ok=True)
+                for stale in (self.path / folder).iterdir():
+                    stale.unlink(missing_ok=True)
+            for name in ("plan", "keeper"):
+                self.remove(name)
+        except OSError as error:
+            raise ConfigError(f"state_dir is {str(self.path)!r}: it can't be used: {error.strerror}") from error
+
+    def write(self, name: str, content: Any, *, durable: bool = True, mode: int | None = None) -> None:
+        """Replace NAME.json in one step.
+
+        Args:
+            name: of the file, such as "plan" or "attempts/4711".
+            content: anything that JSON can hold.
+            durable: also survive a failure of the machine, at the cost of a write to the disk.
+            mode: the file's permissions; None: those of any new file.
+
+        Raises:
+            OSError: the file can't be written; the old one is still there.
+        """
+        write_whole(self._file(name), json.dumps(content, indent=1), durable=durable, mode=mode)
+
+    def read(self, name: str) -> Any:
+        """Return the content of NAME.json; None if there is no such file, or it can't be read."""
+        with contextlib.suppress(OSError, ValueError):
+            return json.loads(self._file(name).read_text(encoding="utf-8"))
+        return None
+
+    def remove(self, name: str) -> None:
+        """Remove NAME.json if it is there."""
+        self._file(name).unlink(missing_ok=True)
+
+    def names(self, folder: str) -> list[str]:
+        """Return the names of the JSON files in a folder, sorted, as `read` takes them."""
+        return sorted(f"{folder}/{path.stem}" for path in (self.path / folder).glob("*.json"))
+
+    def _file(self, name: str) -> Path:
+        return self.path / f"{name}.json"
 
 
 class LoadFailure(NamedTuple):
-    """A version that a worker could not load."""
+    """A version that a worker could not load, or that could not be fetched."""
 
     name: str
     version: int
@@ -34,71 +102,77 @@ class LoadFailure(NamedTuple):
     message: str
 
 
-class LoadResult(NamedTuple):
-    """What a worker has told of its loading, or left."""
-
-    #: Whether it serves, without what has failed.
-    done: bool
-    failed: tuple[LoadFailure, ...]
-    #: Seconds that loading and warming up took, by model and version; of what has not failed.
-    took_s: dict[tuple[str, int], float]
-
-
 class LoadReport:
-    """One worker's loading of one plan."""
+    """What one worker reports of loading one plan, as it goes. Used by the worker, from one thread.
+
+    It is on disk before a version is loaded, so that a load that kills the worker is known for what it was.
+    """
 
     def __init__(self, state: StateDir) -> None:
         self._state = state
-        self._failed: list[LoadFailure] = []
-        self._took_s: dict[tuple[str, int], float] = {}
+        self._failures: list[LoadFailure] = []
+        self._load_times_s: dict[tuple[str, int], float] = {}
 
     @contextmanager
     def loading(self, name: str, version: int) -> Iterator[None]:
-        """Around the loading of a version, or its warm-up; what it raises of `StartError` is noted and goes on."""
+        """Enclose loading a version, or warming it up; a `StartError` is reported and raised again."""
         self._write((name, version))
         began = time.monotonic()
         try:
             yield
         except StartError as error:
-            self._failed.append(LoadFailure(name, version, Code.INTERNAL, error.message))
+            self._failures.append(LoadFailure(name, version, Code.INTERNAL, error.message))
             self._write(None)
             raise
-        self._took_s[name, version] = self._took_s.get((name, version), 0.0) + time.monotonic() - began
+        key = name, version
+        self._load_times_s[key] = self._load_times_s.get(key, 0.0) + time.monotonic() - began
 
     def done(self) -> None:
-        """Everything else is loaded: the worker will serve."""
+        """Report that everything else is loaded: the worker is about to serve."""
         self._write(None, done=True)
 
     def _write(self, loading: tuple[str, int] | None, *, done: bool = False) -> None:
-        took_s = [[*key, value] for key, value in self._took_s.items()] if done else []
-        content = {"loading": loading, "failed": self._failed, "done": done, "took_s": took_s}
-        self._state.write(f"attempts/{os.getpid()}", content, durable=False)
+        load_times = [[*key, seconds] for key, seconds in self._load_times_s.items()] if done else []
+        content = {"loading": loading, "failed": self._failures, "done": done, "took_s": load_times}
+        self._state.write(f"{ATTEMPTS}/{os.getpid()}", content, durable=False)
 
 
-def load_results(state: StateDir) -> Iterator[LoadResult]:
-    """What workers have told and nobody has heard yet.
+class LoadResult(NamedTuple):
+    """How one worker's loading ended."""
 
-    Of a worker that has ended while it loaded, the version that it was at has failed.
+    #: Whether the worker serves, without the versions that failed.
+    done: bool
+    failures: tuple[LoadFailure, ...]
+    #: Seconds for loading and warming up, by model and version, of the versions that did not fail.
+    load_times_s: dict[tuple[str, int], float]
+
+
+def collect_load_results(state: StateDir) -> Iterator[LoadResult]:
+    """Yield the result of each worker that has finished loading, or ended while it loaded, once.
+
+    If a worker ended while it loaded a version, that version has failed.
     """
-    for pid, content in state.attempts():
-        alive = _alive(pid)
-        if alive and not content["done"]:
-            continue  # it loads, or is about to end
-        failed = tuple(map(_failed, content["failed"]))
-        if content["loading"] is not None:
-            name, version = content["loading"]
-            why = "the worker process ended while it loaded this version"
-            failed = (*failed, LoadFailure(name, version, Code.INTERNAL, why))
-        yield LoadResult(content["done"], failed, {(name, version): took for name, version, took in content["took_s"]})
-        state.forget_attempt(pid)
+    for name in state.names(ATTEMPTS):
+        pid, content = name.removeprefix(f"{ATTEMPTS}/"), state.read(name)
+        if not pid.isdigit() or content is None:
+            continue
+        if not content["done"] and _is_alive(int(pid)):
+            continue  # it still loads, or is about to end
+        yield _load_result(content)
+        state.remove(name)
 
 
-def _failed(content: list[Any]) -> LoadFailure:
-    name, version, code, message = content
-    return LoadFailure(name, version, Code(code), message)
+def _load_result(content: Mapping[str, Any]) -> LoadResult:
+    failures = [LoadFailure(name, version, Code(code), message) for name, version, code, message in content["failed"]]
+    if content["loading"] is not None:
+        name, version = content["loading"]
+        message = "the worker process ended while it loaded this version"
+        failures.append(LoadFailure(name, version, Code.INTERNAL, message))
+    load_times_s = {(name, version): seconds for name, version, seconds in content["took_s"]}
+    return LoadResult(content["done"], tuple(failures), load_times_s)
 
 
-def _alive(pid: int) -> bool:
+def _is_alive(pid: int) -> bool:
     try:
         with open(f"/proc/{pid}/stat", encoding="utf-8", errors="replace") as stat:
             return stat.read().rpartition(")")[2].split()[0] != "Z"
@@ -106,129 +180,95 @@ def _alive(pid: int) -> bool:
         return False
 
 
-# The state of every version and the labels, as the keeper tells them and every process reads them.
+class StateWriter:
+    """Writes state.json for the other processes. Used by the controller, from one thread at a time."""
 
-FILE = "state"
+    def __init__(self, state: StateDir) -> None:
+        self._state = state
+        self._content: Any = None
 
+    def write(
+        self,
+        statuses: Mapping[str, Iterable[VersionStatus]],
+        labels: Mapping[str, Mapping[str, int]],
+        counts: Mapping[tuple[str, ModelState], int] = MappingProxyType({}),
+    ) -> bool:
+        """Write the states by model, the labels by model, and the transitions by model and state.
 
-def written(
-    statuses: Mapping[str, Iterable[VersionStatus]],
-    labels: Mapping[str, Mapping[str, int]],
-    counts: Mapping[tuple[str, ModelState], int] = MappingProxyType({}),
-) -> dict[str, Any]:
-    """The states by model, the versions by model and label, and the number of steps, as what JSON can hold."""
-    return {
-        "models": {
-            name: [
-                [one.version, int(one.state), one.error_code, one.error_message, one.load_time_s, one.note]
-                for one in versions
-            ]
-            for name, versions in statuses.items()
-        },
-        "labels": {name: dict(each) for name, each in labels.items()},
-        "counts": [[name, int(state), number] for (name, state), number in counts.items()],
-    }
+        Returns:
+            Whether anything has changed since the last call; otherwise nothing is written.
+        """
+        content = {
+            "models": {name: [_status_to_json(status) for status in versions] for name, versions in statuses.items()},
+            "labels": {name: dict(versions) for name, versions in labels.items()},
+            "counts": [[name, int(state), count] for (name, state), count in counts.items()],
+        }
+        if content == self._content:
+            return False
+        self._state.write(_STATE, content)
+        self._content = content
+        return True
 
 
 class StateReader:
-    """The file, as a process other than the keeper sees it. Threads may share one.
+    """Reads state.json, as `StateWriter` left it. Threads may share one.
 
     Args:
-        state: where the file is.
-        number: tells how often the file has changed; asking costs nothing.
+        state: the directory.
+        number: returns a number that grows with each change of the file: it is read again only then.
     """
 
     def __init__(self, state: StateDir, number: Callable[[], int]) -> None:
         self.number = number
         self._state = state
-        self._read: tuple[int, Mapping[str, Any]] = (-1, {"models": {}, "labels": {}, "counts": []})
-
-    def _now(self) -> Mapping[str, Any]:
-        number = self.number()
-        if number != self._read[0]:  # taken before the file: one that is changed meanwhile is read once more
-            self._read = (number, self._state.read(FILE) or self._read[1])
-        return self._read[1]
+        self._cached: tuple[int, Mapping[str, Any]] = (-1, {"models": {}, "labels": {}, "counts": []})
 
     def labels(self, name: str) -> Mapping[str, int]:
-        """The versions of a model by their labels."""
-        found: Mapping[str, int] = self._now()["labels"].get(name, {})
-        return found
+        """Return the versions of a model by label."""
+        labels: Mapping[str, int] = self._content()["labels"].get(name, {})
+        return labels
 
     def counts(self) -> dict[tuple[str, ModelState], int]:
-        """How often a version of a model came into a state."""
-        return {(name, ModelState(state)): number for name, state, number in self._now()["counts"]}
+        """Return how often a version of a model has come into a state, by model and state."""
+        return {(name, ModelState(state)): count for name, state, count in self._content()["counts"]}
 
     def statuses(self) -> dict[str, list[VersionStatus]]:
-        """The state of every version, newest first, by model."""
-        models = self._now()["models"]
-        return {name: _statuses(models[name], self.labels(name)) for name in sorted(models)}
+        """Return the state of every version, newest first, by model."""
+        content = self._content()
+        return {
+            name: [
+                _status_from_json(status, content["labels"].get(name, {}))
+                for status in sorted(versions, key=lambda status: -int(status[0]))
+            ]
+            for name, versions in sorted(content["models"].items())
+        }
+
+    def _content(self) -> Mapping[str, Any]:
+        number = self.number()
+        if number != self._cached[0]:  # asked before the file is read: a change in between is read the next time
+            self._cached = (number, self._state.read(_STATE) or self._cached[1])
+        return self._cached[1]
 
 
-def _statuses(versions: list[list[Any]], labels: Mapping[str, int]) -> list[VersionStatus]:
-    newest_first = sorted(versions, key=lambda one: -int(one[0]))
+def _status_to_json(status: VersionStatus) -> list[Any]:
     return [
-        VersionStatus(
-            version,
-            ModelState(state),
-            None if code is None else Code(code),
-            message,
-            tuple(sorted(each for each in labels if labels[each] == version)),
-            note,
-            load_time_s,
-        )
-        for version, state, code, message, load_time_s, note in newest_first
+        status.version,
+        int(status.state),
+        status.error_code,
+        status.error_message,
+        status.load_time_s,
+        status.note,
     ]
 
 
-class StateDir:
-    """Such a directory.
-
-    Args:
-        path: of the directory; what is missing of it is made by `prepare`.
-    """
-
-    def __init__(self, path: Path) -> None:
-        self.path = path
-        self.labels_file = path / "labels.json"
-        self._attempts = path / "attempts"
-        #: What workers tell of models whose requests must not share runs.
-        self.unmerged = path / "unmerged"
-
-    def prepare(self) -> None:
-        """Makes it, without what a server before this one left of its processes; labels and operators' wishes stay.
-
-        Raises:
-            ConfigError: it can't be written.
-        """
-        try:
-            for directory in (self._attempts, self.unmerged):
-                directory.mkdir(parents=True, exist_ok=True)
-            old = (self.path / f"{name}.json" for name in ("plan", "keeper"))
-            for stale in (*self._attempts.iterdir(), *self.unmerged.iterdir(), *old):
-                stale.unlink(missing_ok=True)
-        except OSError as error:
-            raise ConfigError(f"state_dir is {str(self.path)!r}: it can't be used: {error.strerror}") from error
-
-    def write(self, name: str, content: Any, *, durable: bool = True, mode: int | None = None) -> None:
-        """Puts `content` into NAME.json, whole or not at all; `durable`: also where the machine fails.
-
-        Args:
-            mode: the file's permissions; None: those of any new file.
-        """
-        write_whole(self.path / f"{name}.json", json.dumps(content, indent=1), durable=durable, mode=mode)
-
-    def read(self, name: str) -> Any:
-        """What is in NAME.json; None where there is no such file, or none that can be read."""
-        with contextlib.suppress(OSError, ValueError):
-            return json.loads((self.path / f"{name}.json").read_text(encoding="utf-8"))
-        return None
-
-    def attempts(self) -> Iterator[tuple[int, Any]]:
-        """(pid, content) of what each worker wrote of its loading."""
-        for path in sorted(self._attempts.glob("*.json")):
-            if path.stem.isdigit() and (content := self.read(f"attempts/{path.stem}")) is not None:
-                yield int(path.stem), content
-
-    def forget_attempt(self, pid: int) -> None:
-        """A worker's loading has been dealt with."""
-        (self._attempts / f"{pid}.json").unlink(missing_ok=True)
+def _status_from_json(content: list[Any], labels: Mapping[str, int]) -> VersionStatus:
+    version, state, code, message, load_time_s, note = content
+    return VersionStatus(
+        version,
+        ModelState(state),
+        None if code is None else Code(code),
+        message,
+        tuple(sorted(label for label in labels if labels[label] == version)),
+        note,
+        load_time_s,
+    )

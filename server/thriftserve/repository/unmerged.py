@@ -1,8 +1,8 @@
-"""Models whose requests must not share runs, as a worker found while it served: told to the other workers.
+"""Models whose requests must not share runs: one worker finds out, all workers hear of it.
 
-worker: add --unmerged/PID-N.json--> every worker: new, when the directory has changed
+worker: add  --unmerged/PID-N.json-->  every worker: new, when the directory has changed
 
-It holds as long as the server runs: a restart tries the models anew.
+It holds as long as the server runs: a restart tries the models again.
 """
 
 from __future__ import annotations
@@ -12,10 +12,10 @@ import os
 import time
 from collections.abc import Iterator
 
-from thriftserve.repository.state_store import StateDir
+from thriftserve.repository.state_store import UNMERGED, StateDir
 
-#: A directory that changed so lately may change again without showing it: file systems' clocks are coarse.
-_COARSE_NS = 100_000_000
+#: A directory that changed so recently may change again without a new time stamp: file systems' clocks are coarse.
+_CLOCK_STEP_NS = 100_000_000
 
 log = logging.getLogger(__name__)
 
@@ -30,26 +30,29 @@ class UnmergedModels:
         self._changed_ns = 0
 
     def add(self, name: str, version: int, why: str) -> None:
-        """Tells every worker of a model; one that can't be told hears nothing, and this one goes on."""
+        """Tell every worker of a model. If that fails it is logged, and this worker goes on."""
         self._number += 1
         try:
-            self._state.write(f"unmerged/{os.getpid()}-{self._number}", [name, version, why], durable=False)
+            self._state.write(f"{UNMERGED}/{os.getpid()}-{self._number}", [name, version, why], durable=False)
         except OSError as error:
-            log.error("the other workers can't be told that requests for %s share no more runs: %s", name, error)
+            log.error("model %s: can't tell the other workers to stop merging its requests: %s", name, error)
 
     def new(self) -> Iterator[tuple[tuple[str, int], str]]:
-        """(model, version) and why, of those that no earlier call gave. Where nothing is new it costs a `stat`."""
+        """Yield (model, version) and the reason of those that no earlier call yielded.
+
+        If nothing is new, a call costs one `stat`.
+        """
         try:
-            changed_ns = self._state.unmerged.stat().st_mtime_ns
+            changed_ns = (self._state.path / UNMERGED).stat().st_mtime_ns
         except OSError:
             return
         if changed_ns == self._changed_ns:
             return
-        if time.time_ns() - changed_ns > _COARSE_NS:
+        if time.time_ns() - changed_ns > _CLOCK_STEP_NS:
             self._changed_ns = changed_ns
-        for path in sorted(self._state.unmerged.glob("*.json")):
-            content = None if path.stem in self._seen else self._state.read(f"unmerged/{path.stem}")
+        for file in self._state.names(UNMERGED):
+            content = None if file in self._seen else self._state.read(file)
             if content is not None:
-                self._seen.add(path.stem)
+                self._seen.add(file)
                 name, version, why = content
                 yield (name, version), why

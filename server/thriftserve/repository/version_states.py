@@ -1,8 +1,8 @@
-"""The life of every version, as the server tells it.
+"""The life cycle of a version: its states, the transitions between them, and what is logged and counted of each.
 
-START --> LOADING --> AVAILABLE --> UNLOADING --> ENDED --> START again, where it is loaded once more
-             |  ^ another try, with the reason of the last
-             +--> ENDED with an error, where it can't be loaded
+START --> LOADING --> AVAILABLE --> UNLOADING --> ENDED --> START again, if it is loaded once more
+             |  ^ another try, with the reason why the last one failed
+             +--> ENDED with an error, if it can't be loaded
 
 VersionStates.move("digits", 3, LOADING)  -->  Transition  -->  one JSON line in the log, a count, the status
 """
@@ -11,7 +11,6 @@ from __future__ import annotations
 
 import json
 import logging
-import threading
 import time
 from collections import Counter
 from collections.abc import Callable, Iterable, Mapping
@@ -21,7 +20,7 @@ from types import MappingProxyType
 from thriftserve.errors import Code
 from thriftserve_idl.ttypes import ModelState
 
-#: What may follow what; None: nothing is known of the version.
+#: Which states may follow each; None: nothing is known of the version yet.
 FOLLOWS: Mapping[ModelState | None, tuple[ModelState, ...]] = MappingProxyType(
     {
         None: (ModelState.START,),
@@ -32,7 +31,7 @@ FOLLOWS: Mapping[ModelState | None, tuple[ModelState, ...]] = MappingProxyType(
         ModelState.ENDED: (ModelState.START,),
     }
 )
-#: Versions of a model that are told of after their end; older ones are forgotten.
+#: So many ended versions of a model stay in its status; older ones are forgotten.
 KEPT_ENDED = 10
 
 log = logging.getLogger(__name__)
@@ -48,9 +47,9 @@ class VersionStatus:
     error_message: str = ""
     #: Labels ("stable", …) that point at it.
     labels: tuple[str, ...] = ()
-    #: How it is served.
+    #: How it is served, or how far a fetch is; for people.
     note: str = ""
-    #: Seconds that loading and warming it up took, in the worker that did so last; None where none has.
+    #: Seconds for loading and warming up, in the worker that did so last; None: no worker has.
     load_time_s: float | None = None
 
 
@@ -64,14 +63,14 @@ class Transition:
     state: ModelState
     #: Unix time, in seconds.
     at: float
-    #: How long the state before lasted; 0 where there was none.
+    #: How long the version was in the state before; 0 if there was none.
     lasted_s: float = 0.0
     error_code: Code | None = None
     error_message: str = ""
 
     def record(self) -> dict[str, str | int | float | None]:
-        """The step as JSON can carry it; what there is no error of has no error keys."""
-        told: dict[str, str | int | float | None] = {
+        """Return the transition as JSON can hold it; without an error there are no error keys."""
+        record: dict[str, str | int | float | None] = {
             "event": "model_version_state",
             "model": self.model,
             "version": self.version,
@@ -81,25 +80,19 @@ class Transition:
             "lasted_s": round(self.lasted_s, 3),
         }
         if self.error_code is not None:
-            told |= {"error_code": self.error_code.name, "error_message": self.error_message}
-        return told
+            record |= {"error_code": self.error_code.name, "error_message": self.error_message}
+        return record
 
 
 class VersionStates:
-    """The states of all versions. Any thread may call it."""
+    """The states of all versions of all models. Call it from one thread at a time.
 
-    def __init__(
-        self, heard: Callable[[Transition], None] | None = None, clock: Callable[[], float] = time.time
-    ) -> None:
-        """Knows of no version yet.
+    Args:
+        clock: returns Unix time in seconds.
+    """
 
-        Args:
-            heard: called with each transition, one at a time, in the thread that made it.
-            clock: tells Unix time, in seconds.
-        """
-        self._heard = heard
+    def __init__(self, clock: Callable[[], float] = time.time) -> None:
         self._clock = clock
-        self._changing = threading.Lock()
         self._latest: dict[str, dict[int, Transition]] = {}
         self._counts: Counter[tuple[str, ModelState]] = Counter()
         self._load_times_s: dict[tuple[str, int], float] = {}
@@ -107,96 +100,105 @@ class VersionStates:
     def restore(
         self, statuses: Mapping[str, Iterable[VersionStatus]], counts: Mapping[tuple[str, ModelState], int]
     ) -> None:
-        """Takes over what another process told: no version makes a step, so nothing is logged or counted."""
-        with self._changing:
-            now = self._clock()
-            self._counts.update(counts)
-            for model, versions in statuses.items():
-                for one in versions:
-                    known = Transition(model, one.version, None, one.state, now, 0.0, one.error_code, one.error_message)
-                    self._latest.setdefault(model, {})[one.version] = known
-                    if one.load_time_s is not None:
-                        self._load_times_s[model, one.version] = one.load_time_s
+        """Take over what another process knew: nothing is logged or counted, for no version makes a step."""
+        now = self._clock()
+        self._counts.update(counts)
+        for model, versions in statuses.items():
+            for status in versions:
+                self._latest.setdefault(model, {})[status.version] = Transition(
+                    model, status.version, None, status.state, now, 0.0, status.error_code, status.error_message
+                )
+                if status.load_time_s is not None:
+                    self._load_times_s[model, status.version] = status.load_time_s
 
     def move(
         self, model: str, version: int, state: ModelState, error_code: Code | None = None, error_message: str = ""
     ) -> Transition:
-        """Takes a version into a state, and writes one line of JSON to the log.
+        """Take a version into a state, and write one line of JSON to the log.
 
         Args:
             model: its name.
             version: its number.
-            state: one that may follow its present one, see `FOLLOWS`.
-            error_code: why it ended, or why loading it is tried again.
+            state: one that may follow its present state, see `FOLLOWS`.
+            error_code: why the version ended, or why loading it is tried again.
             error_message: the same in words.
 
         Raises:
             ValueError: the state can't follow the present one.
         """
-        with self._changing:
-            versions = self._latest.get(model, {})
-            before = versions.get(version)
-            came_from = before.state if before else None
-            if state not in FOLLOWS[came_from]:
-                was = came_from.name if came_from is not None else "nothing"
-                raise ValueError(f"model {model!r} version {version} can't go from {was} to {state.name}")
-            now = self._clock()
-            lasted = max(0.0, now - before.at) if before else 0.0
-            made = Transition(model, version, came_from, state, now, lasted, error_code, error_message)
-            self._latest.setdefault(model, {})[version] = made
-            self._counts[model, state] += 1
-            self._forget(model)
-            self._tell(made)
-        return made
+        before = self._latest.get(model, {}).get(version)
+        state_before = before.state if before else None
+        if state not in FOLLOWS[state_before]:
+            name = state_before.name if state_before is not None else "nothing"
+            raise ValueError(f"model {model!r} version {version} can't go from {name} to {state.name}")
+        now = self._clock()
+        lasted_s = max(0.0, now - before.at) if before else 0.0
+        transition = Transition(model, version, state_before, state, now, lasted_s, error_code, error_message)
+        self._latest.setdefault(model, {})[version] = transition
+        self._counts[model, state] += 1
+        self._forget_old(model)
+        level = logging.INFO if error_code is None else logging.WARNING
+        log.log(level, "%s", json.dumps(transition.record(), ensure_ascii=False))
+        return transition
 
-    def loaded(self, model: str, version: int, took_s: float) -> None:
-        """A worker has loaded a version and warmed it up, in that time."""
-        with self._changing:
-            self._load_times_s[model, version] = took_s
+    def reach(
+        self, model: str, version: int, state: ModelState, error_code: Code | None = None, error_message: str = ""
+    ) -> None:
+        """Take a version to a state by the fewest moves; nothing if it is there. The last move has the error."""
+        before = self.state(model, version)
+        if before == state:
+            return
+        *between, last = _path(before, state)
+        for step in between:
+            self.move(model, version, step)
+        self.move(model, version, last, error_code, error_message)
+
+    def loaded(self, model: str, version: int, load_time_s: float) -> None:
+        """Note how long a worker took to load a version and to warm it up."""
+        self._load_times_s[model, version] = load_time_s
 
     def state(self, model: str, version: int) -> ModelState | None:
-        """The state of a version; None where nothing is known of it."""
-        found = self._latest.get(model, {}).get(version)
-        return found.state if found else None
+        """Return the state of a version; None if nothing is known of it."""
+        latest = self._latest.get(model, {}).get(version)
+        return latest.state if latest else None
 
     def available(self, model: str) -> frozenset[int]:
-        """The versions of a model that answer requests."""
-        with self._changing:
-            return frozenset(
-                version for version, last in self._latest.get(model, {}).items() if last.state == ModelState.AVAILABLE
-            )
+        """Return the versions of a model that answer requests."""
+        versions = self._latest.get(model, {}).items()
+        return frozenset(version for version, latest in versions if latest.state == ModelState.AVAILABLE)
 
     def statuses(self) -> dict[str, list[VersionStatus]]:
-        """Every version that is known, newest first, by model: those that failed or ended lately too."""
-        with self._changing:
-            return {
-                model: [
-                    VersionStatus(
-                        version,
-                        last.state,
-                        last.error_code,
-                        last.error_message,
-                        load_time_s=self._load_times_s.get((model, version)),
-                    )
-                    for version, last in sorted(versions.items(), reverse=True)
-                ]
-                for model, versions in sorted(self._latest.items())
-            }
+        """Return every known version, newest first, by model: also those that failed or ended recently."""
+        return {
+            model: [
+                VersionStatus(
+                    version,
+                    latest.state,
+                    latest.error_code,
+                    latest.error_message,
+                    load_time_s=self._load_times_s.get((model, version)),
+                )
+                for version, latest in sorted(versions.items(), reverse=True)
+            ]
+            for model, versions in sorted(self._latest.items())
+        }
 
     def counts(self) -> dict[tuple[str, ModelState], int]:
-        """How often a version of a model came into a state, since the start."""
-        with self._changing:
-            return dict(self._counts)
+        """Return how often a version of a model has come into a state, by model and state."""
+        return dict(self._counts)
 
-    def _tell(self, made: Transition) -> None:
-        failed = made.error_code is not None
-        log.log(logging.WARNING if failed else logging.INFO, "%s", json.dumps(made.record(), ensure_ascii=False))
-        if self._heard is not None:
-            self._heard(made)
-
-    def _forget(self, model: str) -> None:
+    def _forget_old(self, model: str) -> None:
         versions = self._latest[model]
-        ended = [last for last in versions.values() if last.state == ModelState.ENDED]
-        for last in sorted(ended, key=lambda one: one.at)[:-KEPT_ENDED]:
-            del versions[last.version]
-            self._load_times_s.pop((model, last.version), None)
+        ended = [latest for latest in versions.values() if latest.state == ModelState.ENDED]
+        for latest in sorted(ended, key=lambda transition: transition.at)[:-KEPT_ENDED]:
+            del versions[latest.version]
+            self._load_times_s.pop((model, latest.version), None)
+
+
+def _path(before: ModelState | None, after: ModelState) -> list[ModelState]:
+    """Return the states from one (left out) to another (included), as few as there can be: a breadth-first search."""
+    paths: list[list[ModelState]] = [[state] for state in FOLLOWS[before]]
+    while paths[0][-1] != after:
+        path = paths.pop(0)
+        paths += [[*path, state] for state in FOLLOWS[path[-1]] if state not in path]
+    return paths[0]
