@@ -14,7 +14,7 @@ from pathlib import Path
 
 from small_models import small
 from thriftserve import remote as fetching
-from thriftserve.controller.fetch_agent import whole
+from thriftserve.remote.fetch_agent import check_saved_model
 
 
 @cache
@@ -61,7 +61,7 @@ def zip_of(content: dict[str, bytes], prefix: str = "") -> bytes:
 
 
 #: A fetch with the check that a server makes.
-fetch = partial(fetching.fetch, check=whole)
+fetch = partial(fetching.fetch, check=check_saved_model)
 
 
 def holds_model(version: Path) -> bool:

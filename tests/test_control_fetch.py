@@ -67,7 +67,7 @@ def fetchers(served: Controlled) -> list[psutil.Process]:
     found = []
     for each in psutil.Process(served.server.pid).children(recursive=True):
         try:
-            if "thriftserve.controller.fetch_agent" in each.cmdline():
+            if "thriftserve.remote.fetch_agent" in each.cmdline():
                 found.append(each)
         except psutil.NoSuchProcess:
             continue

@@ -13,7 +13,7 @@ import fsspec
 import pytest
 
 from copied_models import ASSET, FIRST, PARTS, PB, whole_version
-from thriftserve.remote.mirror import KEPT_SUPERSEDED, Mirror, SyncResult, directory_of
+from thriftserve.remote.mirror import KEPT_SUPERSEDED, Mirror, SyncResult, mirror_directory
 from thriftserve.repository.versions import All, Latest, ModelConfig, Specific, list_versions
 from thriftserve.repository.watcher import Watcher
 from web_directory import http_server
@@ -63,14 +63,14 @@ def test_mirror_brings_what_is_asked_for(tmp_path: Path, over: Callable[[Path], 
     for name in (1, "0002", "notes"):
         put(base, name)
     with over(base) as url:
-        mirror = Mirror(url, directory_of(tmp_path / "cache", url))
+        mirror = Mirror(url, mirror_directory(tmp_path / "cache", url))
         assert mirror.sync(Latest()) == SyncResult(coming=True)
         assert mirror.sync(Latest()) == SyncResult(landed=(2,))
         assert mirror.sync(Latest()) == SyncResult()
     assert whole(mirror.directory / "2")
     assert sorted(one.name for one in mirror.directory.iterdir()) == ["2"]
     config = ModelConfig("m", "tensorflow", url)
-    watcher = Watcher([config], lambda one: directory_of(tmp_path / "cache", one.source))
+    watcher = Watcher([config], lambda one: mirror_directory(tmp_path / "cache", one.source))
     assert [one.version for one in watcher.poll(settled=True).models["m"].wanted] == [2]
 
 
@@ -97,7 +97,7 @@ def test_policies_of_several_models(tmp_path: Path) -> None:
     assert all("base: has no version 9, which the policy names" in one.problems[0] for one in told)
     for number in (2, 3, 4, 5):
         put(tmp_path / "cache", number)
-    assert mirror.sync(Latest(), held=(1, 2)).removed == (3,)
+    assert mirror.sync(Latest(), protected=(1, 2)).removed == (3,)
     assert here(mirror) == [1, 2, 4, 5, 6]
 
 
@@ -228,6 +228,8 @@ def test_names_that_lead_out_are_refused(tmp_path: Path) -> None:
 
 def test_directories_differ_by_url(tmp_path: Path) -> None:
     """Each URL has a directory of its own, whose name tells it and leads nowhere else."""
-    names = {directory_of(tmp_path, url).name for url in ("s3://a/m", "s3://b/m", "gs://a/m", "s3://a/..", "s3://a/m/")}
+    names = {
+        mirror_directory(tmp_path, url).name for url in ("s3://a/m", "s3://b/m", "gs://a/m", "s3://a/..", "s3://a/m/")
+    }
     assert len(names) == 5
     assert all(not name.startswith(".") and "/" not in name for name in names)

@@ -46,7 +46,7 @@ def test_versions_behind_a_url(tmp_path: Path) -> None:
             with server.client() as client:
                 assert client.predict("half", {"x": X}).version == 2
             (tmp_path / "away").rename(base)
-            wait_until(lambda: f"{url}/half: is well again" in server.log())
+            wait_until(lambda: f"{url}/half: recovered" in server.log())
 
             # The process that mirrors may die at any time, and the keeper with it.
             (mirroring,) = mirrors(server)

@@ -1,6 +1,6 @@
 """Models that are being fetched by URL: one of each name at a time, in a process of its own.
 
-    begin(Wanted) --thriftserve.controller.fetch_agent--> notes: how far   -->  FETCH_DIR/NAME/VERSION, landed(Wanted)
+    begin(Wanted) --thriftserve.remote.fetch_agent--> notes: how far   -->  FETCH_DIR/NAME/VERSION, landed(Wanted)
                                                   another try, later and later   -->  failed: why
     cancel, a later begin  -->  that process killed
 
@@ -9,13 +9,8 @@ What is wanted is among the wishes: a keeper or a server that takes over goes on
 
 from __future__ import annotations
 
-import contextlib
-import json
 import logging
-import os
 import signal
-import subprocess
-import sys
 import threading
 import time
 from collections.abc import Callable, Mapping
@@ -27,6 +22,7 @@ from thriftserve.controller.configuration import RetryPolicy
 from thriftserve.controller.fetched_models import FetchedModelStore
 from thriftserve.controller.overrides import OperatorOverrides
 from thriftserve.errors import Code
+from thriftserve.remote.agent_client import AgentProcess
 from thriftserve.remote.staging import discard
 from thriftserve.repository.state_store import LoadFailure, StateDir
 from thriftserve.repository.version_states import KEPT_ENDED, VersionStatus
@@ -37,7 +33,7 @@ from thriftserve_idl.ttypes import ModelState
 
 log = logging.getLogger(__name__)
 
-_PROGRAM = "thriftserve.controller.fetch_agent"
+_AGENT = "thriftserve.remote.fetch_agent"
 #: So many models are downloaded and unpacked at once; others wait.
 _AT_ONCE = 4
 _places = threading.BoundedSemaphore(_AT_ONCE)
@@ -94,7 +90,7 @@ class FetchJob(threading.Thread):
         self._limits = limits
         self._before = before
         self._ended = ended
-        self._process: subprocess.Popen[str] | None = None
+        self._process: AgentProcess | None = None
         self._starting = threading.Lock()
         self._stopped = threading.Event()
         self._cancelled = False
@@ -146,46 +142,28 @@ class FetchJob(threading.Thread):
             if self._stopped.is_set():
                 return FetchOutcome((Code.CANCELLED, "given up"))
             self.note = "begins"
-            self._process = _started()
-        with self._process as process:
-            assert process.stdin is not None and process.stdout is not None
-            with contextlib.suppress(BrokenPipeError):  # it has ended before us: its end says why
-                process.stdin.write(json.dumps({**self._request, "timeout_s": max(timeout_s, 1.0)}) + "\n")
-                process.stdin.flush()
-            outcome = None
-            for line in process.stdout:
-                outcome = self._heard(json.loads(line)) or outcome
-            return outcome or _died(process.wait())
+            self._process = AgentProcess(_AGENT)
+        process = self._process
+        process.send({**self._request, "timeout_s": max(timeout_s, 1.0)})
+        outcome = None
+        for event in process.events():
+            outcome = self._heard(event) or outcome
+        exit_code = process.close()
+        return outcome or _died(exit_code)
 
     def _heard(self, content: dict[str, Any]) -> FetchOutcome | None:
         if "progress" in content:
             self.note = content["progress"]
-        elif "log" in content:
-            log.log(content["log"], "%s", content["message"])
-        elif "error" in content:
+            return None
+        if "error" in content:
             code, message, passing = content["error"]
             return FetchOutcome((Code(code), message), passing)
-        else:
-            return FetchOutcome()
-        return None
+        return FetchOutcome()
 
 
 def _died(code: int) -> FetchOutcome:
     how = f"by {signal.Signals(-code).name}" if code < 0 else f"with exit code {code}"
     return FetchOutcome((Code.UNAVAILABLE, f"the process that fetched it ended {how}"), passing=True)
-
-
-def _started() -> subprocess.Popen[str]:
-    # A session of its own: a terminal's Ctrl-C is for the server, which ends it. And modules from where ours are.
-    return subprocess.Popen(
-        [sys.executable, "-P", "-m", _PROGRAM],
-        stdin=subprocess.PIPE,
-        stdout=subprocess.PIPE,
-        text=True,
-        encoding="utf-8",
-        start_new_session=True,
-        env={**os.environ, "PYTHONPATH": os.pathsep.join(filter(None, sys.path))},
-    )
 
 
 # Versions that operators have asked for and that are in no plan yet.

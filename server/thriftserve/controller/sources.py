@@ -5,11 +5,7 @@ ModelConfigs  --Watcher, Mirrors-->  wanted: versions by model, once two looks a
 
 from __future__ import annotations
 
-import contextlib
-import json
 import logging
-import subprocess
-import sys
 import threading
 from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
 from dataclasses import dataclass
@@ -17,7 +13,8 @@ from pathlib import Path
 from typing import Any
 
 from thriftserve.controller.configuration import RetryPolicy
-from thriftserve.remote.mirror import directory_of
+from thriftserve.remote.agent_client import AgentProcess
+from thriftserve.remote.mirror import mirror_directory
 from thriftserve.repository.plan import Plan
 from thriftserve.repository.state_store import StateDir
 from thriftserve.repository.versions import ModelConfig, VersionDir, policy_to_json
@@ -28,7 +25,7 @@ from thriftserve.settings import ServeSettings
 
 #: A process that died is followed by another after so long, and twice as long each time up to the second.
 _PAUSE_S, _LONGEST_PAUSE_S = 1.0, 60.0
-_END_S = 5.0
+_AGENT = "thriftserve.remote.mirror_agent"
 
 log = logging.getLogger(__name__)
 
@@ -41,7 +38,7 @@ def cache_of(settings: ServeSettings, state: StateDir) -> Path:
 
 def base_path_of(cache: Path, config: ModelConfig) -> Path:
     """Where the versions of a model lie on this machine."""
-    return directory_of(cache, config.source) if config.remote else Path(config.source)
+    return mirror_directory(cache, config.source) if config.remote else Path(config.source)
 
 
 @dataclass(frozen=True)
@@ -68,7 +65,7 @@ class MirrorClient:
         self._cache = cache
         self._changed = changed
         self._wanted: dict[str, Any] = {"urls": {}}
-        self._process: subprocess.Popen[str] | None = None
+        self._process: AgentProcess | None = None
         self._listener: threading.Thread | None = None
         self._start_at, self._pause_s = 0.0, _PAUSE_S
         self._hearing = threading.Condition()
@@ -86,11 +83,11 @@ class MirrorClient:
         urls: dict[str, dict[str, list[Any]]] = {}
         for config in configs:
             if config.remote:
-                wish = urls.setdefault(config.source, {"policies": [], "held": []})
+                wish = urls.setdefault(config.source, {"policies": [], "protected": []})
                 wish["policies"].append(policy_to_json(config.policy))
         for url, wish in urls.items():
-            directory = directory_of(self._cache, url)
-            wish["held"] = sorted(
+            directory = mirror_directory(self._cache, url)
+            wish["protected"] = sorted(
                 {one.version for plan in plans for _, one in plan.versions() if one.path.parent == directory}
             )
         wanted = {"cache": str(self._cache), "poll_s": poll_s, "urls": urls}
@@ -103,24 +100,24 @@ class MirrorClient:
         if self._process is None:
             self.tend(now)
         else:
-            self._send(self._process)
+            self._process.send(self._wanted)
 
     def tend(self, now: float) -> None:
         """Has a process there, where one is wanted."""
         if self._process is not None and not self.alive:
-            log.error("the process that mirrors URLs has ended with code %d", self._process.returncode)
+            log.error("the process that mirrors URLs has ended with code %d", self._process.exit_code)
             self.close()
             self._start_at, self._pause_s = now + self._pause_s, min(2 * self._pause_s, _LONGEST_PAUSE_S)
         if self._process is None and self._wanted["urls"] and now >= self._start_at:
-            self._process = _started()
+            self._process = AgentProcess(_AGENT)
             self._listener = threading.Thread(target=self._listen, args=(self._process,), name="mirrors", daemon=True)
             self._listener.start()
-            self._send(self._process)
+            self._process.send(self._wanted)
 
     @property
     def alive(self) -> bool:
         """Whether the process is there."""
-        return self._process is not None and self._process.poll() is None
+        return self._process is not None and self._process.exit_code is None
 
     def told(self, url: str) -> MirrorReport:
         """What was told of a URL last."""
@@ -138,31 +135,12 @@ class MirrorClient:
         self._process = self._listener = None
         if process is None or listener is None:
             return
-        assert process.stdin is not None
-        with contextlib.suppress(OSError):  # it has ended before us
-            process.stdin.close()
-        try:
-            process.wait(_END_S)
-        except subprocess.TimeoutExpired:
-            process.kill()
-            process.wait()
+        process.close()
         listener.join()
 
-    def _send(self, process: subprocess.Popen[str]) -> None:
-        assert process.stdin is not None
-        with contextlib.suppress(OSError):  # it has ended: another one follows
-            process.stdin.write(json.dumps(self._wanted) + "\n")
-            process.stdin.flush()
-
-    def _listen(self, process: subprocess.Popen[str]) -> None:
-        assert process.stdout is not None
-        with process.stdout:
-            for line in process.stdout:
-                content = json.loads(line)
-                if "log" in content:
-                    log.log(content["log"], "%s", content["message"])
-                else:
-                    self._hear(content)
+    def _listen(self, process: AgentProcess) -> None:
+        for event in process.events():
+            self._hear(event)
         with self._hearing:
             self._hearing.notify_all()
 
@@ -176,22 +154,10 @@ class MirrorClient:
             if problem not in before.problems:
                 log.warning("%s", problem)
         if before.problems and not problems:
-            log.info("%s: is well again", url)
+            log.info("%s: recovered", url)
         self._pause_s = _PAUSE_S
         if content["changed"]:
             self._changed()
-
-
-def _started() -> subprocess.Popen[str]:
-    # A session of its own: a terminal's Ctrl-C is for the server, which ends it.
-    return subprocess.Popen(
-        [sys.executable, "-P", "-m", "thriftserve.remote.mirror_agent"],
-        stdin=subprocess.PIPE,
-        stdout=subprocess.PIPE,
-        text=True,
-        encoding="utf-8",
-        start_new_session=True,
-    )
 
 
 class SourceWatcher:

@@ -1,115 +1,122 @@
-"""The program that mirrors base paths behind URLs, in a process of its own: python -m thriftserve.remote.mirror_agent
+"""The program that mirrors base paths behind URLs: python -m thriftserve.remote.mirror_agent
 
-    stdin:  {"cache": …, "poll_s": 10, "urls": {"s3://…": {"policies": […], "held": […]}}}  what is wanted
-    stdout: {"url": "s3://…", "settled": true, "changed": false, "problems": […]}           after each look
-            {"log": 20, "message": "…"}                                                     what there is to log
+    stdin:  {"cache": …, "poll_s": 10, "urls": {"s3://…": {"policies": […], "protected": […]}}}  what to mirror now
+    stdout: {"url": "s3://…", "settled": true, "changed": false, "problems": […]}                after each sync
 
-The file systems of fsspec run threads and may hang, crash or grow: here none of that is anybody else's. It ends with
-its stdin, so it outlives nobody.
+fsspec's file systems run threads and may hang, crash or grow; in a process of their own they harm nobody else.
 """
 
 from __future__ import annotations
 
 import contextlib
 import fcntl
-import json
 import logging
 import os
 import shutil
-import sys
 import threading
 import time
 from collections.abc import Collection, Mapping
 from pathlib import Path
-from typing import Any, TextIO
+from typing import Any, NamedTuple, TextIO
 
-from thriftserve.remote.mirror import Mirror, SyncResult, directory_of
+from thriftserve.remote.agent import Parent, run_agent
+from thriftserve.remote.mirror import Mirror, SyncResult, mirror_directory
 from thriftserve.repository.versions import VersionPolicy, policy_from_json
 
-#: After a look that saw something new, the next one comes this soon: it shows whether it has stayed the same.
-_SECOND_LOOK_S = 1.0
-#: How long a program that takes over waits for the one before it to end.
-_LOCK_PATIENCE_S = 10.0
-#: What was mirrored of a URL goes so long after the last look at it.
-_KEPT_UNUSED_S = 3 * 86400.0
-_NICE = 5
+#: After a sync that saw something new, the next one follows this soon: it shows whether that has stayed the same.
+_SECOND_SYNC_S = 1.0
+#: How long a new agent waits for the one before it to end.
+_LOCK_TIMEOUT_S = 10.0
+#: A mirror that no model uses is removed so long after its last sync.
+_UNUSED_S = 3 * 86400.0
 
 log = logging.getLogger(__name__)
 
 
+def main(parent: Parent) -> None:
+    """Mirror what the latest command says."""
+    agent = MirrorAgent(parent)
+    while True:
+        command = parent.next_command()
+        try:
+            agent.configure(command)
+        except OSError as error:
+            log.error("can't mirror base paths behind URLs: %s", error)
+            return
+
+
 class MirrorAgent:
-    """Mirrors every URL in a thread of its own: a slow one keeps no other waiting.
+    """Mirrors every URL in a thread of its own, so that a slow one keeps no other waiting. Used by one thread."""
 
-    Args:
-        out: where reports go, a line each.
-    """
+    def __init__(self, parent: Parent) -> None:
+        self._parent = parent
+        self._mirrors: dict[str, _MirrorThread] = {}
+        self._lock_file: TextIO | None = None
 
-    def __init__(self, out: TextIO) -> None:
-        self._out = out
-        self._writing = threading.Lock()
-        self._threads: dict[str, _UrlThread] = {}
-        self._locked: TextIO | None = None
+    def configure(self, command: Mapping[str, Any]) -> None:
+        """Mirror the URLs of a command and no others, and sync each of them now.
 
-    def want(self, content: Mapping[str, Any]) -> None:
-        """Mirrors these URLs and no others from now on, and looks at each of them at once."""
-        cache = Path(content["cache"])
+        Raises:
+            OSError: the cache can't be used, or another server uses it.
+        """
+        cache, urls = Path(command["cache"]), command["urls"]
         self._lock(cache)
-        urls = content["urls"]
-        for url, wish in urls.items():
-            if url not in self._threads:
-                self._threads[url] = _UrlThread(self, Mirror(url, directory_of(cache, url)), url)
-            policies = [policy_from_json(one) for one in wish["policies"]]
-            self._threads[url].want(policies, wish["held"], content["poll_s"])
-        for url, thread in self._threads.items():
+        for url, task in urls.items():
+            if url not in self._mirrors:
+                self._mirrors[url] = _MirrorThread(self._parent, url, mirror_directory(cache, url))
+            policies = [policy_from_json(policy) for policy in task["policies"]]
+            self._mirrors[url].configure(_Task(policies, task["protected"], command["poll_s"]))
+        for url, mirror in self._mirrors.items():
             if url not in urls:
-                thread.rest()
-        _clear(cache, {directory_of(cache, url) for url in urls})
-
-    def tell(self, content: Mapping[str, Any]) -> None:
-        """Writes a line."""
-        with self._writing, contextlib.suppress(BrokenPipeError):  # stdin has ended too
-            self._out.write(json.dumps(content) + "\n")
-            self._out.flush()
+                mirror.configure(None)
+        _remove_unused(cache, {mirror_directory(cache, url) for url in urls})
 
     def _lock(self, cache: Path) -> None:
-        """Keeps other servers out of the cache: two that mirror into one directory would undo each other's work."""
-        if self._locked is not None:
+        """Keep other servers out of the cache: two that mirror into one directory would undo each other's work."""
+        if self._lock_file is not None:
             return
         cache.mkdir(parents=True, exist_ok=True)
-        file = open(cache / ".lock", "w", encoding="utf-8")  # noqa: SIM115  (held until the process ends)
-        until = time.monotonic() + _LOCK_PATIENCE_S
-        while True:
+        file = open(cache / ".lock", "w", encoding="utf-8")  # noqa: SIM115  (locked until the process ends)
+        give_up_at = time.monotonic() + _LOCK_TIMEOUT_S
+        while self._lock_file is None:
             try:
                 fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+                self._lock_file = file
             except OSError:
-                if time.monotonic() > until:
-                    raise OSError(f"{cache} is another server's: give each its own model_cache_dir") from None
+                if time.monotonic() > give_up_at:
+                    raise OSError(
+                        f"{cache} is in use by another server: give each server its own mirror_dir or state_dir"
+                    ) from None
                 time.sleep(0.1)
-            else:
-                self._locked = file
-                return
 
 
-class _UrlThread:
-    """One URL, looked at again and again. The thread never ends: whoever wants the URL again gets the same."""
+class _Task(NamedTuple):
+    """What to do for a URL."""
 
-    def __init__(self, mirroring: MirrorAgent, mirror: Mirror, url: str) -> None:
-        self._mirroring = mirroring
-        self._mirror = mirror
+    #: What to bring.
+    policies: list[VersionPolicy]
+    #: Versions that must not be removed.
+    protected: list[int]
+    #: Seconds between two syncs; 0: only when a command comes.
+    poll_s: float
+
+
+class _MirrorThread:
+    """One URL, synced again and again. The thread never ends: if the URL comes back, it goes on."""
+
+    def __init__(self, parent: Parent, url: str, directory: Path) -> None:
+        self._parent = parent
         self._url = url
-        self._wish: tuple[list[VersionPolicy], list[int], float] | None = None
+        self._mirror = Mirror(url, directory)
+        self._task: _Task | None = None
         self._wake = threading.Event()
-        self._thread = threading.Thread(target=self._run, name=f"mirror {url}", daemon=True)
-        self._thread.start()
+        threading.Thread(target=self._run, name=f"mirror {url}", daemon=True).start()
 
-    def want(self, policies: list[VersionPolicy], held: list[int], poll_s: float) -> None:
-        """What to bring, what not to remove, and seconds between looks; 0: only when told."""
-        self._wish = (policies, held, poll_s)
-        self._wake.set()
-
-    def rest(self) -> None:
-        """Has it do nothing after the look that it is at."""
-        self._wish = None
+    def configure(self, task: _Task | None) -> None:
+        """Sync now and from now on; None: no more after the sync that is running."""
+        self._task = task
+        if task is not None:
+            self._wake.set()
 
     def _run(self) -> None:
         pause_s: float | None = None
@@ -117,63 +124,37 @@ class _UrlThread:
             self._wake.wait(pause_s)
             self._wake.clear()
             pause_s = None
-            if self._wish is not None:
-                policies, held, poll_s = self._wish
-                synced = self._look(policies, held)
-                self._tell(synced)
-                pause_s = min(poll_s or _SECOND_LOOK_S, _SECOND_LOOK_S) if synced.coming else poll_s or None
+            task = self._task
+            if task is not None:
+                result = self._sync(task)
+                self._report(result)
+                pause_s = min(task.poll_s or _SECOND_SYNC_S, _SECOND_SYNC_S) if result.coming else task.poll_s or None
 
-    def _tell(self, synced: SyncResult) -> None:
-        changed = bool(synced.landed or synced.removed)
-        told = {"settled": not synced.coming, "changed": changed, "problems": synced.problems}
-        self._mirroring.tell({"url": self._url, **told})
-
-    def _look(self, policies: list[VersionPolicy], held: list[int]) -> SyncResult:
+    def _sync(self, task: _Task) -> SyncResult:
         try:
-            synced = self._mirror.sync(*policies, held=held)
+            result = self._mirror.sync(*task.policies, protected=task.protected)
             with contextlib.suppress(FileNotFoundError):
-                os.utime(self._mirror.directory)  # see _clear
-            return synced
-        except Exception as error:  # the disk is full, say: the next look may do better
+                os.utime(self._mirror.directory)  # see _remove_unused
+            return result
+        except Exception as error:  # a full disk, for instance: the next sync may succeed
             return SyncResult(problems=(f"{self._url}: can't be mirrored: {error}",))
 
-
-class _Upward(logging.Handler):
-    """Has log records written by the process that has this one's output: it knows how the server logs."""
-
-    def __init__(self, mirroring: MirrorAgent) -> None:
-        super().__init__(logging.INFO)
-        self._mirroring = mirroring
-
-    def emit(self, record: logging.LogRecord) -> None:
-        """Passes a record on."""
-        self._mirroring.tell({"log": record.levelno, "message": record.getMessage()})
+    def _report(self, result: SyncResult) -> None:
+        self._parent.report(
+            url=self._url,
+            settled=not result.coming,
+            changed=bool(result.landed or result.removed),
+            problems=result.problems,
+        )
 
 
-def _clear(cache: Path, used: Collection[Path]) -> None:
-    """Removes what was mirrored of URLs that nobody has wanted for days."""
+def _remove_unused(cache: Path, used: Collection[Path]) -> None:
+    """Remove the mirrors of URLs that no model has used for days."""
     for path in cache.iterdir():
-        if path.is_dir() and path not in used and time.time() - path.stat().st_mtime > _KEPT_UNUSED_S:
-            log.info("%s: mirrors a URL that no model has had for days: removed", path)
+        if path.is_dir() and path not in used and time.time() - path.stat().st_mtime > _UNUSED_S:
+            log.info("%s: removed: no model has used this mirror for days", path)
             shutil.rmtree(path, ignore_errors=True)
 
 
-def main() -> None:
-    """Mirrors what stdin says until it ends."""
-    os.nice(_NICE)
-    mirroring = MirrorAgent(os.fdopen(os.dup(1), "w", encoding="utf-8"))
-    os.dup2(2, 1)  # what a library prints is no report
-    logging.basicConfig(level=logging.WARNING, handlers=[_Upward(mirroring)])
-    logging.getLogger("thriftserve").setLevel(logging.INFO)
-    for line in sys.stdin:
-        try:
-            mirroring.want(json.loads(line))
-        except OSError as error:
-            mirroring.tell({"log": logging.ERROR, "message": f"base paths behind URLs can't be mirrored: {error}"})
-            break
-    # Not by the interpreter's own end: it would wait for downloads.
-    os._exit(0)
-
-
 if __name__ == "__main__":
-    main()
+    run_agent(main)
