@@ -40,10 +40,10 @@ $(STAMP): setup.cfg
 venv: $(STAMP) ## the environment in .venv
 
 demo: $(STAMP) ## train a small network on digits, serve it, classify real scans through it
-	$(BIN)/python -m thriftserve_bench.demo --server-type $(SERVER_TYPE)
+	$(BIN)/python examples/demo --server-type $(SERVER_TYPE)
 
 serve: $(STAMP) ## the demo's server, left running
-	$(BIN)/python -m thriftserve_bench.demo --server-type $(SERVER_TYPE) --serve --port $(PORT)
+	$(BIN)/python examples/demo --server-type $(SERVER_TYPE) --serve --port $(PORT)
 
 test: $(STAMP) ## every test
 	$(BIN)/python -m pytest -n 3 --dist loadfile $(PYTEST_ARGS)

@@ -20,9 +20,10 @@ from pathlib import Path
 
 import psutil
 
-from thriftserve_bench.demo.recipe import RECIPE_FILE
+from demo.digits import RECIPE_FILE
+from documents import ROOT
 
-DEMO = [sys.executable, "-m", "thriftserve_bench.demo"]
+DEMO = [sys.executable, str(ROOT / "examples" / "demo")]
 
 
 def environment() -> dict[str, str]:

@@ -12,10 +12,10 @@ from pathlib import Path
 import numpy as np
 import pytest
 
+from demo import digits, options
 from demo_process import DEMO, demo, environment, left_behind, trained
 from thriftserve.servers import HostSettings
 from thriftserve.settings import SERVER_TYPES
-from thriftserve_bench.demo import digits, options
 from thriftserve_bench.server_types import SERVER_TYPES as TYPES
 from thriftserve_client import Client
 

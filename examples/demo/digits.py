@@ -1,7 +1,7 @@
-"""Handwritten digits: scikit-learn's 1,797 scans, split once and for all, as arrays and as PNG files.
+"""Handwritten digits: scikit-learn's 1,797 scans, in a fixed split, as arrays and as PNG files.
 
-    load_digits()  --seeded, stratified-->  Split(train, held_out)  -->  PNG files  -->  their names tell the truth
-                                                held_out  -->  kept beside them  -->  the next run's
+    load_digits()  --seeded, stratified-->  Split(train, held_out)  -->  PNG files  -->  each name has the right answer
+                                                held_out  -->  one .npz file beside them
 
 The scans are 8x8 with 17 grey levels. The files are 64x64, so that people can look at them; the server
 reduces them again, as the image settings beside the model say. Training sees what that reduction leaves.
@@ -17,10 +17,13 @@ from typing import Any
 
 import numpy as np
 
-from thriftserve_bench.demo.recipe import RECIPE
-
 Array = np.ndarray[Any, np.dtype[Any]]
 
+#: Version of the way that the demo's model is made. Raise it with each change of the data, the network or its
+#: training: models of an older recipe are trained anew.
+RECIPE = 1
+#: Name of the file in a version directory that says which recipe made it.
+RECIPE_FILE = "assets.extra/recipe.txt"
 #: Height and width of the network's input.
 SIDE = 8
 #: Height and width of the PNG files.
@@ -29,7 +32,7 @@ CLASSES = 10
 HELD_OUT = 360
 SCANS = 1797
 #: The held-out digits as arrays, beside their files.
-_KEPT = f"held-out-{RECIPE}.npz"
+_HELD_OUT_FILE = f"held-out-{RECIPE}.npz"
 #: Of the split; the network was never shown the held-out digits, whichever the seed of its training.
 _SPLIT_SEED = 7
 #: Grey levels of the scans: 0 to 16.
@@ -53,14 +56,14 @@ class Digits:
 
 @dataclass(frozen=True)
 class Split:
-    """The digits to learn from, and those kept back to be judged by."""
+    """The digits to train on, and those held out for the test."""
 
     train: Digits
     held_out: Digits
 
 
 def load() -> Split:
-    """All 1,797 digits, split so that each class has its share of both parts; the same in every run."""
+    """Return all 1,797 digits, split so that each class has its share of both parts; the same in every run."""
     from sklearn.datasets import load_digits
     from sklearn.model_selection import train_test_split
 
@@ -74,19 +77,19 @@ def load() -> Split:
 
 
 def held_out(directory: Path) -> Digits:
-    """The held-out digits, from `directory` where an earlier run left them: to import scikit-learn takes a second."""
-    kept = directory / _KEPT
-    if not kept.exists():
-        digits, file = load().held_out, io.BytesIO()
-        np.savez(file, scans=digits.scans, truth=digits.truth, places=digits.places)
+    """Return the held-out digits: from `directory` if an earlier run left them there, which saves a second's import."""
+    file = directory / _HELD_OUT_FILE
+    if not file.exists():
+        digits, buffer = load().held_out, io.BytesIO()
+        np.savez(buffer, scans=digits.scans, truth=digits.truth, places=digits.places)
         directory.mkdir(parents=True, exist_ok=True)
-        _write_whole(kept, file.getvalue())
-    with np.load(kept) as arrays:
+        _write_atomically(file, buffer.getvalue())
+    with np.load(file) as arrays:
         return Digits(arrays["scans"], arrays["truth"], arrays["places"])
 
 
 def png(scan: Array) -> bytes:
-    """A scan, UINT8 [8,8], as a grey PNG of 64x64."""
+    """Return A scan, UINT8 [8,8], as a grey PNG of 64x64."""
     from PIL import Image
 
     enlarged = Image.fromarray(scan).resize((FILE_SIDE, FILE_SIDE), Image.Resampling.NEAREST)
@@ -96,9 +99,9 @@ def png(scan: Array) -> bytes:
 
 
 def as_served(scans: Array) -> Array:
-    """What the network is given of scans [n,8,8] that come as files: FLOAT [n,8,8,1], 0 to 1.
+    """Return what the network gets for scans [n,8,8] that come as files: FLOAT [n,8,8,1], 0 to 1.
 
-    Enlarged and reduced again as the server does it: the bilinear filter takes a little from each neighbour.
+    They are enlarged and reduced again as the server does it: the bilinear filter takes a little from each neighbour.
     """
     from PIL import Image
 
@@ -110,7 +113,7 @@ def as_served(scans: Array) -> Array:
 
 
 def write(digits: Digits, directory: Path) -> list[Path]:
-    """Writes a PNG file for each digit that has none yet.
+    """Write a PNG file for each digit that has none yet.
 
     Returns:
         The files, in the order of the digits: `digit-4-0123.png` shows a 4
@@ -121,16 +124,16 @@ def write(digits: Digits, directory: Path) -> list[Path]:
     for scan, truth, place in zip(digits.scans, digits.truth, digits.places, strict=True):
         file = directory / f"digit-{truth}-{place:04d}.png"
         if not file.exists():
-            _write_whole(file, png(scan))
+            _write_atomically(file, png(scan))
         files.append(file)
     return files
 
 
-def _write_whole(file: Path, content: bytes) -> None:
-    """Writes beside it and renames: an interrupted run leaves no half file behind that the next would send."""
-    beside = file.with_suffix(f".{os.getpid()}.new")
+def _write_atomically(file: Path, content: bytes) -> None:
+    """Write another file and rename it: an interrupted run leaves no partial file."""
+    unfinished = file.with_suffix(f".{os.getpid()}.new")
     try:
-        beside.write_bytes(content)
-        beside.replace(file)
+        unfinished.write_bytes(content)
+        unfinished.replace(file)
     finally:
-        beside.unlink(missing_ok=True)
+        unfinished.unlink(missing_ok=True)

@@ -1,17 +1,22 @@
-"""`python -m thriftserve_bench.demo`; `make demo` and `make serve` run it.
+"""`python examples/demo`; `make demo` and `make serve` run it.
 
 argv  -->  story.run  -->  exit code
 """
 
 from __future__ import annotations
 
+import os
 import signal
 import sys
 from collections.abc import Sequence
+from pathlib import Path
 from types import FrameType
 
-from thriftserve_bench.demo.model import TrainingFailed
-from thriftserve_bench.demo.options import Options, parse
+# This directory is a package of its parent, which no installation knows of.
+sys.path.insert(0, os.fspath(Path(__file__).resolve().parents[1]))
+
+from demo.model import TrainingFailed
+from demo.options import Options, parse
 from thriftserve_bench.server_process import ServerFailed
 from thriftserve_client import ThriftServeClientError
 
@@ -19,7 +24,7 @@ _INTERRUPTED = 128 + signal.SIGINT
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
-    """Runs the demo; a failure is told in words, without a traceback."""
+    """Run the demo; a failure is printed as one message, without a traceback."""
     options = parse(arguments)
     for number in (signal.SIGTERM, signal.SIGHUP):
         signal.signal(number, _end)
@@ -34,7 +39,7 @@ def _run(options: Options) -> int:
     try:
         from rich.console import Console
 
-        from thriftserve_bench.demo import story
+        from demo import story
     except ModuleNotFoundError as error:
         return _failed(f"the demo needs {error.name}: pip install 'thriftserve[server-cpu,bench]'")
     try:
@@ -49,7 +54,7 @@ def _failed(why: str) -> int:
 
 
 def _end(number: int, frame: FrameType | None) -> None:
-    """Ends by an exception, so that whatever was started is stopped on the way out."""
+    """End by an exception, so that whatever was started is stopped on the way out."""
     sys.exit(128 + number)
 
 

@@ -1,4 +1,4 @@
-"""What the demo says at its end.
+"""What the demo prints at its end.
 
 held-out digits, answers  -->  galleries, accuracy, speed, the commands to try next
 """
@@ -9,24 +9,33 @@ import os
 import shlex
 import statistics
 import sys
+from collections.abc import Sequence
 from pathlib import Path
+from typing import Any
 
+from rich import box
 from rich.console import Console
 from rich.table import Table
+from rich.text import Text
 
-from thriftserve_bench.demo.digits import Digits
-from thriftserve_bench.demo.gallery import COLUMNS, gallery
-from thriftserve_bench.demo.options import PROGRAM, Options
-from thriftserve_bench.demo.sending import Sent
+from demo.digits import Array, Digits
+from demo.options import Options
+from demo.sending import Answer, Sent
 
 #: The demo has failed below this share of right answers.
 EXPECTED_ACCURACY = 0.97
 #: Where `make serve` listens, and the commands look for it.
 SERVE_PORT = 9090
+#: Columns of 8 characters, with their margins and the first column, fit 80.
+COLUMNS = 6
+#: Upper and lower pixel of a character, ink or paper, where there is no colour.
+_HALVES = {(False, False): " ", (True, False): "▀", (False, True): "▄", (True, True): "█"}
+#: More than this of 255 counts as ink there.
+_INK = 110
 
 
 def accuracy(digits: Digits, sent: Sent) -> float:
-    """Share of the digits whose first answer was right, 0 to 1."""
+    """Return share of the digits whose first answer was right, 0 to 1."""
     return _right(digits, sent) / len(digits.truth)
 
 
@@ -35,7 +44,7 @@ def _right(digits: Digits, sent: Sent) -> int:
 
 
 def show(console: Console, options: Options, digits: Digits, sent: Sent) -> None:
-    """Prints what came back: some answers, the least certain ones, accuracy and speed."""
+    """Print what came back: some answers, the least certain ones, accuracy and speed."""
     answers = sent.answers[: len(digits.truth)]
     some = _one_of_each(digits)[:COLUMNS]
     doubtful = sorted(range(len(answers)), key=lambda place: _certainty(digits, sent, place))[:COLUMNS]
@@ -46,7 +55,7 @@ def show(console: Console, options: Options, digits: Digits, sent: Sent) -> None
 
 
 def _one_of_each(digits: Digits) -> list[int]:
-    """Places of the first 0, the first 1, …."""
+    """Return places of the first 0, the first 1, …."""
     truth = digits.truth.tolist()
     return [truth.index(digit) for digit in sorted(set(truth))]
 
@@ -88,8 +97,54 @@ def _p99(values: list[float]) -> float:
     return statistics.quantiles(values, n=100, method="inclusive")[-1]
 
 
+def gallery(title: str, digits: Digits, answers: Sequence[Answer], shown: Sequence[int], console: Console) -> Table:
+    """Return A table of the digits at the places `shown`.
+
+    Args:
+        title: stands above it.
+        digits: all that were sent.
+        answers: one for each of them.
+        shown: which ones; at most COLUMNS fit 80 characters.
+        console: what it will be printed on: with colour, or without.
+    """
+    table = Table(title=title, title_justify="left", title_style="bold", box=box.SIMPLE_HEAD, show_header=False)
+    table.add_column(justify="right", style="dim")
+    for _ in shown:
+        table.add_column(justify="center")
+    if not console.options.ascii_only:
+        table.add_row("image", *(_drawn(digits.scans[place], console) for place in shown))
+    table.add_row("number", *(f"{digits.places[place]:04d}" for place in shown))
+    table.add_row("written", *(str(digits.truth[place]) for place in shown))
+    table.add_row("answer", *(_judged(answers[place], str(digits.truth[place])) for place in shown))
+    table.add_row("score", *(f"{answers[place].score:.1%}" for place in shown))
+    return table
+
+
+def _judged(answer: Answer, truth: str) -> Text:
+    right = answer.label == truth
+    return Text(answer.label if right else f"{answer.label} wrong", style="green" if right else "bold red")
+
+
+def _drawn(scan: Array, console: Console) -> Text:
+    """Return A scan UINT8 [8,8] as four lines of eight characters, each the upper and the lower of two pixels."""
+    text = Text()
+    for upper, lower in zip(scan[::2], scan[1::2], strict=True):
+        for high, low in zip(upper, lower, strict=True):
+            if console.color_system is None:
+                text.append(_HALVES[bool(high > _INK), bool(low > _INK)])
+            else:
+                text.append("▀", style=f"{_grey(high)} on {_grey(low)}")
+        text.append("\n")
+    text.rstrip()
+    return text
+
+
+def _grey(level: Any) -> str:
+    return f"#{int(level):02x}{int(level):02x}{int(level):02x}"
+
+
 def commands(options: Options, image: Path, port: int | None) -> list[tuple[str, str]]:
-    """Commands to try next, each with what it does.
+    """Return commands to try next, each with what it does.
 
     Args:
         options: of this run.
@@ -97,11 +152,11 @@ def commands(options: Options, image: Path, port: int | None) -> list[tuple[str,
         port: of the server that runs; None: none runs, and the first command starts one.
     """
     client = f"{_script('thriftserve-client')} --port {port or SERVE_PORT}"
-    made = "MAKELEVEL" in os.environ and options.directory == Path(".demo")
+    by_make = "MAKELEVEL" in os.environ and options.directory == Path(".demo")
     again = [] if options.directory == Path(".demo") else ["--directory", str(options.directory)]
-    run = shlex.join([_relative(sys.executable), *PROGRAM.split()[1:], *again])
+    run = shlex.join([_relative(sys.executable), _relative(str(Path(__file__).parent)), *again])
     other = "TProcessPoolServer" if options.server_type != "TProcessPoolServer" else "TNonblockingServer"
-    start = "make serve" if made else f"{run} --serve --port {SERVE_PORT}"
+    start = "make serve" if by_make else f"{run} --serve --port {SERVE_PORT}"
     serve = [("serve the model until Ctrl-C; then, in another terminal:", start)] if port is None else []
     return [
         *serve,
@@ -110,15 +165,15 @@ def commands(options: Options, image: Path, port: int | None) -> list[tuple[str,
         ("the server, its worker processes, their memory", f"{client} status"),
         (
             "the same on another server type",
-            f"SERVER_TYPE={other} make demo" if made else f"{run} --server-type {other}",
+            f"SERVER_TYPE={other} make demo" if by_make else f"{run} --server-type {other}",
         ),
     ]
 
 
-def show_commands(console: Console, told: list[tuple[str, str]]) -> None:
-    """Prints them, each on a line of its own that is never wrapped: they are there to be copied."""
+def show_commands(console: Console, commands_shown: list[tuple[str, str]]) -> None:
+    """Print them, each on a line of its own that is never wrapped: they are there to be copied."""
     console.print("\nTry next", style="bold")
-    for purpose, command in told:
+    for purpose, command in commands_shown:
         console.print(f"  # {purpose}", style="dim", highlight=False, soft_wrap=True)
         console.print(f"  {command}", markup=False, highlight=False, soft_wrap=True)
 
@@ -128,6 +183,6 @@ def _script(name: str) -> str:
 
 
 def _relative(path: str) -> str:
-    """A path below the current directory as it would be typed there."""
+    """Return A path below the current directory as it would be typed there."""
     here = Path.cwd()
     return str(Path(path).relative_to(here)) if Path(path).is_relative_to(here) else path

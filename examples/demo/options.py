@@ -1,4 +1,4 @@
-"""What the demo is told on its command line.
+"""The demo's command line.
 
 argv  --parse-->  Options
 """
@@ -12,12 +12,12 @@ from pathlib import Path
 
 from thriftserve_bench.server_types import BATCHING, SERVER_TYPES
 
-PROGRAM = "python -m thriftserve_bench.demo"
+PROGRAM = "python examples/demo"
 
 _DESCRIPTION = """\
 Trains a small convolutional network on scikit-learn's handwritten digits,
 starts `thriftserve serve` with it, sends it the digits that were held out as
-PNG files, and shows what came back. The model and the files are kept in .demo,
+PNG files, and shows what came back. The model and the files stay in .demo,
 so that the next run starts at once.
 """
 _EXAMPLES = f"""\
@@ -51,12 +51,12 @@ class Options:
 
     @property
     def images_path(self) -> Path:
-        """Where the held-out digits are, as PNG files."""
+        """Return where the held-out digits are, as PNG files."""
         return self.directory / "digits"
 
 
 def parse(arguments: Sequence[str] | None) -> Options:
-    """Options of a command line; a wrong one ends the program with usage and exit code 2."""
+    """Parse a command line; a wrong one ends the program with usage and exit code 2."""
     parser = argparse.ArgumentParser(
         prog=PROGRAM,
         description=_DESCRIPTION,
@@ -70,7 +70,7 @@ def parse(arguments: Sequence[str] | None) -> Options:
     add("--clients", type=_number(1, 256), default=4, help="connections that send, a thread each (default: 4)")
     add("--rounds", type=_number(1, 10_000), default=5, help="times that each digit is sent (default: 5)")
     add("--retrain", action="store_true", help="train again, as the model's next version")
-    add("--directory", type=Path, default=Path(".demo"), help="keeps model and files (default: .demo)")
+    add("--directory", type=Path, default=Path(".demo"), help="of model and files (default: .demo)")
     return Options(**vars(parser.parse_args(arguments)))
 
 

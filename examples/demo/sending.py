@@ -21,7 +21,7 @@ TIMEOUT_S = 120.0
 
 @dataclass(frozen=True)
 class Answer:
-    """What the server said of a file.
+    """What the server answered for a file.
 
     Attributes:
         label: the best class.
@@ -38,7 +38,7 @@ class Answer:
 
 @dataclass(frozen=True)
 class Sent:
-    """All answers: `answers[i]` is what the server said of file i; `seconds` for all of them together."""
+    """All answers: `answers[i]` is that of file i; `seconds` for all of them together."""
 
     answers: tuple[Answer, ...]
     seconds: float
@@ -60,7 +60,7 @@ class _Sender(threading.Thread):
         self.stopped = threading.Event()
 
     def run(self) -> None:
-        """Sends its share, file by file."""
+        """Send its share, file by file."""
         try:
             with self._client as client:
                 for turn, (place, file) in enumerate(self._share):
@@ -77,15 +77,15 @@ def _ask(client: Client, file: Path, first: bool) -> Answer:
     return Answer(best.label, best.score, time.perf_counter() - begun, first)
 
 
-def send(host: str, port: int, files: Sequence[Path], clients: int, told: Callable[[], None]) -> Sent:
-    """Sends each file once, over `clients` connections at a time.
+def send(host: str, port: int, files: Sequence[Path], clients: int, on_answer: Callable[[], None]) -> Sent:
+    """Send each file once, over `clients` connections at a time.
 
     Args:
         host: of the server.
         port: of the server.
         files: PNG files; the same one may be there several times.
         clients: connections, each with a thread.
-        told: called after each answer, in the thread that called this.
+        on_answer: called after each answer, in the thread that called this.
 
     Raises:
         ThriftServeClientError: a call failed; the other clients stop.
@@ -104,7 +104,7 @@ def send(host: str, port: int, files: Sequence[Path], clients: int, told: Callab
             if isinstance(outcome, Exception):
                 raise outcome
             answers[outcome[0]] = outcome[1]
-            told()
+            on_answer()
         seconds = time.perf_counter() - begun
     finally:
         for sender in senders:

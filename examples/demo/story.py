@@ -13,13 +13,13 @@ from pathlib import Path
 from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
 
-from thriftserve_bench.demo import digits, model, report, sending
-from thriftserve_bench.demo.options import Options
+from demo import digits, model, report, sending
+from demo.options import Options
 from thriftserve_bench.server_process import ServerProcess, clean_environment
 
 
 def run(options: Options, console: Console) -> int:
-    """Trains if need be, serves, sends, reports; or serves until it is interrupted.
+    """Train if need be, serves, sends, reports; or serves until it is interrupted.
 
     Returns:
         The exit code: 0, or 1 where too many answers were wrong.
@@ -48,8 +48,8 @@ def _step(console: Console, text: str) -> None:
     console.print(text, style="bold", markup=False, highlight=False)
 
 
-def _said(console: Console, text: str) -> None:
-    """A line that tells of paths and ports: not wrapped, so that it can be copied."""
+def _print_line(console: Console, text: str) -> None:
+    """Return A line that tells of paths and ports: not wrapped, so that it can be copied."""
     console.print(f"  {text}", markup=False, highlight=False, soft_wrap=True)
 
 
@@ -58,28 +58,32 @@ def _digits(options: Options, console: Console) -> tuple[digits.Digits, list[Pat
     with console.status("reading the scans"):
         held_out = digits.held_out(options.images_path)
         files = digits.write(held_out, options.images_path)
-    learnt, kept = digits.SCANS - len(files), len(files)
-    _said(console, f"{digits.SCANS:,} scans: {learnt:,} to learn from, {kept} held out in {options.images_path}")
+    trained_on, count = digits.SCANS - len(files), len(files)
+    _print_line(
+        console, f"{digits.SCANS:,} scans: {trained_on:,} to train on, {count} held out in {options.images_path}"
+    )
     return held_out, files
 
 
 def _model(options: Options, console: Console) -> model.Model:
     _step(console, "A convolutional network")
-    found = None if options.retrain else model.newest(options.model_path)
-    if found is not None:
-        _said(console, f"trained before: {found.base_path}/{found.version} (--retrain makes another version)")
-        return found
+    existing = None if options.retrain else model.newest(options.model_path)
+    if existing is not None:
+        _print_line(
+            console, f"trained before: {existing.base_path}/{existing.version} (--retrain makes another version)"
+        )
+        return existing
     begun = time.monotonic()
     with _progress(console) as bar:
         task = bar.add_task("importing TensorFlow", total=None)
-        made = model.make(
+        trained = model.make(
             options.model_path,
             lambda epoch, epochs, loss: bar.update(
                 task, completed=epoch, total=epochs, description=f"learning, loss {loss:.2f}"
             ),
         )
-    _said(console, f"trained in {time.monotonic() - begun:.1f} s: {made.base_path}/{made.version}")
-    return made
+    _print_line(console, f"trained in {time.monotonic() - begun:.1f} s: {trained.base_path}/{trained.version}")
+    return trained
 
 
 def _arguments(options: Options, served: model.Model) -> list[str]:
@@ -89,16 +93,16 @@ def _arguments(options: Options, served: model.Model) -> list[str]:
 
 @contextmanager
 def _server(options: Options, console: Console, served: model.Model) -> Iterator[ServerProcess]:
-    """The server, ready; it is stopped at the end, and where anything fails."""
+    """Yield the server, ready; it is stopped at the end, and where anything fails."""
     arguments = _arguments(options, served)
     _step(console, f"The server, {options.server_type}")
-    _said(console, f"thriftserve serve {' '.join(arguments)}")
+    _print_line(console, f"thriftserve serve {' '.join(arguments)}")
     process = ServerProcess(arguments, env=clean_environment(TF_CPP_MIN_LOG_LEVEL="2"), show_log=options.serve)
     # Where the server's log shows, a spinner would run through its lines.
     with nullcontext() if options.serve else console.status("loading the model"):
         process.start()
     with process as server:
-        _said(console, f"ready on {server.host}:{server.port}, pid {server.pid}")
+        _print_line(console, f"ready on {server.host}:{server.port}, pid {server.pid}")
         yield server
 
 
@@ -121,7 +125,7 @@ def _send(options: Options, console: Console, server: ServerProcess, files: list
 
 
 def _progress(console: Console) -> Progress:
-    """A bar; where the output is no terminal it is drawn once, when it is done."""
+    """Return A bar; where the output is no terminal it is drawn once, when it is done."""
     return Progress(
         TextColumn("  {task.description}"),
         BarColumn(bar_width=30),

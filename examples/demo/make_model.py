@@ -1,6 +1,6 @@
 """Trains the network and writes it as a SavedModel, in a process of its own: TensorFlow ends with it.
 
-python -m thriftserve_bench.demo.make_model DIRECTORY  -->  one JSON line an epoch  -->  DIRECTORY/saved_model.pb
+python -m demo.make_model DIRECTORY  -->  one JSON line an epoch  -->  DIRECTORY/saved_model.pb
 """
 
 from __future__ import annotations
@@ -10,8 +10,7 @@ import sys
 from pathlib import Path
 from typing import Any
 
-from thriftserve_bench.demo import digits, training
-from thriftserve_bench.demo.recipe import RECIPE, RECIPE_FILE
+from demo import digits, training
 from thriftserve_bench.plain_tensorflow import plain_tensorflow
 
 _IMAGE_TOML = f"""\
@@ -27,17 +26,17 @@ scores = "scores"
 
 
 def make(directory: Path) -> None:
-    """Trains on the digits and writes a version directory; tells each epoch on stdout."""
-    network = training.train(digits.load().train, _tell)
+    """Train on the digits and write a version directory; print each epoch on stdout."""
+    network = training.train(digits.load().train, _print_epoch)
     _save(network, directory)
     extra = directory / "assets.extra"
     extra.mkdir()
     (extra / "labels.txt").write_text("".join(f"{digit}\n" for digit in range(digits.CLASSES)), encoding="utf-8")
     (extra / "image.toml").write_text(_IMAGE_TOML, encoding="utf-8")
-    (directory / RECIPE_FILE).write_text(f"{RECIPE}\n", encoding="utf-8")
+    (directory / digits.RECIPE_FILE).write_text(f"{digits.RECIPE}\n", encoding="utf-8")
 
 
-def _tell(epoch: int, loss: float) -> None:
+def _print_epoch(epoch: int, loss: float) -> None:
     print(json.dumps({"epoch": epoch, "epochs": training.EPOCHS, "loss": round(loss, 4)}), flush=True)
 
 
@@ -46,10 +45,10 @@ def _save(network: Any, directory: Path) -> None:
     tf = plain_tensorflow()
 
     def classify(image: Any) -> dict[str, Any]:
-        return {"scores": tf.nn.softmax(network.logits(image, learning=False))}
+        return {"scores": tf.nn.softmax(network.logits(image, training=False))}
 
-    takes = [tf.TensorSpec([None, digits.SIDE, digits.SIDE, 1], tf.float32, name="image")]
-    signature = tf.function(classify, input_signature=takes)
+    inputs = [tf.TensorSpec([None, digits.SIDE, digits.SIDE, 1], tf.float32, name="image")]
+    signature = tf.function(classify, input_signature=inputs)
     tf.saved_model.save(network, str(directory), signatures={"serving_default": signature})
 
 
