@@ -11,7 +11,7 @@ from typing import Any, ClassVar
 
 from uvicorn_worker import UvicornWorker
 
-from thriftserve.gateway.uvicorn_server import bounded
+from thriftserve.gateway.http_protocol import bounded
 
 
 class Worker(UvicornWorker):

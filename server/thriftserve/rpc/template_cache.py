@@ -38,7 +38,7 @@ class Span(NamedTuple):
 class MessageTemplate:
     """A message, and where others may differ from it.
 
-    >>> pattern = Pattern(b"x = 12, y = 34;", [(4, 6), (12, 14)])
+    >>> pattern = MessageTemplate(b"x = 12, y = 34;", [(4, 6), (12, 14)])
     >>> pattern.parts_of(b"x = 56, y = 78;")
     (b'56', b'78')
     >>> pattern.parts_of(b"x = 56, z = 78;") is None
