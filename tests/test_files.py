@@ -1,4 +1,4 @@
-"""Files that change whole or not at all: what is there after a write, a failed write and a killed one."""
+"""Atomic file writes: what a reader finds after a write, a failed write and a killed one."""
 
 from __future__ import annotations
 
@@ -11,16 +11,16 @@ from pathlib import Path
 
 import pytest
 
-from thriftserve.files import write_whole
+from thriftserve.files import write_atomically
 
-#: A process that may write 1000 bytes, writes 5000; what becomes of it then is its first argument.
+#: Writes 5000 bytes in a process limited to 1000. Its first argument is the action for the signal that follows.
 _CUT_OFF = """
 import resource, signal, sys
 from pathlib import Path
-from thriftserve.files import write_whole
+from thriftserve.files import write_atomically
 signal.signal(signal.SIGXFSZ, getattr(signal, sys.argv[1]))
 resource.setrlimit(resource.RLIMIT_FSIZE, (1000, 1000))
-write_whole(Path(sys.argv[2]), b"n" * 5000)
+write_atomically(Path(sys.argv[2]), b"n" * 5000)
 """
 
 
@@ -32,22 +32,22 @@ def _cut_off(path: Path, action: str) -> subprocess.CompletedProcess[str]:
 
 @pytest.mark.parametrize("durable", [True, False])
 def test_new_content_takes_the_place(tmp_path: Path, durable: bool) -> None:
-    """Text and bytes, where there was a file and where there was none; nothing else lies beside it."""
+    """Text and bytes replace a file or create one, and leave no other file behind."""
     path = tmp_path / "some.json"
-    write_whole(path, "größer", durable=durable)
+    write_atomically(path, "größer", durable=durable)
     assert path.read_text(encoding="utf-8") == "größer"
-    write_whole(path, b"\0\xff", durable=durable)
+    write_atomically(path, b"\0\xff", durable=durable)
     assert path.read_bytes() == b"\0\xff"
     assert list(tmp_path.iterdir()) == [path]
 
 
 def test_permissions(tmp_path: Path) -> None:
-    """A mode that is given holds whatever the umask; without one the file is like any other of the process."""
+    """A given mode applies whatever the umask; without one the umask decides, as for any new file."""
     before = os.umask(0o027)
     try:
-        write_whole(tmp_path / "open", "", mode=0o644)
-        write_whole(tmp_path / "own", "", mode=0o600)
-        write_whole(tmp_path / "any", "")
+        write_atomically(tmp_path / "open", "", mode=0o644)
+        write_atomically(tmp_path / "own", "", mode=0o600)
+        write_atomically(tmp_path / "any", "")
     finally:
         os.umask(before)
     modes = {path.name: stat.S_IMODE(path.stat().st_mode) for path in tmp_path.iterdir()}
@@ -55,7 +55,7 @@ def test_permissions(tmp_path: Path) -> None:
 
 
 def test_failed_write_leaves_the_old_file(tmp_path: Path) -> None:
-    """An error in the midst of writing is told, and leaves the file as it was and nothing beside it."""
+    """An error while writing is raised; the old file is unchanged and no other file is left."""
     path = tmp_path / "some.json"
     path.write_text("old")
     done = _cut_off(path, "SIG_IGN")
@@ -63,25 +63,25 @@ def test_failed_write_leaves_the_old_file(tmp_path: Path) -> None:
     assert path.read_text() == "old"
     assert list(tmp_path.iterdir()) == [path]
     with pytest.raises(FileNotFoundError):
-        write_whole(tmp_path / "none" / "some.json", "new")
+        write_atomically(tmp_path / "none" / "some.json", "new")
 
 
 def test_killed_write_leaves_the_old_file(tmp_path: Path) -> None:
-    """A process that is killed in the midst of writing leaves the file as it was."""
+    """A process killed while it writes leaves the old file unchanged."""
     path = tmp_path / "some.json"
     path.write_text("old")
     assert _cut_off(path, "SIG_DFL").returncode == -signal.SIGXFSZ
     assert path.read_text() == "old"
-    write_whole(path, "new")
+    write_atomically(path, "new")
     assert path.read_text() == "new"
 
 
 def test_link_in_the_way_is_not_followed(tmp_path: Path) -> None:
-    """Where the name beside the file is taken by a link, what that points at stays as it is."""
+    """A link under the name of the new file is removed; its target is unchanged."""
     other = tmp_path / "other"
     other.write_text("theirs")
     path = tmp_path / "some.json"
-    write_whole(path, "old")
+    write_atomically(path, "old")
     (tmp_path / f".some.json.{os.getpid()}.new").symlink_to(other)
-    write_whole(path, "new")
+    write_atomically(path, "new")
     assert (other.read_text(), path.read_text()) == ("theirs", "new")

@@ -14,7 +14,7 @@ from collections.abc import Collection
 from pathlib import Path
 
 from thriftserve.errors import FailedPrecondition, ModelLoadError
-from thriftserve.files import write_whole
+from thriftserve.files import write_atomically
 from thriftserve.repository import versions
 from thriftserve.repository.state_store import StateDir
 from thriftserve.repository.versions import VersionDir
@@ -63,7 +63,7 @@ class FetchedModelStore:
         try:
             if not target.exists():
                 target.parent.mkdir(parents=True, exist_ok=True)
-                write_whole(origin, digest)
+                write_atomically(origin, digest)
             elif not origin.exists() or origin.read_text(encoding="utf-8") != digest:
                 raise FailedPrecondition(
                     f"model {name!r} version {version} was fetched from elsewhere: give another version"

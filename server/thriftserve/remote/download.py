@@ -23,7 +23,7 @@ from functools import partial
 from pathlib import Path
 
 from thriftserve.errors import DeadlineExceeded, ResourceExhausted, Unavailable
-from thriftserve.files import write_whole
+from thriftserve.files import write_atomically
 from thriftserve.remote.http import Address, HttpAnswer, HttpFailed, HttpRange, get
 
 # What of a download is on disk, kept beside it so that the next try goes on from there.
@@ -66,7 +66,7 @@ class Journal:
             "total": self.total,
             "parts": [[one.start, one.size, one.done] for one in self.parts],
         }
-        write_whole(path, json.dumps(content))
+        write_atomically(path, json.dumps(content))
 
     @classmethod
     def load(cls, path: Path) -> Journal | None:

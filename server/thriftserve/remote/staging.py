@@ -18,7 +18,7 @@ from pathlib import Path
 from types import TracebackType
 
 from thriftserve.errors import FailedPrecondition
-from thriftserve.files import write_whole
+from thriftserve.files import write_atomically
 from thriftserve.remote.download import DownloadPaths
 
 _PREFIX = ".fetching-"
@@ -93,7 +93,7 @@ class Staging:
         Raises:
             FailedPrecondition: there is something under the target's name by now.
         """
-        write_whole(self._landing, json.dumps({"source": source}))
+        write_atomically(self._landing, json.dumps({"source": source}))
         try:
             os.rename(whole, self._target)
         except OSError as error:

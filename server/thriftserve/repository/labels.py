@@ -23,7 +23,7 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 
 from thriftserve.errors import ConfigError, FailedPrecondition, InvalidArgument, NotFound
-from thriftserve.files import write_whole
+from thriftserve.files import write_atomically
 
 #: Versions by label, by model.
 LabelMap = Mapping[str, Mapping[str, int]]
@@ -236,4 +236,4 @@ def _write(file: Path, set_labels: Mapping[str, Mapping[str, SetLabel]]) -> None
         },
     }
     file.parent.mkdir(parents=True, exist_ok=True)
-    write_whole(file, json.dumps(content, indent=1, sort_keys=True), mode=0o600)
+    write_atomically(file, json.dumps(content, indent=1, sort_keys=True), mode=0o600)

@@ -27,7 +27,7 @@ from pathlib import Path
 from typing import Any
 
 from thriftserve.errors import ModelLoadError
-from thriftserve.files import write_whole
+from thriftserve.files import write_atomically
 from thriftserve.repository.settings_table import Check, build, is_number, is_whole, parse_toml, read_toml, whole
 
 FILE = "model.toml"
@@ -112,7 +112,7 @@ def write_model_settings(path: Path, settings: ModelSettings) -> None:
         text = _edit(path, before, settings)
     except ModelLoadError:
         text = _edit(path, "", settings)
-    write_whole(path, text, mode=path.stat().st_mode & 0o777 if path.exists() else 0o644)
+    write_atomically(path, text, mode=path.stat().st_mode & 0o777 if path.exists() else 0o644)
 
 
 def _edit(path: Path, text: str, settings: ModelSettings) -> str:

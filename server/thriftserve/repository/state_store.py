@@ -22,7 +22,7 @@ from types import MappingProxyType
 from typing import Any, NamedTuple
 
 from thriftserve.errors import Code, ConfigError, StartError
-from thriftserve.files import write_whole
+from thriftserve.files import write_atomically
 from thriftserve.repository.version_states import VersionStatus
 from thriftserve_idl.ttypes import ModelState
 
@@ -73,7 +73,7 @@ class StateDir:
         Raises:
             OSError: the file can't be written; the old one is still there.
         """
-        write_whole(self._file(name), json.dumps(content, indent=1), durable=durable, mode=mode)
+        write_atomically(self._file(name), json.dumps(content, indent=1), durable=durable, mode=mode)
 
     def read(self, name: str) -> Any:
         """Return the content of NAME.json; None if there is no such file, or it can't be read."""

@@ -10,7 +10,7 @@ from collections.abc import Mapping
 from pathlib import Path
 
 from thriftserve.errors import ConfigError, ExitCode, ModelLoadError
-from thriftserve.files import CorruptFile, write_whole
+from thriftserve.files import CorruptFile, write_atomically
 from thriftserve.models import tfrecord, warmup_records
 from thriftserve.models.prediction_log import RecordedRequest, encode
 from thriftserve.models.signature import Signature, TensorSpec
@@ -85,7 +85,7 @@ def add(path: Path, content: bytes, *, replace: bool = False) -> int:
         if len(records) >= warmup_records.MAX_RECORDS:
             raise ConfigError(f"{path}: it has {len(records)} requests, and no more are run; --replace drops them")
         path.parent.mkdir(exist_ok=True)
-        write_whole(path, before + tfrecord.frame(content))
+        write_atomically(path, before + tfrecord.frame(content))
     except OSError as error:
         raise ConfigError(f"{path}: can't be written: {error.strerror}") from error
     return len(records) + 1
