@@ -12,8 +12,8 @@ import pytest
 from batching_models import rows_of, runs, watched
 from encoded_images import plain
 from numpy_models import Counter, handler_of, one_function, signature
-from thriftserve import arrival
 from thriftserve.batching import Batcher
+from thriftserve.deadline import mark_arrival
 from thriftserve.models.registry import Registry
 from thriftserve.models.servable import Servable
 from thriftserve.repository.model_settings import BatchingSettings
@@ -35,7 +35,7 @@ from thriftserve_idl.ttypes import (
 def _unmarked() -> Iterator[None]:
     """No mark is left on this thread for the next test."""
     yield
-    arrival.mark(None)
+    mark_arrival(None)
 
 
 class Hand:
@@ -50,10 +50,10 @@ class Hand:
         results: list[Any] = [None] * len(calls)
         waiting: list[tuple[int, Any, Any]] = []
         for place, (method, request) in enumerate(calls):
-            arrival.mark(time.monotonic() - age_s)
+            mark_arrival(time.monotonic() - age_s)
             steps = self.processor.begin(method, self.processor.together[method][0](request))
             advance(waiting, results, place, steps, None)
-        arrival.mark(None)
+        mark_arrival(None)
         while waiting:
             taken, waiting = waiting, []
             for (place, steps, _), answer in zip(taken, self.processor.run([one[2] for one in taken]), strict=True):

@@ -21,7 +21,7 @@ from typing import Any, Protocol
 from thrift.protocol.TProtocol import TProtocolException
 from thrift.Thrift import TApplicationException, TMessageType, TProcessor
 
-from thriftserve import arrival
+from thriftserve.deadline import mark_arrival
 from thriftserve.rpc.scan import cut_out, put_back
 from thriftserve.rpc.template_cache import CachedCall, CallTemplate, Span, TemplateCache, Varying
 from thriftserve_client.wire.framing import Frame, FrameError, LargeFrame
@@ -198,14 +198,14 @@ class Exchange:
         if arrived is None and source.size > _SLOW_TO_DECODE_BYTES:
             arrived = time.monotonic()
         if arrived is not None:
-            arrival.mark(arrived)
+            mark_arrival(arrived)
         try:
             self.processor.process(self._iprot, self._oprot)
         except BaseException as error:  # a handler may raise anything, SystemExit included
             return self._failed(error)
         finally:
             if arrived is not None:
-                arrival.mark(None)
+                mark_arrival(None)
         if type(source) is LargeFrame:
             source.release()
         parts: list[bytes] = self._out.take()
@@ -267,7 +267,7 @@ class Exchange:
             raise
         except BaseException as error:
             return self._failed(error)
-        arrival.mark(arrived)
+        mark_arrival(arrived)
         return PendingCall(self, name, seqid, args, self.processor.begin(name, args))
 
     def write_result(self, name: str, seqid: int, result: Any) -> list[bytes]:

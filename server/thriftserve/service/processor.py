@@ -46,7 +46,7 @@ class PredictProcessor(Predict.Processor):
     def begin(self, method: str, args: Any) -> Generator[Task, TaskResult, Any]:
         """The steps of one request, which end with its result struct.
 
-        Take the first one (`next`) right after `arrival.mark`: the moment of arrival is read there, and not
+        Take the first one (`next`) right after `mark_arrival`: the moment of arrival is read there, and not
         again. Each step yields a job; send its `Done` in, or throw the exception that `run` gave for it. No
         `Exception` comes out: every one is the result's error, counted and logged as for a single call.
 
