@@ -14,7 +14,7 @@ import pytest
 
 from thriftserve import __version__
 from thriftserve.errors import ExitCode
-from thriftserve.log import JsonLines, TextLines
+from thriftserve.log import JsonFormatter, TextFormatter
 
 ROOT = Path(__file__).parents[1]
 COMMAND = str(Path(sys.executable).with_name("thriftserve"))
@@ -144,15 +144,15 @@ def record(message: str, *, failed: bool = False) -> logging.LogRecord:
 
 def test_text_log_lines() -> None:
     """A text line has moment, level, logger, pid and message, and stays one line whatever it quotes."""
-    line = TextLines().format(record("bad name 'x\n2026-11-21T10:00:00.123Z error forged'"))
+    line = TextFormatter().format(record("bad name 'x\n2026-11-21T10:00:00.123Z error forged'"))
     assert TEXT_LINE.fullmatch(line)
     assert f" warning thriftserve.app {os.getpid()} bad name" in line
-    assert "RuntimeError: model fell over" in TextLines().format(record("m", failed=True)).splitlines()[-1]
+    assert "RuntimeError: model fell over" in TextFormatter().format(record("m", failed=True)).splitlines()[-1]
 
 
 def test_json_log_lines() -> None:
     """A JSON line is one object with the same parts; the traceback is in it."""
-    line = JsonLines().format(record("two\nlines", failed=True))
+    line = JsonFormatter().format(record("two\nlines", failed=True))
     assert "\n" not in line
     content = json.loads(line)
     assert content["message"] == "two\nlines"

@@ -1,4 +1,4 @@
-"""Cores that may be used: a control group's limit counts, wherever it is set; what is no limit does not."""
+"""Usable cores: the limit of a control group counts, whichever group sets it."""
 
 from __future__ import annotations
 
@@ -7,19 +7,18 @@ from pathlib import Path
 
 import pytest
 
-from thriftserve import cores
 from thriftserve.cores import cpu_limit, usable_cores
 
 
-def place(root: Path, files: dict[str, str], groups: str) -> tuple[Path, Path]:
-    """Files below a /sys/fs/cgroup, and a /proc/self/cgroup of those lines."""
+def cgroups(root: Path, files: dict[str, str], groups: str) -> tuple[Path, Path]:
+    """Create a /proc/self/cgroup with those lines, and a /sys/fs/cgroup with those files; return their paths."""
     for name, content in files.items():
         path = root / "mounted" / name
         path.parent.mkdir(parents=True, exist_ok=True)
         path.write_text(content)
-    told = root / "cgroup"
-    told.write_text(groups)
-    return told, root / "mounted"
+    cgroup_file = root / "cgroup"
+    cgroup_file.write_text(groups)
+    return cgroup_file, root / "mounted"
 
 
 @pytest.mark.parametrize(
@@ -48,7 +47,7 @@ def place(root: Path, files: dict[str, str], groups: str) -> tuple[Path, Path]:
 )
 def test_the_limit_of_a_group(tmp_path: Path, files: dict[str, str], groups: str, limit: float | None) -> None:
     """The smallest of the group's own limit and of those around it, in either version of control groups."""
-    assert cpu_limit(*place(tmp_path, files, groups)) == limit
+    assert cpu_limit(*cgroups(tmp_path, files, groups)) == limit
 
 
 def test_where_there_are_no_groups(tmp_path: Path) -> None:
@@ -57,9 +56,7 @@ def test_where_there_are_no_groups(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize(("limit", "usable"), [("50000", 1), ("100000", 1), ("190000", 1), ("99900000", 10**6)])
-def test_whole_cores(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, limit: str, usable: int) -> None:
-    """As many as may be kept busy all the time, one at least, and no more than there are."""
-    told, mounted = place(tmp_path, {"cpu.max": f"{limit} 100000"}, "0::/\n")
-    monkeypatch.setattr(cores, "_GROUPS", told)
-    monkeypatch.setattr(cores, "_MOUNTED", mounted)
-    assert usable_cores() == min(usable, len(os.sched_getaffinity(0)))
+def test_whole_cores(tmp_path: Path, limit: str, usable: int) -> None:
+    """As many cores as can be kept busy all the time, at least one, and no more than there are."""
+    cores = usable_cores(*cgroups(tmp_path, {"cpu.max": f"{limit} 100000"}, "0::/\n"))
+    assert cores == min(usable, len(os.sched_getaffinity(0)))

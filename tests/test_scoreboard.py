@@ -8,7 +8,7 @@ from collections.abc import Callable
 
 import pytest
 
-from thriftserve.status import BATCH_SIZE_BOUNDS, TIME_BOUNDS_US, ServerSnapshot, WorkerPhase, WorkerRole, in_words
+from thriftserve.status import BATCH_SIZE_BOUNDS, TIME_BOUNDS_US, ServerSnapshot, WorkerPhase, WorkerRole, summarize
 from thriftserve.supervisor.context import WorkerContext
 from thriftserve.supervisor.counters import Counters
 from thriftserve.supervisor.scoreboard import SLOT_CELLS, BoardCell, Cells, Scoreboard
@@ -253,14 +253,14 @@ def test_texts_are_cut() -> None:
     assert board.snapshot().workers[0].note == ""
 
 
-def test_in_words() -> None:
+def test_summary() -> None:
     """A line of percentiles as upper bounds, and the mean batch."""
     board, (counters,) = board_with(1)
     for _ in range(97):
         counters.observe(10, 20, 1)
     for _ in range(3):
         counters.observe(300, 2**40, 34)
-    assert in_words(board.snapshot().histograms) == (
+    assert summarize(board.snapshot().histograms) == (
         "queue time p50 <= 16, p90 <= 16, p99 <= 512 us; "
         "compute time p50 <= 32, p90 <= 32, p99 > 134217728 us; mean batch size 2.0"
     )

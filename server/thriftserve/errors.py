@@ -1,14 +1,14 @@
-"""What can go wrong, in neutral terms; each door translates it once.
+"""The errors of the server, in neutral terms. Each protocol's endpoint translates them once.
 
 ::
 
     ThriftServeError                  code, message, retryable
-      InvalidArgument                 the request is wrong by itself
-      DeadlineExceeded                its time was over before it was run
-      NotFound                        no such model, version or signature
-      ResourceExhausted               a queue or limit is full (retryable)
-      FailedPrecondition              the model is not what the method needs
-      Unimplemented                   a capability that is not there
+      InvalidArgument                 the request itself is wrong
+      DeadlineExceeded                the deadline passed before the request ran
+      NotFound                        no such model, version, label or signature
+      ResourceExhausted               a queue or another limit is full (retryable)
+      FailedPrecondition              the model or server is in the wrong state for the request
+      Unimplemented                   the server does not have this capability
       Unauthenticated                 the token is missing or wrong
       Internal                        the server or the model failed
       Unavailable                     loading or stopping (retryable)
@@ -16,7 +16,7 @@
         ConfigError                   a setting is wrong
         BindError                     the address can't be listened on
         ModelLoadError                a model can't be loaded
-        DeviceError                   a device is not there
+        DeviceError                   a device does not exist
 """
 
 from __future__ import annotations
@@ -46,7 +46,7 @@ class Code(IntEnum):
 
 
 class ExitCode(IntEnum):
-    """How the server's process ends. Documented in docs/reference/commands.md."""
+    """Exit codes of the server's process. docs/reference/commands.md documents them."""
 
     OK = 0
     INTERNAL = 1
@@ -59,7 +59,7 @@ class ExitCode(IntEnum):
 
 
 class ThriftServeError(Exception):
-    """The root of everything that this package raises on purpose."""
+    """The root of all errors that this package raises on purpose."""
 
     code: Code = Code.UNKNOWN
     retryable: bool = False
@@ -70,25 +70,25 @@ class ThriftServeError(Exception):
 
 
 class InvalidArgument(ThriftServeError):
-    """The request is wrong by itself, whatever the server's state."""
+    """The request is wrong in itself, whatever the server's state."""
 
     code = Code.INVALID_ARGUMENT
 
 
 class DeadlineExceeded(ThriftServeError):
-    """The request's time was over before it was run."""
+    """The deadline of the request passed before it ran."""
 
     code = Code.DEADLINE_EXCEEDED
 
 
 class NotFound(ThriftServeError):
-    """The model, version, label or signature named is not served."""
+    """No model, version, label or signature of that name is served."""
 
     code = Code.NOT_FOUND
 
 
 class ResourceExhausted(ThriftServeError):
-    """A queue or a limit is full; the same request may succeed later."""
+    """A queue or another limit is full. The same request may succeed later."""
 
     code = Code.RESOURCE_EXHAUSTED
     retryable = True
@@ -107,33 +107,33 @@ class Unimplemented(ThriftServeError):
 
 
 class Unauthenticated(ThriftServeError):
-    """The call does not carry the token that the server was given."""
+    """The call carries no token, or the wrong one."""
 
     code = Code.UNAUTHENTICATED
 
 
 class Internal(ThriftServeError):
-    """The server or the model failed; the log has the cause."""
+    """The server or the model failed. The log has the cause."""
 
     code = Code.INTERNAL
 
 
 class Unavailable(ThriftServeError):
-    """Loading or stopping; the same request may succeed later or elsewhere."""
+    """The server is loading or stopping. The same request may succeed later or elsewhere."""
 
     code = Code.UNAVAILABLE
     retryable = True
 
 
 class StartError(ThriftServeError):
-    """The server can't start or go on; its process ends with `exit_code`."""
+    """The server can't start or go on. Its process ends with `exit_code`."""
 
     code = Code.FAILED_PRECONDITION
     exit_code: ExitCode = ExitCode.INTERNAL
 
 
 class ConfigError(StartError):
-    """A setting is wrong; the message names it, its value and the remedy."""
+    """A setting is wrong. The message names it, its value and the remedy."""
 
     exit_code = ExitCode.CONFIG
 
@@ -151,6 +151,6 @@ class ModelLoadError(StartError):
 
 
 class DeviceError(StartError):
-    """A device that was asked for is not there."""
+    """A requested device does not exist."""
 
     exit_code = ExitCode.DEVICE

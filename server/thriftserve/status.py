@@ -1,7 +1,7 @@
-"""What a server knows of itself at one moment, in neutral terms.
+"""A snapshot of the server at one moment, in neutral terms.
 
-scoreboard (shared memory) + psutil  -->  ServerSnapshot  -->  handler: getServerStatus
-Timing of each request  -->  buckets of MEASURES  -->  Histogram  -->  getServerStatus | a line in the log
+scoreboard (shared memory) + psutil  -->  ServerSnapshot  -->  service: getServerStatus
+timing of each request  -->  buckets of MEASURES  -->  Histogram  -->  getServerStatus | a line in the log
 """
 
 from __future__ import annotations
@@ -12,13 +12,13 @@ from enum import IntEnum
 
 from thriftserve_client.histogram import Histogram
 
-#: Powers of two, because `int.bit_length` finds the bucket of a value at once: 8 us to 134 s, 1 to 4096 rows.
+#: Powers of two, because `int.bit_length` then finds the bucket of a value: 8 us to 134 s, 1 to 4096 rows.
 TIME_BOUNDS_US = tuple(2**power for power in range(3, 28))
 BATCH_SIZE_BOUNDS = tuple(2**power for power in range(13))
 
 
 class ServerPhase(IntEnum):
-    """The state of a server; `ServerState` of the IDL has the same numbers."""
+    """The state of a server. `ServerState` of the IDL has the same numbers."""
 
     STARTING = 1
     SERVING = 2
@@ -27,7 +27,7 @@ class ServerPhase(IntEnum):
 
 
 class WorkerPhase(IntEnum):
-    """The state of a worker; `WorkerState` of the IDL has the same numbers."""
+    """The state of a worker. `WorkerState` of the IDL has the same numbers."""
 
     STARTING = 1
     IDLE = 2
@@ -36,12 +36,12 @@ class WorkerPhase(IntEnum):
 
 
 class WorkerRole(IntEnum):
-    """What a process of the server does."""
+    """What a process of the server does. The status shows the lower-case name of the role."""
 
     WORKER = 0
-    #: Takes connections and queues requests; runs none.
+    #: Holds connections and queues requests; runs none.
     FRONT = 1
-    #: Decides what is served, and answers operators.
+    #: The controller. Scripts know it by this name.
     KEEPER = 2
     #: Answers HTTP.
     GATEWAY = 3
@@ -49,14 +49,14 @@ class WorkerRole(IntEnum):
 
 @dataclass(frozen=True)
 class Measure:
-    """What a histogram is kept of: a figure of each request's Timing, its unit, the upper bounds of its buckets."""
+    """A figure of each request that a histogram counts: its name, its unit, the upper bounds of its buckets."""
 
     name: str
     unit: str
     bounds: tuple[int, ...]
 
 
-#: In the order of `Counters.observe`.
+#: In the order of the arguments of `Counters.observe`.
 MEASURES = (
     Measure("queue_time", "us", TIME_BOUNDS_US),
     Measure("compute_time", "us", TIME_BOUNDS_US),
@@ -66,7 +66,7 @@ MEASURES = (
 
 @dataclass(frozen=True)
 class WorkerSnapshot:
-    """One worker process. Memory in bytes, times in seconds."""
+    """One process of the server. Memory in bytes, times in seconds."""
 
     index: int
     pid: int
@@ -86,9 +86,9 @@ class WorkerSnapshot:
 
 @dataclass(frozen=True)
 class ServerSnapshot:
-    """The server and its workers. Times in seconds.
+    """The server and its processes. Times in seconds.
 
-    `queued` and `queued_bytes` are what waits for a worker now; None where no process queues requests.
+    `queued` and `queued_bytes` count the requests that wait for a worker; None if no process queues requests.
     """
 
     phase: ServerPhase
@@ -104,19 +104,19 @@ class ServerSnapshot:
     queued_bytes: int | None = None
 
 
-def in_words(histograms: Iterable[Histogram]) -> str:
-    """Histograms as one line: percentiles of times as upper bounds, the mean of anything else."""
-    return "; ".join(_in_words(each) for each in histograms)
+def summarize(histograms: Iterable[Histogram]) -> str:
+    """Return histograms as one line: percentiles of times (as upper bounds), the mean of anything else."""
+    return "; ".join(_summary(histogram) for histogram in histograms)
 
 
-def _in_words(one: Histogram) -> str:
-    name = one.name.replace("_", " ")
-    if one.unit != "us":
-        return f"mean {name} {one.mean:.1f}"
-    shares = ", ".join(f"p{percent} {_within(one, percent / 100)}" for percent in (50, 90, 99))
-    return f"{name} {shares} us"
+def _summary(histogram: Histogram) -> str:
+    name = histogram.name.replace("_", " ")
+    if histogram.unit != "us":
+        return f"mean {name} {histogram.mean:.1f}"
+    percentiles = ", ".join(f"p{percent} {_upper_bound(histogram, percent / 100)}" for percent in (50, 90, 99))
+    return f"{name} {percentiles} us"
 
 
-def _within(one: Histogram, share: float) -> str:
-    bound = one.bound_of(share)
-    return f"> {one.bounds[-1]}" if bound is None else f"<= {bound}"
+def _upper_bound(histogram: Histogram, share: float) -> str:
+    bound = histogram.bound_of(share)
+    return f"> {histogram.bounds[-1]}" if bound is None else f"<= {bound}"

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import logging
 
-from thriftserve.status import ServerSnapshot, WorkerPhase, WorkerRole, in_words
+from thriftserve.status import ServerSnapshot, WorkerPhase, WorkerRole, summarize
 from thriftserve.supervisor.child import Report
 from thriftserve.supervisor.counters import Counters
 from thriftserve.supervisor.scoreboard import Scoreboard, histograms
@@ -61,4 +61,4 @@ class WorkerContext:
         """Logs one line about the requests that ran here, those of children that have ended included, if any did."""
         figures = histograms([self.board.slot(self.slot)])
         if count := figures[0].count:
-            log.info("ran %d requests: %s", count, in_words(figures))
+            log.info("ran %d requests: %s", count, summarize(figures))
