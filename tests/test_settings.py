@@ -1,4 +1,4 @@
-"""Settings: which source wins, and what each mistake is answered with."""
+"""Settings: which source wins, and what each error message says."""
 
 from __future__ import annotations
 
@@ -13,8 +13,9 @@ from thriftserve.settings import HostSettings, ServeSettings, gather
 from thriftserve.settings.docs import main as docs_main
 from thriftserve.settings.docs import page
 from thriftserve.settings.field import settings_of
-from thriftserve.settings.flags import add_flags, given_flags, help_of
+from thriftserve.settings.flags import add_flags, given_flags, help_text
 from thriftserve.settings.gateway import GatewaySettings
+from thriftserve.settings.host import server_type_uses
 
 ROOT = Path(__file__).parents[1]
 
@@ -31,14 +32,14 @@ def toml(tmp_path: Path, text: str) -> str:
     return str(path)
 
 
-def refusal(environ: dict[str, str] | None = None, **sources: Any) -> str:
+def error_of(environ: dict[str, str] | None = None, **sources: Any) -> str:
     with pytest.raises(ConfigError) as caught:
         gather(ServeSettings, environ=environ or {}, **sources)
     return caught.value.message
 
 
 def test_each_source_beats_the_one_before(tmp_path: Path) -> None:
-    """The value that holds is that of the last source which has one, and its origin says so."""
+    """The last source that has a value wins, and the origin names it."""
     config = toml(tmp_path, "port = 1\nthreads = 1\nbacklog = 1\n")
     environ = {"THRIFTSERVE_PORT": "2", "THRIFTSERVE_THREADS": "2"}
     effective = gather(ServeSettings, flags=parsed("--port", "3"), environ=environ, config=config)
@@ -49,8 +50,8 @@ def test_each_source_beats_the_one_before(tmp_path: Path) -> None:
 
 
 def test_every_setting_can_be_given_in_every_source(tmp_path: Path) -> None:
-    """No setting is left out of a source: each takes its own (non-default) value from file, environment and flag."""
-    changed = {one.name: _other_value(one) for one in settings_of(ServeSettings)}
+    """Each setting takes a non-default value from the file, from the environment and from its flag."""
+    changed = {setting.name: _other_value(setting) for setting in settings_of(ServeSettings)}
     lines = [f"{name} = {_toml_literal(value)}" for name, value in changed.items()]
     environ = {f"THRIFTSERVE_{name.upper()}": _text(value) for name, value in changed.items()}
     flags = [word for name, value in changed.items() for word in _flag_words(name, value)]
@@ -62,14 +63,14 @@ def test_every_setting_can_be_given_in_every_source(tmp_path: Path) -> None:
         assert {name: getattr(effective.settings, name) for name in changed} == changed
 
 
-def _other_value(one: Any) -> Any:
-    if one.info.choices:
-        return next(choice for choice in one.info.choices if choice != one.default)
-    if one.name == "devices":
+def _other_value(setting: Any) -> Any:
+    if setting.info.choices:
+        return next(choice for choice in setting.info.choices if choice != setting.default)
+    if setting.name == "devices":
         return "gpu:0,gpu:1"
-    if one.info.repeated:
+    if setting.info.repeated:
         return ("a=/m/a", "b=/m/b")
-    return {bool: not one.default, int: 2048, float: 1.5, str: "some/text"}[one.kind]
+    return {bool: not setting.default, int: 2048, float: 1.5, str: "some/text"}[setting.kind]
 
 
 def _toml_literal(value: Any) -> str:
@@ -90,7 +91,7 @@ def _flag_words(name: str, value: Any) -> list[str]:
 
 
 def test_the_environment_names_the_file(tmp_path: Path) -> None:
-    """THRIFTSERVE_CONFIG is the file where --config is not given, and not where it is."""
+    """THRIFTSERVE_CONFIG names the file, unless --config does."""
     ours, other = toml(tmp_path, "port = 1"), tmp_path / "other.toml"
     other.write_text("port = 2", encoding="utf-8")
     environ = {"THRIFTSERVE_CONFIG": ours}
@@ -107,18 +108,18 @@ def test_models_of_a_file(tmp_path: Path) -> None:
 
 
 def test_a_whole_number_will_do_for_a_time(tmp_path: Path) -> None:
-    """Seconds may be written without a point in a file."""
+    """A file may give seconds as a whole number."""
     assert gather(HostSettings, environ={}, config=toml(tmp_path, "read_timeout_s = 3")).settings.read_timeout_s == 3.0
 
 
 @pytest.mark.parametrize(("word", "value"), [("true", True), ("YES", True), ("1", True), ("off", False), ("0", False)])
 def test_words_for_yes_and_no(word: str, value: bool) -> None:
-    """The environment has several words for yes and no."""
+    """The environment may say yes and no in several words."""
     assert gather(ServeSettings, environ={"THRIFTSERVE_WARMUP": word}).settings.warmup is value
 
 
 def test_what_is_not_ours_in_the_environment_is_left_alone() -> None:
-    """Empty variables, those of others, and those that a container platform sets are no settings and no mistakes."""
+    """Empty variables, those of other programs and those that a container platform sets are ignored."""
     environ = {
         "THRIFTSERVE_THREADS": "",
         "THRIFTSERVE_PORT": "tcp://10.0.0.7:9090",
@@ -132,7 +133,7 @@ def test_what_is_not_ours_in_the_environment_is_left_alone() -> None:
 
 
 def test_the_gateway_has_variables_of_its_own() -> None:
-    """They begin with THRIFTSERVE_GATEWAY_; the server's are left alone, mistakes among its own are told."""
+    """They begin with THRIFTSERVE_GATEWAY_. The server's are ignored; errors in the gateway's own are reported."""
     environ = {
         "THRIFTSERVE_PORT": "9090",
         "THRIFTSERVE_BACKEND": "10.0.0.1:1",
@@ -140,9 +141,9 @@ def test_the_gateway_has_variables_of_its_own() -> None:
         "THRIFTSERVE_GATEWAY_PORT": "8502",
         "THRIFTSERVE_GATEWAY_PORT_8501_TCP": "tcp://10.0.0.7:8501",
     }
-    found = gather(GatewaySettings, environ=environ)
-    assert found.settings == GatewaySettings(port=8502)
-    assert found.origins["port"] == "environment variable THRIFTSERVE_GATEWAY_PORT"
+    effective = gather(GatewaySettings, environ=environ)
+    assert effective.settings == GatewaySettings(port=8502)
+    assert effective.origins["port"] == "environment variable THRIFTSERVE_GATEWAY_PORT"
     with pytest.raises(ConfigError, match="did you mean THRIFTSERVE_GATEWAY_BACKEND"):
         gather(GatewaySettings, environ={"THRIFTSERVE_GATEWAY_BACKENT": "x"})
     with pytest.raises(ConfigError, match=r"file /none\.toml"):
@@ -171,20 +172,20 @@ def test_the_gateway_has_variables_of_its_own() -> None:
     ],
 )
 def test_mistakes_in_a_file(tmp_path: Path, text: str, parts: list[str]) -> None:
-    """A mistake in a file is told with the file, the key, the value and the remedy."""
+    """The message about a file names the file, the key, the value and the remedy."""
     config = toml(tmp_path, text)
-    message = refusal(config=config)
+    message = error_of(config=config)
     assert message.startswith(f"file {config}: ")
     for part in parts:
         assert part in message
 
 
 def test_a_file_that_is_not_there(tmp_path: Path) -> None:
-    """A file that can't be read is told by name, and so is one that is no text."""
-    message = refusal(config=str(tmp_path / "none.toml"))
+    """The message names a file that can't be read, and one that is not text."""
+    message = error_of(config=str(tmp_path / "none.toml"))
     assert "none.toml: No such file or directory" in message
     (tmp_path / "binary.toml").write_bytes(b"\xff\xfe")
-    assert "not TOML" in refusal(config=str(tmp_path / "binary.toml"))
+    assert "not TOML" in error_of(config=str(tmp_path / "binary.toml"))
 
 
 @pytest.mark.parametrize(
@@ -200,28 +201,28 @@ def test_a_file_that_is_not_there(tmp_path: Path) -> None:
     ],
 )
 def test_mistakes_in_the_environment(variable: str, text: str, parts: list[str]) -> None:
-    """A mistake in the environment is told with the variable, the value and the remedy."""
-    message = refusal(environ={variable: text})
+    """The message about the environment names the variable, the value and the remedy."""
+    message = error_of(environ={variable: text})
     assert message.startswith("environment variable ")
     for part in parts:
         assert part in message
 
 
 def test_mistakes_in_flags() -> None:
-    """A flag outside its range, or empty as by an unset variable of a script, is told with the flag."""
-    assert refusal(flags=parsed("--port", "70000")).startswith("flag --port: port is 70000: ")
-    assert refusal(flags=parsed("--tls-cert", "")) == "flag --tls-cert: tls_cert is '': must not be empty"
-    assert "must not be empty" in refusal(flags=parsed("--model", ""))
+    """The message names a flag out of range, or one that is empty (an unset variable in a script)."""
+    assert error_of(flags=parsed("--port", "70000")).startswith("flag --port: port is 70000: ")
+    assert error_of(flags=parsed("--tls-cert", "")) == "flag --tls-cert: tls_cert is '': must not be empty"
+    assert "must not be empty" in error_of(flags=parsed("--model", ""))
 
 
 def test_settings_that_contradict_each_other() -> None:
-    """A key or a client authority without a certificate must not end in a server without TLS."""
-    assert "without tls_cert" in refusal(flags=parsed("--tls-key", "k.pem"))
-    assert "without tls_cert" in refusal(flags=parsed("--tls-client-ca", "ca.pem"))
+    """A key or a client authority without a certificate is an error, not a server without TLS."""
+    assert "without tls_cert" in error_of(flags=parsed("--tls-key", "k.pem"))
+    assert "without tls_cert" in error_of(flags=parsed("--tls-client-ca", "ca.pem"))
 
 
-def test_a_program_is_told_as_well() -> None:
-    """Settings made in code are checked as those of the command line are."""
+def test_settings_made_in_code_are_checked() -> None:
+    """Settings made in code are checked, too."""
     with pytest.raises(ConfigError, match="port is -1: must lie between 0 and 65535"):
         HostSettings(port=-1)
     with pytest.raises(ConfigError, match="threads is '4': must be a whole number"):
@@ -237,18 +238,18 @@ def test_worker_processes_follow_the_server_type() -> None:
 
 
 def test_every_setting_says_its_unit() -> None:
-    """A setting whose name ends in a unit says it in its help's metavar as well, and every one has help."""
-    for one in settings_of(ServeSettings):
-        assert one.info.help
-        assert one.info.group
-        if one.name.endswith("_s"):
-            assert one.info.unit == "seconds", one.name
-        if one.name.endswith("_bytes"):
-            assert one.info.unit == "bytes", one.name
+    """A setting whose name ends in a unit also declares it, and every setting has help."""
+    for setting in settings_of(ServeSettings):
+        assert setting.info.help
+        assert setting.info.group
+        if setting.name.endswith("_s"):
+            assert setting.info.unit == "seconds", setting.name
+        if setting.name.endswith("_bytes"):
+            assert setting.info.unit == "bytes", setting.name
 
 
 def test_the_page_is_what_the_code_says(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    """docs/reference/settings.md is the generated page; another content, or none, is refused with the remedy."""
+    """docs/reference/settings.md is the generated page. Other content, or no file, fails the check with the remedy."""
     assert docs_main(["--check", str(ROOT / "docs/reference/settings.md")]) == 0
     stale = tmp_path / "settings.md"
     stale.write_text(page() + "more", encoding="utf-8")
@@ -260,14 +261,44 @@ def test_the_page_is_what_the_code_says(tmp_path: Path, capsys: pytest.CaptureFi
 def test_the_page_has_every_setting() -> None:
     """Every setting has a row with its help."""
     text = page()
-    for one in settings_of(ServeSettings):
-        assert f"| `{one.name}` |" in text
-        assert one.info.help in text
+    for setting in settings_of(ServeSettings):
+        assert f"| `{setting.name}` |" in text
+        assert setting.info.help in text
 
 
 def test_help_shows_defaults() -> None:
-    """A flag's help ends in its default, where it has one."""
-    by_name = {one.name: one for one in settings_of(ServeSettings)}
-    assert help_of(by_name["port"]).endswith("(default: 9090)")
-    assert help_of(by_name["warmup"]).endswith("(default: true)")
-    assert "default:" not in help_of(by_name["tls_cert"])
+    """A flag's help ends in its default, where it has setting."""
+    by_name = {setting.name: setting for setting in settings_of(ServeSettings)}
+    assert help_text(by_name["port"]).endswith("(default: 9090)")
+    assert help_text(by_name["warmup"]).endswith("(default: true)")
+    assert "default:" not in help_text(by_name["tls_cert"])
+
+
+@pytest.mark.parametrize(
+    ("settings", "unused"),
+    [
+        (HostSettings(server_type="TThreadedServer", threads=4, max_connections=5), ("threads=4",)),
+        (HostSettings(server_type="TThreadPoolServer", threads=4, transport="buffered"), ()),
+        (
+            HostSettings(server_type="TNonblockingServer", spin_us=0, transport="buffered"),
+            ("spin_us=0", "transport=buffered"),
+        ),
+        (HostSettings(fronts=2, max_children=3), ("max_children=3",)),
+    ],
+)
+def test_unused_settings(settings: HostSettings, unused: tuple[str, ...]) -> None:
+    """Changed settings that the server type does not use are named; unchanged ones and used ones are not."""
+    assert settings.unused() == unused
+
+
+@pytest.mark.parametrize(
+    ("server_type", "name", "uses"),
+    [
+        ("TForkingServer", "max_children", True),
+        ("TThreadedServer", "max_children", False),
+        ("TThreadedServer", "read_timeout_s", True),
+    ],
+)
+def test_what_a_server_type_uses(server_type: str, name: str, uses: bool) -> None:
+    """Some settings are for some types only; every other setting is for all types."""
+    assert server_type_uses(server_type, name) is uses

@@ -23,7 +23,7 @@ from thriftserve.errors import ExitCode, StartError
 from thriftserve.gateway import command as gateway_command
 from thriftserve.settings import Effective, ServeSettings, gather
 from thriftserve.settings.field import settings_of
-from thriftserve.settings.flags import add_flags, flag_names, given_flags, shown
+from thriftserve.settings.flags import add_flags, flag_names, format_value, given_flags
 from thriftserve.settings.gateway import GatewaySettings
 from thriftserve.settings.sources import did_you_mean
 from thriftserve.tools import flags as model_flags
@@ -152,7 +152,7 @@ def _unknown(argument: str, cls: type) -> str:
 def _print_settings(effective: Effective[ServeSettings] | Effective[GatewaySettings]) -> None:
     rows = [("setting", "value", "source")]
     rows += [
-        (one.name, shown(getattr(effective.settings, one.name)), effective.origins[one.name])
+        (one.name, format_value(getattr(effective.settings, one.name)), effective.origins[one.name])
         for one in settings_of(type(effective.settings))
     ]
     widths = [max(len(row[column]) for row in rows) for column in (0, 1)]

@@ -24,7 +24,7 @@ from thriftserve.repository.model_settings import UNSET, RunSettings
 from thriftserve.repository.plan import PlannedModel
 from thriftserve.repository.versions import ModelConfig
 from thriftserve.settings import ServeSettings
-from thriftserve.settings.server_types import OF_SOME_TYPES, USED_BY
+from thriftserve.settings.host import server_type_uses
 
 #: What is placed, by the names of the settings; `RunSettings` has the same, in this order.
 KEYS = ("workers", "runs_per_worker", "intra_op_threads", "inter_op_threads")
@@ -82,14 +82,10 @@ def check(settings: ServeSettings, configs: Iterable[ModelConfig]) -> None:
     for config in configs:
         for key in KEYS:
             number = getattr(config.session, key, None)
-            if number is not None and not _has_use(settings.server_type, key):
+            if number is not None and not server_type_uses(settings.server_type, key):
                 raise ConfigError(
                     f"model {config.name!r}: {key} = {number}: {settings.server_type} has no use for it: leave it out"
                 )
-
-
-def _has_use(server_type: str, key: str) -> bool:
-    return key not in OF_SOME_TYPES or key in USED_BY[server_type]
 
 
 def _told(server_type: str, models: Sequence[PlannedModel]) -> RunSettings:
@@ -108,7 +104,7 @@ def _said(model: PlannedModel) -> RunSettings:
 def _largest(server_type: str, key: str, said: Mapping[str, RunSettings]) -> int | None:
     numbers = {name: number for name, one in said.items() if (number := getattr(one, key)) is not None}
     words = ", ".join(f"{name} {number}" for name, number in numbers.items())
-    if numbers and not _has_use(server_type, key):
+    if numbers and not server_type_uses(server_type, key):
         log.warning("%s has no use for %s, which a model.toml sets: %s", server_type, key, words)
         return None
     if len(set(numbers.values())) > 1:

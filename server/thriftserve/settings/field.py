@@ -1,12 +1,15 @@
-"""One setting: a dataclass field that knows its own help, unit and check.
-
-::
+"""One setting: a dataclass field that carries its own help, unit and check.
 
     setting(default, help, unit, check)  -->  dataclass field  -->  settings_of(cls): (Setting, …)
+    text of a flag or variable, value of a TOML file  -->  Setting.from_text, Setting.from_toml  -->  value
+
+A settings class is a frozen dataclass whose fields are all made by `setting`. The flag, the variable, the TOML key
+and the row of docs/reference/settings.md derive from the field.
 """
 
 from __future__ import annotations
 
+import contextlib
 import math
 from collections.abc import Callable
 from dataclasses import dataclass, field, fields
@@ -14,92 +17,85 @@ from typing import Any, get_args, get_type_hints
 
 from thriftserve.errors import ConfigError
 
+#: Returns what is wrong with a value, as the remedy ("must be …"); None: nothing.
 Check = Callable[[Any], str | None]
 
-
-@dataclass(frozen=True)
-class SettingInfo:
-    """What is known of a setting besides its type and default."""
-
-    help: str
-    unit: str = ""
-    check: Check | None = None
-    choices: tuple[str, ...] = ()
-    metavar: str = ""
-    group: str = ""
-    #: Given several times on the command line; a list in TOML; comma-separated in the environment.
-    repeated: bool = False
-
-
-def setting(
-    default: Any,
-    help: str,
-    *,
-    group: str,
-    unit: str = "",
-    check: Check | None = None,
-    choices: tuple[str, ...] = (),
-    metavar: str = "",
-    repeated: bool = False,
-) -> Any:
-    """A dataclass field that knows its own help, unit and check."""
-    info = SettingInfo(help, unit, check, choices, metavar, group, repeated)
-    return field(default=default, metadata={"setting": info})
-
-
-def at_least(low: float) -> Check:
-    """Checks that a number is `low` or more; None passes (unset)."""
-
-    def check(value: Any) -> str | None:
-        return None if value is None or value >= low else f"must be {low:g} or more"
-
-    return check
-
-
-def above(low: float) -> Check:
-    """Checks that a number is more than `low`; None passes (unset)."""
-
-    def check(value: Any) -> str | None:
-        return None if value is None or value > low else f"must be more than {low:g}"
-
-    return check
-
-
-def within(low: float, high: float) -> Check:
-    """Checks that a number lies in [low, high]."""
-
-    def check(value: Any) -> str | None:
-        return None if low <= value <= high else f"must lie between {low:g} and {high:g}"
-
-    return check
-
-
-#: How every variable of ours begins; those of a class that has a VARIABLE_PREFIX begin with that.
+#: The prefix of environment variables. A settings class may have another one, as its VARIABLE_PREFIX.
 PREFIX = "THRIFTSERVE_"
+#: The groups that several settings classes have.
+LIMITS, LOGGING = "limits", "logging"
 
-
-def prefix_of(cls: type) -> str:
-    """How the variables of a settings class begin."""
-    return str(getattr(cls, "VARIABLE_PREFIX", PREFIX))
-
-
-#: What is expected of a value, by kind.
-EXPECTED = {
+_EXPECTED = {
     int: "must be a whole number",
     float: "must be a number",
     bool: "must be true or false",
     str: "must be text",
 }
+_TRUE = ("true", "yes", "on", "1")
+_FALSE = ("false", "no", "off", "0")
+
+
+@dataclass(frozen=True)
+class SettingInfo:
+    """What a setting has besides its name, type and default."""
+
+    help: str
+    group: str
+    unit: str = ""
+    check: Check | None = None
+    choices: tuple[str, ...] = ()
+    metavar: str = ""
+    #: Given several times on the command line, as a list in TOML, between commas in the environment.
+    repeated: bool = False
+
+
+def setting(default: Any, help: str, *, group: str, **info: Any) -> Any:
+    """Return a dataclass field for a setting. `info` has further fields of `SettingInfo`."""
+    return field(default=default, metadata={"setting": SettingInfo(help, group, **info)})
+
+
+def log_level_setting() -> Any:
+    """Return the field `log_level` of a settings class."""
+    return setting(
+        "info", "Least severe log lines to write.", group=LOGGING, choices=("debug", "info", "warning", "error")
+    )
+
+
+def log_format_setting() -> Any:
+    """Return the field `log_format` of a settings class."""
+    return setting("text", "Write log lines as text or as JSON.", group=LOGGING, choices=("text", "json"))
+
+
+def at_least(low: float) -> Check:
+    """Return a check that a number is `low` or more, or unset (None)."""
+    return lambda value: None if value is None or value >= low else f"must be {low:g} or more"
+
+
+def above(low: float) -> Check:
+    """Return a check that a number is more than `low`, or unset (None)."""
+    return lambda value: None if value is None or value > low else f"must be more than {low:g}"
+
+
+def within(low: float, high: float) -> Check:
+    """Return a check that a number is in [low, high], or unset (None)."""
+    return lambda value: None if value is None or low <= value <= high else f"must lie between {low:g} and {high:g}"
 
 
 @dataclass(frozen=True)
 class Setting:
-    """A field of a settings class, with everything known of it."""
+    """A field of a settings class, with everything known about it.
+
+    Attributes:
+        name: the field's name, and the key in TOML.
+        kind: bool, int, float or str; of each item if the setting is repeated.
+        optional: whether None, for "unset", is allowed.
+        default: the field's default.
+        info: help, unit, check and the like.
+        prefix: how its environment variable begins.
+    """
 
     name: str
-    #: bool, int, float or str; of each item where the setting is repeated.
     kind: type
-    #: True where None stands for "unset".
     optional: bool
     default: Any
     info: SettingInfo
@@ -107,21 +103,21 @@ class Setting:
 
     @property
     def flag(self) -> str:
-        """Its name on the command line."""
+        """The name on the command line."""
         return "--" + self.name.replace("_", "-")
 
     @property
     def variable(self) -> str:
-        """Its name in the environment."""
+        """The name in the environment."""
         return self.prefix + self.name.upper()
 
-    def fault(self, value: Any) -> str | None:
-        """What is wrong with a value, as the remedy ("must be …"); None: nothing."""
+    def problem(self, value: Any) -> str | None:
+        """Return what is wrong with a value, as the remedy ("must be …"); None if nothing is."""
         if value is None and self.optional:
             return None
         items = value if self.info.repeated else (value,)
         if not all(_is_a(self.kind, item) for item in items):
-            return EXPECTED[self.kind]
+            return _EXPECTED[self.kind]
         if "" in items:
             # An empty variable of a script: --tls-cert "$CERT" must not mean "no TLS", nor --host "$HOST" "any host".
             return "must not be empty"
@@ -129,41 +125,84 @@ class Setting:
             return f"must be one of {', '.join(self.info.choices)}"
         return self.info.check(value) if self.info.check else None
 
+    def from_text(self, text: str) -> Any:
+        """Convert the text of an environment variable. Items of a repeated setting are separated by commas.
+
+        Raises:
+            ValueError: the text is no such value; the message says what is expected.
+        """
+        if self.info.repeated:
+            return tuple(self.item_from_text(item.strip()) for item in text.split(",") if item.strip())
+        return self.item_from_text(text)
+
+    def item_from_text(self, text: str) -> Any:
+        """Convert the text of a flag: the value, or one item of a repeated setting.
+
+        Raises:
+            ValueError: the text is no such value; the message says what is expected.
+        """
+        if self.kind is not bool:
+            with contextlib.suppress(ValueError):
+                return self.kind(text)
+        elif text.lower() in _TRUE + _FALSE:
+            return text.lower() in _TRUE
+        raise ValueError(_EXPECTED[self.kind])
+
+    def from_toml(self, raw: Any) -> Any:
+        """Convert a value of a TOML file.
+
+        Raises:
+            ValueError: the value has another type; the message says what is expected.
+        """
+        if self.info.repeated:
+            if not isinstance(raw, list) or any(type(item) is not self.kind for item in raw):
+                raise ValueError('must be a list of text: ["…", "…"]')
+            return tuple(raw)
+        if self.kind is float and type(raw) is int:
+            return float(raw)
+        if type(raw) is not self.kind:
+            raise ValueError(_EXPECTED[self.kind])
+        return raw
+
+
+def prefix_of(cls: type) -> str:
+    """Return how the environment variables of a settings class begin."""
+    return str(getattr(cls, "VARIABLE_PREFIX", PREFIX))
+
+
+#: Kept, because each child of a forking server reads its settings again.
+_settings_of: dict[type, tuple[Setting, ...]] = {}
+
+
+def settings_of(cls: type) -> tuple[Setting, ...]:
+    """Return every setting of a settings class, in the order of its fields."""
+    if cls not in _settings_of:
+        hints = get_type_hints(cls)
+        _settings_of[cls] = tuple(
+            _setting(item.name, hints[item.name], item.default, item.metadata["setting"], prefix_of(cls))
+            for item in fields(cls)
+        )
+    return _settings_of[cls]
+
+
+def check(settings: object) -> None:
+    """Check every field of a settings object.
+
+    Raises:
+        ConfigError: names the setting, its value and the remedy.
+    """
+    for item in settings_of(type(settings)):
+        value = getattr(settings, item.name)
+        if problem := item.problem(value):
+            raise ConfigError(f"{item.name} is {value!r}: {problem}")
+
+
+def _setting(name: str, hint: Any, default: Any, info: SettingInfo, prefix: str) -> Setting:
+    kinds = get_args(hint) or (hint,)  # int | None, tuple[str, ...]
+    return Setting(name, kinds[0], type(None) in kinds, default, info, prefix)
+
 
 def _is_a(kind: type, value: Any) -> bool:
     if kind is float:
         return type(value) in (int, float) and math.isfinite(value)
     return type(value) is kind
-
-
-#: A class is looked through once: each child of a forking server reads its settings anew.
-_known: dict[type, tuple[Setting, ...]] = {}
-
-
-def settings_of(cls: type) -> tuple[Setting, ...]:
-    """Every setting of a settings class, in the order in which they are written."""
-    if cls not in _known:
-        hints = get_type_hints(cls)
-        _known[cls] = tuple(
-            _setting(one.name, hints[one.name], one.default, one.metadata["setting"], prefix_of(cls))
-            for one in fields(cls)
-        )
-    return _known[cls]
-
-
-def _setting(name: str, hint: Any, default: Any, info: SettingInfo, prefix: str) -> Setting:
-    parts = get_args(hint) or (hint,)
-    return Setting(name, parts[0], type(None) in parts, default, info, prefix)
-
-
-def check(settings: object) -> None:
-    """Checks every field of a settings object.
-
-    Raises:
-        ConfigError: names the setting, its value and the remedy.
-    """
-    for one in settings_of(type(settings)):
-        value = getattr(settings, one.name)
-        fault = one.fault(value)
-        if fault:
-            raise ConfigError(f"{one.name} is {value!r}: {fault}")

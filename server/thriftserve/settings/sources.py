@@ -1,12 +1,9 @@
-"""Where the values of settings come from; the later source wins.
+"""The sources that the values of settings come from. A later source wins.
 
-::
+    defaults < TOML file < environment variables < flags  -->  Effective(settings, origins)
 
-    defaults < TOML file < THRIFTSERVE_… variables < flags  -->  Effective(settings, where each came from)
-
-The variables of a settings class begin with its own prefix; those of one with a longer prefix are not looked at.
-
-A TOML file has the settings' own names as keys, and may name models in a table:
+The variables of a settings class begin with its own prefix. A TOML file has the names of the settings as keys, and
+may list models in a table:
 
     port = 9090
     read_timeout_s = 10
@@ -26,27 +23,26 @@ from pathlib import Path
 from typing import Any, Generic, TypeVar
 
 from thriftserve.errors import ConfigError
-from thriftserve.settings.convert import from_text, from_toml
 from thriftserve.settings.field import PREFIX, Setting, prefix_of, settings_of
 
 S = TypeVar("S")
 
-#: What else has variables of its own: one environment may hold those of a server and of its gateway.
+#: The gateway's variables, which also begin with the server's prefix. One environment may hold those of both.
 GATEWAY_PREFIX = f"{PREFIX}GATEWAY_"
-#: Container platforms put variables of these names beside a service that is called "thriftserve".
+#: The variables that container platforms set for a service called "thriftserve", without the prefix.
 _SERVICE_LINK = re.compile(r"SERVICE_(HOST|PORT).*|PORT_\d+_(TCP|UDP).*")
 
 
 @dataclass(frozen=True)
 class Effective(Generic[S]):
-    """Settings as they hold, and for each by its name where its value came from."""
+    """The effective settings, and for each by its name the source of its value."""
 
     settings: S
     origins: Mapping[str, str]
 
 
 @dataclass(frozen=True)
-class _Found:
+class _Value:
     value: Any
     origin: str
 
@@ -54,86 +50,89 @@ class _Found:
 def gather(
     cls: type[S], *, flags: Mapping[str, Any] | None = None, environ: Mapping[str, str], config: str | None = None
 ) -> Effective[S]:
-    """The settings that hold, from every source.
+    """Return the effective settings, from every source.
 
     Args:
         cls: the settings class to fill.
         flags: values of the flags that were given, by the setting's name.
-        environ: the environment; only what begins with the class's prefix is looked at.
+        environ: the environment. Only variables with the prefix of the class count.
         config: path of the TOML file. None: the one that the variable …CONFIG names, if any.
 
     Raises:
         ConfigError: names the source, the setting, its value and the remedy.
     """
-    known = {one.name: one for one in settings_of(cls)}
+    known = {setting.name: setting for setting in settings_of(cls)}
     prefix = prefix_of(cls)
     path = config or environ.get(f"{prefix}CONFIG")
-    found = {name: _Found(one.default, "default") for name, one in known.items()}
+    values = {name: _Value(setting.default, "default") for name, setting in known.items()}
     if path:
-        found |= _from_file(known, Path(path))
-    found |= _from_environment(known, environ, prefix)
+        values |= _from_file(known, Path(path))
+    values |= _from_environment(known, environ, prefix)
     for name, value in (flags or {}).items():
-        found[name] = _checked(known[name], _Found(value, f"flag {known[name].flag}"))
-    settings = cls(**{name: one.value for name, one in found.items()})
-    return Effective(settings, {name: one.origin for name, one in found.items()})
-
-
-def _checked(setting: Setting, found: _Found) -> _Found:
-    fault = setting.fault(found.value)
-    if fault:
-        raise ConfigError(f"{found.origin}: {setting.name} is {found.value!r}: {fault}")
-    return found
+        values[name] = _checked(known[name], value, f"flag {known[name].flag}")
+    settings = cls(**{name: item.value for name, item in values.items()})
+    return Effective(settings, {name: item.origin for name, item in values.items()})
 
 
 def did_you_mean(name: str, known: Iterable[str]) -> str:
-    """A hint at the nearest known name, ready to be appended to a message; empty where none is near."""
+    """Return a hint at the nearest known name, to be appended to a message; empty if none is near."""
     near = difflib.get_close_matches(name, list(known), n=1)
     return f"; did you mean {near[0]}?" if near else ""
 
 
-def _from_environment(known: Mapping[str, Setting], environ: Mapping[str, str], prefix: str) -> dict[str, _Found]:
-    by_variable = {one.variable: one for one in known.values()}
-    found = {}
+def _checked(setting: Setting, value: Any, origin: str) -> _Value:
+    if problem := setting.problem(value):
+        raise ConfigError(f"{origin}: {setting.name} is {value!r}: {problem}")
+    return _Value(value, origin)
+
+
+def _from_environment(known: Mapping[str, Setting], environ: Mapping[str, str], prefix: str) -> dict[str, _Value]:
+    by_variable = {setting.variable: setting for setting in known.values()}
+    values = {}
     for variable in sorted(name for name in environ if name.startswith(prefix)):
         text = environ[variable]
-        theirs = prefix == PREFIX and variable.startswith(GATEWAY_PREFIX)
-        if not text or theirs or variable == f"{prefix}CONFIG" or _is_service_link(variable.removeprefix(prefix), text):
+        is_gateways = prefix == PREFIX and variable.startswith(GATEWAY_PREFIX)
+        name = variable.removeprefix(prefix)
+        if not text or is_gateways or name == "CONFIG" or _is_service_link(name, text):
             continue
         if variable not in by_variable:
-            hint = did_you_mean(variable, by_variable) or "; docs/reference/settings.md lists every setting"
-            raise ConfigError(f"environment variable {variable}={text}: there is no such setting{hint}")
-        one = by_variable[variable]
+            raise ConfigError(f"environment variable {variable}={text}: {_no_such_setting(variable, by_variable)}")
+        setting = by_variable[variable]
+        origin = f"environment variable {variable}"
         try:
-            value = from_text(one, text)
+            value = setting.from_text(text)
         except ValueError as error:
-            raise ConfigError(f"environment variable {variable}: {one.name} is {text!r}: {error}") from None
-        found[one.name] = _checked(one, _Found(value, f"environment variable {variable}"))
-    return found
+            raise ConfigError(f"{origin}: {setting.name} is {text!r}: {error}") from None
+        values[setting.name] = _checked(setting, value, origin)
+    return values
 
 
 def _is_service_link(name: str, text: str) -> bool:
-    """Whether a container platform set the variable: it says tcp://10.0.0.7:9090 in THRIFTSERVE_PORT."""
+    """Return whether a container platform set the variable, as in THRIFTSERVE_PORT=tcp://10.0.0.7:9090."""
     return bool(_SERVICE_LINK.fullmatch(name)) or (name == "PORT" and "://" in text)
 
 
-def _from_file(known: Mapping[str, Setting], path: Path) -> dict[str, _Found]:
+def _no_such_setting(name: str, known: Iterable[str]) -> str:
+    return f"there is no such setting{did_you_mean(name, known) or '; docs/reference/settings.md lists every setting'}"
+
+
+def _from_file(known: Mapping[str, Setting], path: Path) -> dict[str, _Value]:
     origin = f"file {path}"
     content = _read(path)
     models = _models(content.pop("models", {}), origin) if "model" in known else ()
-    found = {}
+    values = {}
     for key, raw in content.items():
         if key not in known:
-            hint = did_you_mean(key, known) or "; docs/reference/settings.md lists every setting"
-            raise ConfigError(f"{origin}: {key} = {raw!r}: there is no such setting{hint}")
+            raise ConfigError(f"{origin}: {key} = {raw!r}: {_no_such_setting(key, known)}")
         try:
-            value = from_toml(known[key], raw)
+            value = known[key].from_toml(raw)
         except ValueError as error:
             raise ConfigError(f"{origin}: {key} is {raw!r}: {error}") from None
-        found[key] = _checked(known[key], _Found(value, origin))
+        values[key] = _checked(known[key], value, origin)
     if models:
-        listed = found["model"].value if "model" in found else ()
-        found["model"] = _Found((*listed, *models), origin)
-    return found
+        listed = values["model"].value if "model" in values else ()
+        values["model"] = _Value((*listed, *models), origin)
+    return values
 
 
 def _read(path: Path) -> dict[str, Any]:
