@@ -261,9 +261,9 @@ def read_to_end(sock: socket.socket) -> bytes:
     return b"".join(pieces)
 
 
-def eventually(holds: Callable[[], bool], what: str) -> None:
-    """Waits until something holds that has no event to wait for."""
-    until = time.monotonic() + PATIENCE_S
-    while not holds():
+def eventually(condition: Callable[[], bool], what: str, timeout_s: float = PATIENCE_S) -> None:
+    """Wait until a condition holds that has no event to wait for; fail with `what` if it does not in time."""
+    until = time.monotonic() + timeout_s
+    while not condition():
         assert time.monotonic() < until, f"never: {what}"
         time.sleep(0.01)

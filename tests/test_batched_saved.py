@@ -196,12 +196,12 @@ def test_drain_under_load(server: Served) -> None:
 
 
 def test_nobody_outlives_the_parent() -> None:
-    """After kill -9 of the parent neither front, nor nursery, nor a worker in mid-request is left."""
+    """After kill -9 of the parent no front, no fork server and no worker in mid-request is left."""
     model = ("--model", f"m={saved_model().parent}", "--server-type", "TBatchingServer", "--workers", "2")
     with Served(*model) as server, Loops(server, 4) as loops:
         loops.go_on(20)
         tree = psutil.Process(server.pid).children(recursive=True)
-        assert len(tree) >= 4  # front, nursery, workers
+        assert len(tree) >= 4  # front, fork server, workers
         signal_process(server.pid, signal.SIGKILL)
         eventually(lambda: not any(each.is_running() and each.status() != "zombie" for each in tree), "their end")
         loops.join()

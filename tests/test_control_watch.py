@@ -88,12 +88,12 @@ def steps(text: str, version: int) -> list[str]:
 @contextmanager
 def loading_held(served: Controlled) -> Iterator[None]:
     """No worker begins to load: the process that forks them stands still."""
-    nursery = int(served.server.log().rsplit("worker nursery (pid ", 1)[1].split(")")[0])
-    signal_process(nursery, signal.SIGSTOP)
+    fork_server = int(served.server.log().rsplit("worker fork server (pid ", 1)[1].split(")")[0])
+    signal_process(fork_server, signal.SIGSTOP)
     try:
         yield
     finally:
-        signal_process(nursery, signal.SIGCONT)
+        signal_process(fork_server, signal.SIGCONT)
 
 
 def test_status_is_watched_through_a_swap(served: Controlled, web: FileServer) -> None:

@@ -341,7 +341,7 @@ def test_what_is_public(address: str, public: bool) -> None:
         (["--cors-origin", "example.org"], 2, "cors_origin"),
         (["--modle", "x"], 2, "unknown option --modle"),
         (["--backend-cert", "a.pem"], 2, "backend_ca"),
-        (["--host", "no.such.host.invalid"], 3, "no address of this machine"),
+        (["--host", "no.such.host.invalid"], 3, "not an address of this machine"),
     ],
 )
 def test_settings_that_can_not_be(flags: list[str], code: int, word: str) -> None:

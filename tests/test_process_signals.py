@@ -50,7 +50,7 @@ def test_another_process_is_signalled() -> None:
 
 
 def test_a_worker_without_a_process_is_not_signalled(monkeypatch: pytest.MonkeyPatch) -> None:
-    """A worker that its nursery has not forked yet has no pid; signalled all the same, nobody hears of it."""
+    """A worker that its fork server has not forked yet has no pid, and a signal to it goes nowhere."""
     sent: list[tuple[int, int]] = []
     monkeypatch.setattr(os, "kill", lambda pid, number: sent.append((pid, number)))
     worker = Worker(WorkerSlot(WorkerGroup("worker", 1, lambda _: pytest.fail("not run")), 0), None, -1)

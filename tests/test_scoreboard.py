@@ -1,4 +1,4 @@
-"""The scoreboard by itself: histograms, sums that never go back, roles, queues, texts."""
+"""The scoreboard alone: histograms, sums that never go back, roles, queues, texts."""
 
 from __future__ import annotations
 
@@ -11,34 +11,34 @@ import pytest
 from thriftserve.status import BATCH_SIZE_BOUNDS, TIME_BOUNDS_US, ServerSnapshot, WorkerPhase, WorkerRole, summarize
 from thriftserve.supervisor.context import WorkerContext
 from thriftserve.supervisor.counters import Counters
-from thriftserve.supervisor.scoreboard import SLOT_CELLS, BoardCell, Cells, Scoreboard
+from thriftserve.supervisor.scoreboard import ROW_CELLS, BoardCell, Cells, Scoreboard
 from thriftserve_client import Histogram
 
 
-def entered(board: Scoreboard, pid: int, index: int = 0, among: range | None = None) -> int:
-    """The slot of a process that was made for it."""
-    slot = board.reserve(index, among=among)
-    board.enter(slot, pid, index)
-    return slot
+def occupied_row(board: Scoreboard, pid: int, index: int = 0, among: range | None = None) -> int:
+    """Reserve and occupy a row for a process."""
+    row = board.reserve(index, among=among)
+    board.occupy(row, pid, index)
+    return row
 
 
 def board_with(*pids: int) -> tuple[Scoreboard, list[Counters]]:
-    """A board on which these processes serve."""
+    """Return a board on which these processes serve, and their counters."""
     board = Scoreboard("TTestServer", len(pids) + 1)
-    contexts = [WorkerContext(board, entered(board, pid, at), at, len(pids)) for at, pid in enumerate(pids)]
+    contexts = [WorkerContext(board, occupied_row(board, pid, at), at, len(pids)) for at, pid in enumerate(pids)]
     for context in contexts:
         context.set_phase(WorkerPhase.IDLE)
     return board, [context.counters for context in contexts]
 
 
 def bucket(histogram: Histogram) -> int | None:
-    """The bound of the only bucket with a value in it; None for the one above all bounds."""
+    """Return the bound of the only bucket with a value in it; None for the one above all bounds."""
     (at,) = (at for at, count in enumerate(histogram.counts) if count)
     return histogram.bounds[at] if at < len(histogram.bounds) else None
 
 
 def ran(snapshot: ServerSnapshot) -> int:
-    """How many requests the histograms tell of; all of them the same."""
+    """Return how many requests the histograms count; all of them count the same number."""
     (count,) = {each.count for each in snapshot.histograms}
     return count
 
@@ -74,7 +74,7 @@ def test_buckets(us: int, rows: int, bound_us: int | None, bound_rows: int | Non
 
 
 def test_each_figure_has_its_own_histogram() -> None:
-    """Three different values stand in three histograms."""
+    """Three different values are counted in three histograms."""
     board, (counters,) = board_with(1)
     counters.observe(100, 5000, 3)
     assert [bucket(each) for each in board.snapshot().histograms] == [128, 8192, 4]
@@ -82,7 +82,7 @@ def test_each_figure_has_its_own_histogram() -> None:
 
 
 def test_threads_lose_nothing() -> None:
-    """Four threads that count at once are all counted."""
+    """No count of four concurrent threads is lost."""
     board, (counters,) = board_with(1)
     start = threading.Barrier(4)
 
@@ -102,23 +102,23 @@ def test_threads_lose_nothing() -> None:
 
 
 def test_the_past_is_kept() -> None:
-    """What a process counted stays when it is reaped and its slot is taken by another, which begins at zero."""
+    """The numbers of a process stay when it is reaped and its row goes to another, which starts at zero."""
     board, (first, second) = board_with(1, 2)
     first.observe(10, 20, 4)
     second.observe(1000, 20, 4)
     before = board.snapshot().histograms
     board.free(0)
     assert board.snapshot().histograms == before
-    assert entered(board, 3) == 0
+    assert occupied_row(board, 3) == 0
     assert board.snapshot().histograms == before
 
 
 def test_children_count_for_their_parent() -> None:
-    """A forking server's child is reaped into its parent's slot, and with that into the server's past."""
+    """A forking server's child is reaped into its parent's row, and with that row into the server's past."""
     board = Scoreboard("TForkingServer", 2, children=3)
-    parent = entered(board, 1)
+    parent = occupied_row(board, 1)
     for pid in (11, 12):
-        child = entered(board, pid, 1, among=board.slots_of_children(parent))
+        child = occupied_row(board, pid, 1, among=board.rows_of_children(parent))
         Counters(board, child).observe(10, 20, 1)
         board.free(child, into=parent)
     assert ran(board.snapshot()) == 2
@@ -127,82 +127,82 @@ def test_children_count_for_their_parent() -> None:
 
 
 class ReadInBetween(Scoreboard):
-    """A board to which something happens while its slots are read one after the other."""
+    """A board that changes while its rows are read one after the other."""
 
     def __init__(self) -> None:
         super().__init__("TTestServer", 2)
         self.meanwhile: list[Callable[[], object]] = []
         for pid in (1, 2):
-            counters = Counters(self, entered(self, pid))
+            counters = Counters(self, occupied_row(self, pid))
             counters.begin_request()
             counters.observe(10, 20, 1)
             counters.end_request()
 
-    def slot(self, slot: int) -> Cells:
-        """Lets the next thing happen, then reads."""
+    def row(self, row: int) -> Cells:
+        """Make the next change, then read."""
         if self.meanwhile:
             self.meanwhile.pop(0)()
-        return super().slot(slot)
+        return super().row(row)
 
     def counts_two(self) -> bool:
-        """Whether a reader finds the two requests that were counted: in the histograms, and by number."""
+        """Return whether a reader finds both counted requests: in the histograms, and by number."""
         snapshot = self.snapshot()
-        requests = snapshot.past_requests + sum(one.requests for one in snapshot.workers)
+        requests = snapshot.past_requests + sum(worker.requests for worker in snapshot.workers)
         return not self.meanwhile and requests == ran(snapshot) == 2
 
 
 def nothing() -> None:
-    """Nothing happens."""
+    """Change nothing."""
 
 
 @pytest.mark.parametrize("moment", range(3))
 @pytest.mark.parametrize("victim", [0, 1])
 @pytest.mark.parametrize("replaced", [False, True])
 def test_reaped_while_it_is_read(moment: int, victim: int, replaced: bool) -> None:
-    """Whenever a process is reaped, and its slot taken anew, a reader counts its requests once."""
+    """Whenever a process is reaped, and its row occupied again, a reader counts its requests once."""
     board = ReadInBetween()
 
     def reap() -> None:
         board.free(victim)
         if replaced:
-            board.enter(victim, 3, 0)
+            board.occupy(victim, 3, 0)
 
     board.meanwhile = [*([nothing] * moment), reap]
     assert board.counts_two()
 
 
-def test_read_amid_a_move() -> None:
-    """A reader that comes while numbers are half moved waits until they are there."""
+def test_read_during_a_transfer() -> None:
+    """A reader waits until a transfer that it meets is complete."""
     board = ReadInBetween()
     before = bytes(board.cells)
     board.free(0)
     after = bytes(board.cells)
     half = bytearray(before)
-    half[-8 * SLOT_CELLS :] = after[-8 * SLOT_CELLS :]  # added to the past, not yet taken from the slot
+    half[-8 * ROW_CELLS :] = after[-8 * ROW_CELLS :]  # added to the past, not yet removed from the row
     board.cells[:] = memoryview(half).cast("q")
-    board.cells[-SLOT_CELLS + BoardCell.MOVES] -= 1
+    board.cells[-ROW_CELLS + BoardCell.TRANSFERS] -= 1
     board.meanwhile = [*([nothing] * 10), lambda: board.cells.cast("B").__setitem__(slice(None), after)]
     assert board.counts_two()
 
 
 def test_a_parent_killed_while_it_reaped_stops_no_reader() -> None:
-    """A move of numbers that was never finished ends with the slot that it went into."""
+    """A transfer that was never finished ends with the row that it went into."""
     board = Scoreboard("TForkingServer", 2, children=3)
-    parent = entered(board, 1)
+    parent = occupied_row(board, 1)
     Counters(board, parent).observe(10, 20, 1)
-    board.slot(parent)[BoardCell.MOVES] = 7
+    board.row(parent)[BoardCell.TRANSFERS] = 7
     assert ran(board.snapshot()) == 1
     board.free(parent)
     assert ran(board.snapshot()) == 1
-    assert not any(count % 2 for count in board.cells[BoardCell.MOVES :: len(board.slot(0))])
+    assert not any(count % 2 for count in board.cells[BoardCell.TRANSFERS :: len(board.row(0))])
 
 
 def test_fronts_are_no_workers() -> None:
-    """A front is shown as one, with what waits in it; nobody leaves a connection to it."""
+    """The status shows a front as one, with its queue; it is no peer to leave a connection to."""
     board, (worker, front, other) = board_with(1, 2, 3)
     snapshot = board.snapshot()
     assert (snapshot.queued, snapshot.queued_bytes) == (None, None)
-    assert [one.role for one in snapshot.workers] == [WorkerRole.WORKER] * 3
+    assert [worker.role for worker in snapshot.workers] == [WorkerRole.WORKER] * 3
     for each in (front, other):
         each.set_role(WorkerRole.FRONT)
         each.set_queued(5, 1000)
@@ -210,7 +210,7 @@ def test_fronts_are_no_workers() -> None:
     worker.set_note("frozen")
     snapshot = board.snapshot()
     assert (snapshot.queued, snapshot.queued_bytes) == (7, 1400)
-    assert {one.pid: one.role for one in snapshot.workers} == {
+    assert {process.pid: process.role for process in snapshot.workers} == {
         1: WorkerRole.WORKER,
         2: WorkerRole.FRONT,
         3: WorkerRole.FRONT,
@@ -220,27 +220,27 @@ def test_fronts_are_no_workers() -> None:
     assert (board.snapshot().queued, board.snapshot().queued_bytes) == (5, 1000)
 
 
-def test_every_process_is_shown() -> None:
-    """Keeper and gateway are shown as what they are; they have no queue, and nobody leaves a connection to them."""
-    board, (_, keeper, gateway) = board_with(1, 2, 3)
-    keeper.set_role(WorkerRole.KEEPER)
+def test_controller_and_gateway_are_shown() -> None:
+    """The status shows controller and gateway by their roles; they have no queue and are no peers."""
+    board, (_, controller, gateway) = board_with(1, 2, 3)
+    controller.set_role(WorkerRole.KEEPER)
     gateway.set_role(WorkerRole.GATEWAY)
     snapshot = board.snapshot()
-    assert [one.role for one in snapshot.workers] == [WorkerRole.WORKER, WorkerRole.KEEPER, WorkerRole.GATEWAY]
+    assert [worker.role for worker in snapshot.workers] == [WorkerRole.WORKER, WorkerRole.KEEPER, WorkerRole.GATEWAY]
     assert (snapshot.queued, [pid for pid, _, _ in board.peers()]) == (None, [1])
 
 
-def test_a_slot_can_begin_as_a_front() -> None:
-    """The role that a slot is entered with stands until the slot begins anew."""
+def test_a_row_can_start_as_a_front() -> None:
+    """The role that a row is occupied with lasts until the row is occupied again."""
     board = Scoreboard("TTestServer", 1)
-    board.enter(0, 5, 0, role=WorkerRole.FRONT)
+    board.occupy(0, 5, 0, role=WorkerRole.FRONT)
     assert board.snapshot().workers[0].role is WorkerRole.FRONT
-    board.enter(0, 6, 0)
+    board.occupy(0, 6, 0)
     assert board.snapshot().workers[0].role is WorkerRole.WORKER
 
 
 def test_texts_are_cut() -> None:
-    """Device and note come back as they were; what is too long is cut between two characters."""
+    """Device and note come back unchanged; a long text is cut off between two characters."""
     board, (counters,) = board_with(1)
     counters.set_device("gpu:1")
     counters.set_note("as loaded: größer")
@@ -254,7 +254,7 @@ def test_texts_are_cut() -> None:
 
 
 def test_summary() -> None:
-    """A line of percentiles as upper bounds, and the mean batch."""
+    """The summary has percentiles as upper bounds, and the mean batch size."""
     board, (counters,) = board_with(1)
     for _ in range(97):
         counters.observe(10, 20, 1)
@@ -267,7 +267,7 @@ def test_summary() -> None:
 
 
 def test_percentiles() -> None:
-    """A percentile is the least bound that so many values keep; without values there is nothing above any bound."""
+    """A percentile is the lowest bound that enough values stay below; without values it is the lowest bound."""
     some = Histogram("h", "us", (1, 2, 4), (5, 4, 0, 1), 40)
     assert [some.bound_of(share) for share in (0.1, 0.5, 0.51, 0.9, 0.91)] == [1, 1, 2, 2, None]
     assert (some.count, some.mean) == (10, 4.0)
@@ -275,43 +275,43 @@ def test_percentiles() -> None:
     assert (none.count, none.mean, none.bound_of(0.5)) == (0, 0.0, 1)
 
 
-def test_a_worker_that_is_still_to_be_made_is_in_no_status() -> None:
-    """Its slot is held, and counts for the keeper as one that begins; a row with a pid comes with its process."""
+def test_a_reserved_row_is_in_no_status() -> None:
+    """A reserved row counts for the controller as a worker that starts; the status shows it once it has a process."""
     board = Scoreboard("TTestServer", 1)
-    slot = board.reserve(0, restarts=2)
+    row = board.reserve(0, restarts=2)
     assert (board.snapshot().workers, board.peers()) == ((), [])
     assert board.plans() == [(WorkerPhase.STARTING, 0)]
-    with pytest.raises(RuntimeError, match="all slots"):
+    with pytest.raises(RuntimeError, match="all rows"):
         board.reserve(0)
-    board.enter(slot, os.getpid(), 0, restarts=2, parent=os.getppid())
-    (born,) = board.snapshot().workers
-    assert (born.pid, born.restarts) == (os.getpid(), 2)
-    assert born.rss_bytes > 0
-    board.free(slot)
+    board.occupy(row, os.getpid(), 0, restarts=2, parent=os.getppid())
+    (worker,) = board.snapshot().workers
+    assert (worker.pid, worker.restarts) == (os.getpid(), 2)
+    assert worker.rss_bytes > 0
+    board.free(row)
     assert (board.snapshot().workers, board.plans()) == ((), [])
 
 
-def test_a_slot_that_is_held_is_freed_with_its_parent() -> None:
-    """A worker that dies while it makes a child leaves no slot behind."""
+def test_a_reserved_row_is_freed_with_its_parent() -> None:
+    """A worker that dies while it forks a child leaves no row behind."""
     board = Scoreboard("TForkingServer", 1, children=1)
-    among = board.slots_of_children(entered(board, 1))
+    among = board.rows_of_children(occupied_row(board, 1))
     board.reserve(0, among=among)
     board.free_children_of(os.getpid())
     assert board.reserve(0, among=among) == among[0]
 
 
-def test_a_slot_that_is_still_to_be_filled_names_no_process() -> None:
-    """What stands in a held slot for a pid is none that a signal could be sent to."""
+def test_a_reserved_row_names_no_process() -> None:
+    """The pid of a reserved row is none that a signal could be sent to."""
     board = Scoreboard("TTestServer", 1)
-    held = board.slot(board.reserve(0))[BoardCell.PID]
+    pid = board.row(board.reserve(0))[BoardCell.PID]
     with pytest.raises(OverflowError):
-        os.kill(held, 0)
+        os.kill(pid, 0)
 
 
 @pytest.mark.parametrize("moment", range(3))
 @pytest.mark.parametrize("victim", [0, 1])
 def test_replaced_while_it_is_read(moment: int, victim: int) -> None:
-    """However a reader meets a place that is filled anew, it finds only pids of processes that have been there."""
+    """Whenever a row is freed and reserved again, a reader finds only pids of processes that existed."""
     board = ReadInBetween()
 
     def replace() -> None:
@@ -319,14 +319,14 @@ def test_replaced_while_it_is_read(moment: int, victim: int) -> None:
         board.reserve(0)
 
     board.meanwhile = [*([nothing] * moment), replace]
-    assert {one.pid for one in board.snapshot().workers} <= {1, 2}
+    assert {worker.pid for worker in board.snapshot().workers} <= {1, 2}
 
 
 def test_freed_while_it_is_read_for_the_last_time() -> None:
-    """A reader that never sees the board at rest still shows no row without a process."""
+    """A reader that always meets a transfer still shows no row without a process."""
     board = ReadInBetween()
-    board.slot(0)[BoardCell.MOVES] = 7  # a parent was killed while it moved numbers into it
-    calls_a_look = 3  # two slots and the server's own
-    board.meanwhile = [*([nothing] * (99 * calls_a_look)), lambda: board.free(1)]
-    assert [one.pid for one in board.snapshot().workers] == [1]
+    board.row(0)[BoardCell.TRANSFERS] = 7  # a parent was killed during a transfer
+    reads_per_try = 3  # two rows and the server's own
+    board.meanwhile = [*([nothing] * (99 * reads_per_try)), lambda: board.free(1)]
+    assert [worker.pid for worker in board.snapshot().workers] == [1]
     assert board.meanwhile == []

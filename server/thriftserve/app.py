@@ -166,7 +166,7 @@ class Predictor:
         servables = loader.load_plan(plan, options, attempt)
         batcher = _batcher(settings, UnmergedModels(self._state))
         handler = PredictHandler(
-            SharedStateRegistry(servables, StateReader(self._state, lambda: context.board.state_number)),
+            SharedStateRegistry(servables, StateReader(self._state, lambda: context.board.state_revision)),
             status=context.server_snapshot,
             counters=context.counters,
             max_image_pixels=settings.max_image_pixels,

@@ -13,7 +13,7 @@ from pathlib import Path
 from thriftserve.errors import ConfigError
 from thriftserve.service.control import ControlToken
 from thriftserve.settings import HostSettings, ServeSettings
-from thriftserve.supervisor.tls import server_context
+from thriftserve.supervisor.tls import tls_context
 
 log = logging.getLogger(__name__)
 
@@ -35,7 +35,7 @@ def control_port_settings(settings: ServeSettings) -> HostSettings | None:
     _hold_guarded(settings)
     try:
         door = _settings(settings, settings.control_port)
-        server_context(door)
+        tls_context(door)
     except ConfigError as error:
         raise ConfigError(f"control port: {error.message.replace('tls_', 'control_tls_')}") from error
     return door

@@ -20,7 +20,7 @@ from thriftserve.settings import HostSettings
 from thriftserve.status import WorkerPhase
 from thriftserve.supervisor.context import WorkerContext
 from thriftserve.supervisor.listener import Listener
-from thriftserve.supervisor.tls import server_context
+from thriftserve.supervisor.tls import tls_context
 
 log = logging.getLogger(__name__)
 
@@ -78,7 +78,7 @@ class ServerContext:
         Raises:
             StartError: one of them can't be made.
         """
-        self.tls = server_context(self.settings)
+        self.tls = tls_context(self.settings)
         self.processor = self.factory(self.context)
 
     def begin(self) -> None:

@@ -22,7 +22,7 @@ from thriftserve.supervisor.child import Loop
 from thriftserve.supervisor.context import WorkerContext
 from thriftserve.supervisor.counters import Counters
 from thriftserve.supervisor.listener import Listener
-from thriftserve.supervisor.tls import server_context
+from thriftserve.supervisor.tls import tls_context
 from thriftserve.supervisor.worker_group import WorkerGroup
 
 _TICK_S = 1.0
@@ -45,11 +45,11 @@ class ControlContext:
 
     def reload(self) -> None:
         """Has the server replace its workers, one place after the other."""
-        self._context.report.reload()
+        self._context.report.request_reload()
 
     def state_changed(self) -> None:
         """Has every process look at the state of the models again."""
-        self._context.board.state_changed()
+        self._context.board.bump_state_revision()
 
 
 class ControlService(Protocol):
@@ -122,9 +122,9 @@ def control_group(control: ControlFactory, door: HostSettings | None) -> WorkerG
     """
     if door is None:
         return WorkerGroup(
-            "keeper", 1, lambda context: _ControlLoop(context, control, None), reloads=False, keeper=True
+            "keeper", 1, lambda context: _ControlLoop(context, control, None), reloads=False, takes_sighup=True
         )
-    server_context(door)
+    tls_context(door)
     listener = Listener.open(door)
     tune(listener.sock)
 
@@ -134,4 +134,4 @@ def control_group(control: ControlFactory, door: HostSettings | None) -> WorkerG
         loop = _ControlLoop(context, control, server)
         return loop
 
-    return WorkerGroup("keeper", 1, make_loop, listener, reloads=False, keeper=True)
+    return WorkerGroup("keeper", 1, make_loop, listener, reloads=False, takes_sighup=True)

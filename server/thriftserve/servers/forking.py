@@ -41,7 +41,7 @@ class TForkingServer:
 
     def __init__(self, host: ServerContext) -> None:
         self._host = host
-        self._slots = host.context.board.slots_of_children(host.context.slot)
+        self._slots = host.context.board.rows_of_children(host.context.row)
         self._children: dict[int, int] = {}  # pid: slot
         self._refusing: set[int] = set()
         self._room = CoreBudget(host.context.board)  # a child looks for itself; the cores are counted once
@@ -144,7 +144,7 @@ class TForkingServer:
                 self._refusing.discard(pid)
                 slot = self._children.pop(pid, None)
                 if slot is not None:
-                    self._host.context.board.free(slot, into=self._host.context.slot)
+                    self._host.context.board.free(slot, into=self._host.context.row)
                 if status:
                     log.error("child %d ended with %d", pid, os.waitstatus_to_exitcode(status))
 
@@ -162,7 +162,7 @@ class TForkingServer:
         host = self._in_child()
         board = host.context.board
         index = slot - self._slots.start + 1
-        board.enter(slot, os.getpid(), index, parent=os.getppid())
+        board.occupy(slot, os.getpid(), index, parent=os.getppid())
         host.context = WorkerContext(board, slot, index, 1)
         connection = Connection(sock, peer, host, self._room.is_there)
 

@@ -34,10 +34,10 @@ from thriftserve.settings import HostSettings
 from thriftserve.supervisor.arbiter import Arbiter
 from thriftserve.supervisor.child import Loop
 from thriftserve.supervisor.context import WorkerContext
-from thriftserve.supervisor.fork_server import forget_clean_pages
+from thriftserve.supervisor.fork_server import release_clean_pages
 from thriftserve.supervisor.listener import Listener
 from thriftserve.supervisor.scoreboard import Scoreboard
-from thriftserve.supervisor.tls import server_context
+from thriftserve.supervisor.tls import tls_context
 from thriftserve.supervisor.worker_group import WorkerGroup
 
 log = logging.getLogger(__name__)
@@ -88,7 +88,7 @@ def serve(
     Raises:
         StartError: the address, a certificate or a setting is of no use.
     """
-    server_context(settings)  # files that can't be used are told at once
+    tls_context(settings)  # files that can't be used are told at once
     if unused := settings.unused():
         log.warning("%s has no use for %s: not used", settings.server_type, ", ".join(unused))
     groups = _serving_groups(factory, settings, preload, refusal, desk)
@@ -97,13 +97,13 @@ def serve(
     if control is not None:
         groups.append(control_group(control, control_door))
         ready += f" control_port={_port(groups[-1])}" if control_door is not None else ""
-    groups = [replace(group, frees_first=frees_first) for group in groups]
+    groups = [replace(group, stop_first=frees_first) for group in groups]
     if beside is not None:
         groups, rest_port = _with_one_before(groups, beside)
         ready += f" rest_port={rest_port}"
     if preload is not None and settings.server_type != "TBatchingServer":
         preload()
-        forget_clean_pages()
+        release_clean_pages()
     gc.freeze()  # what is here now is shared with every child, until the collector writes on it
     board = _scoreboard(settings, groups)
     arbiter = Arbiter(groups, board, drain_timeout_s=settings.drain_timeout_s, on_ready=lambda: on_ready(ready))
@@ -169,7 +169,7 @@ def _batching_groups(
     factory: Factory, settings: HostSettings, preload: Callable[[], None] | None, desk: FrontPolicy
 ) -> list[WorkerGroup]:
     """Fronts, each with a listening socket, and the workers behind them."""
-    listeners = Listener.open_several(settings, settings.fronts)
+    listeners = Listener.open_shared(settings, settings.fronts)
     switchboard = Rendezvous(settings.fronts)
     groups = [_front_group(number, listener, settings, switchboard, desk) for number, listener in enumerate(listeners)]
 

@@ -1,13 +1,13 @@
-"""Supervision: keeps every place filled, answers signals, never touches a client's socket.
+"""The supervisor's main loop: keeps every slot filled, handles signals, never touches a client's socket.
 
-    run():  startup -> main_loop -> shutdown
-    signal --> wake-up pipe --> handle_<name>        child's report --> ready | failed | another is stuck
-    child's end --> its place is filled again, later and later while it keeps failing
-    drain --> groups of order 0, and when those have ended, of the next
+    run():  start -> main loop -> end
+    signal --> wake-up pipe --> handler                     report of a child --> ready | failed | another is stuck
+    end of a child --> its slot is filled again, after a pause that doubles while it keeps failing
+    drain --> groups of order 0, and when they have ended, those of the next order
 
-The parent holds the listening sockets but never accepts, so it survives whatever clients do; the
-workers are tied to its life by the kernel. It imports nothing of what they serve with: a group that
-wants that once for all its workers has a nursery.
+The supervisor holds the listening sockets but never accepts a connection, so it survives whatever clients do. The
+kernel ties the workers to its life. It imports nothing that the workers serve with: groups that need a heavy import
+have a fork server.
 """
 
 from __future__ import annotations
@@ -24,27 +24,27 @@ from thriftserve.supervisor import child
 from thriftserve.supervisor.process_table import ProcessTable, ended_children
 from thriftserve.supervisor.scoreboard import Scoreboard
 from thriftserve.supervisor.signals import SignalQueue
-from thriftserve.supervisor.worker_group import GroupState, Worker, WorkerGroup, WorkerSlot
+from thriftserve.supervisor.worker_group import ProcessState, Worker, WorkerGroup, WorkerSlot
 
 log = logging.getLogger(__name__)
 
-#: After this many failures of one place in a row, while nobody serves, the server gives up.
+#: After this many failures of a slot in a row, while no worker of its group serves, the server gives up.
 MAX_FAILURES = 5
 _TICK_S = 1.0
-#: A process that can't be started now is tried again so much later.
-_RETRY_S = 0.2
-#: Told of a drain: no group yet.
-_NOBODY = -1
+#: Pause before another try to start a process that could not be started.
+_SPAWN_RETRY_S = 0.2
+#: Lower than the drain order of any group.
+_NO_ORDER = -1
 
 
 class Arbiter:
-    """A parent process and its workers.
+    """The parent process of a server, with its workers. Use it in the main thread.
 
     Args:
         groups: what to run.
         board: where the workers keep their numbers.
-        drain_timeout_s: after SIGTERM, workers get this long to finish what they hold.
-        on_ready: called once, when every worker has loaded what it serves.
+        drain_timeout_s: after SIGTERM, workers have this long to finish their requests.
+        on_ready: called once, when every worker is ready.
     """
 
     def __init__(
@@ -59,25 +59,34 @@ class Arbiter:
         self._board = board
         self._drain_timeout_s = drain_timeout_s
         self._on_ready = on_ready
-        self._places = [WorkerSlot(group, index) for group in groups for index in range(group.count)]
-        self._announced = False
-        self._stop_by: float | None = None
-        self._told = _NOBODY
+        self._slots = [WorkerSlot(group, index) for group in groups for index in range(group.count)]
+        self._handlers: dict[int, Callable[[], None]] = {
+            signal.SIGTERM: self._stop,
+            signal.SIGINT: self._stop,
+            signal.SIGHUP: self._forward_sighup,
+            signal.SIGUSR1: self._print_stacks,
+            signal.SIGCHLD: lambda: None,  # the main loop reaps in any case
+        }
+        self._was_ready = False
+        #: When to kill what still drains; None: the server does not drain.
+        self._drain_ends_at: float | None = None
+        #: Groups of this order and below drain.
+        self._draining_order = _NO_ORDER
         self._exit_code = ExitCode.OK
         self._selector: selectors.BaseSelector
-        self._roster: ProcessTable
+        self._processes: ProcessTable
 
     def run(self) -> ExitCode:
-        """Serves until a signal, or until no worker can.
+        """Run the server until a signal ends it, or until no worker can serve.
 
         Returns:
             How the process should end.
         """
         with SignalQueue() as signals, selectors.DefaultSelector() as self._selector:
             self._selector.register(signals.fd, selectors.EVENT_READ, signals)
-            self._roster = ProcessTable(self._groups, self._board, self._selector, [signals.writer])
+            self._processes = ProcessTable(self._groups, self._board, self._selector, [signals.writer])
             try:
-                child.adopt_orphans(bool(self._roster.nurseries))
+                child.adopt_orphans(bool(self._processes.fork_server_slots))
                 self._main_loop(signals)
             finally:
                 self._kill_all()
@@ -85,252 +94,246 @@ class Arbiter:
         return self._exit_code
 
     def _main_loop(self, signals: SignalQueue) -> None:
-        while self._stop_by is None or self._roster:
-            self._fill_places()
+        while self._drain_ends_at is None or self._processes:
+            self._fill_slots()
             for key, _ in self._selector.select(self._next_wait_s()):
                 if isinstance(key.data, Worker):
                     self._read_report(key.data)
             for number in signals.take():
-                self._handle(number)
+                self._handlers[number]()
             self._reap()
-            if self._stop_by is not None:
-                self._go_on_draining()
+            if self._drain_ends_at is not None:
+                self._continue_drain()
             self._publish_phase()
 
     def _next_wait_s(self) -> float:
-        due = [place.respawn_at for place in self._vacant() if place.respawn_at is not None]
-        if self._stop_by is not None:
-            due.append(self._stop_by)
+        due = [slot.respawn_at for slot in self._vacant_slots() if slot.respawn_at is not None]
+        if self._drain_ends_at is not None:
+            due.append(self._drain_ends_at)
         return min([_TICK_S, *(max(0.0, at - time.monotonic()) for at in due)])
 
     # Signals
 
-    def _handle(self, number: int) -> None:
-        name = signal.Signals(number).name.removeprefix("SIG").lower()
-        getattr(self, f"handle_{name}")()
-
-    def handle_chld(self) -> None:
-        """A child ended: the main loop looks for it in any case."""
-
-    def handle_term(self) -> None:
-        """Drains; told again, stops at once."""
-        if self._stop_by is not None:
-            log.warning("told to stop a second time: ending %d processes now", len(self._roster))
+    def _stop(self) -> None:
+        """Drain; on a second signal, kill every process at once."""
+        if self._drain_ends_at is not None:
+            log.warning("second signal to stop: killing %d processes", len(self._processes))
             self._force()
             return
-        log.info("draining: no new connections; up to %g s for what is in flight", self._drain_timeout_s)
-        self._drain()
+        log.info("draining: no new connections; requests in flight have up to %g s", self._drain_timeout_s)
+        self._start_drain()
 
-    handle_int = handle_term
-
-    def handle_hup(self) -> None:
-        """Has the keeper look at everything anew; without one, the workers are replaced."""
-        keepers = [place for place in self._places if place.group.keeper]
-        for keeper in (place.worker for place in keepers if place.worker):  # one that begins reads everything
-            keeper.signal(signal.SIGHUP)
-        if not keepers:
+    def _forward_sighup(self) -> None:
+        """Pass SIGHUP on to the workers that take it. If there are none, replace the workers."""
+        slots = [slot for slot in self._slots if slot.group.takes_sighup]
+        for worker in (slot.worker for slot in slots if slot.worker):  # one that starts reads everything anyway
+            worker.signal(signal.SIGHUP)
+        if not slots:
             self._reload()
 
-    def _reload(self) -> None:
-        """Replaces the workers one place after the other, each by one that loads everything anew."""
-        if self._stop_by is not None:
-            return
-        log.info("reloading: new workers take over as they get ready")
-        for place in self._places:
-            place.reload_due = place.group.reloads
-
-    def handle_usr1(self) -> None:
-        """Has every worker print its threads' stacks; this process has printed its own."""
-        self._roster.signal_all(signal.SIGUSR1)
+    def _print_stacks(self) -> None:
+        """Have every process print its stacks. faulthandler has printed those of this process."""
+        self._processes.signal_all(signal.SIGUSR1)
 
     # Reports
 
     def _read_report(self, worker: Worker) -> None:
-        before = worker.state
-        self._roster.read(worker)
-        for pid, held_s in worker.accused:
-            self._end_stuck(pid, held_s)
-        worker.accused.clear()
-        if worker.asks_reload:
-            worker.asks_reload = False
+        old_state = worker.state
+        self._processes.read_report(worker)
+        for pid, held_s in worker.reported_stuck:
+            self._kill_stuck(pid, held_s)
+        worker.reported_stuck.clear()
+        if worker.reload_requested:
+            worker.reload_requested = False
             self._reload()
-        if worker.pipe < 0 and not worker.pid:  # its nursery could not fork it, or ended
-            self._ended(worker, ExitCode.INTERNAL)
-        elif worker.state is GroupState.READY and before is GroupState.STARTING:
-            self._became_ready(worker)
+        if worker.pipe < 0 and not worker.pid:  # its fork server has ended, or could not fork it
+            self._handle_end(worker, ExitCode.INTERNAL)
+        elif worker.state is ProcessState.READY and old_state is ProcessState.STARTING:
+            self._handle_ready(worker)
 
-    def _end_stuck(self, pid: int, held_s: float) -> None:
-        worker = self._roster.get(pid)
-        if worker is None or worker.place.is_nursery:
-            log.warning("process %d is said to be stuck, and is no worker", pid)
+    def _kill_stuck(self, pid: int, held_s: float) -> None:
+        worker = self._processes.get(pid)
+        if worker is None or worker.slot.is_fork_server:
+            log.warning("process %d was reported as stuck, but is not a worker: ignored", pid)
         elif not worker.stuck:
             log.error("%s has held its requests for %.1f s and is killed", worker.label, held_s)
             worker.stuck = True
             worker.signal(signal.SIGKILL)
 
-    def _became_ready(self, worker: Worker) -> None:
-        place = worker.place
+    def _handle_ready(self, worker: Worker) -> None:
+        slot = worker.slot
         log.info("%s is ready after %.1f s", worker.label, time.monotonic() - worker.started)
-        if self._is_told(place.group):
-            self._roster.tell_to_drain(worker)
-        elif worker is place.successor:
-            old, place.worker, place.successor = place.worker, worker, None
-            place.respawn_at = None
+        if self._drains(slot.group):
+            self._processes.drain(worker)
+        elif worker is slot.successor:
+            old, slot.worker, slot.successor = slot.worker, worker, None
+            slot.respawn_at = None
             if old is not None:
-                self._roster.tell_to_drain(old)
-        if not self._announced and all(place.serves for place in self._places):
-            self._announced = True
+                self._processes.drain(old)
+        if not self._was_ready and all(slot.serves for slot in self._slots):
+            self._was_ready = True
             self._on_ready()
 
-    # Ends
+    # Ends of processes
 
     def _reap(self) -> None:
         for pid, code in ended_children():
-            if self._roster.get(pid) is None:
-                for unborn in self._roster.unborn():  # who that was may not have been read yet
-                    self._read_report(unborn)
-            worker = self._roster.get(pid)
-            if worker is not None:  # else an orphan that came to this process to be reaped
-                self._read_report(worker)  # its last words
-                self._ended(worker, code)
+            if self._processes.get(pid) is None:
+                for pending in self._processes.pending():  # its report of its pid may be unread
+                    self._read_report(pending)
+            worker = self._processes.get(pid)
+            if worker is not None:  # otherwise an adopted orphan
+                self._read_report(worker)
+                self._handle_end(worker, code)
 
-    def _ended(self, worker: Worker, code: int) -> None:
-        sound = worker.was_sound(self._roster.answered(worker))
-        self._roster.forget(worker)
-        expected = worker.state is GroupState.DRAINING and (
-            # it had nothing to drain yet
-            code == ExitCode.OK or (not worker.was_ready and (code == -signal.SIGTERM or not worker.pid))
-        )
+    def _handle_end(self, worker: Worker, code: int) -> None:
+        slot = worker.slot
+        healthy = worker.was_healthy(self._processes.requests_answered(worker))
+        self._processes.remove(worker)
+        expected = worker.ended_as_expected(code)
         log.log(logging.DEBUG if expected else logging.ERROR, "%s ended %s", worker.label, _how(code))
-        place = worker.place
-        if self._is_told(place.group) and not expected:
+        if self._drains(slot.group) and not expected:
             self._exit_code = self._exit_code or ExitCode.INTERNAL
-        if worker is place.successor:
-            place.successor = None
+        if worker is slot.successor:
+            slot.successor = None
             log.error("reload of %s failed, the old one serves on: %s", worker.label, _why(worker, code))
-            for each in self._places:  # a keeper will say what to load instead
-                each.reload_due = each.reload_due and not any(group.keeper for group in self._groups)
-        elif place.freed and worker is place.worker:
-            place.freed, place.worker, place.respawn_at = False, None, 0.0
-        elif worker is place.worker:
-            place.worker = None
-            if not self._is_told(place.group):
-                place.failures = 1 if sound else place.failures + 1
-                self._plan_respawn(place, worker, code)
+            self._give_up_reload()
+        elif worker is slot.worker and slot.stopped_for_reload:
+            slot.stopped_for_reload, slot.worker, slot.respawn_at = False, None, 0.0
+        elif worker is slot.worker:
+            slot.worker = None
+            if not self._drains(slot.group):
+                slot.failures = 1 if healthy else slot.failures + 1
+                self._plan_respawn(slot, worker, code)
 
-    def _plan_respawn(self, place: WorkerSlot, worker: Worker, code: int) -> None:
-        hopeless = not self._announced and worker.failure is not None
-        # No program kills itself so: once all have been ready, that says nothing of what they serve.
-        killed = self._announced and code == -signal.SIGKILL
-        if hopeless or (place.failures >= MAX_FAILURES and not killed and not self._anyone_serves(place.group)):
+    def _plan_respawn(self, slot: WorkerSlot, worker: Worker, code: int) -> None:
+        hopeless = not self._was_ready and worker.failure is not None
+        # Nothing kills itself by SIGKILL: once the server was ready, this tells nothing about what it serves.
+        killed = self._was_ready and code == -signal.SIGKILL
+        if hopeless or (slot.failures >= MAX_FAILURES and not killed and not self._any_serves(slot.group)):
             self._give_up(worker, code)
             return
-        wait_s = place.backoff_s()
-        place.restarts += 1
-        place.respawn_at = time.monotonic() + wait_s
-        log.warning("%s is started again in %.1f s", place.label, wait_s)
+        wait_s = slot.backoff_s()
+        slot.restarts += 1
+        slot.respawn_at = time.monotonic() + wait_s
+        log.warning("restarting %s in %.1f s", slot.label, wait_s)
 
-    def _anyone_serves(self, group: WorkerGroup) -> bool:
+    def _any_serves(self, group: WorkerGroup) -> bool:
         return any(
-            worker.place.group is group and not worker.place.is_nursery and worker.state is GroupState.READY
-            for worker in self._roster
+            worker.slot.group is group and not worker.slot.is_fork_server and worker.state is ProcessState.READY
+            for worker in self._processes
         )
 
     def _give_up(self, worker: Worker, code: int) -> None:
-        failed = worker.failure[0] if worker.failure else ExitCode.WORKERS_FAILING
         log.critical("the server can't go on: %s", _why(worker, code))
-        self._exit_code = failed
-        if self._stop_by is None:
-            self._drain()
-        self._tell(max(group.drain_order for group in self._groups))  # nobody is worth waiting for
+        self._exit_code = worker.failure[0] if worker.failure else ExitCode.WORKERS_FAILING
+        if self._drain_ends_at is None:
+            self._start_drain()
+        self._drain_up_to(max(group.drain_order for group in self._groups))
 
-    # Beginnings
+    # Starts of processes
 
-    def _vacant(self) -> list[WorkerSlot]:
-        """The places that are to be filled, and can be: those of nurseries first."""
+    def _vacant_slots(self) -> list[WorkerSlot]:
+        """Return the slots that are to be filled and can be, those of fork servers first."""
         return [
-            place
-            for place in (*self._roster.nurseries, *self._places)
-            if place.respawn_at is not None and not self._is_told(place.group) and self._roster.can_spawn(place)
+            slot
+            for slot in (*self._processes.fork_server_slots, *self._slots)
+            if slot.respawn_at is not None and not self._drains(slot.group) and self._processes.can_spawn(slot)
         ]
 
-    def _fill_places(self) -> None:
+    def _fill_slots(self) -> None:
         now = time.monotonic()
-        for place in self._vacant():
-            if place.respawn_at is not None and now >= place.respawn_at:
-                place.worker = self._roster.spawn(place)
-                place.respawn_at = now + _RETRY_S if place.worker is None else None
-        if self._stop_by is None:
+        for slot in self._vacant_slots():
+            if slot.respawn_at is not None and now >= slot.respawn_at:
+                slot.worker = self._processes.spawn(slot)
+                slot.respawn_at = now + _SPAWN_RETRY_S if slot.worker is None else None
+        if self._drain_ends_at is None:
             self._reload_next()
 
-    def _reload_next(self) -> None:
-        """Begins the next place's reload when no other is under way: one model more in memory, not one a place."""
-        if any(place.successor or place.freed for place in self._places):
+    # Reload
+
+    def _reload(self) -> None:
+        """Replace the workers, one slot after the other, by workers that load everything again."""
+        if self._drain_ends_at is not None:
             return
-        for place in self._places:
-            if place.reload_due and place.serves and place.group.frees_first:
-                if all(each.serves for each in self._places if each.group is place.group):
-                    self._free(place)
+        log.info("reloading: each new worker takes over when it is ready")
+        for slot in self._slots:
+            slot.reload_due = slot.group.reloads
+
+    def _reload_next(self) -> None:
+        """Start the reload of the next slot, unless one is in progress: one model more in memory, not one per slot."""
+        if any(slot.successor or slot.stopped_for_reload for slot in self._slots):
+            return
+        for slot in self._slots:
+            if not (slot.reload_due and slot.serves):
+                continue
+            if slot.group.stop_first:
+                if all(other.serves for other in self._slots if other.group is slot.group):
+                    self._stop_for_reload(slot)
                 return
-            if place.reload_due and place.serves and self._roster.can_spawn(place):
-                place.successor = self._roster.spawn(place)
-                place.reload_due = place.successor is None
+            if self._processes.can_spawn(slot):
+                slot.successor = self._processes.spawn(slot)
+                slot.reload_due = slot.successor is None
                 return
 
-    def _free(self, place: WorkerSlot) -> None:
-        """Ends a place's worker; its end has the place filled again."""
-        if place.worker is not None:
-            place.freed, place.reload_due = True, False
-            self._roster.tell_to_drain(place.worker)
+    def _stop_for_reload(self, slot: WorkerSlot) -> None:
+        """Drain the worker of a slot. Its end has the slot filled again."""
+        if slot.worker is not None:
+            slot.stopped_for_reload, slot.reload_due = True, False
+            self._processes.drain(slot.worker)
 
-    # The end
+    def _give_up_reload(self) -> None:
+        """Replace no further workers if a controller will request another reload."""
+        if any(group.takes_sighup for group in self._groups):
+            for slot in self._slots:
+                slot.reload_due = False
 
-    def _drain(self) -> None:
-        self._stop_by = time.monotonic() + self._drain_timeout_s
-        self._board.set_phase(ServerPhase.DRAINING)  # before the workers hear of it: see Acceptor.last
-        self._go_on_draining()
+    # Drain
 
-    def _go_on_draining(self) -> None:
-        lowest = min((worker.place.group.drain_order for worker in self._roster), default=_NOBODY)
-        if lowest > self._told:
-            self._tell(lowest)
-        if self._stop_by is not None and time.monotonic() >= self._stop_by:
+    def _start_drain(self) -> None:
+        self._drain_ends_at = time.monotonic() + self._drain_timeout_s
+        self._board.set_phase(ServerPhase.DRAINING)  # before the workers get their signal: see Acceptor.accept_pending
+        self._continue_drain()
+
+    def _continue_drain(self) -> None:
+        lowest = min((worker.slot.group.drain_order for worker in self._processes), default=_NO_ORDER)
+        if lowest > self._draining_order:
+            self._drain_up_to(lowest)
+        if self._drain_ends_at is not None and time.monotonic() >= self._drain_ends_at:
             log.warning(
-                "the drain time-out of %g s is over: ending %d processes", self._drain_timeout_s, len(self._roster)
+                "drain time-out of %g s is over: killing %d processes", self._drain_timeout_s, len(self._processes)
             )
             self._force()
 
-    def _is_told(self, group: WorkerGroup) -> bool:
-        return group.drain_order <= self._told
+    def _drains(self, group: WorkerGroup) -> bool:
+        return group.drain_order <= self._draining_order
 
-    def _tell(self, order: int) -> None:
-        """Has the groups up to that order drain, their nurseries with them."""
-        news = [group for group in self._groups if self._told < group.drain_order <= order]
-        self._told = order
-        for group in news:
-            if group.listener is not None:
-                group.listener.close()
-        for worker in self._roster:
-            if worker.place.group in news:
-                self._roster.tell_to_drain(worker)
+    def _drain_up_to(self, order: int) -> None:
+        """Drain the groups up to that order, and their fork servers."""
+        groups = [group for group in self._groups if self._draining_order < group.drain_order <= order]
+        self._draining_order = order
+        for group in groups:
+            group.close_listener()
+        for worker in self._processes:
+            if worker.slot.group in groups:
+                self._processes.drain(worker)
 
     def _force(self) -> None:
-        if self._roster:
+        if self._processes:
             self._exit_code = self._exit_code or ExitCode.FORCED
         self._kill_all()
 
     def _kill_all(self) -> None:
-        self._roster.kill_all()
+        self._processes.kill_all()
         for group in self._groups:
-            if group.listener is not None:
-                group.listener.close()
+            group.close_listener()
 
     def _publish_phase(self) -> None:
-        if self._stop_by is not None:
+        if self._drain_ends_at is not None:
             phase = ServerPhase.DRAINING
-        elif not self._announced:
+        elif not self._was_ready:
             phase = ServerPhase.STARTING
-        elif all(place.serves for place in self._places):
+        elif all(slot.serves for slot in self._slots):
             phase = ServerPhase.SERVING
         else:
             phase = ServerPhase.DEGRADED
@@ -346,4 +349,4 @@ def _how(code: int) -> str:
 def _why(worker: Worker, code: int) -> str:
     if worker.failure:
         return worker.failure[1]
-    return f"{worker.place.label} keeps ending {_how(code)}"
+    return f"{worker.slot.label} keeps ending {_how(code)}"

@@ -1,14 +1,14 @@
-"""A worker process, from its fork to its end.
+"""A child process, from its fork to its end.
 
-    fork --> own signals, tied to its parent's life --> prepare() --> ready --> run() --> exit code
-    fork_away --> the same, as a child of an ancestor of the process that forked it
+    fork         -->  own signals, tied to its parent's life  -->  run_loop: prepare(), ready, run()  -->  exit code
+    double_fork  -->  the same, as a child of an ancestor of the process that forks
 
-What may be done before the fork: import modules (TensorFlow too), bind sockets, read settings. What may
-not: start a thread, create a tensor or a session. A forked TensorFlow that was used hangs in its first
-operation, and a lock that another thread held at the fork is held for ever.
+Before a fork a process may import modules (also TensorFlow), bind sockets and read settings. It must not start a
+thread, create a tensor or a session: a TensorFlow that was used before the fork hangs in its first operation, and a
+lock that another thread held at the fork is held forever.
 
-The child never returns into its parent's code: it ends by `os._exit`, so that no `finally` of the
-parent's and no exit hook runs twice.
+The child never returns into its parent's code. It ends by `os._exit`, so that no `finally` block and no exit hook of
+the parent runs twice.
 """
 
 from __future__ import annotations
@@ -29,149 +29,191 @@ from thriftserve.errors import ExitCode, StartError
 
 log = logging.getLogger(__name__)
 
+#: Options of prctl(2).
 _PR_SET_PDEATHSIG = 1
 _PR_SET_CHILD_SUBREAPER = 36
-#: Signals that a parent holds back while it forks, so that none reaches a child that has its parent's handlers.
+#: Blocked around a fork, so that none of them reaches a child that still has its parent's handlers.
 FORK_SIGNALS = frozenset((signal.SIGTERM, signal.SIGINT, signal.SIGHUP, signal.SIGUSR1, signal.SIGCHLD, signal.SIGQUIT))
-#: How long the process between a worker and the one that forked it takes to end, about.
-_ADOPTION_S = 0.0005
-_LINE_BYTES = 4096
+#: How often an orphan checks whether its new parent has adopted it. The process between them ends within about this.
+_ADOPTION_POLL_S = 0.0005
+#: The longest report. A write of up to PIPE_BUF (4096) bytes to a pipe is atomic: pipe(7).
+_REPORT_BYTES = 4096
 
 
 class Loop(Protocol):
-    """What a worker runs; each server type has its own."""
+    """What a child process runs. Each server type has its own."""
 
     def prepare(self) -> None:
-        """Loads what is served.
+        """Load everything that `run` needs.
 
         Raises:
-            StartError: it can't be.
+            StartError: that is impossible.
         """
 
     def run(self) -> None:
-        """Serves until `drain` was called and everything in hand is answered."""
+        """Serve until `drain` was called and every accepted request is answered."""
 
     def drain(self) -> None:
-        """Take nothing new, finish what is in hand. Called from a signal handler: must not block."""
+        """Accept nothing new and finish what was accepted. Called from a signal handler: must not block."""
 
 
 class Report:
-    """The child's end of the pipe on which its parent reads; without one nothing is said."""
+    """The child's end of the pipe to its supervisor: one line a message. `Worker.read_report` is the other end.
+
+    Without a pipe (`fd` < 0), or when nobody reads it any more, messages are dropped.
+    """
 
     def __init__(self, fd: int = -1) -> None:
         self._fd = fd
 
-    def born(self) -> bool:
-        """Says which process this is, where the parent did not fork it itself; False where nobody reads any more."""
-        return self._say(f"born {os.getpid()}")
+    def spawned(self) -> bool:
+        """Report the pid of a process that the supervisor did not fork itself. Return False if nobody reads it."""
+        return self._write(f"spawned {os.getpid()}")
 
     def ready(self) -> None:
-        """Every model is loaded; clients are taken."""
-        self._say("ready")
+        """Report that this process has loaded everything and serves."""
+        self._write("ready")
 
     def failed(self, code: ExitCode, message: str) -> None:
-        """It can't start; `message` is what the parent will say."""
-        self._say(f"failed {int(code)} {' '.join(message.split())}")
+        """Report why this process can't start. The supervisor logs `message`."""
+        self._write(f"failed {int(code)} {' '.join(message.split())}")
 
     def stuck(self, pid: int, held_s: float) -> None:
-        """Worker `pid` holds its requests longer than it may, for `held_s` seconds now: have it killed and replaced."""
-        self._say(f"stuck {pid} {held_s:.3f}")
+        """Report that worker `pid` has had its requests for `held_s` seconds, longer than allowed: it gets killed."""
+        self._write(f"stuck {pid} {held_s:.3f}")
 
-    def reload(self) -> None:
-        """What is to be served has changed: have the workers replaced, one place after the other."""
-        self._say("reload")
+    def request_reload(self) -> None:
+        """Ask the supervisor to replace the workers, one slot after the other."""
+        self._write("reload")
 
     def close(self) -> None:
-        """Says nothing more."""
+        """Close the pipe."""
         os.close(self._fd)
         self._fd = -1
 
-    def _say(self, line: str) -> bool:
+    def _write(self, line: str) -> bool:
         try:
-            os.write(self._fd, line.encode()[: _LINE_BYTES - 1] + b"\n")  # so short that it comes in one piece
+            os.write(self._fd, line.encode()[: _REPORT_BYTES - 1] + b"\n")
         except OSError:
             return False
         return True
 
 
 def fork(main: Callable[[], int], on_term: Callable[[], None] | None = None) -> int:
-    """Forks a child that runs `main` and ends with the exit code it returns.
+    """Fork a child that runs `main` and ends with the exit code that it returns.
 
     Args:
         main: runs in the child.
-        on_term: what SIGTERM does in the child from its first moment on; None: it ends it.
+        on_term: what SIGTERM does in the child from its first moment on. None: it ends the child.
 
     Returns:
-        The child's pid.
+        The pid of the child.
     """
     parent = os.getpid()
-    with _signals_held() as held:
+    with _signals_blocked() as old_mask:
         pid = os.fork()
         if pid == 0:
-            _run_child(main, on_term, parent, held)
+            _run_child(main, on_term, parent, old_mask)
     return pid
 
 
-def fork_away(main: Callable[[], int], parent: int) -> None:
-    """Forks a process that runs `main` as a child of `parent`: an ancestor that adopts orphans.
+def double_fork(main: Callable[[], int], parent: int) -> None:
+    """Fork a process that runs `main` as a child of `parent`, an ancestor that adopts orphans.
 
     Raises:
-        OSError: it can't be forked.
+        OSError: the fork failed.
     """
-    with _signals_held() as held:
-        between = os.fork()
-        if between == 0:
-            _orphan(main, parent, held)
-    os.waitpid(between, 0)
+    with _signals_blocked() as old_mask:
+        middle = os.fork()
+        if middle == 0:
+            _fork_orphan(main, parent, old_mask)
+    os.waitpid(middle, 0)
 
 
-def _orphan(main: Callable[[], int], parent: int, held: set[signal.Signals | int]) -> NoReturn:
-    """Forks the process that is meant, and ends: that makes it an orphan."""
-    between = os.getpid()
+def adopt_orphans(on: bool) -> None:
+    """Set whether descendants of this process become its children when their own parents end."""
+    _prctl(_PR_SET_CHILD_SUBREAPER, int(on))
+
+
+def die_with_parent(parent: int) -> None:
+    """Have the kernel kill this process when `parent`, which forked it, ends for whatever reason."""
+    _prctl(_PR_SET_PDEATHSIG, signal.SIGKILL)
+    if os.getppid() != parent:  # it ended before the line above
+        os._exit(ExitCode.FORCED)
+
+
+def run_loop(loop: Loop, report: Report, listen: Callable[[], None]) -> int:
+    """Run a loop to its end, in its own process.
+
+    Args:
+        loop: what to run.
+        report: tells the supervisor when the loop is ready, or why it can't start.
+        listen: called when the loop is prepared, before it is reported as ready.
+
+    Returns:
+        The exit code.
+    """
+    # Until the loop is prepared there is nothing to drain, and SIGTERM just ends the process.
+    try:
+        loop.prepare()
+        gc.collect()
+        gc.freeze()  # keeps the collector from walking over what was loaded again and again
+        signal.signal(signal.SIGTERM, lambda *_: loop.drain())
+        listen()
+        report.ready()
+    except StartError as error:
+        report.failed(error.exit_code, error.message)
+        return error.exit_code
+    except Exception as error:
+        log.exception("the worker can't start")
+        report.failed(ExitCode.INTERNAL, f"{type(error).__name__}: {error}")
+        return ExitCode.INTERNAL
+    loop.run()
+    return ExitCode.OK
+
+
+@contextlib.contextmanager
+def _signals_blocked() -> Iterator[set[signal.Signals | int]]:
+    """Block FORK_SIGNALS around a fork, with empty output buffers so that nothing is printed twice."""
+    sys.stdout.flush()
+    sys.stderr.flush()
+    old_mask = signal.pthread_sigmask(signal.SIG_BLOCK, FORK_SIGNALS)
+    try:
+        yield old_mask
+    finally:
+        signal.pthread_sigmask(signal.SIG_SETMASK, old_mask)
+
+
+def _fork_orphan(main: Callable[[], int], parent: int, old_mask: set[signal.Signals | int]) -> NoReturn:
+    """Fork the process that runs `main`, and end: that makes it an orphan."""
+    middle = os.getpid()
     try:
         if os.fork() == 0:
-            while os.getppid() == between:
-                time.sleep(_ADOPTION_S)
-            _run_child(main, None, parent, held)
+            while os.getppid() == middle:
+                time.sleep(_ADOPTION_POLL_S)
+            _run_child(main, None, parent, old_mask)
     except OSError as error:
-        log.error("a worker can't be forked: %s", error.strerror)
+        log.error("can't fork a worker: %s", error.strerror)
     finally:
         os._exit(ExitCode.OK)
 
 
-def adopt_orphans(on: bool) -> None:
-    """Whether descendants of this process become its children when their own parents end."""
-    _prctl(_PR_SET_CHILD_SUBREAPER, int(on))
-
-
-@contextlib.contextmanager
-def _signals_held() -> Iterator[set[signal.Signals | int]]:
-    """Around a fork: nothing is printed twice, and no signal reaches a child that has its parent's handlers."""
-    sys.stdout.flush()
-    sys.stderr.flush()
-    held = signal.pthread_sigmask(signal.SIG_BLOCK, FORK_SIGNALS)
-    try:
-        yield held
-    finally:
-        signal.pthread_sigmask(signal.SIG_SETMASK, held)
-
-
 def _run_child(
-    main: Callable[[], int], on_term: Callable[[], None] | None, parent: int, held: set[signal.Signals | int]
+    main: Callable[[], int], on_term: Callable[[], None] | None, parent: int, old_mask: set[signal.Signals | int]
 ) -> NoReturn:
     code: int = ExitCode.INTERNAL
     try:
         signal.set_wakeup_fd(-1)
-        faulthandler.unregister(signal.SIGUSR1)  # or what it does here would be the parent's
-        for each in FORK_SIGNALS:
-            signal.signal(each, signal.SIG_DFL)
+        faulthandler.unregister(signal.SIGUSR1)  # drops the parent's handler, which this one would chain to
+        for number in FORK_SIGNALS:
+            signal.signal(number, signal.SIG_DFL)
         if on_term is not None:
             signal.signal(signal.SIGTERM, lambda *_: on_term())
-        signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C reaches the whole group: the parent decides
+        signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C reaches the whole process group; the parent decides
         signal.signal(signal.SIGHUP, signal.SIG_IGN)
         faulthandler.register(signal.SIGUSR1, all_threads=True)
         die_with_parent(parent)
-        signal.pthread_sigmask(signal.SIG_SETMASK, held)
+        signal.pthread_sigmask(signal.SIG_SETMASK, old_mask)
         code = main()
     except SystemExit as error:
         code = error.code if isinstance(error.code, int) else ExitCode.INTERNAL
@@ -185,38 +227,6 @@ def _run_child(
         os._exit(code)
 
 
-def die_with_parent(parent: int) -> None:
-    """Has the kernel kill this process when the one that forked it ends, however that ends."""
-    _prctl(_PR_SET_PDEATHSIG, signal.SIGKILL)
-    if os.getppid() != parent:  # it ended before the line above
-        os._exit(ExitCode.FORCED)
-
-
 def _prctl(option: int, value: int) -> None:
     if ctypes.CDLL(None, use_errno=True).prctl(option, value) != 0:
         raise OSError(ctypes.get_errno(), f"prctl({option}, {value})")
-
-
-def serve(loop: Loop, report: Report, listen: Callable[[], None]) -> int:
-    """Runs a worker's loop to its end.
-
-    Returns:
-        The exit code.
-    """
-    # Until there is something to drain, SIGTERM just ends the process.
-    try:
-        loop.prepare()
-        gc.collect()
-        gc.freeze()  # the collector need not walk what was loaded, over and over
-        signal.signal(signal.SIGTERM, lambda *_: loop.drain())
-        listen()
-        report.ready()
-    except StartError as error:
-        report.failed(error.exit_code, error.message)
-        return error.exit_code
-    except Exception as error:
-        log.exception("the worker can't start")
-        report.failed(ExitCode.INTERNAL, f"{type(error).__name__}: {error}")
-        return ExitCode.INTERNAL
-    loop.run()
-    return ExitCode.OK

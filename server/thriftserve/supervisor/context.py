@@ -1,4 +1,4 @@
-"""What a worker process is told, and what it may tell back.
+"""What a worker process knows about itself and its server, and what it may report.
 
 Arbiter --WorkerContext--> processor factory (in the process that serves) --> TProcessor
 """
@@ -10,55 +10,57 @@ import logging
 from thriftserve.status import ServerSnapshot, WorkerPhase, WorkerRole, summarize
 from thriftserve.supervisor.child import Report
 from thriftserve.supervisor.counters import Counters
-from thriftserve.supervisor.scoreboard import Scoreboard, histograms
+from thriftserve.supervisor.scoreboard import Scoreboard, sum_histograms
 
 log = logging.getLogger(__name__)
 
 
 class WorkerContext:
-    """A worker's place among the others.
+    """A worker process among those of its server.
 
     Attributes:
-        index: its place, from 0; a replacement has the index of the one it replaces.
-        workers: how many such places there are.
+        index: its number in its group, from 0. A replacement has the index of the process that it replaces.
+        workers: how many workers the group has.
         server_type: the name on `--server-type`.
-        server_pid: the process to signal.
-        counters: its own numbers.
-        report: what it may tell the process that supervises it.
+        server_pid: the supervisor, which takes signals for the whole server.
+        board: the scoreboard of the server.
+        row: this process's row on it.
+        counters: the numbers in that row.
+        report: what it can tell its supervisor.
     """
 
-    def __init__(self, board: Scoreboard, slot: int, index: int, workers: int, report: Report | None = None) -> None:
+    def __init__(self, board: Scoreboard, row: int, index: int, workers: int, report: Report | None = None) -> None:
         self.index = index
         self.workers = workers
         self.server_type = board.server_type
         self.server_pid = board.pid
         self.board = board
-        self.slot = slot
-        self.counters = Counters(board, slot)
+        self.row = row
+        self.counters = Counters(board, row)
         self.report = report or Report()
 
     def set_device(self, device: str) -> None:
-        """Says which device this worker's sessions run on: "cpu", "gpu:0", …."""
+        """Set the device that this worker's sessions run on, for the status: "cpu", "gpu:0", …."""
         self.counters.set_device(device)
 
     def set_phase(self, phase: WorkerPhase) -> None:
-        """Says what this worker is doing."""
+        """Set the phase of this process, for the status."""
         self.counters.set_phase(phase)
 
     def set_role(self, role: WorkerRole) -> None:
-        """Says what this process does, where it is no worker."""
+        """Set what this process does, for the status, if it is not a worker."""
         self.counters.set_role(role)
 
     def set_note(self, note: str) -> None:
-        """Says what else people should know of this process; at most 64 bytes."""
+        """Set a remark about this process, for the status; at most 64 bytes."""
         self.counters.set_note(note)
 
     def server_snapshot(self) -> ServerSnapshot:
-        """The whole server, as it stands."""
+        """Return the state of the whole server now."""
         return self.board.snapshot()
 
-    def log_figures(self) -> None:
-        """Logs one line about the requests that ran here, those of children that have ended included, if any did."""
-        figures = histograms([self.board.slot(self.slot)])
-        if count := figures[0].count:
-            log.info("ran %d requests: %s", count, summarize(figures))
+    def log_summary(self) -> None:
+        """Log one line about the requests that ran in this process and its ended children, if any did."""
+        histograms = sum_histograms([self.board.row(self.row)])
+        if count := histograms[0].count:
+            log.info("ran %d requests: %s", count, summarize(histograms))

@@ -1,10 +1,9 @@
-"""The socket that clients connect to: bound early, listening late.
+"""The socket that clients connect to. It is bound early and listens late.
 
-    settings --open()--> bound (a taken port fails at once, clients are refused)
-             --listen()--> by the first worker that is ready (clients are taken)
+    settings --open()--> bound: a taken port fails at once, clients are refused
+             --listen()--> by the first worker that is ready: clients can connect
 
-Between the two nobody can connect, so a server whose models fail to load never leaves clients hanging
-on an open port.
+In between nobody can connect, so a server whose models fail to load never leaves clients hanging on an open port.
 """
 
 from __future__ import annotations
@@ -20,7 +19,7 @@ from thriftserve.settings import HostSettings
 
 
 class Listener:
-    """A listening socket, shared by a parent and its workers."""
+    """A listening socket that a parent shares with its workers."""
 
     def __init__(self, sock: socket.socket, backlog: int, unix_socket: str | None = None) -> None:
         self.sock = sock
@@ -30,33 +29,30 @@ class Listener:
 
     @classmethod
     def open(cls, settings: HostSettings) -> Listener:
-        """Binds the address that the settings name.
+        """Bind the address that the settings name.
 
         Raises:
-            BindError: it is taken, not ours, or not allowed.
+            BindError: the address is in use, is not one of this machine, or may not be bound by this user.
         """
         sock = _bind_unix(settings.unix_socket) if settings.unix_socket else _bind_tcp(settings.host, settings.port)
-        sock.setblocking(False)
         return cls(sock, settings.backlog, settings.unix_socket)
 
     @classmethod
-    def open_several(cls, settings: HostSettings, count: int) -> list[Listener]:
-        """Binds one TCP address `count` times: the kernel spreads the clients over them.
+    def open_shared(cls, settings: HostSettings, count: int) -> list[Listener]:
+        """Bind one TCP address `count` times. The kernel spreads the clients over them (SO_REUSEPORT).
 
         Raises:
-            BindError: it is taken, not ours, or not allowed; or a Unix socket is asked for, which can't be shared.
+            BindError: as for `open`, or the settings name a Unix socket, which can't be shared.
         """
         if count == 1:
             return [cls.open(settings)]
         if settings.unix_socket:
             raise BindError(f"{count} fronts can't share a Unix socket: use a TCP port, or --fronts 1")
-        cls.open(settings).close()  # sharing would hide that another server of this user listens there
+        cls.open(settings).close()  # a shared bind would succeed beside another server of the same user
         listeners: list[Listener] = []
         for _ in range(count):
             port = listeners[0].port if listeners else settings.port
-            sock = _bind_tcp(settings.host, port, shared=True)
-            sock.setblocking(False)
-            listeners.append(cls(sock, settings.backlog))
+            listeners.append(cls(_bind_tcp(settings.host, port, shared=True), settings.backlog))
         return listeners
 
     @property
@@ -65,25 +61,25 @@ class Listener:
         return 0 if self._unix_socket else int(self.sock.getsockname()[1])
 
     def describe(self) -> str:
-        """The address as the ready line has it: `host=… port=…` or `unix_socket=…`."""
+        """Return the address as in the ready line: `host=… port=…` or `unix_socket=…`."""
         if self._unix_socket:
             return f"unix_socket={self._unix_socket}"
         host, port = self.sock.getsockname()[:2]
         return f"host={host} port={port}"
 
     def listen(self) -> None:
-        """Takes clients from now on; harmless when it does already.
+        """Let clients connect. Harmless if they already can.
 
         Raises:
-            BindError: another server bound the address too, and listened first.
+            BindError: another server has bound the same address, and listened first.
         """
         try:
             self.sock.listen(self._backlog)
         except OSError as error:
-            raise BindError(_bind_reason(self.describe(), error)) from None
+            raise _bind_error(self.describe(), error) from None
 
     def close(self) -> None:
-        """Closes this process's hold of it; the parent's own also removes a Unix socket's file."""
+        """Close the socket in this process. The process that opened it also removes the file of a Unix socket."""
         self.sock.close()
         if self._unix_socket and os.getpid() == self._owner:
             with contextlib.suppress(FileNotFoundError):
@@ -92,10 +88,10 @@ class Listener:
 
 def _bind_tcp(host: str, port: int, *, shared: bool = False) -> socket.socket:
     try:
-        found = socket.getaddrinfo(host, port, type=socket.SOCK_STREAM, flags=socket.AI_PASSIVE)
+        addresses = socket.getaddrinfo(host, port, type=socket.SOCK_STREAM, flags=socket.AI_PASSIVE)
     except socket.gaierror as error:
-        raise BindError(f"host {host!r} is no address of this machine: {error.strerror}") from None
-    family, kind, proto, _, address = found[0]
+        raise BindError(f"host {host!r} is not an address of this machine: {error.strerror}") from None
+    family, kind, proto, _, address = addresses[0]
     sock = socket.socket(family, kind, proto)
     try:
         sock.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
@@ -106,16 +102,9 @@ def _bind_tcp(host: str, port: int, *, shared: bool = False) -> socket.socket:
         sock.bind(address)
     except OSError as error:
         sock.close()
-        raise BindError(_bind_reason(f"{host}:{port}", error)) from None
+        raise _bind_error(f"{host}:{port}", error) from None
+    sock.setblocking(False)
     return sock
-
-
-def _bind_reason(address: str, error: OSError) -> str:
-    if error.errno == errno.EADDRINUSE:
-        return f"{address} is in use: another server listens there; stop it, or choose another --port (0 picks one)"
-    if error.errno == errno.EACCES:
-        return f"{address} may not be listened on by this user: {error.strerror}"
-    return f"{address} can't be listened on: {error.strerror or error}"
 
 
 def _bind_unix(path: str) -> socket.socket:
@@ -125,25 +114,36 @@ def _bind_unix(path: str) -> socket.socket:
         sock.bind(path)
     except OSError as error:
         sock.close()
-        raise BindError(_bind_reason(path, error)) from None
+        raise _bind_error(path, error) from None
     except BindError:
         sock.close()
         raise
+    sock.setblocking(False)
     return sock
 
 
 def _remove_stale(path: str) -> None:
-    """Removes the socket of a server that is gone; never a file, never a living server's socket."""
+    """Remove the socket of a server that has ended; never a file, and never the socket of a running server."""
     try:
         mode = os.stat(path).st_mode
     except FileNotFoundError:
         return
     if not stat.S_ISSOCK(mode):
-        raise BindError(f"{path} exists and is no socket: choose another --unix-socket")
+        raise BindError(f"{path} exists and is not a socket: choose another --unix-socket")
     with socket.socket(socket.AF_UNIX, socket.SOCK_STREAM) as probe:
         try:
             probe.connect(path)
         except ConnectionRefusedError:
             os.unlink(path)
             return
-    raise BindError(f"{path} is in use: another server listens there")
+    raise BindError(f"{path} is in use: another server listens there; stop it, or choose another --unix-socket")
+
+
+def _bind_error(address: str, error: OSError) -> BindError:
+    if error.errno == errno.EADDRINUSE:
+        reason = "is in use: another server listens there; stop it, or choose another --port (0 picks one)"
+    elif error.errno == errno.EACCES:
+        reason = f"can't be listened on by this user: {error.strerror}"
+    else:
+        reason = f"can't be listened on: {error.strerror or error}"
+    return BindError(f"{address} {reason}")

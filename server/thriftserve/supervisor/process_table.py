@@ -1,7 +1,7 @@
-"""The processes that live: begun for a place, heard, signalled, reaped.
+"""The running processes of a server: spawned for a slot, read, signalled, reaped.
 
-spawn(place) --> forked here | asked of its group's nursery --> Worker, its report pipe in the selector
-the kernel --ended_children()--> (pid, exit code) --> get(pid) --> forget()
+spawn(slot) --> forked here | requested from its group's fork server --> Worker, its report pipe in the selector
+the kernel --ended_children()--> (pid, exit code) --> get(pid) --> remove()
 """
 
 from __future__ import annotations
@@ -16,18 +16,18 @@ from collections.abc import Callable, Iterable, Iterator, Sequence
 from thriftserve.supervisor import child
 from thriftserve.supervisor.fork_server import ForkServer
 from thriftserve.supervisor.scoreboard import BoardCell, Scoreboard
-from thriftserve.supervisor.worker_group import GroupState, SpawnRequest, Worker, WorkerGroup, WorkerSlot, work
+from thriftserve.supervisor.worker_group import ProcessState, SpawnRequest, Worker, WorkerGroup, WorkerSlot, run_worker
 
 log = logging.getLogger(__name__)
 
 
 class ProcessTable:
-    """The arbiter's children.
+    """The arbiter's children. Only the arbiter's main thread uses it.
 
     Args:
-        groups: all there are.
-        board: where workers get a slot.
-        selector: where their pipes are watched.
+        groups: all groups of the server.
+        board: where workers get a row.
+        selector: where their report pipes are registered.
         own_fds: descriptors of the arbiter that no child keeps, besides those in the selector.
     """
 
@@ -42,151 +42,151 @@ class ProcessTable:
         self._board = board
         self._selector = selector
         self._own_fds = tuple(own_fds)
-        self._nurseries = {group: ForkServer(group, board) for group in groups if group.preload is not None}
+        self._fork_servers = {group: ForkServer(group, board) for group in groups if group.preload is not None}
         self._by_pid: dict[int, Worker] = {}
-        self._unborn: list[Worker] = []
+        self._pending: list[Worker] = []
 
     def __len__(self) -> int:
-        return len(self._by_pid) + len(self._unborn)
+        return len(self._by_pid) + len(self._pending)
 
     def __iter__(self) -> Iterator[Worker]:
-        return iter([*self._by_pid.values(), *self._unborn])
+        return iter([*self._by_pid.values(), *self._pending])
 
     @property
-    def nurseries(self) -> list[WorkerSlot]:
-        """The places of the nurseries."""
-        return [nursery.place for nursery in self._nurseries.values()]
+    def fork_server_slots(self) -> list[WorkerSlot]:
+        """The slots of the fork servers."""
+        return [fork_server.slot for fork_server in self._fork_servers.values()]
 
     def get(self, pid: int) -> Worker | None:
-        """The worker with that pid, if it is one."""
+        """Return the process with that pid, or None."""
         return self._by_pid.get(pid)
 
-    def unborn(self) -> list[Worker]:
-        """Those that were asked of a nursery and have not said who they are."""
-        return list(self._unborn)
+    def pending(self) -> list[Worker]:
+        """Return the workers that were requested from a fork server and have not reported their pid yet."""
+        return list(self._pending)
 
-    # Beginnings
+    def requests_answered(self, worker: Worker) -> int:
+        """Return how many requests a worker and its ended children have answered."""
+        if worker.row is None:
+            return 0
+        row = self._board.row(worker.row)
+        return row[BoardCell.REQUESTS] + row[BoardCell.PAST_REQUESTS]
 
-    def can_spawn(self, place: WorkerSlot) -> bool:
-        """Whether what a worker of that place is forked from is there."""
-        nursery = self._nurseries.get(place.group)
-        return nursery is None or place is nursery.place or nursery.ready
+    # Start
 
-    def spawn(self, place: WorkerSlot) -> Worker | None:
-        """Begins a process for a place; None where that can't be done now."""
-        nursery = self._nurseries.get(place.group)
-        if nursery is not None and place is nursery.place:
-            with nursery.open() as far:
-                return self._fork(place, None, lambda report: nursery.run(far, report))
+    def can_spawn(self, slot: WorkerSlot) -> bool:
+        """Return whether the process that would fork a worker for the slot is ready."""
+        fork_server = self._fork_servers.get(slot.group)
+        return fork_server is None or slot is fork_server.slot or fork_server.ready
+
+    def spawn(self, slot: WorkerSlot) -> Worker | None:
+        """Start a process for a slot. Return None if that is impossible now."""
+        fork_server = self._fork_servers.get(slot.group)
+        if fork_server is not None and slot is fork_server.slot:
+            with fork_server.open() as far_end:
+                return self._fork(slot, None, lambda report: fork_server.run(far_end, report))
         try:
-            slot = self._board.reserve(place.index, place.restarts)
-        except RuntimeError as error:  # others that drain have them still
-            log.error("%s can't be started: %s", place.label, error)
+            row = self._board.reserve(slot.index, slot.restarts)
+        except RuntimeError as error:  # processes that drain still have theirs
+            log.error("can't start %s: %s", slot.label, error)
             return None
-        seat = SpawnRequest(place.index, place.restarts, slot)
-        if nursery is not None:
-            return self._ask(nursery, place, seat)
-        return self._fork(place, slot, lambda report: work(place.group, seat, self._board, report))
+        request = SpawnRequest(slot.index, slot.restarts, row)
+        if fork_server is not None:
+            return self._request(fork_server, slot, request)
+        return self._fork(slot, row, lambda report: run_worker(slot.group, request, self._board, report))
 
-    def _fork(self, place: WorkerSlot, slot: int | None, main: Callable[[child.Report], int]) -> Worker | None:
-        worker, writer = self._watched(place, slot)
+    def _fork(self, slot: WorkerSlot, row: int | None, main: Callable[[child.Report], int]) -> Worker | None:
+        worker, writer = self._open_pipe(slot, row)
 
         def in_child() -> int:
-            self._shed(place.group)
+            self._close_inherited(slot.group)
             return main(child.Report(writer))
 
         try:
             worker.pid = child.fork(in_child)
         except OSError as error:
-            log.error("%s can't be forked: %s", place.label, error.strerror)
-            self.forget(worker)
+            log.error("can't fork %s: %s", slot.label, error.strerror)
+            self.remove(worker)
             return None
         finally:
             os.close(writer)
         self._by_pid[worker.pid] = worker
         return worker
 
-    def _ask(self, nursery: ForkServer, place: WorkerSlot, seat: SpawnRequest) -> Worker | None:
-        worker, writer = self._watched(place, seat.slot)
-        asked = nursery.ask(seat, writer)
+    def _request(self, fork_server: ForkServer, slot: WorkerSlot, request: SpawnRequest) -> Worker | None:
+        worker, writer = self._open_pipe(slot, request.row)
+        accepted = fork_server.request(request, writer)
         os.close(writer)
-        if not asked:
-            self.forget(worker)
+        if not accepted:
+            self.remove(worker)
             return None
-        self._unborn.append(worker)
+        self._pending.append(worker)
         return worker
 
-    def _watched(self, place: WorkerSlot, slot: int | None) -> tuple[Worker, int]:
+    def _open_pipe(self, slot: WorkerSlot, row: int | None) -> tuple[Worker, int]:
         reader, writer = os.pipe()
         os.set_blocking(reader, False)
-        worker = Worker(place, slot, reader)
+        worker = Worker(slot, row, reader)
         self._selector.register(reader, selectors.EVENT_READ, worker)
         return worker, writer
 
-    def _shed(self, group: WorkerGroup) -> None:
-        """In a child: closes what is the arbiter's alone, and other groups' listeners."""
+    def _close_inherited(self, group: WorkerGroup) -> None:
+        """Close, in a child, what belongs to the arbiter alone, and the listeners of other groups."""
         for fd in (*(key.fd for key in self._selector.get_map().values()), *self._own_fds):
             os.close(fd)
         self._selector.close()
-        for nursery in self._nurseries.values():
-            nursery.close()
+        for fork_server in self._fork_servers.values():
+            fork_server.close()
         for other in self._groups:
-            if other.listener is not None and other.listener is not group.listener:
-                other.listener.close()
+            if other.listener is not group.listener:
+                other.close_listener()
 
-    # Lives
+    # While they run
 
-    def read(self, worker: Worker) -> None:
-        """Takes what a worker reported."""
+    def read_report(self, worker: Worker) -> None:
+        """Read what a process has reported."""
         if worker.pipe < 0:
             return
         if not worker.read_report():
             self._close_pipe(worker)
-        if worker.pid and worker in self._unborn:
-            self._unborn.remove(worker)
+        if worker.pid and worker in self._pending:
+            self._pending.remove(worker)
             self._by_pid[worker.pid] = worker
-            if worker.state is GroupState.DRAINING:
+            if worker.state is ProcessState.DRAINING:
                 worker.signal(signal.SIGTERM)
 
-    def tell_to_drain(self, worker: Worker) -> None:
-        """Has a worker finish; one that is not born yet hears of it then."""
-        worker.state = GroupState.DRAINING
+    def drain(self, worker: Worker) -> None:
+        """Have a process drain. A pending one gets the signal when its pid is known."""
+        worker.state = ProcessState.DRAINING
         worker.signal(signal.SIGTERM)
 
     def signal_all(self, number: signal.Signals) -> None:
-        """Sends a signal to everybody."""
+        """Send a signal to every process."""
         for worker in self:
             worker.signal(number)
 
-    # Ends
+    # End
 
-    def answered(self, worker: Worker) -> int:
-        """How many requests a worker, or its children, have answered."""
-        if worker.slot is None:
-            return 0
-        slot = self._board.slot(worker.slot)
-        return slot[BoardCell.REQUESTS] + slot[BoardCell.PAST_REQUESTS]
-
-    def forget(self, worker: Worker) -> None:
-        """It has ended."""
+    def remove(self, worker: Worker) -> None:
+        """Forget a process that has ended."""
         self._close_pipe(worker)
-        if worker in self._unborn:
-            self._unborn.remove(worker)
+        if worker in self._pending:
+            self._pending.remove(worker)
         elif worker.pid:
             self._by_pid.pop(worker.pid, None)
             self._board.free_children_of(worker.pid)
-        if worker.slot is not None:
-            self._board.free(worker.slot)
+        if worker.row is not None:
+            self._board.free(worker.row)
 
     def kill_all(self) -> None:
-        """Ends everybody, nurseries first: nobody is born any more."""
-        for worker in sorted(self, key=lambda worker: not worker.place.is_nursery):
+        """Kill every process; fork servers first, so that nothing is forked any more."""
+        for worker in sorted(self, key=lambda worker: not worker.slot.is_fork_server):
             if worker.pid is not None:
                 worker.signal(signal.SIGKILL)
                 os.waitpid(worker.pid, 0)
-            self.forget(worker)  # one that is just being born finds nobody to tell, and ends
-        for nursery in self._nurseries.values():
-            nursery.close()
+            self.remove(worker)  # a pending one can't report its pid then, and ends
+        for fork_server in self._fork_servers.values():
+            fork_server.close()
 
     def _close_pipe(self, worker: Worker) -> None:
         if worker.pipe >= 0:
@@ -196,7 +196,7 @@ class ProcessTable:
 
 
 def ended_children() -> Iterator[tuple[int, int]]:
-    """(pid, exit code) of every child that has ended: workers, and orphans whom nobody else would reap."""
+    """Reap every child that has ended, adopted orphans too, and yield its pid and exit code."""
     with contextlib.suppress(ChildProcessError):
         while True:
             pid, status = os.waitpid(-1, os.WNOHANG)

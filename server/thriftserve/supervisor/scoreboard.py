@@ -1,11 +1,12 @@
-"""What every process of a server knows of every other: counters in shared memory.
+"""The scoreboard: shared memory with one row for each process of a server.
 
-    worker: Counters --writes its own slot--> Scoreboard (anonymous mmap) --snapshot()--> any process's getServerStatus
+    worker: Counters --writes its own row--> Scoreboard (anonymous mmap) --snapshot()--> any process's getServerStatus
 
-The parent makes the board before it forks, so all its children share the pages. Each cell has one
-writer, an aligned 8-byte store is whole, and a reader may be a request behind: that is all the
-synchronisation there is. A slot's numbers outlive its process: whoever reaps it adds them to the past, and
-a reader that finds somebody at it looks again, so that sums over all of it never go back.
+The parent creates the board before it forks, so all its children share the pages. Each cell has one writer, an
+aligned 8-byte store is atomic, and a reader may be a request behind: no other synchronisation is needed.
+
+The numbers of a row outlive its process. Whoever reaps the process adds them to the past of another row. A reader that
+meets such a transfer reads again, so that sums over all rows never go back.
 """
 
 from __future__ import annotations
@@ -15,20 +16,19 @@ import os
 import time
 from collections.abc import Callable, Sequence
 from enum import IntEnum
-from typing import TypeAlias
+from typing import NamedTuple, TypeAlias
 
 from thriftserve.status import MEASURES, Measure, ServerPhase, ServerSnapshot, WorkerPhase, WorkerRole, WorkerSnapshot
 from thriftserve_client.histogram import Histogram
 
-# What stands in a slot of the scoreboard, and where.
-
-#: Cells of one slot, or of all of them: signed 8-byte integers.
+#: The cells of one row, or of all rows: signed 8-byte integers.
 Cells: TypeAlias = "memoryview[int]"
+#: Counts one request: microseconds queued, microseconds computed, rows of its run.
 Observe = Callable[[int, int, int], None]
 
 
 class BoardCell(IntEnum):
-    """Cells of a slot, 8 bytes each."""
+    """The cells of a row, 8 bytes each."""
 
     PID = 0
     PARENT = 1
@@ -46,43 +46,221 @@ class BoardCell(IntEnum):
     ROLE = 13
     QUEUED = 14
     QUEUED_BYTES = 15
-    #: Odd while numbers of a process that has ended are on their way into this slot.
-    MOVES = 16
+    #: Odd while the numbers of an ended process are being added to this row.
+    TRANSFERS = 16
     DEVICE = 17
     NOTE = 19
-    #: Of a worker: the plan whose models it has loaded. Of the server: how often its models' state has changed.
+    #: Of a worker: the number of the plan that it has loaded. Of the server's own row: the revision of the model state.
     PLAN = 27
     HISTOGRAMS = 28
 
 
-#: Texts, UTF-8, filled up with zeros.
+#: Cells that hold a text: UTF-8, padded with zeros.
 DEVICE_CELLS = slice(BoardCell.DEVICE, BoardCell.NOTE)
 NOTE_CELLS = slice(BoardCell.NOTE, BoardCell.PLAN)
 
 
-def _cells_of(measure: Measure) -> int:
+def _cell_count(measure: Measure) -> int:
     return len(measure.bounds) + 2  # a bucket for each bound, one above them all, the sum
 
 
-SLOT_CELLS = BoardCell.HISTOGRAMS + sum(map(_cells_of, MEASURES))
-#: The cells that are added to the past when a process ends: they only grow.
-HISTOGRAM_CELLS = range(BoardCell.HISTOGRAMS, SLOT_CELLS)
-_FIRST_CELLS = tuple(BoardCell.HISTOGRAMS + sum(map(_cells_of, MEASURES[:at])) for at in range(len(MEASURES)))
-_INTEGER_BITS = 64
+_HISTOGRAM_AT = tuple(BoardCell.HISTOGRAMS + sum(map(_cell_count, MEASURES[:at])) for at in range(len(MEASURES)))
+ROW_CELLS = _HISTOGRAM_AT[-1] + _cell_count(MEASURES[-1])
+_ROW_BYTES = 8 * ROW_CELLS
+_ZEROS = memoryview(bytes(_ROW_BYTES)).cast("q")
+#: The PID of a row whose process does not exist yet. It fits no pid_t, so nobody can be signalled by it.
+_RESERVED = 2**62
+#: How often, and how long apart, a reader tries to read without meeting a transfer, which takes some 20 us (measured).
+_READ_TRIES = 100
+_READ_PAUSE_S = 0.0001
 
 
-def observer(cells: Cells, slot_at: int) -> Observe:
-    """What counts a request in the histograms of the slot that begins at a cell, for one thread at a time.
+class Peer(NamedTuple):
+    """A worker as other workers see it."""
 
-    It takes the time queued and the time computed (microseconds), and the rows of the run.
+    pid: int
+    in_flight: int
+    connections: int
+
+
+class Scoreboard:
+    """A table of rows in memory that all processes of a server share.
+
+    Any process may read. A row is written by its process, and by the process that reserves and frees it.
+
+    Args:
+        server_type: what `snapshot` reports as the server type.
+        rows: how many children the parent may have at once.
+        children: how many children each of those may have at once.
     """
-    queue_at, compute_at, batch_at = ([slot_at + cell for cell in _bucket_cells(at)] for at in range(len(MEASURES)))
+
+    def __init__(self, server_type: str, rows: int, children: int = 0) -> None:
+        self.server_type = server_type
+        self.pid = os.getpid()
+        self._parent_rows = rows
+        self._children = children
+        self._rows = rows * (1 + children)
+        self._started = time.time()
+        # The last row is the server's own: its phase, and the past of all ended processes.
+        self._map = mmap.mmap(-1, (self._rows + 1) * _ROW_BYTES)
+        self.cells: Cells = memoryview(self._map).cast("q")
+        self._own = self._rows * ROW_CELLS
+
+    def reserve(self, index: int, restarts: int = 0, among: range | None = None) -> int:
+        """Reserve a free row for a process that does not exist yet. The status shows it from `occupy` on.
+
+        Args:
+            index: the number of the process in its group.
+            restarts: how often that process was replaced.
+            among: the rows that only the caller reserves. None: the parent's own.
+
+        Raises:
+            RuntimeError: no row is free.
+        """
+        for row in among if among is not None else range(self._parent_rows):
+            if self.cells[row * ROW_CELLS] == 0:
+                self.occupy(row, _RESERVED, index, restarts)
+                return row
+        raise RuntimeError("all rows of the scoreboard are in use")
+
+    def rows_of_children(self, row: int) -> range:
+        """Return the rows that the process in `row` may reserve for its own children."""
+        first = self._parent_rows + row * self._children
+        return range(first, first + self._children)
+
+    def occupy(
+        self,
+        row: int,
+        pid: int,
+        index: int,
+        restarts: int = 0,
+        parent: int | None = None,
+        role: WorkerRole = WorkerRole.WORKER,
+    ) -> None:
+        """Start a row at zero for process `pid`, a child of `parent` (None: of this process)."""
+        at = row * ROW_CELLS
+        self.cells[at + 1 : at + ROW_CELLS] = _ZEROS[1:]  # PID comes last: until then nobody reads the others
+        self.cells[at + BoardCell.PARENT] = os.getpid() if parent is None else parent
+        self.cells[at + BoardCell.INDEX] = index
+        self.cells[at + BoardCell.PHASE] = WorkerPhase.STARTING
+        self.cells[at + BoardCell.STARTED_NS] = time.time_ns()
+        self.cells[at + BoardCell.RESTARTS] = restarts
+        self.cells[at + BoardCell.ROLE] = role
+        self.cells[at + BoardCell.PID] = pid
+
+    def free(self, row: int, into: int | None = None) -> None:
+        """Free the row of an ended process, and add its numbers to the past of row `into` (None: the server's)."""
+        at = row * ROW_CELLS
+        past = self._own if into is None else into * ROW_CELLS
+        cells = self.cells
+        cells[past + BoardCell.TRANSFERS] += 1
+        cells[past + BoardCell.PAST_REQUESTS] += cells[at + BoardCell.REQUESTS] + cells[at + BoardCell.PAST_REQUESTS]
+        cells[past + BoardCell.PAST_ERRORS] += cells[at + BoardCell.ERRORS] + cells[at + BoardCell.PAST_ERRORS]
+        cells[past + BoardCell.REFUSED] += cells[at + BoardCell.REFUSED]
+        for cell in range(BoardCell.HISTOGRAMS, ROW_CELLS):
+            cells[past + cell] += cells[at + cell]
+        cells[at + BoardCell.PID] = 0
+        cells[at + BoardCell.TRANSFERS] = 0  # the process may have been killed during a transfer into its row
+        cells[past + BoardCell.TRANSFERS] += 1
+
+    def free_children_of(self, pid: int) -> None:
+        """Free the rows of an ended process's children. They ended with it, and it can't reap them any more."""
+        for row in range(self._rows):
+            at = row * ROW_CELLS
+            if self.cells[at] and self.cells[at + BoardCell.PARENT] == pid:
+                self.free(row)
+
+    def set_phase(self, phase: ServerPhase) -> None:
+        """Set the phase of the server."""
+        self.cells[self._own + BoardCell.PHASE] = phase
+
+    @property
+    def stopping(self) -> bool:
+        """Whether the whole server drains, not only one worker."""
+        return self.cells[self._own + BoardCell.PHASE] == ServerPhase.DRAINING
+
+    @property
+    def state_revision(self) -> int:
+        """The revision of the models' state on disk: grows whenever the state is written."""
+        return self.cells[self._own + BoardCell.PLAN]
+
+    def bump_state_revision(self) -> None:
+        """Tell every process that the models' state on disk has changed. Only one process may call this."""
+        self.cells[self._own + BoardCell.PLAN] += 1
+
+    def peers(self) -> list[Peer]:
+        """Return every worker that serves."""
+        cells = self.cells
+        return [
+            Peer(cells[at], cells[at + BoardCell.IN_FLIGHT], cells[at + BoardCell.CONNECTIONS])
+            for at in range(0, self._own, ROW_CELLS)
+            if cells[at]
+            and cells[at + BoardCell.PHASE] == WorkerPhase.IDLE
+            and cells[at + BoardCell.ROLE] == WorkerRole.WORKER
+        ]
+
+    def plans(self) -> list[tuple[WorkerPhase, int]]:
+        """Return (phase, number of the loaded plan) of every worker; a reserved row counts as STARTING.
+
+        The children of a forking server are part of its one worker.
+        """
+        cells = self.cells
+        return [
+            (WorkerPhase(cells[at + BoardCell.PHASE] or WorkerPhase.STARTING), cells[at + BoardCell.PLAN])
+            for at in range(0, self._parent_rows * ROW_CELLS, ROW_CELLS)
+            if cells[at] and cells[at + BoardCell.ROLE] == WorkerRole.WORKER
+        ]
+
+    def row(self, row: int) -> Cells:
+        """Return the cells of a row."""
+        return self.cells[row * ROW_CELLS : (row + 1) * ROW_CELLS]
+
+    def snapshot(self) -> ServerSnapshot:
+        """Return the state of the whole server now. Memory and CPU times come from the operating system."""
+        *processes, own = rows = self._consistent_rows()
+        fronts = [row for row in processes if row[BoardCell.ROLE] == WorkerRole.FRONT]
+        return ServerSnapshot(
+            phase=ServerPhase(own[BoardCell.PHASE] or ServerPhase.STARTING),
+            server_type=self.server_type,
+            pid=self.pid,
+            uptime_s=time.time() - self._started,
+            workers=tuple(
+                sorted(map(_worker_snapshot, processes), key=lambda worker: (worker.role, worker.index, worker.pid))
+            ),
+            past_requests=sum(row[BoardCell.PAST_REQUESTS] for row in rows),
+            past_errors=sum(row[BoardCell.PAST_ERRORS] for row in rows),
+            refused=sum(row[BoardCell.REFUSED] for row in rows),
+            histograms=sum_histograms(rows),
+            queued=sum(row[BoardCell.QUEUED] for row in fronts) if fronts else None,
+            queued_bytes=sum(row[BoardCell.QUEUED_BYTES] for row in fronts) if fronts else None,
+        )
+
+    def _consistent_rows(self) -> list[Cells]:
+        """Return copies of the rows in use and, last, of the server's own; none in the middle of a transfer."""
+        rows: list[Cells] = []
+        for _ in range(_READ_TRIES):
+            transfers = self._transfers()
+            in_use = [row for row, pid in enumerate(self.cells[: self._own : ROW_CELLS].tolist()) if pid]
+            rows = [memoryview(self.row(row).tobytes()).cast("q") for row in (*in_use, self._rows)]
+            if transfers == self._transfers() and not any(count % 2 for count in transfers):
+                break
+            time.sleep(_READ_PAUSE_S)
+        # A row may have been freed or reserved since it was seen in use.
+        return [*(row for row in rows[:-1] if row[BoardCell.PID] not in (0, _RESERVED)), rows[-1]]
+
+    def _transfers(self) -> list[int]:
+        return self.cells[BoardCell.TRANSFERS :: ROW_CELLS].tolist()
+
+
+def observer(cells: Cells, row_at: int) -> Observe:
+    """Return what counts requests in the histograms of the row that starts at a cell, for one thread at a time."""
+    queue_at, compute_at, batch_at = ([row_at + cell for cell in _bucket_cells(at)] for at in range(len(MEASURES)))
     queue_sum, compute_sum, batch_sum = (
-        slot_at + first + _cells_of(measure) - 1 for first, measure in zip(_FIRST_CELLS, MEASURES, strict=True)
+        row_at + first + _cell_count(measure) - 1 for first, measure in zip(_HISTOGRAM_AT, MEASURES, strict=True)
     )
 
     def observe(queue_us: int, compute_us: int, batch_size: int) -> None:
-        # A value less one has as many bits as the power of two that bounds it has zeros.
+        # The bounds are powers of two: a value less one has as many bits as its bound has zeros.
         cells[queue_at[(queue_us - 1).bit_length()]] += 1
         cells[queue_sum] += queue_us
         cells[compute_at[(compute_us - 1).bit_length()]] += 1
@@ -93,232 +271,60 @@ def observer(cells: Cells, slot_at: int) -> Observe:
     return observe
 
 
-def _bucket_cells(at: int) -> list[int]:
-    """The cell of a slot in which a measure counts a value, by the bits of that value less one."""
-    powers = [bound.bit_length() - 1 for bound in MEASURES[at].bounds]
-    return [_FIRST_CELLS[at] + min(max(bits - powers[0], 0), len(powers)) for bits in range(_INTEGER_BITS + 1)]
-
-
-def histograms(slots: Sequence[Cells]) -> tuple[Histogram, ...]:
-    """The histograms of several slots added up, one for each of `MEASURES`."""
-    found = []
-    for first, measure in zip(_FIRST_CELLS, MEASURES, strict=True):
-        own = slice(first, first + _cells_of(measure))
-        *counts, total = (sum(column) for column in zip(*(slot[own] for slot in slots), strict=True))
-        found.append(Histogram(measure.name, measure.unit, measure.bounds, tuple(counts), total))
-    return tuple(found)
+def sum_histograms(rows: Sequence[Cells]) -> tuple[Histogram, ...]:
+    """Return the histograms of several rows added up, one for each of `MEASURES`."""
+    histograms = []
+    for first, measure in zip(_HISTOGRAM_AT, MEASURES, strict=True):
+        cells = slice(first, first + _cell_count(measure))
+        *counts, total = (sum(column) for column in zip(*(row[cells] for row in rows), strict=True))
+        histograms.append(Histogram(measure.name, measure.unit, measure.bounds, tuple(counts), total))
+    return tuple(histograms)
 
 
 def write_text(cells: Cells, text: str) -> None:
-    """Puts a text into cells; cut where it is too long for them."""
+    """Write a text into cells, cut off if it is too long for them."""
     size = cells.nbytes
     cells.cast("B")[:] = memoryview(text.encode()[:size].ljust(size, b"\0"))
 
 
 def read_text(cells: Cells) -> str:
-    """The text that `write_text` put there."""
+    """Return the text that `write_text` wrote."""
     return cells.tobytes().rstrip(b"\0").decode(errors="ignore")
 
 
-#: How often, and how long apart, a reader tries to see no slot half added to the past.
-_TRIES = 100
-_PAUSE_S = 0.0001
-_ZEROS = memoryview(bytes(8 * SLOT_CELLS)).cast("q")
-#: In the PID cell of a slot whose process is still to be made. It fits no pid_t: nobody could be signalled by it.
-_RESERVED = 2**62
+def _bucket_cells(at: int) -> list[int]:
+    """Return the cell of a row in which `MEASURES[at]` counts a value, by the bits of that value less one."""
+    powers = [bound.bit_length() - 1 for bound in MEASURES[at].bounds]
+    int64_bits = 64
+    return [_HISTOGRAM_AT[at] + min(max(bits - powers[0], 0), len(powers)) for bits in range(int64_bits + 1)]
 
 
-class Scoreboard:
-    """A table of slots in memory that all processes of a server share.
-
-    Args:
-        server_type: what `snapshot` reports as the server type.
-        parent_slots: how many children the parent may have at once.
-        children: how many children each of those may have at once.
-    """
-
-    def __init__(self, server_type: str, parent_slots: int, children: int = 0) -> None:
-        self.server_type = server_type
-        self.pid = os.getpid()
-        self.parent_slots = parent_slots
-        self._children = children
-        self._slots = slots = parent_slots * (1 + children)
-        self._started = time.time()
-        # One slot more, the last: the server's own phase and past.
-        self._map = mmap.mmap(-1, (slots + 1) * SLOT_CELLS * 8)
-        self.cells = memoryview(self._map).cast("q")
-        self._own = slots * SLOT_CELLS
-
-    def reserve(self, index: int, restarts: int = 0, among: range | None = None) -> int:
-        """Take a free slot for a process that is still to be made; it has no row in the status until it enters it.
-
-        Args:
-            index: the process's place among its like.
-            restarts: how often that place was filled anew.
-            among: the slots that the caller hands out, and nobody else; None: the parent's own.
-
-        Raises:
-            RuntimeError: none is free.
-        """
-        for slot in among if among is not None else range(self.parent_slots):
-            if self.cells[slot * SLOT_CELLS] == 0:
-                self.enter(slot, _RESERVED, index, restarts)
-                return slot
-        raise RuntimeError("all slots of the scoreboard are taken")
-
-    def slots_of_children(self, slot: int) -> range:
-        """The slots that the process in `slot` may hand out to children of its own."""
-        first = self.parent_slots + slot * self._children
-        return range(first, first + self._children)
-
-    def enter(
-        self,
-        slot: int,
-        pid: int,
-        index: int,
-        restarts: int = 0,
-        parent: int | None = None,
-        role: WorkerRole = WorkerRole.WORKER,
-    ) -> None:
-        """Begins a slot anew for process `pid`, a child of `parent` (None: of this process)."""
-        at = slot * SLOT_CELLS
-        self.cells[at + 1 : at + SLOT_CELLS] = _ZEROS[1:]  # PID comes last: until then nobody reads the others
-        self.cells[at + BoardCell.PARENT] = os.getpid() if parent is None else parent
-        self.cells[at + BoardCell.INDEX] = index
-        self.cells[at + BoardCell.PHASE] = WorkerPhase.STARTING
-        self.cells[at + BoardCell.STARTED_NS] = time.time_ns()
-        self.cells[at + BoardCell.RESTARTS] = restarts
-        self.cells[at + BoardCell.ROLE] = role
-        self.cells[at] = pid
-
-    def free(self, slot: int, into: int | None = None) -> None:
-        """A process has ended: adds its numbers to the past (of slot `into`; None: the server's)."""
-        at = slot * SLOT_CELLS
-        past = self._own if into is None else into * SLOT_CELLS
-        cells = self.cells
-        cells[past + BoardCell.MOVES] += 1
-        cells[past + BoardCell.PAST_REQUESTS] += cells[at + BoardCell.REQUESTS] + cells[at + BoardCell.PAST_REQUESTS]
-        cells[past + BoardCell.PAST_ERRORS] += cells[at + BoardCell.ERRORS] + cells[at + BoardCell.PAST_ERRORS]
-        cells[past + BoardCell.REFUSED] += cells[at + BoardCell.REFUSED]
-        for cell in HISTOGRAM_CELLS:
-            cells[past + cell] += cells[at + cell]
-        cells[at] = 0
-        cells[at + BoardCell.MOVES] = 0  # it may have been killed while it moved numbers of its own children
-        cells[past + BoardCell.MOVES] += 1
-
-    def free_children_of(self, pid: int) -> None:
-        """The process that would have reaped them has ended, and they with it."""
-        for slot in range(self._slots):
-            at = slot * SLOT_CELLS
-            if self.cells[at] and self.cells[at + BoardCell.PARENT] == pid:
-                self.free(slot)
-
-    def set_phase(self, phase: ServerPhase) -> None:
-        """The server's own state."""
-        self.cells[self._own + BoardCell.PHASE] = phase
-
-    @property
-    def stopping(self) -> bool:
-        """True where the whole server drains, not one worker of it."""
-        return self.cells[self._own + BoardCell.PHASE] == ServerPhase.DRAINING
-
-    def peers(self) -> list[tuple[int, int, int]]:
-        """(pid, requests in flight, connections) of every worker that serves."""
-        cells = self.cells
-        return [
-            (cells[at], cells[at + BoardCell.IN_FLIGHT], cells[at + BoardCell.CONNECTIONS])
-            for at in range(0, self._slots * SLOT_CELLS, SLOT_CELLS)
-            if cells[at]
-            and cells[at + BoardCell.PHASE] == WorkerPhase.IDLE
-            and cells[at + BoardCell.ROLE] == WorkerRole.WORKER
-        ]
-
-    def plans(self) -> list[tuple[WorkerPhase, int]]:
-        """(phase, number of its plan) of every worker, those that are still to be made included (STARTING).
-
-        A forking server's children are in its one worker's.
-        """
-        cells = self.cells
-        return [
-            (WorkerPhase(cells[at + BoardCell.PHASE] or WorkerPhase.STARTING), cells[at + BoardCell.PLAN])
-            for at in range(0, self.parent_slots * SLOT_CELLS, SLOT_CELLS)
-            if cells[at] and cells[at + BoardCell.ROLE] == WorkerRole.WORKER
-        ]
-
-    @property
-    def state_number(self) -> int:
-        """Grows whenever the state of the models that is written down changes."""
-        return self.cells[self._own + BoardCell.PLAN]
-
-    def state_changed(self) -> None:
-        """It has been written anew; one process calls it."""
-        self.cells[self._own + BoardCell.PLAN] += 1
-
-    def slot(self, slot: int) -> Cells:
-        """The cells of one slot."""
-        return self.cells[slot * SLOT_CELLS : (slot + 1) * SLOT_CELLS]
-
-    def snapshot(self) -> ServerSnapshot:
-        """Everything, as it stands; memory and CPU times are asked of the operating system."""
-        *used, own = every = self._copied()
-        fronts = [slot for slot in used if slot[BoardCell.ROLE] == WorkerRole.FRONT]
-        return ServerSnapshot(
-            phase=ServerPhase(own[BoardCell.PHASE] or ServerPhase.STARTING),
-            server_type=self.server_type,
-            pid=self.pid,
-            uptime_s=time.time() - self._started,
-            workers=tuple(sorted(map(_worker, used), key=lambda worker: (worker.role, worker.index, worker.pid))),
-            past_requests=sum(slot[BoardCell.PAST_REQUESTS] for slot in every),
-            past_errors=sum(slot[BoardCell.PAST_ERRORS] for slot in every),
-            refused=sum(slot[BoardCell.REFUSED] for slot in every),
-            histograms=histograms(every),
-            queued=sum(slot[BoardCell.QUEUED] for slot in fronts) if fronts else None,
-            queued_bytes=sum(slot[BoardCell.QUEUED_BYTES] for slot in fronts) if fronts else None,
-        )
-
-    def _copied(self) -> list[Cells]:
-        """The slots of all processes, and the server's own, the last; none of them half added to the past."""
-        found: list[Cells] = []
-        for _ in range(_TRIES):
-            moves = self._moves()
-            used = [slot for slot, pid in enumerate(self.cells[: self._own : SLOT_CELLS].tolist()) if pid]
-            found = [memoryview(self.slot(slot).tobytes()).cast("q") for slot in (*used, self._slots)]
-            if moves == self._moves() and not any(count % 2 for count in moves):
-                break
-            time.sleep(_PAUSE_S)
-        # A slot may have been freed, or taken for the next process, since it was seen in use.
-        return [*(slot for slot in found[:-1] if slot[BoardCell.PID] not in (0, _RESERVED)), found[-1]]
-
-    def _moves(self) -> list[int]:
-        return self.cells[BoardCell.MOVES :: SLOT_CELLS].tolist()
-
-
-def _worker(slot: Cells) -> WorkerSnapshot:
-    phase = WorkerPhase(slot[BoardCell.PHASE] or WorkerPhase.STARTING)  # its process is just beginning the slot
-    if phase is WorkerPhase.IDLE and slot[BoardCell.IN_FLIGHT]:
+def _worker_snapshot(row: Cells) -> WorkerSnapshot:
+    phase = WorkerPhase(row[BoardCell.PHASE] or WorkerPhase.STARTING)  # 0 while `occupy` is at work
+    if phase is WorkerPhase.IDLE and row[BoardCell.IN_FLIGHT]:
         phase = WorkerPhase.BUSY
-    pid = slot[BoardCell.PID]
+    pid = row[BoardCell.PID]
     rss_bytes, cpu_s = _usage(pid)
     return WorkerSnapshot(
-        index=slot[BoardCell.INDEX],
+        index=row[BoardCell.INDEX],
         pid=pid,
         phase=phase,
-        device=read_text(slot[DEVICE_CELLS]),
+        device=read_text(row[DEVICE_CELLS]),
         rss_bytes=rss_bytes,
         cpu_s=cpu_s,
-        uptime_s=max(0.0, time.time() - slot[BoardCell.STARTED_NS] / 1e9),
-        requests=slot[BoardCell.REQUESTS],
-        errors=slot[BoardCell.ERRORS],
-        in_flight=max(0, slot[BoardCell.IN_FLIGHT]),
-        connections=max(0, slot[BoardCell.CONNECTIONS]),
-        restarts=slot[BoardCell.RESTARTS],
-        role=WorkerRole(slot[BoardCell.ROLE]),
-        note=read_text(slot[NOTE_CELLS]),
+        uptime_s=max(0.0, time.time() - row[BoardCell.STARTED_NS] / 1e9),
+        requests=row[BoardCell.REQUESTS],
+        errors=row[BoardCell.ERRORS],
+        in_flight=max(0, row[BoardCell.IN_FLIGHT]),
+        connections=max(0, row[BoardCell.CONNECTIONS]),
+        restarts=row[BoardCell.RESTARTS],
+        role=WorkerRole(row[BoardCell.ROLE]),
+        note=read_text(row[NOTE_CELLS]),
     )
 
 
 def _usage(pid: int) -> tuple[int, float]:
-    """Resident bytes and CPU seconds of a process; zeros where it is gone, or no descriptor is left to read them."""
+    """Return resident bytes and CPU seconds of a process; zeros if it has ended or no descriptor is left."""
     try:
         import psutil
     except ImportError:

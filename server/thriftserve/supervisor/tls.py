@@ -1,6 +1,6 @@
 """TLS on the server's side: certificate files in, one context out.
 
---tls-cert, --tls-key, --tls-client-ca  -->  server_context()  -->  handshake in the thread that serves the client
+--tls-cert, --tls-key, --tls-client-ca  -->  tls_context()  -->  handshake in the thread that serves the client
 """
 
 from __future__ import annotations
@@ -11,17 +11,17 @@ from thriftserve.errors import ConfigError
 from thriftserve.settings import HostSettings
 
 
-def server_context(settings: HostSettings) -> ssl.SSLContext | None:
-    """A context for the files that the settings name; None where TLS is off.
+def tls_context(settings: HostSettings) -> ssl.SSLContext | None:
+    """Return a TLS context for the files that the settings name, or None if TLS is off.
 
     Raises:
-        ConfigError: a file is missing, is not PEM, or the key is not the certificate's.
+        ConfigError: a file does not exist or is not PEM, or the key does not belong to the certificate.
     """
     if not settings.tls_cert:
         return None
     context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
     context.minimum_version = ssl.TLSVersion.TLSv1_2
-    # A drain shuts reading, which is the end of the stream and no attack; messages tell their own length.
+    # A drain shuts down reading, which looks like a truncated stream. Messages carry their own length.
     context.options |= ssl.OP_IGNORE_UNEXPECTED_EOF
     try:
         context.load_cert_chain(settings.tls_cert, settings.tls_key)

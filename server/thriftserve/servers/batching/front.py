@@ -30,7 +30,7 @@ from thriftserve.servers.connection import FAILURES, tell
 from thriftserve.servers.context import ServerContext
 from thriftserve.servers.nonblocking_connection import PeerGone
 from thriftserve.status import WorkerRole
-from thriftserve.supervisor.tls import server_context
+from thriftserve.supervisor.tls import tls_context
 
 log = logging.getLogger(__name__)
 
@@ -81,7 +81,7 @@ class TBatchingFront:
     def prepare(self) -> None:
         """Waits for the first slot: clients are taken once there is somebody to serve them."""
         self._host.context.counters.set_role(WorkerRole.FRONT)
-        self.tls = server_context(self.settings)
+        self.tls = tls_context(self.settings)
         processor = None
         if self._desk.make_processor is not None:
             processor = self._desk.make_processor(self._host.context, self._about)

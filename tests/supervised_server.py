@@ -1,8 +1,8 @@
 """A server of small loops that answer questions about their own process, under a real arbiter.
 
-python -m nursery_server FOLDER PRELOAD [fronts|workers]…  -->  "ready"  -->  ask(FOLDER/NAME-INDEX-PID, "facts")
+python -m supervised_server FOLDER PRELOAD  -->  "ready"  -->  ask(FOLDER/NAME-INDEX-PID, "facts")
 
-What a test wants to happen later, files in the folder say: `hold-NAME` keeps a group from ending.
+Files in the folder steer it: `hold-NAME` keeps a group from ending, `crash-NAME` crashes it while it starts.
 """
 
 from __future__ import annotations
@@ -28,7 +28,7 @@ from thriftserve.supervisor.context import WorkerContext
 from thriftserve.supervisor.scoreboard import Scoreboard
 from thriftserve.supervisor.worker_group import WorkerGroup
 
-#: What the light nursery imports; nothing else here does.
+#: A module that only the light preload imports.
 MODULE = "wave"
 FRONTS, WORKERS = 1, 2
 _TICK_S = 0.02
@@ -65,7 +65,7 @@ class Talker:
         self._draining = True
 
     def on_facts(self) -> dict[str, Any]:
-        """Of this process: its parent, what of the nursery's it has imported or mapped, its descriptors."""
+        """Return the process's parent, what it has of the fork server's imports, and its descriptors."""
         descriptors = [Path("/proc/self/fd", fd) for fd in os.listdir("/proc/self/fd")]
         maps = Path("/proc/self/maps").read_text()
         return {
@@ -73,35 +73,35 @@ class Talker:
             "modules": [name for name in (MODULE, "tensorflow") if name in sys.modules],
             "maps_tensorflow": "tensorflow" in maps,
             "draining": self._draining,
-            # The one that listed the others is closed by now.
+            # The descriptor that listed the others is closed.
             "descriptors": sorted(
                 f"{fd.name} {fd.readlink().name.partition(':')[0]}" for fd in descriptors if fd.is_symlink()
             ),
         }
 
     def on_request(self) -> None:
-        """A request is answered."""
+        """Count a request as answered."""
         self._context.counters.begin_request()
         self._context.counters.end_request()
 
-    def on_accuse(self, pid: str) -> None:
-        """Reports a process as stuck."""
+    def on_report_stuck(self, pid: str) -> None:
+        """Report a process as stuck."""
         self._context.report.stuck(int(pid), 1.5)
 
     def on_orphan(self) -> int:
-        """Starts a process whose parent ends at once; its pid."""
+        """Start a process whose parent ends at once; return its pid."""
         command = "read x & echo $!"
-        found = subprocess.run(["sh", "-c", command], stdin=subprocess.PIPE, stdout=subprocess.PIPE, check=True)
-        return int(found.stdout)
+        done = subprocess.run(["sh", "-c", command], stdin=subprocess.PIPE, stdout=subprocess.PIPE, check=True)
+        return int(done.stdout)
 
     def on_compute(self) -> float:
-        """An operation of TensorFlow."""
+        """Run an operation of TensorFlow."""
         tensorflow = importlib.import_module("tensorflow")
         return float(tensorflow.reduce_sum(tensorflow.ones([3])))
 
 
 def ask(path: Path, question: str) -> Any:
-    """What a process says to a question."""
+    """Return what a process answers to a question."""
     with socket.socket(socket.AF_UNIX) as sock:
         sock.connect(str(path))
         sock.sendall(question.encode())
@@ -141,7 +141,7 @@ PRELOADS: dict[str, Callable[[Path], None]] = {
 
 
 def main() -> int:
-    """Serves until it is told to stop."""
+    """Serve until a signal ends the server."""
     folder, preload = Path(sys.argv[1]), PRELOADS[sys.argv[2]]
     logging.basicConfig(level=logging.INFO, format="%(levelname)s %(message)s")
     groups = [
