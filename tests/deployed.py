@@ -23,7 +23,7 @@ from typing import Any
 import pytest
 
 from documents import ROOT
-from thriftserve_bench.server_process import clean_environment
+from thriftserve_bench.processes import clean_environment
 
 DEPLOY = ROOT / "deploy"
 TESTS = str(Path(__file__).parent)

@@ -8,7 +8,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from random import Random
 
-from thriftserve_bench.experiments.record import (
+from thriftserve_bench.records.experiments import (
     PATTERNS,
     SIDES,
     TYPES,
@@ -18,8 +18,8 @@ from thriftserve_bench.experiments.record import (
     Outcome,
     Pattern,
 )
-from thriftserve_bench.experiments.simulator import Setup, predict
-from thriftserve_bench.server_types import SERVER_TYPES, WITH_WORKERS
+from thriftserve_bench.servers import SERVER_TYPES, WITH_WORKERS
+from thriftserve_bench.simulator.simulator import Setup, predict
 
 MIB = 2**20
 _WORKERS = 10

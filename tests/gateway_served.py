@@ -15,7 +15,7 @@ from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import Any
 
-from thriftserve_bench.server_process import ServerProcess
+from thriftserve_bench.processes import ServerProcess
 
 COMMAND = [sys.executable, "-m", "thriftserve", "gateway", "--port", "0"]
 

@@ -14,7 +14,7 @@ from pathlib import Path
 from thriftserve.models import devices
 from thriftserve.models.tensorflow.preload import preload
 from thriftserve.models.tensorflow.saved_model import SavedModelSession
-from thriftserve_bench import builders
+from thriftserve_bench.workloads import builders
 
 CPU = devices.SessionOptions()
 
@@ -28,7 +28,7 @@ def _scratch() -> Path:
 
 @cache
 def small(kind: str) -> Path:
-    """The base path of a model of a kind that `thriftserve_bench.builders` knows. Copy it to change it."""
+    """The base path of a model of a kind that `thriftserve_bench.workloads.builders` knows. Copy it to change it."""
     preload()
     return builders.build(kind, _scratch())
 

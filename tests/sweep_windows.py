@@ -8,8 +8,8 @@ from __future__ import annotations
 from dataclasses import replace
 from typing import Any
 
-from thriftserve_bench.sweep import latency
-from thriftserve_bench.sweep.record import SweepWindow
+from thriftserve_bench import stats
+from thriftserve_bench.records.sweep import SweepWindow
 
 _PLAIN = SweepWindow(
     calls=0,
@@ -37,4 +37,4 @@ _PLAIN = SweepWindow(
 
 def window(times_us: list[int], **changed: Any) -> SweepWindow:
     """A window of one second with an answer for each of the times, microseconds."""
-    return replace(_PLAIN, calls=len(times_us), latency=latency.encoded(latency.counted_us(times_us)), **changed)
+    return replace(_PLAIN, calls=len(times_us), latency=stats.encode_histogram(stats.histogram_us(times_us)), **changed)

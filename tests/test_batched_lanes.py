@@ -10,7 +10,7 @@ import pytest
 from batched_load import Pipe, frame, steered, told
 from hosting import eventually
 from test_batched_limits import busy, queued
-from thriftserve_bench import builders
+from thriftserve_bench.workloads import builders
 from thriftserve_client import ResourceExhaustedError
 
 LIMIT = 2

@@ -17,18 +17,21 @@ from pathlib import Path
 import psutil
 import pytest
 
-from thriftserve_bench import load_loops, process_tree
-from thriftserve_bench.calls import CallsSettings, servers
-from thriftserve_bench.calls_command import settings_of
+from thriftserve_bench import process_tree
+from thriftserve_bench.benchmarks.calls import CallsSettings, servers
+from thriftserve_bench.benchmarks.calls_command import settings_of
 from thriftserve_bench.cli import main, make_parser
-from thriftserve_bench.figures import compare, figures, quantile
-from thriftserve_bench.load import measure
-from thriftserve_bench.load_loops import InTurns, Tally, open_all, three_digits
-from thriftserve_bench.payloads import LENGTH, Question, payload
-from thriftserve_bench.report import markdown
-from thriftserve_bench.results import Cell, Measured, Order, Run, Window, load_run
+from thriftserve_bench.load import calls_loops
+from thriftserve_bench.load.calls_load import measure
+from thriftserve_bench.load.calls_loops import InTurns, Tally, open_all
+from thriftserve_bench.load.predict_call import EchoCall
+from thriftserve_bench.processes import ServerProcess
+from thriftserve_bench.records.calls import Cell, Measured, Order, Run, Window, load_run
+from thriftserve_bench.report.calls import markdown
+from thriftserve_bench.report.figures import compare, figures
 from thriftserve_bench.run_file import NotARun
-from thriftserve_bench.server_process import ServerProcess
+from thriftserve_bench.stats import quantile, three_digits
+from thriftserve_bench.workloads.messages import LENGTH
 
 _LOOK_EVERY_S = 0.05
 QUICK = CallsSettings(rounds=1, seconds=0.05, min_calls=3, workers=2, threads=2, pin=False)
@@ -125,7 +128,7 @@ def echo(threaded: dict[str, ServerProcess]) -> bytes:
     """The reply to the tiny question, from a server that gives it."""
     server = threaded["ours"]
     with socket.create_connection((server.host, server.port)) as sock, sock.makefile("rb") as replies:
-        sock.sendall(Question(payload("tiny")).frame)
+        sock.sendall(EchoCall("tiny").frame)
         header = replies.read(LENGTH.size)
         return header + replies.read(LENGTH.unpack(header)[0])
 
@@ -144,7 +147,7 @@ def test_a_connection_closed_after_its_last_call_is_no_failure(echo: bytes) -> N
     """A server that closes each connection behind the reply that ends the window costs nothing, and nobody waits."""
     with faulty([echo] * 2) as port:  # the first is the call that opens a connection
         asked = dataclasses.replace(order(port, psutil.Process().pid, connections=8), seconds=0, min_calls=1)
-        question, tally = Question(payload(asked.payload)), Tally()
+        question, tally = EchoCall(asked.payload), Tally()
         callers = open_all(asked, question)
         InTurns(callers, asked, question, tally).run()
     for caller in callers.values():
@@ -158,8 +161,8 @@ def test_a_server_that_falls_silent_is_given_up(
     echo: bytes, connections: int, awake: bool, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """A reply that never comes costs the time-out, not the run, asleep or awake."""
-    monkeypatch.setattr(load_loops, "CALL_TIMEOUT_S", 0.4)
-    monkeypatch.setattr(load_loops, "MAX_FAILURES_IN_ROW", 2)
+    monkeypatch.setattr(calls_loops, "CALL_TIMEOUT_S", 0.4)
+    monkeypatch.setattr(calls_loops, "MAX_FAILURES_IN_ROW", 2)
     with faulty([echo, b"", b""]) as port:
         found = measure(order(port, psutil.Process().pid, connections=connections, awake=awake))
     assert (found.calls, found.failures) == (0, 1)
@@ -280,7 +283,7 @@ def test_ctrl_c_keeps_what_was_measured(tmp_path: Path) -> None:
         while len(family) < 4 or not any("load" in " ".join(each.cmdline()) for each in family):
             family = psutil.Process(process.pid).children(recursive=True)
             time.sleep(_LOOK_EVERY_S)
-        load = next(each for each in family if "thriftserve_bench.load" in each.cmdline())
+        load = next(each for each in family if "thriftserve_bench.load.calls_load" in each.cmdline())
         start = load.cpu_times().user
         while load.cpu_times().user < start + 1.0:
             assert process.poll() is None

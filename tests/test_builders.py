@@ -10,12 +10,20 @@ import numpy as np
 import pytest
 
 from small_models import opened, small
-from thriftserve_bench import builders
+from thriftserve_bench.workloads import builders
 
 
 def test_command_line_writes_a_base_path(tmp_path: Path) -> None:
-    """`python -m thriftserve_bench.builders` prints the base path that it made, and makes no version twice."""
-    command = [sys.executable, "-m", "thriftserve_bench.builders", "half_plus_two", str(tmp_path), "--name", "half"]
+    """`python -m thriftserve_bench.workloads.builders` prints the base path, and makes no version twice."""
+    command = [
+        sys.executable,
+        "-m",
+        "thriftserve_bench.workloads.builders",
+        "half_plus_two",
+        str(tmp_path),
+        "--name",
+        "half",
+    ]
     made = subprocess.run(command, capture_output=True, text=True, timeout=60, check=True)
     assert made.stdout.splitlines() == [str(tmp_path / "half")]
     assert [one.name for one in (tmp_path / "half").iterdir()] == ["1"]

@@ -9,8 +9,8 @@ import pytest
 
 from sweep_windows import window
 from thriftserve_bench import cli
-from thriftserve_bench.capacity import Demand, held, plan
-from thriftserve_bench.sweep.record import CLOSED, OPEN, Point, Setting, SweepRun, Variant
+from thriftserve_bench.records.sweep import CLOSED, OPEN, Point, Setting, SweepRun, Variant
+from thriftserve_bench.report.capacity import Demand, held, plan
 
 TWO = Variant("TProcessPoolServer", 2, 0)
 

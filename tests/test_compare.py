@@ -10,10 +10,11 @@ from typing import Any
 import pytest
 
 from sweep_windows import window
-from thriftserve_bench import cli, results
-from thriftserve_bench.compare import beyond_noise
-from thriftserve_bench.experiments import record as experiments
-from thriftserve_bench.sweep.record import CLOSED, Point, Setting, SweepRun, Variant
+from thriftserve_bench import cli
+from thriftserve_bench.records import calls as results
+from thriftserve_bench.records import experiments as experiments
+from thriftserve_bench.records.sweep import CLOSED, Point, Setting, SweepRun, Variant
+from thriftserve_bench.report.compare import beyond_noise
 
 MACHINE = {"cpu": "Abacus", "cores": 2}
 SETTINGS: dict[str, Any] = {"workers": 4, "threads": 10, "pin": True, "cores": {"load": "0", "servers": "1"}}

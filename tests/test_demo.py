@@ -16,7 +16,7 @@ from demo import digits, options
 from demo_process import DEMO, demo, environment, left_behind, trained
 from thriftserve.servers import HostSettings
 from thriftserve.settings import SERVER_TYPES
-from thriftserve_bench.server_types import SERVER_TYPES as TYPES
+from thriftserve_bench.servers import SERVER_TYPES as TYPES
 from thriftserve_client import Client
 
 

@@ -14,14 +14,14 @@ import psutil
 import pytest
 
 from thriftserve.settings import SERVER_TYPES
+from thriftserve_bench.benchmarks.experiments.forks import BALLAST, ForkCostFailed, measure
+from thriftserve_bench.benchmarks.experiments.hosts import Host, HostPlan, start_all, stop_all
+from thriftserve_bench.benchmarks.experiments.lanes import Lanes
+from thriftserve_bench.benchmarks.experiments.schedule import Cell, ExperimentSettings, Schedule, plans
 from thriftserve_bench.cli import main
-from thriftserve_bench.experiments.clients import OK, Crowd, Order
-from thriftserve_bench.experiments.forks import BALLAST, ForkCostFailed, measure
-from thriftserve_bench.experiments.hosts import Host, HostPlan, start_all, stop_all
-from thriftserve_bench.experiments.inputs import EMPTY
-from thriftserve_bench.experiments.lanes import Lanes
-from thriftserve_bench.experiments.record import APACHE, OURS, PATTERNS, SHARED, TEN, TYPES, load_experiments
-from thriftserve_bench.experiments.schedule import Cell, ExperimentSettings, Schedule, plans
+from thriftserve_bench.load.pattern_clients import OK, Crowd, Order
+from thriftserve_bench.records.experiments import APACHE, OURS, PATTERNS, SHARED, TEN, TYPES, load_experiments
+from thriftserve_bench.workloads.pattern_inputs import EMPTY
 
 SMALL = ("experiments", "--quick", "--no-forks", "--no-page")
 _LOOK_EVERY_S = 0.05

@@ -15,18 +15,19 @@ import pytest
 from PIL import Image
 
 from experiment_samples import sample_run
+from thriftserve_bench.benchmarks.experiments.command import settings_of
 from thriftserve_bench.cli import main, make_parser
-from thriftserve_bench.experiments import digest, simulator
-from thriftserve_bench.experiments.advice import FORKING, POOL, Advice
-from thriftserve_bench.experiments.command import settings_of
-from thriftserve_bench.experiments.consistency import findings
-from thriftserve_bench.experiments.ideal import ideal_s
-from thriftserve_bench.experiments.joined import commands
-from thriftserve_bench.experiments.page import write_page
-from thriftserve_bench.experiments.record import PATTERNS, TYPES, Call, ExperimentRun, Outcome, load_experiments
-from thriftserve_bench.experiments.table import headline, rows
-from thriftserve_bench.experiments.targets import verdicts
-from thriftserve_bench.server_types import BATCHING, SERVER_TYPES
+from thriftserve_bench.records.experiments import PATTERNS, TYPES, Call, ExperimentRun, Outcome, load_experiments
+from thriftserve_bench.report.experiments import digest
+from thriftserve_bench.report.experiments.consistency import findings
+from thriftserve_bench.report.experiments.joined import commands
+from thriftserve_bench.report.experiments.page import write_page
+from thriftserve_bench.report.experiments.table import headline, rows
+from thriftserve_bench.report.experiments.targets import verdicts
+from thriftserve_bench.servers import BATCHING, SERVER_TYPES
+from thriftserve_bench.simulator import simulator
+from thriftserve_bench.simulator.advice import FORKING, POOL, Advice
+from thriftserve_bench.simulator.ideal import ideal_s
 
 #: Written down here once more, from the published table: row, pattern, type, ideal in units of one call.
 PUBLISHED_IDEALS = [
@@ -74,7 +75,7 @@ def made(stored: Path) -> Path:
 def few_cases(monkeypatch: pytest.MonkeyPatch) -> None:
     """A page with few cases to choose from, where they don't matter: most of its time is theirs."""
     for name, values in (("CORES", (2,)), ("PROCESSES", (10,)), ("SERVICES_MS", (300,))):
-        monkeypatch.setattr(f"thriftserve_bench.experiments.advice.{name}", values)
+        monkeypatch.setattr(f"thriftserve_bench.simulator.advice.{name}", values)
 
 
 class Page(HTMLParser):

@@ -18,7 +18,7 @@ from thriftserve.models.tensorflow import freeze as frozen
 from thriftserve.models.tensorflow.calls import SignatureCalls
 from thriftserve.models.tensorflow.saved_model import SavedModelSession
 from thriftserve.repository.versions import ModelConfig
-from thriftserve_bench.mobilenet import random_images
+from thriftserve_bench.workloads.mobilenet import random_images
 
 X = np.array([1.0, 2.0], np.float32)
 #: One row of a model made by `_written`.

@@ -12,7 +12,7 @@ import pytest
 
 from gateway_served import Door
 from thriftserve_bench.process_tree import signal_process
-from thriftserve_bench.server_process import ServerProcess, clean_environment
+from thriftserve_bench.processes import ServerProcess, clean_environment
 from thriftserve_client import Client
 
 TESTS = str(Path(__file__).parent)

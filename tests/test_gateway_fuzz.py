@@ -21,7 +21,7 @@ import exports_examples
 import openapi_fuzz
 from gateway_served import COMMAND, Answer, Door
 from small_models import small
-from thriftserve_bench.server_process import ServerProcess, clean_environment
+from thriftserve_bench.processes import ServerProcess, clean_environment
 from thriftserve_client import Client
 from valid_requests import SEEDS
 

@@ -18,7 +18,7 @@ from gateway_served import COMMAND, Door, gateway
 from served import Served
 from thriftserve.gateway import metric_families as table
 from thriftserve_bench.process_tree import signal_process
-from thriftserve_bench.server_process import ServerProcess, clean_environment
+from thriftserve_bench.processes import ServerProcess, clean_environment
 
 TESTS = str(Path(__file__).parent)
 BODY = {"inputs": {"x": [1, 2]}}

@@ -13,7 +13,7 @@ from numpy_models import Server, arrays
 from thriftserve.models.devices import SessionOptions
 from thriftserve.models.loader import load
 from thriftserve.repository.versions import ModelConfig
-from thriftserve_bench import builders
+from thriftserve_bench.workloads import builders
 from thriftserve_idl.ttypes import ClassifyRequest, DetectRequest, ErrorCode, ModelSpec, PredictError
 
 MODELS = ("half_plus_two", "text_classifier", "detector", "image_classifier")

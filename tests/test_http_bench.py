@@ -15,16 +15,17 @@ from pathlib import Path
 import psutil
 import pytest
 
+from thriftserve_bench.benchmarks.http import bodies
+from thriftserve_bench.benchmarks.http.command import settings_of
 from thriftserve_bench.cli import main, make_parser
-from thriftserve_bench.http import bodies
-from thriftserve_bench.http.ab import AbFailed, counted
-from thriftserve_bench.http.command import settings_of
-from thriftserve_bench.http.figures import body_misses, pairs
-from thriftserve_bench.http.nginx import Nginx, config_text, nginx_program
-from thriftserve_bench.http.question import WrongAnswer, check_same
-from thriftserve_bench.http.record import AbWindow, BodyWindow, HttpRun, load_http
-from thriftserve_bench.http.report import markdown
+from thriftserve_bench.load.ab import AbFailed, counted
+from thriftserve_bench.records.http import AbWindow, BodyWindow, HttpRun, load_http
+from thriftserve_bench.report.http import markdown
+from thriftserve_bench.report.http_figures import body_misses, pairs
 from thriftserve_bench.run_file import NotARun
+from thriftserve_bench.servers.nginx import Nginx, config_text, nginx_program
+from thriftserve_bench.workloads.jobs import WrongAnswer
+from thriftserve_bench.workloads.text_request import check_same
 
 AB = pytest.mark.skipif(shutil.which("ab") is None, reason="ab is not here (deploy/programs.sh installs it)")
 NGINX = pytest.mark.skipif(nginx_program() is None, reason="nginx is not here (deploy/programs.sh installs it)")

@@ -68,7 +68,11 @@ def test_contracts_hold(copy: Path) -> None:
             "The generated stubs import nothing of ours",
         ),
         ("bench/thriftserve_bench/__init__.py", "import thriftserve.rpc", "The benchmarks start servers as processes"),
-        ("bench/thriftserve_bench/__init__.py", "import thriftserve_bench.our_host", "The benchmarks' server programs"),
+        (
+            "bench/thriftserve_bench/__init__.py",
+            "import thriftserve_bench.servers.our_host",
+            "The benchmarks' server programs",
+        ),
         ("server/thriftserve/log.py", "import thriftserve_bench", "The server does not know the benchmarks"),
     ],
 )

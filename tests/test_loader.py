@@ -18,7 +18,7 @@ from thriftserve.models.signature import Signature, TensorSpec
 from thriftserve.repository.image_settings import ImageSettings
 from thriftserve.repository.plan import Plan, PlannedModel
 from thriftserve.repository.versions import PYTHON_VERSION, VersionDir, parse_model_flags
-from thriftserve_bench import builders
+from thriftserve_bench.workloads import builders
 from thriftserve_idl.ttypes import DataType
 
 

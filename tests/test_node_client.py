@@ -15,7 +15,7 @@ from PIL import Image
 from documents import ROOT
 from encoded_images import encoded
 from small_models import small
-from thriftserve_bench.server_process import ServerProcess
+from thriftserve_bench.processes import ServerProcess
 
 IDL = ROOT / "idl" / "thriftserve.thrift"
 EXAMPLE = ROOT / "examples/node"

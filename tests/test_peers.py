@@ -18,18 +18,18 @@ import psutil
 import pytest
 
 from thriftserve_bench import process_tree
-from thriftserve_bench.asked_process import AskedProcess
+from thriftserve_bench.benchmarks.peers.command import settings_of
 from thriftserve_bench.cli import main, make_parser
-from thriftserve_bench.peers.command import settings_of
-from thriftserve_bench.peers.dialects import DIALECTS, http_length
-from thriftserve_bench.peers.environments import Peer, PeerMissing, environment
-from thriftserve_bench.peers.figures import comparisons
-from thriftserve_bench.peers.load import measure, questions
-from thriftserve_bench.peers.open_loop import OpenLoop
-from thriftserve_bench.peers.questions import Question, WrongAnswer, job_of, load_pool, save_pool
-from thriftserve_bench.peers.record import Limit, LimitWindow, PeerOrder, PeersRun, PeerWindow, load_peers
-from thriftserve_bench.peers.report import markdown
+from thriftserve_bench.load.open_loop import OpenLoop
+from thriftserve_bench.load.peers_load import measure, questions
+from thriftserve_bench.load.protocols import DIALECTS, http_length
+from thriftserve_bench.processes import JsonLinesChild
+from thriftserve_bench.records.peers import Limit, LimitWindow, PeerOrder, PeersRun, PeerWindow, load_peers
+from thriftserve_bench.report.peers import markdown
+from thriftserve_bench.report.peers_figures import comparisons
 from thriftserve_bench.run_file import NotARun
+from thriftserve_bench.servers.environments import Peer, PeerMissing, environment
+from thriftserve_bench.workloads.jobs import JOBS, Sample, WrongAnswer, load_samples, save_samples
 
 SECONDS = 0.1
 
@@ -120,7 +120,7 @@ def pool(tmp_path: Path) -> Path:
     """Eight tiny questions."""
     path = tmp_path / "tiny.npz"
     inputs = [np.array([number, 1, 2], np.float32) for number in range(8)]
-    save_pool(path, [Question(x.tobytes(), x.shape, x / 2 + 2) for x in inputs])
+    save_samples(path, [Sample(x.tobytes(), x.shape, x / 2 + 2) for x in inputs])
     return path
 
 
@@ -138,7 +138,7 @@ def test_http_clients_are_answered_and_counted(pool: Path) -> None:
 
 def test_a_sink_gives_right_answers_at_its_pace(pool: Path) -> None:
     """Clients of the sink get the answers to their own questions, in all no more a second than it is told."""
-    sink = AskedProcess("thriftserve_bench.peers.sink", ["tiny", str(pool)])
+    sink = JsonLinesChild("thriftserve_bench.servers.paced_server", ["tiny", str(pool)])
     try:
         port = sink.ask({"rate": 100.0})["port"]
         found = measure(PeerOrder("thrift", "tiny", str(pool), port, sink.pid, 3, 5 * SECONDS))
@@ -153,10 +153,10 @@ def test_a_sink_gives_right_answers_at_its_pace(pool: Path) -> None:
 
 def test_requests_come_at_their_rate(pool: Path) -> None:
     """No more than are to come, and each of them is accounted for."""
-    sink = AskedProcess("thriftserve_bench.peers.sink", ["tiny", str(pool)])
+    sink = JsonLinesChild("thriftserve_bench.servers.paced_server", ["tiny", str(pool)])
     try:
         port = sink.ask({"rate": 1e6})["port"]
-        found = OpenLoop(port, job_of("tiny"), questions(str(pool), "tiny", "thrift")).run(200.0, 5 * SECONDS)
+        found = OpenLoop(port, JOBS["tiny"], questions(str(pool), "tiny", "thrift")).run(200.0, 5 * SECONDS)
     finally:
         sink.close()
     assert (found.failed, found.refused_ms) == (0, []), found.reason
@@ -173,7 +173,7 @@ class SlowSender(OpenLoop):
 
 def test_a_sender_that_can_not_keep_up_has_no_arrears(pool: Path) -> None:
     """It sends as many as it can, says how many those were, and is late by no more each time."""
-    found = SlowSender(0, job_of("tiny"), questions(str(pool), "tiny", "thrift")).run(100_000, 0.4)
+    found = SlowSender(0, JOBS["tiny"], questions(str(pool), "tiny", "thrift")).run(100_000, 0.4)
     late_ms = found.answered_ms
     assert found.rate * 0.4 == pytest.approx(len(late_ms), rel=0.5)
     assert found.rate <= 1000
@@ -205,20 +205,20 @@ def test_a_reply_is_whole_when_its_header_says_so() -> None:
 def test_floats_and_classes_have_their_tolerance() -> None:
     """A net's scores may differ by a thousandth, the last of the best classes by one; a neighbour's answer may not."""
     check = DIALECTS["content"].check
-    scores = Question(b"", (), np.array([0.5, 0.25], np.float32))
-    check(job_of("tensor"), np.array([0.5005, 0.25], np.float32).tobytes(), scores)
+    scores = Sample(b"", (), np.array([0.5, 0.25], np.float32))
+    check(JOBS["tensor"], np.array([0.5005, 0.25], np.float32).tobytes(), scores)
     with pytest.raises(WrongAnswer):
-        check(job_of("tensor"), np.array([0.25, 0.5], np.float32).tobytes(), scores)
-    classes = Question(b"", (), np.array([7, 3, 1, 9, 4]))
-    check(job_of("jpeg"), np.array([7, 3, 9, 1, 5], np.int32).tobytes(), classes)
+        check(JOBS["tensor"], np.array([0.25, 0.5], np.float32).tobytes(), scores)
+    classes = Sample(b"", (), np.array([7, 3, 1, 9, 4]))
+    check(JOBS["jpeg"], np.array([7, 3, 9, 1, 5], np.int32).tobytes(), classes)
     for wrong in ([3, 7, 1, 9, 4], [7, 3, 1, 5, 6], [7, 3]):
         with pytest.raises(WrongAnswer):
-            check(job_of("jpeg"), np.array(wrong, np.int32).tobytes(), classes)
+            check(JOBS["jpeg"], np.array(wrong, np.int32).tobytes(), classes)
 
 
 def test_a_pool_is_read_as_it_was_written(pool: Path) -> None:
     """Contents, shapes and answers come back."""
-    found = load_pool(pool)
+    found = load_samples(pool)
     assert len(found) == 8
     assert found[3].shape == (3,)
     assert found[3].answer.tolist() == [3.5, 2.5, 3.0]
@@ -227,7 +227,7 @@ def test_a_pool_is_read_as_it_was_written(pool: Path) -> None:
 def test_an_environment_shows_what_lies_under_it(tmp_path: Path) -> None:
     """What is here counts as installed; its Python imports it, and the programs of the benchmarks."""
     python = environment(Peer("under", ("numpy",)), tmp_path, ["--no-index"])
-    code = "import numpy, thriftserve_bench.peers.host_flags, sys; print(sys.prefix)"
+    code = "import numpy, thriftserve_bench.servers.host_flags, sys; print(sys.prefix)"
     done = subprocess.run([python, "-c", code], capture_output=True, text=True, check=True)
     assert done.stdout.strip() == str(tmp_path / "under")
     assert environment(Peer("under", ("numpy",)), tmp_path, ["--of-no-use"]) == python

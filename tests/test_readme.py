@@ -12,7 +12,7 @@ from demo_process import trained
 from documents import ROOT, blocks, commands, run_client, run_python
 from thriftserve.servers import HostSettings
 from thriftserve.settings import SERVER_TYPES
-from thriftserve_bench.server_process import ServerProcess
+from thriftserve_bench.processes import ServerProcess
 
 DOCUMENTS = ["README.md", *(str(one.relative_to(ROOT)) for one in sorted((ROOT / "docs").rglob("*.md")))]
 

@@ -11,7 +11,7 @@ from pathlib import Path
 import psutil
 import pytest
 
-from thriftserve_bench.server_process import ServerFailed, ServerProcess, clean_environment
+from thriftserve_bench.processes import ServerFailed, ServerProcess, clean_environment
 
 #: A server that says on its stderr, then on its stdout, what it is told to, and waits.
 PROGRAM = """

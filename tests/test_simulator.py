@@ -11,7 +11,7 @@ from itertools import pairwise, product
 import pytest
 from simpy import Environment
 
-from thriftserve_bench.experiments.record import (
+from thriftserve_bench.records.experiments import (
     APACHE,
     HUNDRED,
     OURS,
@@ -29,7 +29,12 @@ from thriftserve_bench.experiments.record import (
     Pattern,
     Published,
 )
-from thriftserve_bench.experiments.simulator import (
+from thriftserve_bench.servers import BATCHING, SERVER_TYPES
+from thriftserve_bench.simulator.cores import Cores, Interpreter, Steps
+from thriftserve_bench.simulator.costs import fork_line
+from thriftserve_bench.simulator.pools import ProcessPool
+from thriftserve_bench.simulator.setup import HOLD_GIL, SLEEP, SPIN, WORKLOADS, NotToBeSimulated
+from thriftserve_bench.simulator.simulator import (
     Costs,
     Setup,
     check,
@@ -39,13 +44,8 @@ from thriftserve_bench.experiments.simulator import (
     published_fork_s,
     published_parent_bytes,
 )
-from thriftserve_bench.experiments.simulator_cores import Cores, Interpreter, Steps
-from thriftserve_bench.experiments.simulator_costs import fork_line
-from thriftserve_bench.experiments.simulator_pools import ProcessPool
-from thriftserve_bench.experiments.simulator_setup import HOLD_GIL, SLEEP, SPIN, WORKLOADS, NotToBeSimulated
-from thriftserve_bench.experiments.simulator_wires import Connection
-from thriftserve_bench.experiments.simulator_world import World
-from thriftserve_bench.server_types import BATCHING, SERVER_TYPES
+from thriftserve_bench.simulator.wires import Connection
+from thriftserve_bench.simulator.world import World
 
 SERVICE_S = 0.3
 #: Everything but the service is for nothing: what remains can be computed by hand.

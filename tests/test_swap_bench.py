@@ -14,15 +14,15 @@ from pathlib import Path
 import psutil
 import pytest
 
+from thriftserve_bench.benchmarks.swaps.command import settings_of
+from thriftserve_bench.benchmarks.swaps.judge import GRACE_S, judge
+from thriftserve_bench.benchmarks.swaps.memory import MemorySettings, measure_memory
+from thriftserve_bench.benchmarks.swaps.state_log import StateLog
 from thriftserve_bench.cli import main, make_parser
-from thriftserve_bench.swaps import versions
-from thriftserve_bench.swaps.client import Calls
-from thriftserve_bench.swaps.command import settings_of
-from thriftserve_bench.swaps.judge import GRACE_S, judge
-from thriftserve_bench.swaps.memory import MemorySettings, measure_memory
-from thriftserve_bench.swaps.record import WITH, WITHOUT, Load, Memory, MemorySample, Phase, SwapsRun, load_swaps
-from thriftserve_bench.swaps.state_log import StateLog
-from thriftserve_bench.swaps.table import faults, markdown, misses
+from thriftserve_bench.load.version_client import Calls
+from thriftserve_bench.records.swaps import WITH, WITHOUT, Load, Memory, MemorySample, Phase, SwapsRun, load_swaps
+from thriftserve_bench.report.swaps import faults, markdown, misses
+from thriftserve_bench.workloads import versions
 
 _LOOK_EVERY_S = 0.05
 
@@ -66,7 +66,7 @@ def test_memory_is_looked_at_once_settled(tmp_path: Path) -> None:
 def is_client(process: psutil.Process) -> bool:
     """Whether it is one of the command's clients."""
     try:
-        return "thriftserve_bench.swaps.client" in process.cmdline()
+        return "thriftserve_bench.load.version_client" in process.cmdline()
     except psutil.NoSuchProcess:
         return False
 

@@ -16,21 +16,21 @@ import psutil
 import pytest
 
 import sweep_windows
-from thriftserve_bench import cli
-from thriftserve_bench.server_process import ServerProcess
-from thriftserve_bench.sweep import latency
-from thriftserve_bench.sweep.arrivals import poisson_ns
-from thriftserve_bench.sweep.figures import bottleneck, figures, keeps_up, remarks
-from thriftserve_bench.sweep.generator import Generator, OpenOrder, WindowOrder
-from thriftserve_bench.sweep.generators import GeneratorFailed, Generators, shared_out
-from thriftserve_bench.sweep.plan import SweepSettings
-from thriftserve_bench.sweep.question import echo_frame, inputs_for
-from thriftserve_bench.sweep.record import CLOSED, OPEN, Point, Setting, SweepWindow, Variant, load_sweep
-from thriftserve_bench.sweep.settle import agree, offered, settled
+from thriftserve_bench import cli, stats
+from thriftserve_bench.benchmarks.sweep.plan import SweepSettings
+from thriftserve_bench.benchmarks.sweep.settle import offered, settled
+from thriftserve_bench.load.arrivals import poisson_ns
+from thriftserve_bench.load.generator import Generator, OpenOrder, WindowOrder
+from thriftserve_bench.load.generators import GeneratorFailed, Generators, shared_out
+from thriftserve_bench.processes import ServerProcess
+from thriftserve_bench.records.sweep import CLOSED, OPEN, Point, Setting, SweepWindow, Variant, load_sweep
+from thriftserve_bench.report.sweep_figures import bottleneck, figures, keeps_up, remarks
+from thriftserve_bench.stats import agree
+from thriftserve_bench.workloads.payloads import echo_frame, inputs_for
 from thriftserve_client.results import TensorInfo
 from thriftserve_idl.ttypes import DataType
 
-SINK = [sys.executable, "-m", "thriftserve_bench.sweep.sink"]
+SINK = [sys.executable, "-m", "thriftserve_bench.servers.null_server"]
 QUICK = ["--seconds", "0.2", "--max-windows", "3", "--no-pin"]
 ECHO = Variant("TThreadPoolServer", 0, 10)
 
@@ -89,9 +89,9 @@ def test_generator_says_when_it_was_the_limit() -> None:
     assert not bottleneck([window()], CLOSED)
     assert "at its limit" in bottleneck([window(client_cpu_s=[0.2, 0.95], client_starved_s=[0.0, 0.0])], CLOSED)
     assert "short of a core" in bottleneck([window(client_cpu_s=[0.5], client_starved_s=[0.45])], CLOSED)
-    late = latency.encoded(latency.counted_us([10] * 90 + [5000] * 10))
+    late = stats.encode_histogram(stats.histogram_us([10] * 90 + [5000] * 10))
     assert "late" in bottleneck([window(lag=late)], OPEN)
-    assert not bottleneck([window(lag=latency.encoded(latency.counted_us([10] * 1000)))], OPEN)
+    assert not bottleneck([window(lag=stats.encode_histogram(stats.histogram_us([10] * 1000)))], OPEN)
 
 
 def test_server_that_does_not_keep_up_is_told() -> None:
@@ -138,23 +138,23 @@ def stalled(mode: str, load: float) -> SweepWindow:
 def test_a_stall_is_seen_by_every_call_that_was_meant_to_be_sent() -> None:
     """Open loop: a stall of 0.5 s in 1 s is in half of the latencies; counted from the send it would be one call."""
     found = stalled(OPEN, 200.0)
-    intended, sent = latency.merged([found.latency]), latency.merged([found.from_send])
+    intended, sent = stats.merge_histograms([found.latency]), stats.merge_histograms([found.from_send])
     assert found.calls == intended.get_total_count() == sent.get_total_count() == offered(found)
     # Of some 200 calls half fall into the stall, evenly: a quarter of all waits for 0.25 s and more.
-    late = latency.quantile_us(intended, 0.85)
-    from_send = latency.quantile_us(sent, 0.85)
+    late = stats.quantile_us(intended, 0.85)
+    from_send = stats.quantile_us(sent, 0.85)
     assert late is not None and from_send is not None
     assert late > 150_000
     assert from_send < late / 2
-    assert (latency.quantile_us(intended, 1.0) or 0) > 490_000
+    assert (stats.quantile_us(intended, 1.0) or 0) > 490_000
     assert found.waited > 20
 
 
 def test_a_closed_loop_hides_the_stall() -> None:
     """The same stall is one call of thousands there, which is why there is an open loop."""
-    found = latency.merged([stalled(CLOSED, 1.0).latency])
-    assert (latency.quantile_us(found, 1.0) or 0) > 490_000
-    assert (latency.quantile_us(found, 0.9) or 0) < 150_000
+    found = stats.merge_histograms([stalled(CLOSED, 1.0).latency])
+    assert (stats.quantile_us(found, 1.0) or 0) > 490_000
+    assert (stats.quantile_us(found, 0.9) or 0) < 150_000
 
 
 def test_sweep_of_a_real_server(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
@@ -175,7 +175,7 @@ def test_sweep_of_a_real_server(tmp_path: Path, capsys: pytest.CaptureFixture[st
         assert found is not None and found.cpu_us > 0 and found.rss_mib > found.uss_mib > 0
         assert not any(each.failures for each in one.windows)
         for each in one.windows:
-            assert each.calls == latency.merged([each.latency]).get_total_count() - each.unanswered
+            assert each.calls == stats.merge_histograms([each.latency]).get_total_count() - each.unanswered
             assert len(each.client_cpu_s) == (2 if one.setting.connections > 1 else 1)
     assert run.generator["calls_per_core_s"] > 0
     assert not run.cut_short

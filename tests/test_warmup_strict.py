@@ -8,7 +8,7 @@ import pytest
 
 from served import Served
 from thriftserve.errors import ExitCode
-from thriftserve_bench import builders
+from thriftserve_bench.workloads import builders
 
 
 def test_a_bad_record_fails_the_load_where_that_is_asked_for(tmp_path: Path) -> None:

@@ -7,10 +7,10 @@ from pathlib import Path
 import pytest
 
 from thriftserve_bench import cli
-from thriftserve_bench.experiments.record import ExperimentRun
-from thriftserve_bench.experiments.simulator_setup import NotToBeSimulated
-from thriftserve_bench.experiments.what_if import parse_spec, simulate_text
-from thriftserve_bench.server_types import APACHE_TYPES, BATCHING, SERVER_TYPES
+from thriftserve_bench.records.experiments import ExperimentRun
+from thriftserve_bench.servers import APACHE_TYPES, BATCHING, SERVER_TYPES
+from thriftserve_bench.simulator.setup import NotToBeSimulated
+from thriftserve_bench.simulator.what_if import parse_spec, simulate_text
 
 
 def test_a_specification_is_answered_for_all_types_side_by_side() -> None:

@@ -11,9 +11,9 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from thriftserve_bench.builders import build
-from thriftserve_bench.experiments.hosts import TIMED
-from thriftserve_bench.workloads import HoldGil, SavedModel, Sleep, Spin
+from thriftserve_bench.benchmarks.experiments.hosts import TIMED
+from thriftserve_bench.workloads.builders import build
+from thriftserve_bench.workloads.timed import HoldGil, SavedModel, Sleep, Spin
 
 MS = 60.0
 

@@ -10,12 +10,15 @@ import argparse
 import sys
 from collections.abc import Sequence
 
-from thriftserve_bench import calls_command, capacity_command, compare_command, report_command, session_command
-from thriftserve_bench.experiments import command, simulate_command
-from thriftserve_bench.http import command as http_command
-from thriftserve_bench.peers import command as peers_command
-from thriftserve_bench.swaps import command as swaps_command
-from thriftserve_bench.sweep import command as sweep_command
+from thriftserve_bench.benchmarks import calls_command, session_command
+from thriftserve_bench.benchmarks.experiments import command
+from thriftserve_bench.benchmarks.http import command as http_command
+from thriftserve_bench.benchmarks.peers import command as peers_command
+from thriftserve_bench.benchmarks.swaps import command as swaps_command
+from thriftserve_bench.benchmarks.sweep import command as sweep_command
+from thriftserve_bench.report import capacity_command, compare_command
+from thriftserve_bench.report import command as report_command
+from thriftserve_bench.simulator import command as simulate_command
 
 _EPILOG = """\
 a first look (a minute):       thriftserve-bench calls --quick

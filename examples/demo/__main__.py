@@ -17,7 +17,7 @@ sys.path.insert(0, os.fspath(Path(__file__).resolve().parents[1]))
 
 from demo.model import TrainingFailed
 from demo.options import Options, parse
-from thriftserve_bench.server_process import ServerFailed
+from thriftserve_bench.processes import ServerFailed
 from thriftserve_client import ThriftServeClientError
 
 _INTERRUPTED = 128 + signal.SIGINT

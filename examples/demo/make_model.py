@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import Any
 
 from demo import digits, training
-from thriftserve_bench.plain_tensorflow import plain_tensorflow
+from thriftserve_bench.workloads.saved_model import plain_tensorflow
 
 _IMAGE_TOML = f"""\
 # How encoded images become this model's input.

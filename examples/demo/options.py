@@ -10,7 +10,7 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-from thriftserve_bench.server_types import BATCHING, SERVER_TYPES
+from thriftserve_bench.servers import BATCHING, SERVER_TYPES
 
 PROGRAM = "python examples/demo"
 

@@ -15,7 +15,7 @@ from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, T
 
 from demo import digits, model, report, sending
 from demo.options import Options
-from thriftserve_bench.server_process import ServerProcess, clean_environment
+from thriftserve_bench.processes import ServerProcess, clean_environment
 
 
 def run(options: Options, console: Console) -> int:

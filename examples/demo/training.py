@@ -13,7 +13,7 @@ from typing import Any
 import numpy as np
 
 from demo.digits import CLASSES, SIDE, Array, Digits, as_served
-from thriftserve_bench.plain_tensorflow import plain_tensorflow
+from thriftserve_bench.workloads.saved_model import plain_tensorflow
 
 EPOCHS = 30
 _BATCH = 64

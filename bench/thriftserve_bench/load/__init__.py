@@ -1,0 +1,1 @@
+"""Load: connections, protocols, closed and open loops, and the child processes that run them."""

@@ -1,0 +1,1 @@
+"""What each benchmark leaves behind: typed records of its run file."""

@@ -1,0 +1,1 @@
+"""What run files say: tables, plots, the page of the experiments, comparisons."""

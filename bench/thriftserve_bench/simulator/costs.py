@@ -1,0 +1,117 @@
+"""What the model charges for everything but the service itself.
+
+ExperimentRun.calibration  --costs_from-->  Costs, for one server on the machine that it ran on
+ExperimentRun.fork_costs   --fork_line-->   ForkLine: seconds a fork <-> bytes resident in the parent
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from statistics import linear_regression, median
+
+from thriftserve_bench.records.experiments import OURS, ExperimentRun
+from thriftserve_bench.servers import BATCHING
+
+FORKING = "TForkingServer"
+
+
+@dataclass(frozen=True)
+class Costs:
+    """Seconds, each on an idle machine.
+
+    The defaults are round figures of one 2-core virtual machine (Xeon, 2.x GHz, Python 3.11, loopback): they
+    stand in where nothing was measured, and next to a service time of 300 ms they hardly matter.
+    """
+
+    #: From one client thread to the next where many are let go at once.
+    client_start_s: float = 0.00005
+    connect_s: float = 0.0001
+    #: A call's client side: encode, send, wake up, decode.
+    client_call_s: float = 0.00015
+    #: A call's server side, half of it before the service and half after.
+    server_call_s: float = 0.00015
+    #: A connection's first call beyond another call, in the process that takes it; without fork.
+    accept_s: float = 0.0002
+    thread_start_s: float = 0.0001
+    #: What TNonblockingServer's I/O thread does with a message, which it does not decode: little, under the lock.
+    io_turn_s: float = 0.00001
+    #: What TBatchingServer's front does with a request, handing it over and passing its answer on included.
+    front_s: float = 0.00006
+    #: fork() in the parent, which does nothing else meanwhile.
+    fork_s: float = 0.0015
+    #: A child's beginning, until it can take the request: page faults, its own signals, its model.
+    fork_child_s: float = 0.004
+    #: A child's end: its memory is given back.
+    fork_exit_s: float = 0.002
+    #: What a wait takes beyond its time.
+    oversleep_s: float = 0.0001
+
+
+def costs_from(run: ExperimentRun, server_type: str = FORKING, side: str = OURS) -> Costs:
+    """The costs of a server on the machine of a run.
+
+    `calibrate` tells a server's calls and first calls apart, by the clock and by CPU. A first call is a
+    connection, a call and a set-up: what both clocks agree on, for the wall's alone counts what else the machine
+    did. A forking server's set-up is the fork, which the parent's own CPU shows, and the child's beginning; CPU
+    beyond what the client waited for was spent when the child ended. The front of TBatchingServer has its part of a
+    call's CPU by itself. What was not measured has `Costs`' defaults.
+    """
+    found, default = run.calibration, Costs()
+    of_server = {name.split("/")[0]: value for name, value in found.items() if name.endswith(f"/{side}/{server_type}")}
+    server_call_s = of_server.get("call_cpu_s", default.server_call_s)
+    call_s = of_server.get("call_s", server_call_s + default.client_call_s)
+    server_call_s = min(server_call_s, call_s)
+    connect_s = found.get("connect_s", default.connect_s)
+    set_up = _set_up(run, of_server, call_s + connect_s, server_call_s, forks=server_type == FORKING)
+    front_s = min(of_server.get("front_cpu_s", default.front_s), server_call_s) if server_type == BATCHING else 0.0
+    return Costs(
+        client_start_s=found.get("client_start_s", default.client_start_s),
+        connect_s=connect_s,
+        client_call_s=call_s - server_call_s,
+        server_call_s=server_call_s - front_s,
+        front_s=front_s,
+        thread_start_s=found.get("thread_start_s", default.thread_start_s),
+        oversleep_s=found.get("oversleep_s", default.oversleep_s),
+        **set_up,
+    )
+
+
+def _set_up(
+    run: ExperimentRun, of_server: dict[str, float], without_s: float, call_cpu_s: float, *, forks: bool
+) -> dict[str, float]:
+    """A first call's cost beyond a connection and a call, by who has it."""
+    fork_s = of_server.get("first_call_parent_cpu_s", run.calibration.get("fork_s", Costs().fork_s))
+    if "first_call_s" not in of_server:
+        return {"fork_s": fork_s} if forks else {}
+    waited_s = max(0.0, of_server["first_call_s"] - without_s)
+    cpu_s = max(0.0, of_server.get("first_call_cpu_s", waited_s + call_cpu_s) - call_cpu_s)
+    set_up_s = min(waited_s, cpu_s)
+    if not forks:
+        return {"accept_s": set_up_s}
+    fork_s = min(fork_s, set_up_s)
+    return {"accept_s": 0.0, "fork_s": fork_s, "fork_child_s": set_up_s - fork_s, "fork_exit_s": cpu_s - set_up_s}
+
+
+@dataclass(frozen=True)
+class ForkLine:
+    """fork() against the parent's resident memory: a straight line, for what is copied are page tables."""
+
+    base_s: float
+    s_per_byte: float
+
+    def fork_s(self, resident_bytes: float) -> float:
+        """What a fork of such a parent costs."""
+        return self.base_s + self.s_per_byte * resident_bytes
+
+    def resident_bytes(self, fork_s: float) -> float:
+        """How large a parent is whose forks cost so much; 0 where any parent's do."""
+        return max(0.0, (fork_s - self.base_s) / self.s_per_byte)
+
+
+def fork_line(run: ExperimentRun, filled_with: str = "ballast") -> ForkLine | None:
+    """Fits the line through what a run measured; None where it measured fewer than two sizes, or no growth."""
+    points = [(one.resident_bytes, median(one.fork_s)) for one in run.fork_costs if one.filled_with == filled_with]
+    if len({size for size, _ in points}) < 2:
+        return None
+    slope, base = linear_regression([size for size, _ in points], [cost for _, cost in points])
+    return ForkLine(base, slope) if slope > 0 else None
