@@ -163,6 +163,6 @@ def test_json_log_lines() -> None:
 
 def test_exit_codes_are_documented() -> None:
     """docs/reference/commands.md has a row for each exit code and for no other."""
-    text = (ROOT / "commands.md").read_text(encoding="utf-8")
+    text = (ROOT / "docs/reference/commands.md").read_text(encoding="utf-8")
     rows = re.findall(r"^\| (\d+) \| `([A-Z_]+)` \|", text, re.MULTILINE)
     assert rows == [(str(int(code)), code.name) for code in ExitCode]
