@@ -12,8 +12,7 @@ from hosting import Wire
 from thriftserve.app import predict_front_policy
 from thriftserve.errors import Code
 from thriftserve.rpc.scan import find_i32
-from thriftserve.servers.batching import local_replies
-from thriftserve.servers.batching.local_replies import LocalReplies
+from thriftserve.servers.batching.local_replies import MAX_CACHED, LocalReplies
 from thriftserve.servers.batching.request_queue import Request
 from thriftserve.service import front
 from thriftserve_client.codec import to_tensor
@@ -100,7 +99,7 @@ def test_refusals_made_once(method: str) -> None:
         request = Request(None, frame, None, len(frame) - 4, 0.0)  # type: ignore[arg-type]  # nobody waits for it
         for code in (Code.RESOURCE_EXHAUSTED, Code.INTERNAL, Code.DEADLINE_EXCEEDED):
             patched = kept.fault(request, code, "too much")
-            made = desk_answers()._made(frame, code, "too much")
+            made = desk_answers().encode_fault(frame, code, "too much")
             assert patched == made
             assert patched is not None and b"too much" in patched
             assert patched[at : at + 4] == frame[at : at + 4]
@@ -115,7 +114,7 @@ def test_the_cheapest_refusals(method: str) -> None:
     at = 12 + frame[11]
     for seqid in (0, 5, 2**31 - 1, -1):
         frame = frame[:at] + seqid.to_bytes(4, "big", signed=True) + frame[at + 4 :]
-        expected = None if ours.is_local(frame) else ours._made(frame, Code.RESOURCE_EXHAUSTED, "full")
+        expected = None if ours.is_local(frame) else ours.encode_fault(frame, Code.RESOURCE_EXHAUSTED, "full")
         assert refusals.of(frame) == expected
     assert refusals.of(frame[: at + 3]) is None
     assert desk_answers("compact").refusals(Code.RESOURCE_EXHAUSTED, "full").of(frame) is None
@@ -124,9 +123,9 @@ def test_the_cheapest_refusals(method: str) -> None:
 def test_the_cheapest_refusals_of_garbage() -> None:
     """Made-up names do not pile up, and what is no call is left to those who look."""
     refusals = desk_answers().refusals(Code.RESOURCE_EXHAUSTED, "full")
-    for number in range(3 * local_replies._MOST_KEPT):
+    for number in range(3 * MAX_CACHED):
         assert b"full" in (refusals.of(sample("ping").replace(b"ping", b"%04d" % number)) or b"")
-    assert len(refusals._kept) <= local_replies._MOST_KEPT
+    assert refusals.cached <= MAX_CACHED
     oneway = bytearray(sample("ping"))
     oneway[7] = 4
     for garbage in (b"", b"\0", b"GET / HTTP/1.1\r\n", b"\x80\x01\x00\x01\0\0\0\xff", bytes(40), bytes(oneway)[4:]):
@@ -166,6 +165,6 @@ def test_no_more_is_kept_than_needed() -> None:
     ours = desk_answers()
     frame = sample("predict")
     request = Request(None, frame, None, len(frame) - 4, 0.0)  # type: ignore[arg-type]
-    for number in range(3 * local_replies._MOST_KEPT):
+    for number in range(3 * MAX_CACHED):
         ours.fault(request, Code.DEADLINE_EXCEEDED, f"waited {number} ms")
-    assert len(ours._kept) <= local_replies._MOST_KEPT
+    assert ours.cached <= MAX_CACHED

@@ -12,7 +12,7 @@ from thriftserve.servers.batching.ipc import SlotHint
 
 
 class Front:
-    """As much of a front as patience looks at: what waits, a slot with room, and a clock."""
+    """As much of a front as the wait for a batch looks at: what waits, a slot with room, and a clock."""
 
     def __init__(self, *, take: int = 4, fixed_us: int = 5000, wait_us: int | None = None) -> None:
         self.now = 100.0
@@ -20,26 +20,27 @@ class Front:
         self.waiting: Any
         self.waiting = SimpleNamespace(count=0)
         self.waiting.oldest = lambda: self.arrivals[0] if self.arrivals else None
-        self.waiting.halfway = lambda expiry: 100.5
-        self.slot: Any = SimpleNamespace(advice=SlotHint(take, 1, fixed_us, wait_us), since=0.0)
-        self.patience = BatchWait(self.waiting, lambda request: 0.0)
+        self.waiting.half_time = lambda expiry: 100.5
+        self.hint = SlotHint(take, 1, fixed_us, wait_us)
+        self.free_since = 0.0
+        self.batch_wait = BatchWait(self.waiting, lambda request: 0.0)
 
     def asks(self, *clients: object) -> None:
         """Requests of these clients come."""
         for client in clients:
             self.arrivals.append(self.now)
-            self.patience.arrived(client, self.now)  # type: ignore[arg-type]  # by identity
+            self.batch_wait.arrived(client, self.now)
         self.waiting.count = len(self.arrivals)
 
     def answered(self, *clients: object) -> None:
         """These clients are answered; the slot is free from now on."""
-        self.slot.since = self.now
+        self.free_since = self.now
         for client in clients:
-            self.patience.answered(client, self.now)  # type: ignore[arg-type]
+            self.batch_wait.answered(client, self.now)
 
     def held_s(self, *, last: bool = True) -> float | None:
         """Seconds that the slot goes on waiting, and takes what waits where it does not."""
-        until = self.patience.hold_until(self.slot, self.now, last=last)
+        until = self.batch_wait.hold_until(self.hint, self.free_since, self.now, last=last)
         if until is None:
             self.arrivals.clear()
             self.waiting.count = 0
@@ -164,4 +165,4 @@ def test_clients_that_are_gone_are_forgotten() -> None:
         front.held_s()
         front.answered(number)
         front.now += 0.01
-    assert len(front.patience._due) <= 1
+    assert front.batch_wait.expected <= 1

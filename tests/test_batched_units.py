@@ -7,7 +7,6 @@ import os
 import random
 import socket
 import struct
-from collections import deque
 from collections.abc import Iterable
 from types import SimpleNamespace
 from typing import Any, NoReturn
@@ -16,7 +15,7 @@ import pytest
 
 from thriftserve.servers.batching.admission import AdaptiveLimit
 from thriftserve.servers.batching.arena import Arena, Block, SharedFrames
-from thriftserve.servers.batching.dispatcher import chosen, share, startable
+from thriftserve.servers.batching.dispatcher import batch_size, choose_slot, startable
 from thriftserve.servers.batching.ipc import (
     CLOSE,
     INLINE,
@@ -32,7 +31,7 @@ from thriftserve.servers.batching.ipc import (
     pack_batch,
     pack_replies,
 )
-from thriftserve.servers.batching.request_queue import Request, RequestQueue
+from thriftserve.servers.batching.request_queue import ClientQueue, Request, RequestQueue
 
 PAGE = 4096
 NOBODY = 65534
@@ -122,20 +121,20 @@ def test_figures_beyond_the_wire() -> None:
 
 def test_unread_requests_take_places() -> None:
     """The longer requests lie unread, the fewer may wait, but never none; all of it is back once they are read."""
-    backlog = AdaptiveLimit(500)
+    limit = AdaptiveLimit(500)
     found = []
     for turn in range(1, 100):
-        backlog.answered += 1000
-        backlog.unread(turn / 1000, turn / 10)
-        found.append(backlog.most)
+        limit.completed += 1000
+        limit.fell_behind(turn / 1000, turn / 10)
+        found.append(limit.places)
     assert found == sorted(found, reverse=True)
     assert found[0] > 400 and found[-1] == 8
-    backlog.up_to_date()
-    assert backlog.most == 500
+    limit.caught_up()
+    assert limit.places == 500
     tiny = AdaptiveLimit(2)
-    tiny.answered = 10**6
-    tiny.unread(9.0, 1.0)
-    assert tiny.most == 2
+    tiny.completed = 10**6
+    tiny.fell_behind(9.0, 1.0)
+    assert tiny.places == 2
 
 
 def test_an_arena_in_random_use() -> None:
@@ -163,7 +162,7 @@ def test_an_arena_in_random_use() -> None:
             held.append((taken, content))
         places = sorted((block.offset, block.offset + block.size) for block, _ in held)
         assert all(end <= start for (_, end), (start, _) in itertools.pairwise(places))
-        assert sum(size for _, size in arena._free) == arena.size - sum(block.size for block, _ in held)
+        assert arena.free_bytes == arena.size - sum(block.size for block, _ in held)
     assert refused
     for block, content in held:
         assert shared.read(block.offset, len(content)) == content
@@ -182,10 +181,10 @@ names: dict[int, str] = {}
 
 
 def client(name: str) -> Any:
-    """What `Waiting` knows of a client."""
-    made = SimpleNamespace(waiting=deque(), held=False, in_hand=0)
-    names[id(made)] = name
-    return made
+    """What `RequestQueue` knows of a client."""
+    owner = SimpleNamespace(queue=ClientQueue())
+    names[id(owner)] = name
+    return owner
 
 
 def add(waiting: RequestQueue, owner: Any, number: int, size: int = 1, *, inline: bool = True) -> Request:
@@ -209,12 +208,12 @@ def test_clients_take_turns() -> None:
     assert taken(waiting, 3) == [("a", 0), ("b", 0), ("a", 1)]
     add(waiting, c, 0)
     add(waiting, b, 1)
-    waiting.hold(a, True)
+    waiting.set_held(a.queue, True)
     assert (waiting.count, taken(waiting, 9)) == (3, [("c", 0), ("b", 1)])
     assert (waiting.ready, waiting.count, waiting.oldest()) == (False, 1, None)
-    waiting.hold(a, False)
+    waiting.set_held(a.queue, False)
     assert (waiting.oldest(), taken(waiting, 9), waiting.count) == (2, [("a", 2)], 0)
-    assert [each.in_hand for each in (a, b, c)] == [3, 2, 1]
+    assert [each.queue.in_hand for each in (a, b, c)] == [3, 2, 1]
 
 
 def test_ordered_clients_wait_for_their_answers() -> None:
@@ -225,13 +224,13 @@ def test_ordered_clients_wait_for_their_answers() -> None:
     add(waiting, b, 0)
     assert taken(waiting, 9) == [("a", 0), ("b", 0)]
     assert (waiting.ready, waiting.count) == (False, 2)
-    waiting.hold(a, True)
-    waiting.done(a)
+    waiting.set_held(a.queue, True)
+    waiting.leave_hand(a.queue)
     assert not waiting.ready
-    waiting.hold(a, False)
+    waiting.set_held(a.queue, False)
     assert taken(waiting, 9) == [("a", 1)]
-    waiting.done(b)
-    waiting.done(a)
+    waiting.leave_hand(b.queue)
+    waiting.leave_hand(a.queue)
     assert (taken(waiting, 9), waiting.count) == ([("a", 2)], 0)
 
 
@@ -253,19 +252,19 @@ def test_removed_and_forgotten() -> None:
     first, second, third = (add(waiting, a, number) for number in range(3))
     other = add(waiting, b, 0)
     waiting.remove(second)
-    assert waiting.all() == [first, third, other]
+    assert waiting.requests() == [first, third, other]
     waiting.remove(other)
     (running,) = waiting.take(1, 100)
     assert running is first
-    waiting.again.append(first)
-    assert (len(waiting), waiting.oldest(), a.in_hand) == (2, 0, 1)
-    assert waiting.forget(a) == [third, first]
-    assert (len(waiting), waiting.ready, waiting.all()) == (0, False, [])
+    waiting.retries.append(first)
+    assert (len(waiting), waiting.oldest(), a.queue.in_hand) == (2, 0, 1)
+    assert waiting.remove_client(a) == [third, first]
+    assert (len(waiting), waiting.ready, waiting.requests()) == (0, False, [])
     running = add(waiting, b, 1)
     waiting.take(1, 100)
-    waiting.again.append(running)
+    waiting.retries.append(running)
     waiting.remove(running)
-    assert (len(waiting), b.in_hand) == (0, 0)
+    assert (len(waiting), b.queue.in_hand) == (0, 0)
 
 
 def _connect_as_nobody(board: Rendezvous) -> NoReturn:
@@ -306,7 +305,7 @@ class Room:
         self, pid: int, in_hand: int = 0, *, take: int = 64, depth: int = 2, wait_us: int | None = None
     ) -> None:
         self.pid = pid
-        self.advice = SlotHint(take, depth, 0, wait_us)
+        self.hint = SlotHint(take, depth, 0, wait_us)
         self.batches = [[None] * in_hand] if in_hand else []
         self.room = depth - len(self.batches)
 
@@ -329,7 +328,7 @@ class Room:
 def test_shares_of_what_waits(slots: list[Any], waiting: int, expected: int) -> None:
     """What waits is divided by the room there is; beside other workers some is left, so that clients change workers."""
     free = [slot for slot in slots if slot.room]
-    assert share(chosen(free, slots), waiting, free, slots, 2) == expected
+    assert batch_size(choose_slot(free, slots), waiting, free, slots, 2) == expected
 
 
 @pytest.mark.parametrize(
@@ -354,5 +353,5 @@ def test_the_least_busy_is_chosen() -> None:
     """The slot without a batch, of the worker with the fewest; of equals the last one used."""
     slots: list[Any] = [Room(1, 5), Room(1), Room(2), Room(3)]
     busy, beside, idle, warm = slots
-    assert chosen([busy, beside, idle], [busy, beside, idle]) is idle
-    assert chosen([idle, warm], [idle, warm]) is warm
+    assert choose_slot([busy, beside, idle], [busy, beside, idle]) is idle
+    assert choose_slot([idle, warm], [idle, warm]) is warm

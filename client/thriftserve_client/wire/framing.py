@@ -90,6 +90,12 @@ def frame_length(header: bytes | bytearray | memoryview, max_bytes: int, offset:
     return int(size)
 
 
+def is_one_frame(data: bytes, max_bytes: int) -> bool:
+    """Return whether `data` is one frame and nothing else, as most reads are; a length over the limit is none."""
+    size = len(data) - HEADER_BYTES
+    return 0 <= size <= max_bytes and _LENGTH.unpack_from(data)[0] == size
+
+
 def _refusal(size: int, max_bytes: int) -> str:
     text = _LENGTH.pack(size)
     if text.isalpha() or text in (b"GET ", b"PUT ") or text[:3] == b"\x16\x03\x01":

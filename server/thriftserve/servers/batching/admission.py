@@ -1,271 +1,346 @@
-"""What a request meets first: an answer at the desk, a refusal, or a place in the queue.
+"""Admission: whether a request gets a place in a front's queue, or a refusal.
 
-    arrived(Request) --> its desk | refused: the queue is full | waiting
-    answer(Request, bytes) --> its client        fail(Request, Code, message) --> a typed error
+    request that came whole --> the front's own reply
+                            --> ConnectionLimit -> QueueLimit -> MemoryLimit -> ModelLimit --> queue
+    request that waits      --> Deadline                                                   --> stays in the queue
+                                 `--> the first filter with a reason: a typed error, and the request is gone
 
-The limits on what a front takes stand here: requests that wait, and bytes that are held.
+This is the one place of a front where requests are admitted or refused. A new rule is a new filter.
 """
 
 from __future__ import annotations
 
 import logging
-import time
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
+from typing import Protocol
 
 from thriftserve.errors import Code
-from thriftserve.servers.batching.arena import Arena, Block
+from thriftserve.servers.batching.arena import Block
 from thriftserve.servers.batching.batch_wait import BatchWait
-from thriftserve.servers.batching.connection import FrontConnection
-from thriftserve.servers.batching.frame_reader import RESERVE_BYTES
+from thriftserve.servers.batching.clock import Clock, Ewma
 from thriftserve.servers.batching.local_replies import LocalReplies
-from thriftserve.servers.batching.request_queue import Request, RequestQueue
-from thriftserve.servers.connection import FAILURES
-from thriftserve.servers.nonblocking_connection import PeerGone
-from thriftserve.settings import HostSettings
+from thriftserve.servers.batching.memory_budget import MemoryBudget
+from thriftserve.servers.batching.request_queue import Client, Request, RequestQueue
 from thriftserve.supervisor.counters import Counters
-
-# How far a front is behind in reading, and what that leaves of its queue.
-
-#: What is left of the queue, however far behind: some are answered under any load.
-_LEAST = 8
-#: Places that an unread request takes: with more than one the limit is reached before it is too late.
-_PLACES = 2.0
-_WINDOW_S = 0.02
-_WEIGHT = 0.2
-
-
-class AdaptiveLimit:
-    """Watches one front.
-
-    Args:
-        most: the requests that may wait while nothing is unread.
-    """
-
-    def __init__(self, most: int) -> None:
-        self._whole = most
-        #: The requests that may wait now.
-        self.most = most
-        #: Requests that workers answered, in all; the front counts.
-        self.answered = 0
-        self._age_s = 0.0
-        self._rate = 0.0
-        self._seen = (0.0, 0)
-
-    def unread(self, age_s: float, now: float) -> None:
-        """A request was found that came `age_s` seconds ago and is not read yet, and there are more.
-
-        >>> backlog = Backlog(1000)
-        >>> backlog.unread(0.0, 0.0)
-        >>> backlog.answered = 20_000
-        >>> backlog.unread(0.01, 1.0)
-        >>> backlog.most
-        920
-        >>> backlog.up_to_date()
-        >>> backlog.most
-        1000
-        """
-        since, answered = self._seen
-        if now - since >= _WINDOW_S:
-            rate = (self.answered - answered) / (now - since)
-            self._rate = rate if not self._rate else self._rate + _WEIGHT * (rate - self._rate)
-            self._seen = now, self.answered
-        self._age_s += _WEIGHT * (age_s - self._age_s)  # of so many ready ones the first may be a newcomer
-        self.most = max(min(_LEAST, self._whole), self._whole - int(_PLACES * self._age_s * self._rate))
-
-    def up_to_date(self) -> None:
-        """Everything is read."""
-        self._age_s = 0.0
-        self.most = self._whole
-
 
 log = logging.getLogger(__name__)
 
 _LOG_EVERY_S = 1.0
-_SCRAP_BYTES = 1 << 20
-_MOST_ADDRESSES = 1 << 40
+#: Places of the queue that are left however far a front is behind: some requests are answered under any load.
+_MIN_PLACES = 8
+#: Places that an unread request takes: with more than one the limit is reached before it is too late.
+_PLACES_PER_UNREAD = 2.0
+_RATE_WINDOW_S = 0.02
+_WEIGHT = 0.2
+#: The deadline of a request is read once it waits longer than this, and than twice of what is usual: most reach a
+#: worker before, which reads it anyway.
+_READ_DEADLINE_AFTER_S, _READ_DEADLINE_MAX_S = 0.01, 0.1
+_WAIT_WEIGHT = 0.1
+
+
+class AdaptiveLimit:
+    """The number of requests that may wait: fewer while the front is behind in reading its sockets.
+
+    Figures: docs/design.md, "Unread requests wait, too".
+
+    >>> limit = AdaptiveLimit(1000)
+    >>> limit.fell_behind(0.0, 0.0)
+    >>> limit.completed = 20_000
+    >>> limit.fell_behind(0.01, 1.0)
+    >>> limit.places
+    920
+    >>> limit.caught_up()
+    >>> limit.places
+    1000
+
+    Args:
+        max_queued: the requests that may wait while nothing is unread.
+    """
+
+    def __init__(self, max_queued: int) -> None:
+        self._max_queued = max_queued
+        #: The requests that may wait now.
+        self.places = max_queued
+        #: Requests that workers answered, in all.
+        self.completed = 0
+        self._age_s = Ewma(_WEIGHT, 0.0)
+        self._rate = Ewma(_WEIGHT)
+        self._measured_at, self._measured = 0.0, 0
+
+    def fell_behind(self, age_s: float, now: float) -> None:
+        """Note that a request that came `age_s` seconds ago is not read yet, and that there are more."""
+        if now - self._measured_at >= _RATE_WINDOW_S:
+            rate = (self.completed - self._measured) / (now - self._measured_at)
+            self._rate.add(rate) if self._rate.value else self._rate.reset(rate)
+            self._measured_at, self._measured = now, self.completed
+        self._age_s.add(age_s)  # of so many ready connections the first may be a newcomer
+        unread = int(_PLACES_PER_UNREAD * self._age_s.value * self._rate.value)
+        self.places = max(min(_MIN_PLACES, self._max_queued), self._max_queued - unread)
+
+    def caught_up(self) -> None:
+        """Note that everything is read."""
+        if self.places != self._max_queued or self._age_s.value:
+            self._age_s.reset(0.0)
+            self.places = self._max_queued
+
+
+class AdmissionFilter(Protocol):
+    """One rule."""
+
+    #: The error code of its refusals.
+    code: Code
+
+    def reason(self, request: Request) -> str | None:
+        """Return why a request is refused; None if this rule admits it."""
+
+
+class ConnectionLimit:
+    """Refuses the first request of a connection that is over the limit; see `max_connections`."""
+
+    code = Code.RESOURCE_EXHAUSTED
+
+    def reason(self, request: Request) -> str | None:
+        return request.client.refusal
+
+
+class QueueLimit:
+    """Refuses requests while the queue is full; see `max_queued`."""
+
+    code = Code.RESOURCE_EXHAUSTED
+
+    def __init__(self, queue: RequestQueue, limit: AdaptiveLimit, max_queued: int) -> None:
+        self._queue = queue
+        self._limit = limit
+        self.text = f"the queue is full: {max_queued} requests wait already; try again later"
+
+    def full(self) -> bool:
+        """Return whether the queue has no place left."""
+        return self._queue.count >= self._limit.places
+
+    def reason(self, request: Request) -> str | None:
+        return self.text if self._queue.count >= self._limit.places else None
+
+
+class MemoryLimit:
+    """Refuses requests that there is no memory for; see `max_queued_bytes`."""
+
+    code = Code.RESOURCE_EXHAUSTED
+
+    def __init__(self, budget: MemoryBudget) -> None:
+        self._budget = budget
+        self.text = (
+            f"the queue is full: requests of {budget.limit_bytes} bytes in all are held at once, the limit; "
+            "try again later"
+        )
+
+    def reason(self, request: Request) -> str | None:
+        return None if self._budget.fits(request.size) else self.text
+
+
+class ModelLimit:
+    """Refuses requests for a part of the service (a model) that has a limit of its own; see `FrontPolicy.lanes`."""
+
+    code = Code.RESOURCE_EXHAUSTED
+
+    def __init__(self, queue: RequestQueue, replies: LocalReplies, limits: Mapping[str, int]) -> None:
+        self._queue = queue
+        self._replies = replies
+        self._limits = limits
+
+    def reason(self, request: Request) -> str | None:
+        """Return why a request is refused; note which part an admitted one is for, so that it is counted."""
+        lane = self._replies.lane_of(request)
+        limit = None if lane is None else self._limits.get(lane)
+        if lane is None or limit is None:
+            return None
+        if self._queue.of_lane[lane] >= limit:
+            return f"{limit} requests for {lane!r} wait already, its limit; try again later"
+        request.lane = lane
+        return None
+
+
+class Deadline:
+    """Refuses requests that waited longer than their `timeout_ms`."""
+
+    code = Code.DEADLINE_EXCEEDED
+
+    def __init__(self, replies: LocalReplies, clock: Clock) -> None:
+        self._replies = replies
+        self._clock = clock
+        self._usual_wait_s = Ewma(_WAIT_WEIGHT, 0.0)
+        self._read_after_s = _READ_DEADLINE_AFTER_S
+
+    def note_wait(self, seconds: float) -> None:
+        """Note how long a request waited that went to a worker."""
+        self._usual_wait_s.add(seconds)
+        twice_s = 2 * self._usual_wait_s.value
+        self._read_after_s = min(max(_READ_DEADLINE_AFTER_S, twice_s), _READ_DEADLINE_MAX_S)
+
+    def reason(self, request: Request) -> str | None:
+        now = self._clock.now
+        if request.expires is None:
+            if now - request.arrived <= self._read_after_s:
+                return None
+            request.expires = self._replies.expiry(request)
+        if now <= request.expires:
+            return None
+        timeout_ms = (request.expires - request.arrived) * 1000
+        waited_ms = (now - request.arrived) * 1000
+        return f"deadline exceeded: queued {waited_ms:.1f} ms, timeout_ms is {timeout_ms:.0f}; not executed"
 
 
 class AdmissionControl:
-    """A front's requests, from their arrival to their answer.
+    """Admits or refuses the requests of one front. One thread uses it.
 
     Args:
-        settings: the limits.
-        answers: makes the answers that the front gives itself.
-        counters: the front's own.
-        ordered: whether a client's requests run one after the other.
-        over: told of a client whose connection has to be closed.
+        max_queued: the setting.
+        queue: gets the requests that are admitted.
+        budget: the memory for them.
+        replies: makes refusals, and what the front answers itself.
+        counters: the front's row of the scoreboard.
+        clock: the front's.
+        batch_wait: is told of every request that is queued.
     """
 
     def __init__(
         self,
-        settings: HostSettings,
-        answers: LocalReplies,
+        max_queued: int,
+        queue: RequestQueue,
+        budget: MemoryBudget,
+        replies: LocalReplies,
         counters: Counters,
-        *,
-        ordered: bool,
-        over: Callable[[FrontConnection], None],
+        clock: Clock,
+        batch_wait: BatchWait,
     ) -> None:
-        self._settings = settings
-        self.backlog = AdaptiveLimit(settings.max_queued)
-        self._answers = answers
+        self._queue = queue
+        self._budget = budget
+        self._replies = replies
         self._counters = counters
-        self._over = over
-        self.arena = Arena(_addresses(settings), settings.max_queued_bytes)
-        self.waiting = RequestQueue(ordered=ordered)
-        self.patience = BatchWait(self.waiting, answers.expiry)
-        #: Where bytes go that nobody keeps.
-        self.scrap = memoryview(bytearray(_SCRAP_BYTES))
-        #: How many requests may wait for a part of the service, by its name.
-        self.limits: dict[str, int] = {}
-        #: Bytes of all requests that are not answered yet.
-        self.held_bytes = 0
-        #: Bytes of messages that did not come whole yet.
-        self.coming_bytes = 0
-        #: Bytes of answers that can't be sent yet; `Client` keeps it.
-        self.owed_bytes = 0
-        #: True where something was refused for want of memory since it was last set to False.
-        self.short = False
-        #: The present, as of the last look at the clock.
-        self.now = time.monotonic()
+        self._clock = clock
+        self._batch_wait = batch_wait
+        self._limit = AdaptiveLimit(max_queued)
+        self._queue_limit = QueueLimit(queue, self._limit, max_queued)
+        self._memory_limit = MemoryLimit(budget)
+        self._deadline = Deadline(replies, clock)
+        self._checks: tuple[Callable[[Request], str | None], ...] = ()
+        self.set_model_limits({})
+        self._turn_away = replies.refusals(self._queue_limit.code, self._queue_limit.text)
         self._turned_away = 0
         self._refused = 0
-        self._refused_logged = 0.0
-        self._queue_full = f"the queue is full: {settings.max_queued} requests wait already; try again later"
-        self._full = answers.refusals(Code.RESOURCE_EXHAUSTED, self._queue_full)
-        self._bytes_full = (
-            f"the queue is full: requests of {settings.max_queued_bytes} bytes in all are held at once, the limit; "
-            "try again later"
-        )
+        self._refused_logged_at = 0.0
 
-    # In
+    def set_model_limits(self, limits: Mapping[str, int]) -> None:
+        """Set how many requests may wait for a part of the service, by its name."""
+        filters: list[AdmissionFilter] = [ConnectionLimit(), self._queue_limit, self._memory_limit]
+        if limits:
+            filters.append(ModelLimit(self._queue, self._replies, limits))
+        self._checks = tuple(each.reason for each in filters)
+
+    # Requests that come
 
     def turn_away(self, frame: bytes) -> bytes | None:
-        """The refusal of a small frame that the queue has no place for, at the least cost: no `Request` is made.
+        """Return the refusal of a small frame that the queue has no place for, at the least cost: without a `Request`.
 
-        None where there is a place, or the frame has to be looked at. Call `settle` some time after.
+        None if there is a place, or if the frame has to be read. Call `settle` some time after.
         """
-        if self.waiting.count < self.backlog.most:
+        if self._queue.count < self._limit.places:
             return None
-        refusal = self._full.of(frame)
+        refusal = self._turn_away.of(frame)
         if refusal is not None:
             self._turned_away += 1
         return refusal
 
     def settle(self) -> None:
-        """Counts those that were turned away, and logs a line for them now and then."""
-        many, self._turned_away = self._turned_away, 0
-        if many:
-            self._counters.add_refused(many)
-            self._tell_refused(many, self._queue_full)
+        """Count the frames that were turned away, and log a line for them now and then."""
+        if self._turned_away:
+            count, self._turned_away = self._turned_away, 0
+            self._count_refused(count, self._queue_limit.text)
 
     def arrived(self, request: Request) -> None:
-        """Takes a request that came whole: answers, refuses or queues it."""
+        """Queue a request that came whole, refuse it, or answer it here."""
         frame = request.frame
-        if frame is not None and self._answers.is_local(frame):
-            self.answer(request, self._answers.local(frame, request.arrived))
-        elif request.client.refusal is not None:
-            self._refuse(request, request.client.refusal)
-        elif self.waiting.count >= self.backlog.most:
-            self._refuse(request, self._queue_full)
-        elif self.held + request.size > self._settings.max_queued_bytes:
-            self.short = True
-            self._refuse(request, self._bytes_full)
-        elif self.limits and (reason := self._lane_full(request)):
-            self._refuse(request, reason)
-        else:
-            self.held_bytes += request.size
-            self.waiting.add(request)
-            self.patience.arrived(request.client, self.now)
+        if frame is not None and self._replies.is_local(frame):
+            request.client.reply(request, self._replies.local(frame, request.arrived))
             return
-        if request.block is not None:
-            self.arena.free(request.block)
+        for check in self._checks:
+            if (reason := check(request)) is not None:
+                self._refuse(request, reason)
+                if request.block is not None:
+                    self._budget.free(request.block)
+                return
+        self._budget.hold_request(request.size)
+        self._queue.add(request)
+        self._batch_wait.arrived(request.client, self._clock.now)
 
-    def _lane_full(self, request: Request) -> str | None:
-        """Why a part of the service takes no more requests; notes which part this one is for."""
-        lane = self._answers.lane_of(request)
-        limit = None if lane is None else self.limits.get(lane)
-        if lane is None or limit is None:
+    def allocate(self, size: int) -> Block | None:
+        """Return a block for a large frame that is coming; None: it is to be refused, see `refuse_discarded`."""
+        if self._queue_limit.full() or self._budget.exceeded or size > self._budget.limit_bytes:
             return None
-        if self.waiting.of_lane[lane] >= limit:
-            return f"{limit} requests for {lane!r} wait already, its limit; try again later"
-        request.lane = lane
-        return None
+        return self._budget.allocate(size)
 
-    @property
-    def held(self) -> int:
-        """Bytes that are held for clients, in all."""
-        return self.held_bytes + self.coming_bytes + self.owed_bytes
-
-    @property
-    def too_full(self) -> bool:
-        """Whether more bytes are held than may be."""
-        return self.held > self._settings.max_queued_bytes
-
-    def room_for(self, size: int) -> Block | None:
-        """Room for a frame that is coming; None: it is to be refused."""
-        if self.waiting.count >= self.backlog.most or self.too_full or size > self._settings.max_queued_bytes:
-            return None
-        return self.arena.allocate(size)
-
-    def refuse_for_bytes(self, request: Request) -> None:
-        """Refuses a request whose bytes were not kept, for there was no room."""
-        full = self.waiting.count >= self.backlog.most
-        self.short = self.short or not full
-        self._refuse(request, self._queue_full if full else self._bytes_full)
+    def refuse_discarded(self, request: Request) -> None:
+        """Refuse a large request that got no block."""
+        if self._queue_limit.full():
+            self._refuse(request, self._queue_limit.text)
+        else:
+            self._budget.short = True
+            self._refuse(request, self._memory_limit.text)
 
     def _refuse(self, request: Request, reason: str) -> None:
-        self._counters.add_refused()
-        self._tell_refused(1, reason)
-        self.answer(request, self._answers.fault(request, Code.RESOURCE_EXHAUSTED, reason))
+        self._count_refused(1, reason)
+        request.client.reply(request, self._replies.fault(request, Code.RESOURCE_EXHAUSTED, reason))
 
-    def _tell_refused(self, many: int, reason: str) -> None:
-        self._refused += many
-        if self.now - self._refused_logged >= _LOG_EVERY_S:  # a line for each would be a load of its own
-            log.warning("%d refused, the last one for: %s", self._refused, reason)
-            self._refused, self._refused_logged = 0, self.now
+    def _count_refused(self, count: int, reason: str) -> None:
+        self._counters.add_refused(count)
+        self._refused += count
+        if self._clock.now - self._refused_logged_at >= _LOG_EVERY_S:  # a line for each would be a load of its own
+            log.warning("%d requests refused, the last one: %s", self._refused, reason)
+            self._refused, self._refused_logged_at = 0, self._clock.now
 
-    # Out
+    # Requests that were admitted
 
-    def answer(self, request: Request, answer: bytes | memoryview | None) -> None:
-        """Gives a request's client its answer; None: its connection is to be closed."""
-        client = request.client
-        if client.closed:
-            return
-        if answer is None:
-            self._over(client)
-            return
-        try:
-            client.answered(request, answer)
-        except (PeerGone, *FAILURES) as error:  # of what it sent on, which is read now
-            log.info("%s: broken: %s", client.peer, error or "closed")
-            self._over(client)
-            return
-        if client.ending and client.finished:
-            self._over(client)
-        elif not client.pending:
-            self.patience.answered(client, self.now)
+    def expire(self) -> None:
+        """Refuse the waiting requests whose deadline passed."""
+        for request in self._queue.requests():
+            if (reason := self._deadline.reason(request)) is not None:
+                self._queue.remove(request)
+                self.fail(request, self._deadline.code, reason)
 
     def fail(self, request: Request, code: Code, message: str) -> None:
-        """Answers a request that was taken with an error."""
+        """Answer an admitted request with an error."""
         self._counters.add_error()
-        answer = self._answers.fault(request, code, message)
+        reply = self._replies.fault(request, code, message)
         self.release(request)
-        self.answer(request, answer)
+        request.client.reply(request, reply)
 
     def release(self, request: Request) -> None:
-        """Lets go of a request's bytes."""
-        self.held_bytes -= request.size
-        if request.block is not None:
-            self.arena.free(request.block)
-            request.block = None
+        """Release the memory of an admitted request."""
+        self._budget.release_request(request.size, request.block)
+        request.block = None
 
-    def forget(self, client: FrontConnection) -> None:
-        """Drops what a client that is gone was waiting for."""
-        for request in self.waiting.forget(client):
+    def remove_client(self, client: Client) -> None:
+        """Drop the waiting requests of a client that is gone."""
+        for request in self._queue.remove_client(client):
             self.release(request)
 
+    # What the front and its slots report
 
-def _addresses(settings: HostSettings) -> int:
-    """Bytes of addresses that are enough for every frame a client can have begun, for each has sent some of it."""
-    frames = settings.max_queued_bytes // RESERVE_BYTES + 1
-    return min(frames * settings.max_message_bytes, _MOST_ADDRESSES) + settings.max_queued_bytes
+    def dispatched(self, waited_s: float) -> None:
+        """Note that a batch went to a worker, whose first request had waited so long."""
+        self._deadline.note_wait(waited_s)
+
+    def completed(self, count: int) -> None:
+        """Note that workers answered so many requests."""
+        self._limit.completed += count
+
+    def fell_behind(self, age_s: float) -> None:
+        """Note that requests lie unread, the first one since `age_s` seconds."""
+        self._limit.fell_behind(age_s, self._clock.now)
+
+    def caught_up(self) -> None:
+        """Note that everything that came is read."""
+        self._limit.caught_up()
+
+    def report(self) -> None:
+        """Write to the scoreboard what waits, and what is held."""
+        self._counters.set_queued(len(self._queue), self._budget.used_bytes)

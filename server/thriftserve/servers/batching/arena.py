@@ -2,9 +2,9 @@
 
     front: allocate(size) -> Block --recv_into--> the client's bytes     worker: read(offset, size) -> bytes
 
-The front reads a large frame off its client's socket straight into a block; a worker is told the place.
-A block takes addresses, of which there are plenty, and memory only as bytes come: those are counted elsewhere.
-Lower addresses go first, so that a quiet server keeps using the same few pages.
+The front reads a large frame off its client's socket straight into a block; a worker is sent its place. A block takes
+addresses, of which there are plenty, and memory only as bytes come: `MemoryBudget` counts those. Lower addresses go
+first, so that a quiet server keeps using the same few pages.
 """
 
 from __future__ import annotations
@@ -30,17 +30,17 @@ class Block:
 
 
 class Arena:
-    """The front's end: hands out blocks.
+    """The front's end: allocates blocks. One thread uses it.
 
     Args:
         size: bytes; memory is taken as it is used.
-        kept: bytes at its beginning whose memory is kept for the next blocks; what lies behind goes back with its
+        resident: bytes at its beginning whose memory stays for the next blocks; what lies behind goes back with its
             block. None: all.
     """
 
-    def __init__(self, size: int, kept: int | None = None) -> None:
+    def __init__(self, size: int, resident: int | None = None) -> None:
         self.size = _rounded(size)
-        self._kept = self.size if kept is None else min(self.size, _rounded(kept))
+        self._resident = self.size if resident is None else min(self.size, _rounded(resident))
         self.fd = os.memfd_create("thriftserve-arena", os.MFD_CLOEXEC)
         os.ftruncate(self.fd, self.size)
         self._map = mmap.mmap(self.fd, self.size)
@@ -48,25 +48,30 @@ class Arena:
         self._free: list[tuple[int, int]] = [(0, self.size)]
         self._touched = 0
 
+    @property
+    def free_bytes(self) -> int:
+        """Bytes that no block has."""
+        return sum(size for _, size in self._free)
+
     def allocate(self, size: int) -> Block | None:
-        """A block of at least `size` bytes; None where there is no room for it."""
-        whole = _rounded(size)
+        """Return a block of at least `size` bytes; None if there is no room for it."""
+        size_taken = _rounded(size)
         for place, (offset, free) in enumerate(self._free):
-            if free >= whole:
-                if free == whole:
+            if free >= size_taken:
+                if free == size_taken:
                     del self._free[place]
                 else:
-                    self._free[place] = (offset + whole, free - whole)
-                self._touched = min(self._kept, max(self._touched, offset + whole))
-                return Block(offset, whole, self._view[offset : offset + size])
+                    self._free[place] = (offset + size_taken, free - size_taken)
+                self._touched = min(self._resident, max(self._touched, offset + size_taken))
+                return Block(offset, size_taken, self._view[offset : offset + size])
         return None
 
     def free(self, block: Block) -> None:
-        """Takes a block back; its neighbours that are free and it become one."""
+        """Free a block, and join it with its neighbours that are free."""
         block.view.release()
         offset, size = block.offset, block.size
-        if offset + size > self._kept:
-            begin = max(offset, self._kept)
+        if offset + size > self._resident:
+            begin = max(offset, self._resident)
             self._map.madvise(mmap.MADV_REMOVE, begin, offset + size - begin)
         place = bisect_left(self._free, (offset, 0))
         if place < len(self._free) and self._free[place][0] == offset + size:
@@ -77,7 +82,7 @@ class Arena:
         insort(self._free, (offset, size))
 
     def trim(self) -> None:
-        """Gives the memory behind the last block in use back to the system."""
+        """Give the memory behind the last block in use back to the system."""
         first = self._free[-1][0] if self._free and sum(self._free[-1]) == self.size else self.size
         if first < self._touched:
             self._map.madvise(mmap.MADV_REMOVE, first, self._touched - first)
@@ -85,21 +90,21 @@ class Arena:
 
 
 class SharedFrames:
-    """A worker's end: reads what a front put there."""
+    """A worker's end: reads the frames that a front put there."""
 
     def __init__(self, fd: int) -> None:
         self._map = mmap.mmap(fd, os.fstat(fd).st_size, prot=mmap.PROT_READ)
 
     def read(self, offset: int, size: int) -> bytes:
-        """The bytes of a block."""
+        """Return a copy of a block's bytes."""
         return self._map[offset : offset + size]
 
     def view(self, offset: int, size: int) -> memoryview:
-        """The same in place: they stay as they are until the front takes the block back."""
+        """Return a block's bytes in place: they stay as they are until the front frees the block."""
         return memoryview(self._map)[offset : offset + size]
 
     def close(self) -> None:
-        """Ends this process's hold of it; what still has a view ends it with that."""
+        """Unmap the arena; a view that is still used keeps it mapped."""
         with contextlib.suppress(BufferError):
             self._map.close()
 

@@ -1,24 +1,25 @@
-"""Whether it is better to wait for more requests before a slot gets those that wait.
+"""Whether a slot waits for more requests before it gets those that are queued.
 
-slot's advice, requests that wait, clients that ask again soon --hold_until()--> a moment | None: now
+    the slot's hint, queued requests, clients that ask again soon --hold_until()--> a moment | None: now
 
-Told to wait by the operator, a slot waits; else only where a further run costs more than the wait is long, and
-somebody who just got an answer is about to ask again. A lone client's request never waits.
+If the operator set a time-out for batches, the slot waits that long. Otherwise it waits only where a further run costs
+more than the wait is long, and a client that just got a reply is about to ask again. The request of a lone client never
+waits. Figures: docs/design.md, "Clients that ask again at once are waited for".
 """
 
 from __future__ import annotations
 
 from collections.abc import Callable
 
-from thriftserve.servers.batching.connection import FrontConnection
+from thriftserve.servers.batching.clock import Ewma
+from thriftserve.servers.batching.ipc import SlotHint
 from thriftserve.servers.batching.request_queue import Request, RequestQueue
-from thriftserve.servers.batching.slot import Slot
 
-#: Saving a run that costs less than this is not worth a wait that poll() counts in milliseconds.
-_WORTH_WAITING_US = 1000
-_LONGEST_S = 0.05
+#: Saving a run that costs less than this is not worth a wait that epoll counts in milliseconds.
+_MIN_RUN_US = 1000
+_MAX_WAIT_S = 0.05
 #: Requests that must be expected, at least.
-_EXPECTED = 0.5
+_MIN_EXPECTED = 0.5
 _WEIGHT = 0.05
 
 
@@ -26,57 +27,63 @@ class BatchWait:
     """Decides for one front.
 
     Args:
-        waiting: the requests that wait.
-        expiry: when a request must have begun to run.
+        queue: the requests that wait.
+        expiry: returns when a request must have begun to run.
     """
 
-    def __init__(self, waiting: RequestQueue, expiry: Callable[[Request], float]) -> None:
-        self._waiting = waiting
+    def __init__(self, queue: RequestQueue, expiry: Callable[[Request], float]) -> None:
+        self._queue = queue
         self._expiry = expiry
-        #: Seconds that waiting is worth, and within which a client asks again "soon"; 0 where it never is.
+        #: Seconds that waiting is worth, and within which a client asks again "soon"; 0 if it is never worth it.
         self._worth_s = 0.0
-        #: Clients that have all their answers, and since when; no longer than `_worth_s`.
-        self._due: dict[FrontConnection, float] = {}
-        #: The part of the clients that asked again soon, lately.
-        self._soon = _EXPECTED
+        #: Clients that have all their replies, and since when; no longer than `_worth_s`.
+        self._expected: dict[object, float] = {}
+        #: The share of clients that asked again soon.
+        self._soon = Ewma(_WEIGHT, _MIN_EXPECTED)
 
-    def answered(self, client: FrontConnection, now: float) -> None:
-        """A client got the last of its answers."""
+    @property
+    def expected(self) -> int:
+        """The number of clients that may ask again soon."""
+        return len(self._expected)
+
+    def answered(self, client: object, now: float) -> None:
+        """Note that a client got the last of its replies."""
         if self._worth_s:
-            self._due[client] = now
-            self._look_back(now)
+            self._expected[client] = now
+            self._drop_late(now)
 
-    def arrived(self, client: FrontConnection, now: float) -> None:
-        """A request came."""
-        if self._due:
-            self._look_back(now)
-            if self._due.pop(client, None) is not None:
-                self._soon += _WEIGHT * (1.0 - self._soon)
+    def arrived(self, client: object, now: float) -> None:
+        """Note that a request of a client was queued."""
+        if self._expected:
+            self._drop_late(now)
+            if self._expected.pop(client, None) is not None:
+                self._soon.add(1.0)
 
-    def hold_until(self, slot: Slot, now: float, *, last: bool) -> float | None:
-        """Until when the slot gets nothing, though it could; None: it gets what waits.
+    def hold_until(self, hint: SlotHint, free_since: float, now: float, *, last: bool) -> float | None:
+        """Return until when a slot with room gets nothing; None: it gets what waits now.
 
         Args:
-            slot: one with room.
+            hint: what the slot wants.
+            free_since: when it became free, monotonic seconds.
             now: the present.
-            last: whether it is the only one left; else whoever comes later gets another one.
+            last: whether it is the only slot with room; otherwise later requests get another one.
         """
-        advice, count, oldest = slot.advice, self._waiting.count, self._waiting.oldest()
-        if count >= advice.take or oldest is None or advice.wait_us == 0:
+        oldest = self._queue.oldest()
+        if self._queue.count >= hint.take or oldest is None or hint.wait_us == 0:
             return None
-        if advice.wait_us is not None:
-            until = min(oldest + advice.wait_us / 1e6, self._waiting.halfway(self._expiry))
+        if hint.wait_us is not None:
+            until = min(oldest + hint.wait_us / 1e6, self._queue.half_time(self._expiry))
             return until if now < until else None
-        self._worth_s = min(_LONGEST_S, advice.fixed_us / 1e6) if advice.fixed_us >= _WORTH_WAITING_US else 0.0
-        self._look_back(now)
-        if not last or self._soon * len(self._due) < _EXPECTED:
+        self._worth_s = min(_MAX_WAIT_S, hint.fixed_us / 1e6) if hint.fixed_us >= _MIN_RUN_US else 0.0
+        self._drop_late(now)
+        if not last or self._soon.value * len(self._expected) < _MIN_EXPECTED:
             return None
-        until = max(slot.since, oldest) + self._worth_s
+        until = max(free_since, oldest) + self._worth_s
         return until if now < until else None
 
-    def _look_back(self, now: float) -> None:
-        """Expects those no longer who did not ask again soon."""
-        due = self._due
-        while due and now - due[client := next(iter(due))] > self._worth_s:
-            del due[client]
-            self._soon -= _WEIGHT * self._soon
+    def _drop_late(self, now: float) -> None:
+        """Stop expecting clients that did not ask again soon."""
+        expected = self._expected
+        while expected and now - expected[client := next(iter(expected))] > self._worth_s:
+            del expected[client]
+            self._soon.add(0.0)

@@ -1,10 +1,10 @@
-"""One client of a front: its frames in, its answers out in their order, neither waited for.
+"""One client's connection to a front: its requests in, its replies out in their order, neither waited for.
 
-    readable --> small frame: as it came | large frame: into the arena --> door.arrived(Request)
-    answered(Request) --> sent at once | kept until the client reads, and nothing more of it is read or run meanwhile
+    readable --> small frame: as it came | large frame: into the arena --> AdmissionControl.arrived(Request)
+    reply(Request) --> sent at once | kept until the client reads, and nothing more of it is read or run meanwhile
 
-A client may send on before its answers come (pipelining); `AHEAD` requests of it are taken, the rest stays
-with the kernel, and so with the client.
+A client may send on before its replies come (pipelining); `MAX_AHEAD` requests of it are read, the rest stays with the
+kernel, and so with the client. The states of a connection are in `life.CONNECTION_LIFE`.
 """
 
 from __future__ import annotations
@@ -14,266 +14,334 @@ import select
 import socket
 import ssl
 from collections import deque
-from struct import Struct
-from typing import TYPE_CHECKING
+from collections.abc import Callable
+from dataclasses import dataclass
 
+from thriftserve.servers.batching.admission import AdmissionControl
+from thriftserve.servers.batching.clock import Clock
 from thriftserve.servers.batching.frame_reader import FrameReader
-from thriftserve.servers.batching.request_queue import Request
+from thriftserve.servers.batching.life import CONNECTION_LIFE, ConnectionEvent, ConnectionState, next_state
+from thriftserve.servers.batching.memory_budget import MemoryBudget
+from thriftserve.servers.batching.request_queue import ClientQueue, Request, RequestQueue
+from thriftserve.servers.connection import FAILURES, tell
 from thriftserve.servers.nonblocking_connection import PeerGone
-from thriftserve_client.wire.framing import HEADER_BYTES, FrameError
+from thriftserve.settings import HostSettings
+from thriftserve_client.wire.framing import HEADER_BYTES, FrameError, is_one_frame
 from thriftserve_client.wire.message_socket import READ_BYTES, ChannelClosed
-
-if TYPE_CHECKING:
-    from thriftserve.servers.batching.front import TBatchingFront
 
 log = logging.getLogger(__name__)
 
-_LENGTH = Struct("!i").unpack_from
-_NOT_YET = (BlockingIOError, ssl.SSLWantReadError, ssl.SSLWantWriteError)
-#: Requests of one client that are taken before the first of them is answered, at most.
-AHEAD = 256
-#: Bytes of a client's answers that may wait for one before them; past it no more of its requests are taken or run.
-_OWED_BYTES = 1 << 20
+#: Requests of one client that are read before the first of them is answered, at most.
+MAX_AHEAD = 256
+#: Bytes of a client's replies that may wait for one before them; past it no more of its requests are read or run.
+_MAX_UNSENT_BYTES = 1 << 20
 #: A client that holds memory others need is given this long to make headway.
 _PATIENCE_S = 1.0
+_NOT_YET = (BlockingIOError, ssl.SSLWantReadError, ssl.SSLWantWriteError)
 _IN, _OUT = select.EPOLLIN, select.EPOLLOUT
+_HANDSHAKE, _OPEN, _DRAINING = ConnectionState.HANDSHAKE, ConnectionState.OPEN, ConnectionState.DRAINING
+
+
+@dataclass(frozen=True, slots=True)
+class ConnectionContext:
+    """What a front hands to each of its connections.
+
+    Attributes:
+        settings: the limits and time-outs.
+        clock: the front's.
+        budget: counts the memory that the connection holds.
+        queue: has the requests that wait.
+        admission: gets every request that came whole.
+        watch: sets the events to wait for on a descriptor.
+        on_end: is told of a connection that has ended and must be closed; it may be told twice.
+        tls: None for plain connections.
+    """
+
+    settings: HostSettings
+    clock: Clock
+    budget: MemoryBudget
+    queue: RequestQueue
+    admission: AdmissionControl
+    watch: Callable[[int, int], None]
+    on_end: Callable[[FrontConnection], None]
+    tls: ssl.SSLContext | None
 
 
 class FrontConnection:
-    """A client's connection."""
+    """A client's connection.
 
-    def __init__(self, sock: socket.socket, peer: str, front: TBatchingFront, refusal: str | None) -> None:
+    Args:
+        sock: connected; the connection owns it.
+        peer: its name in the log.
+        context: the front's.
+        refusal: why its first request is refused; None: it is served.
+    """
+
+    def __init__(self, sock: socket.socket, peer: str, context: ConnectionContext, refusal: str | None) -> None:
         self.peer = peer
         self.fd = sock.fileno()
-        self._front = front
-        self._door = front.door
-        self._settings = front.settings
-        #: Requests that no slot has yet, in their order; `Waiting` keeps it.
-        self.waiting: deque[Request] = deque()
-        #: Requests that are not answered yet, in their order.
-        self.pending: deque[Request] = deque()
-        #: Why its first request is refused; None: it is served.
         self.refusal = refusal
-        #: Requests that slots have.
-        self.in_hand = 0
-        self.closed = False
-        #: True where it does not read its answers: its requests wait.
-        self.held = False
-        #: False while nothing tells that it will be `finished` some time.
-        self.ending = refusal is not None
-        self._ended = False
-        #: Requests of it that are taken before the first one is answered: a few such clients must not fill the queue.
-        self._ahead = min(AHEAD, max(16, front.settings.max_queued // 8))
+        self._context = context
+        self._settings = settings = context.settings
+        self._clock = context.clock
+        self._admission = context.admission
+        #: Its requests that no slot has yet, for `RequestQueue`.
+        self.queue = ClientQueue()
+        #: Requests that are not answered, in their order.
+        self.pending: deque[Request] = deque()
+        self._max_ahead = min(MAX_AHEAD, max(16, settings.max_queued // 8))  # few such clients must not fill the queue
         self._unsent: deque[memoryview] = deque()
-        #: Bytes of answers that it does not read, or that wait for one before them.
-        self._owed = 0
+        #: Bytes of replies that the client does not read, or that wait for one before them.
+        self._unsent_bytes = 0
         self._events = _IN
-        tls = front.tls
+        tls = context.tls
         sock.setblocking(tls is None)
         self._flags = socket.MSG_DONTWAIT if tls is None else 0
         self.sock = sock
         self._tls: ssl.SSLSocket | None = None
-        self._shaking = tls is not None
-        self._incoming = FrameReader(front.door, front.settings.max_message_bytes, self._flags, wakes=tls is None)
-        #: When it began to do what it does: see `deadline`; monotonic seconds.
-        self.since = self.opened = front.door.now
+        self.state = _OPEN if tls is None else _HANDSHAKE
+        self._reader = FrameReader(
+            context.budget,
+            context.clock,
+            context.admission.allocate,
+            settings.max_message_bytes,
+            self._flags,
+            sets_low_water=tls is None,
+        )
+        #: When the current wait began: see `deadline`; monotonic seconds.
+        self.since = self.opened = context.clock.now
+        #: True once a request of it came whole.
         self.served = False
 
     # What it waits for
 
     @property
+    def closed(self) -> bool:
+        """True once its socket is closed: nobody waits for its replies."""
+        return self.state is ConnectionState.CLOSED
+
+    @property
+    def answered(self) -> bool:
+        """True if every request of it has its reply."""
+        return not self.pending
+
+    @property
+    def unsent(self) -> bool:
+        """True if replies wait for the client to read."""
+        return bool(self._unsent)
+
+    @property
     def mid_message(self) -> bool:
-        """True where part of a message came, and the rest is to come."""
-        return self._incoming.partial or self._shaking
+        """True between a message's first byte and its last, and during the TLS handshake."""
+        return self._reader.partial or self.state is _HANDSHAKE
 
     def deadline(self) -> tuple[float, str] | None:
-        """When it is closed if nothing happens, and why; None where it waits for us."""
+        """Return when it is closed if nothing happens, and why; None if it waits for the server."""
         settings = self._settings
-        if self._shaking:
+        if self.state is _HANDSHAKE:
             return self.since + settings.handshake_timeout_s, f"no TLS handshake in {settings.handshake_timeout_s:g} s"
         if self._unsent:
-            return (
-                self.since + settings.write_timeout_s,
-                f"an answer was not taken within {settings.write_timeout_s:g} s",
-            )
+            reason = f"an answer was not taken within {settings.write_timeout_s:g} s"
+            return self.since + settings.write_timeout_s, reason
         if self.pending:
             return None
         if self.mid_message:
-            why = f"a message did not come whole within {settings.read_timeout_s:g} s"
-            return self.since + settings.read_timeout_s, why
+            reason = f"a message did not come whole within {settings.read_timeout_s:g} s"
+            return self.since + settings.read_timeout_s, reason
         return self.since + settings.idle_timeout_s, f"idle for {settings.idle_timeout_s:g} s"
 
     @property
     def stalled(self) -> bool:
-        """True where it holds memory and does not do what it must to let it go."""
-        age_s = self._door.now - self.since
+        """True if it holds memory and does not do what would free it."""
+        age_s = self._clock.now - self.since
         if age_s < _PATIENCE_S:
             return False
-        if self._unsent or self._incoming.silent_s >= _PATIENCE_S:
+        if self._unsent or self._reader.silent_s >= _PATIENCE_S:
             return True
-        return self._incoming.hopeless(age_s, self._settings.read_timeout_s)
+        return self._reader.too_slow(age_s, self._settings.read_timeout_s)
 
     # Reading
 
     def on_event(self, mask: int) -> None:
-        """Does what the socket is ready for.
+        """Do what the socket is ready for; report the end of the connection to `on_end`."""
+        try:
+            if mask & _OUT and self._unsent:
+                self._send_rest()
+            if mask & ~_OUT and self._events & _IN:
+                self._read()
+            elif mask & (select.EPOLLERR | select.EPOLLHUP):
+                raise ChannelClosed("the connection broke")
+        except (PeerGone, *FAILURES) as error:
+            self._fail(error)
+        else:
+            if self.state is _DRAINING:
+                self._end_if_drained()
 
-        Raises:
-            PeerGone: the client closed between two messages.
-            ChannelClosed, OSError: it did in the middle of one, or the connection broke.
-            FrameError: a length is negative or over the limit.
-        """
-        if mask & _OUT and self._unsent:
-            self._send_rest()
-        if mask & ~_OUT and self._events & _IN:
-            self._read()
-        elif mask & (select.EPOLLERR | select.EPOLLHUP):
-            raise ChannelClosed("the connection broke")
+    def _fail(self, error: Exception) -> None:
+        if not isinstance(error, PeerGone):
+            tell(self.peer, error)
+        self._context.on_end(self)
+
+    def _end_if_drained(self) -> None:
+        if not self.pending and not self._unsent:
+            self._context.on_end(self)
 
     def _read(self) -> None:
         try:
-            if self._tls is not None or self._shaking:
+            if self._context.tls is not None:
                 self._read_tls()
-            elif self._incoming.large:
+            elif self._reader.large:
                 self._read_large()
             else:
-                self._take(self.sock.recv(READ_BYTES, socket.MSG_DONTWAIT))
+                self._on_data(self.sock.recv(READ_BYTES, socket.MSG_DONTWAIT))
         except _NOT_YET:
             pass
 
     def _read_tls(self) -> None:
-        if self._shaking:
-            self._shake()
-        while self._events & _IN and not self._ended:  # what the TLS layer holds does not make the socket readable
-            if self._incoming.large:
+        if self.state is _HANDSHAKE:
+            self._shake_hands(self._context.tls)
+        while self._events & _IN and self.state is _OPEN:  # what the TLS layer holds does not make the socket readable
+            if self._reader.large:
                 self._read_large()
             else:
-                self._take(self.sock.recv(READ_BYTES))
+                self._on_data(self.sock.recv(READ_BYTES))
 
-    def _shake(self) -> None:
+    def _shake_hands(self, context: ssl.SSLContext | None) -> None:
         if self._tls is None:
-            assert self._front.tls is not None
-            self.sock = self._tls = self._front.tls.wrap_socket(
-                self.sock, server_side=True, do_handshake_on_connect=False
-            )
+            assert context is not None
+            self.sock = self._tls = context.wrap_socket(self.sock, server_side=True, do_handshake_on_connect=False)
         self._tls.do_handshake()
-        self._shaking = False
-        self.since = self._door.now
+        self.state = next_state(CONNECTION_LIFE, self.state, ConnectionEvent.HANDSHAKE_DONE)
+        self.since = self._clock.now
 
-    def _take(self, data: bytes) -> None:
-        size = len(data) - HEADER_BYTES
-        if not self._incoming.buffer and size >= 0 and _LENGTH(data)[0] == size <= self._settings.max_message_bytes:
-            self._came(data)  # whole and alone, as most are
+    def _on_data(self, data: bytes) -> None:
+        if not self._reader.buffer and is_one_frame(data, self._settings.max_message_bytes):
+            self._on_frame(data)  # whole and alone, as most are
         elif data:
-            if not self._incoming.buffer:
-                self.since = self._door.now
-            self._incoming.feed(data)
+            if not self._reader.buffer:
+                self.since = self._clock.now
+            self._reader.feed(data)
             self._cut()
         else:
-            self._peer_ended()
+            self._on_end_of_stream()
 
-    def _came(self, frame: bytes) -> None:
-        if not self.pending and not self.ending and (refusal := self._door.turn_away(frame)) is not None:
+    def _on_frame(self, frame: bytes) -> None:
+        if not self.pending and self.refusal is None and (refusal := self._admission.turn_away(frame)) is not None:
             self.served = True
             self._send(refusal)
             return
-        self._arrived(Request(self, frame, None, len(frame) - HEADER_BYTES, self._door.now))
+        self._on_request(Request(self, frame, None, len(frame) - HEADER_BYTES, self._clock.now))
 
-    def _peer_ended(self) -> None:
+    def _on_request(self, request: Request) -> None:
+        self.served = True
+        self.pending.append(request)
+        if self.refusal is not None:
+            self._stop_reading()
+        self._admission.arrived(request)
+
+    def _on_end_of_stream(self) -> None:
         if self.mid_message:
             raise ChannelClosed("the peer closed in the middle of a message")
         if not self.pending:
             raise PeerGone
-        self._ended = self.ending = True  # it may have closed its sending side alone: what it asked is still answered
+        self._stop_reading()  # it may have closed its sending side alone: its requests are still answered
+
+    def _stop_reading(self) -> None:
+        self.state = next_state(CONNECTION_LIFE, self.state, ConnectionEvent.READ_END)
         self._watch(self._events & ~_IN)
 
     def _cut(self) -> None:
-        """Makes requests of what was read."""
-        incoming = self._incoming
+        """Make requests of what was read."""
+        reader = self._reader
         try:
-            while self._takes_more and (frame := incoming.next_frame()) is not None:
-                self._came(frame)
-        except FrameError as error:
-            self._out_of_step(error)
-        if incoming.large:
-            incoming.await_large(self.sock)
-        if not self._takes_more:
+            while self._reads_more and (frame := reader.next_frame()) is not None:
+                self._on_frame(frame)
+        except FrameError as error:  # where the next message begins is unknown; what came before is still answered
+            reader.drop()
+            if not self.pending:
+                raise
+            log.warning("%s: no more is read: %s", self.peer, error)
+            self._stop_reading()
+        if reader.large:
+            reader.await_large(self.sock)
+        if not self._reads_more:
             self._watch(self._events & ~_IN)
 
     @property
-    def _takes_more(self) -> bool:
-        """Whether further requests of it are taken now."""
-        return len(self.pending) < self._ahead and not self._unsent and self._owed <= _OWED_BYTES
-
-    def _out_of_step(self, error: FrameError) -> None:
-        """Where the next message begins is unknown: what came before is still answered, then it is over."""
-        self._incoming.drop()
-        if not self.pending:
-            raise error
-        log.warning("%s: no more is read: %s", self.peer, error)
-        self._ended = self.ending = True
-        self._watch(self._events & ~_IN)
+    def _reads_more(self) -> bool:
+        """Whether further requests of it are read now."""
+        return (
+            len(self.pending) < self._max_ahead
+            and not self._unsent
+            and self._unsent_bytes <= _MAX_UNSENT_BYTES
+            and self.state is _OPEN
+        )
 
     def _read_large(self) -> None:
-        if not self._incoming.read_large(self.sock):
+        if not self._reader.read_large(self.sock):
             return
-        head, block, size = self._incoming.take_large()
-        request = Request(self, None if block is not None else head, block, size, self._door.now)
+        head, block, size = self._reader.pop_large()
+        request = Request(self, None if block is not None else head, block, size, self._clock.now)
         if block is not None:
-            self._arrived(request)
+            self._on_request(request)
             return
         self.pending.append(request)
-        self._door.refuse_for_bytes(request)
-
-    def _arrived(self, request: Request) -> None:
-        self.served = True
-        self.pending.append(request)
-        self._door.arrived(request)
+        self._admission.refuse_discarded(request)
 
     # Writing
 
-    def answered(self, request: Request, answer: bytes | memoryview) -> None:
-        """Sends an answer (nothing for a oneway call) as soon as those before it are sent.
+    def reply(self, request: Request, data: bytes | memoryview | None) -> None:
+        """Send a framed reply as soon as those before it are sent: nothing for a oneway call; None closes."""
+        if self.state is ConnectionState.CLOSED:
+            return
+        if data is None:
+            self._context.on_end(self)
+            return
+        try:
+            self._reply(request, data)
+        except (PeerGone, *FAILURES) as error:  # of what it sent on, which is read now
+            self._fail(error)
+        else:
+            if self.state is _DRAINING:
+                self._end_if_drained()
 
-        Raises:
-            PeerGone, ChannelClosed, OSError, FrameError: as `on_event`, for what it sent on may be read now.
-        """
+    def _reply(self, request: Request, data: bytes | memoryview) -> None:
         pending = self.pending
         if pending[0] is not request:
-            request.answer = answer
-            self._owe(len(answer))
-            if self._owed > _OWED_BYTES:
+            request.reply = data
+            self._change_unsent(len(data))
+            if self._unsent_bytes > _MAX_UNSENT_BYTES:
                 self._watch(self._events & ~_IN)
-                self._door.waiting.hold(self, not self._may_run)
+                self._context.queue.set_held(self.queue, not self._may_run)
             return
         pending.popleft()
-        self._send(answer)
-        while pending and (ready := pending[0].answer) is not None:
+        self._send(data)
+        while pending and (ready := pending[0].reply) is not None:
             pending.popleft()
-            self._owe(-len(ready))
+            self._change_unsent(-len(ready))
             self._send(ready)
-        if self.held and self._may_run:
-            self._door.waiting.hold(self, False)
-        if not self._events & _IN and not self._ended and self._takes_more and len(pending) <= self._ahead // 2:
+        if self.queue.held and self._may_run:
+            self._context.queue.set_held(self.queue, False)
+        if not self._events & _IN and self._reads_more and len(pending) <= self._max_ahead // 2:
             self._resume()
 
-    def _owe(self, more: int) -> None:
-        """So many bytes more of answers wait to be sent."""
-        self._owed += more
-        self._door.owed_bytes += more
+    def _change_unsent(self, size: int) -> None:
+        self._unsent_bytes += size
+        self._context.budget.change_replies(size)
 
     @property
     def _may_run(self) -> bool:
-        """Whether slots may get its requests: its answers go out, or the one that they wait for must still run."""
+        """Whether slots may get its requests: its replies go out, or the one that they wait for must still run."""
         if self._unsent:
             return False
-        return self._owed <= _OWED_BYTES or bool(self.waiting and self.waiting[0] is self.pending[0])
+        waiting = self.queue.waiting
+        return self._unsent_bytes <= _MAX_UNSENT_BYTES or bool(waiting and waiting[0] is self.pending[0])
 
     def _send(self, data: bytes | memoryview) -> None:
-        self.since = self._door.now
+        self.since = self._clock.now
         if self._unsent:
             self._unsent.append(memoryview(data))
-            self._owe(len(data))
+            self._change_unsent(len(data))
             return
         if not data:
             return
@@ -283,8 +351,8 @@ class FrontConnection:
             sent = 0
         if sent < len(data):
             self._unsent.append(memoryview(data)[sent:])
-            self._owe(len(data) - sent)
-            self._door.waiting.hold(self, True)
+            self._change_unsent(len(data) - sent)
+            self._context.queue.set_held(self.queue, True)
             self._watch(_OUT)
 
     def _send_rest(self) -> None:
@@ -292,44 +360,34 @@ class FrontConnection:
             while self._unsent:
                 view = self._unsent[0]
                 sent = self.sock.send(view, self._flags)
-                self.since = self._door.now
-                self._owe(-sent)
+                self.since = self._clock.now
+                self._change_unsent(-sent)
                 if sent < len(view):
                     self._unsent[0] = view[sent:]
                     return
                 self._unsent.popleft()
         except _NOT_YET:
             return
-        self._door.waiting.hold(self, not self._may_run)
+        self._context.queue.set_held(self.queue, not self._may_run)
         self._watch(0)
-        if not self._ended and self._takes_more:
+        if self._reads_more:
             self._resume()
 
     def _resume(self) -> None:
         self._watch(_IN)
-        if self._incoming.buffer:
+        if self._reader.buffer:
             self._cut()
         if self._tls is not None and self._events & _IN:
             self._read()
 
-    @property
-    def finished(self) -> bool:
-        """True where the client closed its side, and has all its answers."""
-        return (self._ended or self.refusal is not None) and not self.pending and not self._unsent and self.served
-
-    @property
-    def unsent(self) -> bool:
-        """True where answers wait for the client to read."""
-        return bool(self._unsent)
-
     def _watch(self, events: int) -> None:
         if events != self._events:
             self._events = events
-            self._front.watch(self.fd, events)
+            self._context.watch(self.fd, events)
 
     def close(self) -> None:
-        """Closes the socket; what it holds of a message that did not come whole is given back."""
-        self.closed = True
+        """Close the socket, and free what is held of a message that did not come whole."""
+        self.state = next_state(CONNECTION_LIFE, self.state, ConnectionEvent.CLOSE)
         self.sock.close()
-        self._owe(-self._owed)
-        self._incoming.close()
+        self._change_unsent(-self._unsent_bytes)
+        self._reader.close()

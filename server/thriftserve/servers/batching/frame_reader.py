@@ -1,80 +1,98 @@
 """The frames of one client, cut out of whatever its socket gives.
 
     bytes --feed()--> next_frame() --> a small frame, as it came
-                      a large one: read_large() --> its block in the arena | its head, where there is no room
+                      a large one: read_large() --> its block in the arena | its head, if there is no room
 
-A large frame is read straight into the arena once a part of it has really come: who only announces one holds
-nothing. One that there is no room for is read and thrown away, but for as much of it as tells whom to refuse.
+A large frame is read straight into the arena once a part of it has really come: a client that only announces one
+occupies nothing. A frame that there is no room for is read and discarded, except for the head, which says whom to
+refuse.
 """
 
 from __future__ import annotations
 
 import socket
-from typing import TYPE_CHECKING
+from collections.abc import Callable
 
+from thriftserve.servers.batching.arena import Block
+from thriftserve.servers.batching.clock import Clock
+from thriftserve.servers.batching.memory_budget import RESERVE_BYTES, MemoryBudget
 from thriftserve_client.wire.framing import HEADER_BYTES, frame_length
 from thriftserve_client.wire.message_socket import ChannelClosed
-
-if TYPE_CHECKING:
-    from thriftserve.servers.batching.admission import AdmissionControl
-    from thriftserve.servers.batching.arena import Block
 
 #: A frame with more than this still to come is a large one. A worker is sent the others themselves, and only so many
 #: at once as its socket takes: photos of 80 KB would never share a run.
 _STILL_TO_COME_BYTES = 8 * 1024
-#: So much of a large frame, or all of it, is to be there before it gets a block; without TLS it waits in the kernel.
-RESERVE_BYTES = 64 * 1024
-#: Reads of a large frame in a row, before others get their turn.
+#: Reads of a large frame in a row, before other clients get their turn.
 _READS = 8
 #: So much of a large frame is to be there before the front is woken for it.
 _WAKE_BYTES = 256 * 1024
-#: What is kept of a frame that is too much to hold: enough to refuse it by name.
+#: What is kept of a frame that is discarded: enough to refuse it by name.
 _HEAD_BYTES = 2048
+#: Where discarded bytes go; all readers share it.
+_DISCARDED = memoryview(bytearray(1 << 20))
 
 
 class FrameReader:
-    """What came of a client's frames that are not whole.
+    """Cuts the frames of one connection.
 
     Args:
-        door: has the room for large ones.
+        budget: counts what has come of frames that are not whole.
+        clock: the front's.
+        allocate: returns the block for a large frame of a size, or None if that frame is to be refused.
         max_bytes: the largest message.
         flags: of each read.
-        wakes: whether the kernel may be asked to wait for more; under TLS it does not know what is in a record.
+        sets_low_water: whether the kernel is asked to wait for more bytes; it can't tell under TLS.
     """
 
-    def __init__(self, door: AdmissionControl, max_bytes: int, flags: int, wakes: bool) -> None:
-        self._door = door
+    def __init__(
+        self,
+        budget: MemoryBudget,
+        clock: Clock,
+        allocate: Callable[[int], Block | None],
+        max_bytes: int,
+        flags: int,
+        *,
+        sets_low_water: bool,
+    ) -> None:
+        self._budget = budget
+        self._clock = clock
+        self._allocate = allocate
         self._max_bytes = max_bytes
         self._flags = flags
-        self._wakes = wakes
+        self._sets_low_water = sets_low_water
         self._low_water = 1
-        #: Bytes that no frame was made of yet.
+        #: Bytes that are not cut into frames yet.
         self.buffer = b""
         self._at = 0
-        #: The message's size, and its first bytes, of a large frame that has no block yet.
+        #: The size of a large frame's message, and its first bytes, while it has no block.
         self._size = self._total = 0
-        self._have = b""
+        self._first_bytes = b""
         self._counted = 0
-        self._moved = 0.0
+        self._moved_at = 0.0
         self._block: Block | None = None
         self._filled = 0
         self._discard = 0
         self._head = b""
-        #: True where the next bytes are a large frame's: call `read_large`.
+        #: True if the next bytes belong to a large frame: call `read_large`.
         self.large = False
 
     @property
     def partial(self) -> bool:
-        """True where part of a message came, and the rest is to come."""
+        """True between a message's first byte and its last."""
         return self.large or bool(self.buffer)
 
+    @property
+    def silent_s(self) -> float:
+        """Seconds since more came of a partial message; 0 if there is none."""
+        return self._clock.now - self._moved_at if self._counted else 0.0
+
     def feed(self, data: bytes) -> None:
-        """Takes bytes as they came."""
+        """Append bytes as they came."""
         self.buffer = self.buffer[self._at :] + data
         self._at = 0
 
     def next_frame(self) -> bytes | None:
-        """The next small frame that is whole; None where more bytes are needed.
+        """Return the next small frame that is whole; None if more bytes are needed.
 
         Raises:
             FrameError: its length is negative or over the limit.
@@ -87,41 +105,37 @@ class FrameReader:
                 self._at = end
                 return buffer[at:end]
             if end - len(buffer) > _STILL_TO_COME_BYTES:
-                self.large, self._have = True, buffer[at + HEADER_BYTES :]
+                self.large, self._first_bytes = True, buffer[at + HEADER_BYTES :]
                 self._size = self._total = size
                 at = len(buffer)
         self.buffer, self._at = buffer[at:], 0
-        self._count(len(self._have) if self.large else len(self.buffer))
+        self._count(len(self._first_bytes) if self.large else len(self.buffer))
         return None
 
     def drop(self) -> None:
-        """Forgets the bytes that no frame was made of."""
+        """Drop the bytes that are not cut into frames."""
         self.buffer, self._at = b"", 0
         self._count(0)
 
     def _count(self, total: int) -> None:
-        """Tells the door how much is held now."""
-        self._door.coming_bytes += total - self._counted
-        self._counted = total
-        self._moved = self._door.now
+        """Count what is held of a partial message now."""
+        if total != self._counted:
+            self._budget.change_partial(total - self._counted)
+            self._counted = total
+        self._moved_at = self._clock.now
 
-    @property
-    def silent_s(self) -> float:
-        """Seconds since more came of what is held; 0 where nothing is."""
-        return self._door.now - self._moved if self._counted else 0.0
-
-    def hopeless(self, age_s: float, whole_in_s: float) -> bool:
-        """Whether, at its pace so far, a message that began `age_s` ago will not have come within `whole_in_s`."""
-        return self.large and 0 < self._counted * whole_in_s < self._total * age_s
+    def too_slow(self, age_s: float, limit_s: float) -> bool:
+        """Return whether a large message that began `age_s` ago will not be whole within `limit_s` at its pace."""
+        return self.large and 0 < self._counted * limit_s < self._total * age_s
 
     # Large frames
 
     def await_large(self, sock: socket.socket) -> None:
-        """A large frame is announced: the kernel is to tell when enough of it is there."""
-        self._wake_at(sock, min(self._size - len(self._have), RESERVE_BYTES))
+        """Have the kernel report a large frame once enough of it is there."""
+        self._set_low_water(sock, min(self._size - len(self._first_bytes), RESERVE_BYTES))
 
     def read_large(self, sock: socket.socket) -> bool:
-        """Reads on in a large frame; true where it is whole: call `take_large`.
+        """Read on in a large frame; return True once it is whole: call `pop_large`.
 
         Raises:
             ChannelClosed: the client closed in the middle of it.
@@ -132,9 +146,9 @@ class FrameReader:
         for _ in range(_READS):
             if not self._missing or self._read_part(sock):
                 break
-        left = self._missing
-        self._wake_at(sock, min(left, _WAKE_BYTES) if left else 1)
-        return not left
+        missing = self._missing
+        self._set_low_water(sock, min(missing, _WAKE_BYTES) if missing else 1)
+        return not missing
 
     @property
     def _missing(self) -> int:
@@ -142,57 +156,57 @@ class FrameReader:
         return len(self._block.view) - self._filled if self._block is not None else self._discard
 
     def _reserve(self, sock: socket.socket) -> bool:
-        """Takes a block for a frame of which enough has come, or begins to discard it; false where too little has."""
-        size, have = self._size, self._have
+        """Get a block for a frame of which enough has come, or begin to discard it; return False if too little has."""
+        size, data = self._size, self._first_bytes
         enough = min(size, RESERVE_BYTES)
-        if not self._wakes and len(have) < enough:
-            got = sock.recv(enough - len(have))
-            if not got:
+        if not self._sets_low_water and len(data) < enough:
+            more = sock.recv(enough - len(data))
+            if not more:
                 raise ChannelClosed("the peer closed in the middle of a message")
-            self._have = have = have + got
-            self._count(len(have))
-            if len(have) < enough:
+            self._first_bytes = data = data + more
+            self._count(len(data))
+            if len(data) < enough:
                 return False
-        self._size, self._have = 0, b""
-        self._filled = len(have)
-        self._block = block = self._door.room_for(size)
+        self._size, self._first_bytes = 0, b""
+        self._filled = len(data)
+        self._block = block = self._allocate(size)
         if block is None:
-            self._begin_discard(size, have)
+            self._begin_discard(size, data)
         else:
-            block.view[: len(have)] = have
+            block.view[: len(data)] = data
         return True
 
-    def _begin_discard(self, size: int, have: bytes | memoryview) -> None:
-        self._head = size.to_bytes(HEADER_BYTES, "big") + bytes(have[:_HEAD_BYTES])
+    def _begin_discard(self, size: int, data: bytes | memoryview) -> None:
+        self._head = size.to_bytes(HEADER_BYTES, "big") + bytes(data[:_HEAD_BYTES])
         self._discard = size - self._filled
         self._count(0)
 
     def _read_part(self, sock: socket.socket) -> bool:
-        """Reads on; true where the socket had less than was asked for."""
+        """Read on; return True if the socket had less than was asked for."""
         block = self._block
-        space = self._door.scrap[: self._discard] if block is None else block.view[self._filled :]
-        got = sock.recv_into(space, 0, self._flags)
-        if not got:
+        space = _DISCARDED[: self._discard] if block is None else block.view[self._filled :]
+        size = sock.recv_into(space, 0, self._flags)
+        if not size:
             raise ChannelClosed("the peer closed in the middle of a message")
         if block is None:
-            self._discard -= got
+            self._discard -= size
         else:
-            self._filled += got
+            self._filled += size
             self._count(self._filled)
-            if self._door.too_full and self._filled < len(block.view):
+            if self._budget.exceeded and self._filled < len(block.view):
                 self._block = None
                 self._begin_discard(len(block.view), block.view[: self._filled])
-                self._door.arena.free(block)
-        return got < len(space)
+                self._budget.free(block)
+        return size < len(space)
 
-    def _wake_at(self, sock: socket.socket, size: int) -> None:
-        """Has the kernel wait for so many bytes before it tells of them: waking for each packet costs more."""
-        if self._wakes and size != self._low_water:
+    def _set_low_water(self, sock: socket.socket, size: int) -> None:
+        """Have the kernel wait for so many bytes before it reports them: waking for each packet costs more."""
+        if self._sets_low_water and size != self._low_water:
             self._low_water = size
             sock.setsockopt(socket.SOL_SOCKET, socket.SO_RCVLOWAT, size)
 
-    def take_large(self) -> tuple[bytes, Block | None, int]:
-        """The frame that is whole now: its head where there was no room for it, else its block; and its size."""
+    def pop_large(self) -> tuple[bytes, Block | None, int]:
+        """Return the large frame that is whole now: its head if it was discarded, or its block; and its size."""
         self.large = False
         self._count(0)
         block, self._block = self._block, None
@@ -201,9 +215,9 @@ class FrameReader:
         return b"", block, self._filled
 
     def close(self) -> None:
-        """Gives back what is held for a frame that will not come whole."""
+        """Free what is held of a frame that will not come whole."""
         self.drop()
-        self._have = b""
+        self._first_bytes = b""
         block, self._block = self._block, None
         if block is not None:
-            self._door.arena.free(block)
+            self._budget.free(block)

@@ -1,8 +1,8 @@
-"""A worker's slot, as its front sees it: idle, or with a batch or two in hand.
+"""A worker's slot, as its front sees it: idle, or with a batch or two to answer.
 
-    give(requests) --> the worker's socket        readable --> Answers, each to its request
+    send(requests) --> the worker's socket        readable --> Replies, each to its request
 
-A slot whose worker died shows by the end of its stream.
+A slot whose worker died shows by the end of its stream. The states of a slot are in `life.SLOT_LIFE`.
 """
 
 from __future__ import annotations
@@ -11,14 +11,12 @@ import contextlib
 import select
 import socket
 from collections import deque
-from typing import TYPE_CHECKING
+from collections.abc import Callable
 
-from thriftserve.servers.batching.ipc import READ_BYTES, Hello, Replies, ReplyReader, SlotHint, pack_batch
+from thriftserve.servers.batching.ipc import READ_BYTES, Hello, Replies, ReplyKind, ReplyReader, SlotHint, pack_batch
+from thriftserve.servers.batching.life import SLOT_LIFE, SlotEvent, SlotState, next_state
 from thriftserve.servers.batching.request_queue import Request
 from thriftserve_client.wire.message_socket import MAX_SEGMENTS, drop_sent
-
-if TYPE_CHECKING:
-    from thriftserve.servers.batching.front import TBatchingFront
 
 
 class WorkerGone(Exception):
@@ -26,41 +24,48 @@ class WorkerGone(Exception):
 
 
 class Slot:
-    """The front's end of one slot."""
+    """The front's end of one slot.
 
-    def __init__(self, sock: socket.socket, hello: Hello, front: TBatchingFront) -> None:
+    Args:
+        sock: connected; the slot owns it.
+        hello: what the worker said.
+        watch: sets the events to wait for on a descriptor.
+    """
+
+    def __init__(self, sock: socket.socket, hello: Hello, watch: Callable[[int, int], None]) -> None:
         sock.setblocking(True)
         self.sock = sock
         self.fd = sock.fileno()
         self.pid = hello.pid
         self.label = f"worker {hello.index} (pid {hello.pid}) slot {hello.slot}"
-        self.advice = SlotHint(take=hello.take)
-        #: The batches in its hand, oldest first; in them None for what it has answered.
+        self.hint = SlotHint(take=hello.take)
+        self.state = SlotState.IDLE
+        #: The batches that it has, oldest first; in them None for a request that it has answered.
         self.batches: deque[list[Request | None]] = deque()
         #: When it began with the oldest, monotonic seconds.
         self.since = 0.0
-        #: True once it takes no more.
-        self.leaving = False
-        self._front = front
+        self._watch = watch
         self._reader = ReplyReader()
         self._unsent: list[memoryview] = []
 
     @property
     def room(self) -> int:
-        """Batches that it may be handed now."""
-        return self.advice.depth - len(self.batches) if self.advice.take and not self.leaving else 0
+        """The number of batches that it may be sent now."""
+        if self.state is SlotState.IDLE or self.state is SlotState.BUSY:
+            return self.hint.depth - len(self.batches) if self.hint.take else 0
+        return 0
 
-    def give(self, requests: list[Request], now: float) -> None:
-        """Hands it a batch.
+    def send(self, requests: list[Request], now: float) -> None:
+        """Send it a batch.
 
         Raises:
-            OSError: the worker is gone; the batch counts as in its hand.
+            OSError: the worker is gone; the batch counts as sent.
         """
+        self.state = next_state(SLOT_LIFE, self.state, SlotEvent.BATCH_SENT)
         if not self.batches:
             self.since = now
         self.batches.append([*requests])
-        parts = pack_batch([request.place for request in requests])
-        data = b"".join(parts)
+        data = b"".join(pack_batch([request.place for request in requests]))
         if self._unsent:
             self._unsent.append(memoryview(data))
             return
@@ -69,10 +74,10 @@ class Slot:
             sent = self.sock.send(data, socket.MSG_DONTWAIT)
         if sent < len(data):
             self._unsent = [memoryview(data)[sent:]]
-            self._front.watch(self.fd, select.EPOLLIN | select.EPOLLOUT)
+            self._watch(self.fd, select.EPOLLIN | select.EPOLLOUT)
 
     def on_event(self, mask: int) -> list[Replies]:
-        """Sends on what is left of a batch, and reads answers.
+        """Send the rest of a batch, and return the replies that came.
 
         Raises:
             WorkerGone, OSError: the worker ended.
@@ -90,7 +95,7 @@ class Slot:
             return
         self._unsent = drop_sent(self._unsent, sent)
         if not self._unsent:
-            self._front.watch(self.fd, select.EPOLLIN)
+            self._watch(self.fd, select.EPOLLIN)
 
     def _read(self) -> list[Replies]:
         try:
@@ -100,21 +105,39 @@ class Slot:
                 if data:
                     return self._reader.feed(data)
             elif size := self.sock.recv_into(wanted, 0, socket.MSG_DONTWAIT):
-                whole = self._reader.filled(size)
-                return [whole] if whole is not None else []
+                replies = self._reader.filled(size)
+                return [replies] if replies is not None else []
         except BlockingIOError:
             return []
         raise WorkerGone
 
-    def close(self, unread: bool = False) -> tuple[list[Request], list[Request]]:
-        """Closes the socket.
+    def end_batch(self, kind: ReplyKind, now: float, *, answered: bool) -> bool:
+        """Take note of what the replies say of the slot; return whether it is done and must be closed.
 
         Args:
-            unread: the worker had not read all that it was sent.
+            kind: of the message.
+            now: the present.
+            answered: whether the message had the replies of its oldest batch.
+        """
+        if kind is ReplyKind.LEAVE:
+            self.state = next_state(SLOT_LIFE, self.state, SlotEvent.LEAVE)
+        elif answered:
+            self.batches.popleft()
+            self.since = now
+            event = SlotEvent.BATCH_DONE if self.batches else SlotEvent.ALL_DONE
+            self.state = next_state(SLOT_LIFE, self.state, event)
+        return self.state is SlotState.LEAVING and not self.batches
+
+    def close(self, unread: bool = False) -> tuple[list[Request], list[Request]]:
+        """Close the socket.
+
+        Args:
+            unread: whether the worker had not read all that it was sent.
 
         Returns:
-            The requests in hand that it did not answer: those that it had begun, or may have, and the others.
+            The requests that it did not answer: those that it had begun, or may have, and the others.
         """
+        self.state = next_state(SLOT_LIFE, self.state, SlotEvent.END)
         self.sock.close()
         # It begins a batch when the one before is answered. What it did not read is the end of the last one.
         begun = 0 if unread and len(self.batches) == 1 else 1
