@@ -55,5 +55,5 @@ def test_every_file_that_it_names_exists() -> None:
     server = ROOT / "server/thriftserve"
     files = set(re.findall(r"`([\w/]+\.py)`", text)) - {"cli.py"}
     modules = {f"{name}.py" for name in re.findall(r"^ *(?:front|worker)? +((?:\w+/)+\w+)\b", text, re.MULTILINE)}
-    assert len(files) > 20 and len(modules) > 10
+    assert len(files) > 20 and len(modules) >= 10
     assert {name for name in files | modules if not (server / name).exists()} == set()
