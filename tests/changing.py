@@ -75,7 +75,7 @@ def state(server: Served, version: int, model: str = "half") -> str:
 
 def keeper(server: Served) -> int:
     """Process id of the keeper that there was at the start."""
-    return int(server.log().split("keeper 0 (pid ")[1].split(")")[0])
+    return int(server.log().split("controller 0 (pid ")[1].split(")")[0])
 
 
 @contextmanager

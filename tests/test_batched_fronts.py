@@ -98,7 +98,7 @@ def test_workers_come_back_with_no_descriptor_left(tmp_path: Path) -> None:
         limit = front.num_fds() + 8
         front.rlimit(psutil.RLIMIT_NOFILE, (limit, limit))
         pipe, *_ = [stack.enter_context(Pipe(server)) for _ in range(2 * limit)]
-        eventually(lambda: "no connection can be taken" in server.log(), "out of descriptors")
+        eventually(lambda: "can't accept connections" in server.log(), "out of descriptors")
         for turn in range(3):
             assert ask(pipe, turn)
             (victim,) = workers_by(client)

@@ -18,4 +18,4 @@ def test_only_the_batching_server_shares_runs() -> None:
         assert done.timing.batch_size == 9
         told = [line for line in server.log().splitlines() if "max_batch_size" in line]
         assert len(told) == 1
-        assert "TThreadedServer has no use for max_batch_size=4: not used" in told[0]
+        assert "TThreadedServer does not use max_batch_size=4" in told[0]

@@ -95,7 +95,7 @@ def is_served(served: Controlled, version: int) -> bool:
 
 def keeper(served: Controlled) -> int:
     """The keeper's pid."""
-    return int(served.server.log().rsplit("keeper 0 (pid ", 1)[1].split(")")[0])
+    return int(served.server.log().rsplit("controller 0 (pid ", 1)[1].split(")")[0])
 
 
 @pytest.mark.timeout(300)

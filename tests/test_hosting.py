@@ -18,10 +18,25 @@ from hosting import PATIENCE_S, SEVERAL_AT_ONCE, TYPES, Hosted, Wire, add, clien
 from services.gen.calculator import Calculator, Greeter
 from services.gen.cross import Cross
 from services.gen.cross.ttypes import Failure, Insanity, Nest, Number, OtherFailure, Things
-from thriftserve.errors import ExitCode
+from thriftserve.errors import ConfigError, ExitCode
+from thriftserve.servers import FrontPolicy, HostSettings, Service, serve
 
+#: Settings of a server that fails before it binds or forks.
+_BAD_SETTINGS = HostSettings(tls_cert="/no/such/certificate", tls_key="/no/such/key")
 LARGE = b"0123456789ABCDEF" * 37_632  # 602,112 bytes
 PIECE = 16 * 1024
+
+
+def test_the_old_name_of_the_front_policy() -> None:
+    """`desk` is accepted for `front_policy`, with a deprecation warning."""
+    with pytest.warns(DeprecationWarning, match="front_policy"), pytest.raises(ConfigError, match="/no/such/"):
+        serve(Calculator.Processor, _BAD_SETTINGS, desk=FrontPolicy())
+
+
+def test_a_service_has_its_options_itself() -> None:
+    """Options of a service are refused beside a Service, which has them as fields."""
+    with pytest.raises(TypeError, match="give them to Service"):
+        serve(Service(Calculator.Processor), _BAD_SETTINGS, preload=None)
 
 
 @pytest.mark.parametrize(("server_type", "wire"), [*places(Wire()), *places(Wire("framed", "compact"))[:1]])

@@ -91,7 +91,7 @@ class Node:
 
 
 WORKER_READY = r"worker 0 \(pid (\d+)\) is ready"
-KEEPER_READY = r"keeper 0 \(pid (\d+)\) is ready"
+KEEPER_READY = r"controller 0 \(pid (\d+)\) is ready"
 
 
 def _loading(path: Path) -> object:

@@ -1,13 +1,13 @@
-"""The pieces put together: settings in, a serving process tree out.
+"""The object graph of `thriftserve serve`: from settings to a process tree that serves.
 
 ::
 
-    parent:  settings  -->  models, devices checked, the first plan  -->  server_types.serve(factory, …)
-    keeper:  settings, base paths, operators  -->  the next plan  -->  workers are replaced
-    worker:  factory(context)  -->  device claimed  -->  the plan's versions loaded, warmed up  -->  processor
+    supervisor:  settings  -->  models and devices checked, the first plan  -->  servers.serve(Service, …)
+    controller:  settings, base paths, operators  -->  the next plan  -->  the workers are replaced
+    worker:      WorkerContext  -->  device claimed  -->  the plan's versions loaded, warmed up  -->  processor
 
-The settings are read anew whenever a worker starts: after SIGHUP new workers see a changed file, and where they
-can't start with it, the old workers stay.
+Every worker reads the settings again when it starts. So after SIGHUP new workers see a changed file. If they can't
+start with it, the old workers stay.
 """
 
 from __future__ import annotations
@@ -36,7 +36,6 @@ from thriftserve.controller import (
 from thriftserve.errors import Code, ExitCode
 from thriftserve.gateway.sidecar import group as gateway_group
 from thriftserve.models import devices, loader, process_layout, warmup
-from thriftserve.models import devices as device_choice
 from thriftserve.models.devices import SessionOptions
 from thriftserve.models.loader import in_background
 from thriftserve.models.registry import SharedStateRegistry
@@ -46,70 +45,68 @@ from thriftserve.repository.state_store import LoadReport, StateDir, StateReader
 from thriftserve.repository.unmerged import UnmergedModels
 from thriftserve.repository.versions import ModelConfig
 from thriftserve.repository.watcher import Watcher
-from thriftserve.servers import ControlContext, FrontPolicy, WorkerContext
+from thriftserve.servers import ControlContext, ControlPlane, FrontPolicy, Service, WorkerContext
 from thriftserve.service import ControlHandler, PredictHandler, PredictProcessor, front
 from thriftserve.settings import HostSettings, ServeSettings
 from thriftserve_idl import ModelControl, Predict
 
 logger = logging.getLogger(__name__)
 
-Source = Callable[[], ServeSettings]
+SettingsSource = Callable[[], ServeSettings]
 
 
-def serve(source: Source) -> ExitCode:
-    """Serves what the settings say, until a signal or a failure ends it.
+def serve(source: SettingsSource) -> ExitCode:
+    """Serve what the settings say until a signal or a failure ends the server.
 
     Args:
-        source: reads the settings; it is called again by each worker that starts.
+        source: reads the settings. Each worker that starts calls it again.
 
     Raises:
         StartError: the server can't start; its `exit_code` is for the process.
     """
     settings = source()
     configs = models_of(settings)
-    settled = device_choice.chosen(settings, configs)
-    # Told here at once, and not by every worker once it has imported TensorFlow.
-    devices.plan(settled.devices, settled.worker_processes)
-    door = control_port_settings(settings)
-    with _state_dir(settings) as place:
-        state = StateDir(Path(place).absolute())
+    chosen = devices.chosen(settings, configs)
+    devices.plan(chosen.devices, chosen.worker_processes)  # fail now, not in each worker after importing TensorFlow
+    control_port = control_port_settings(settings)
+    with _state_dir(settings) as directory:
+        state = StateDir(Path(directory).absolute())
         plan, watcher = first_plan(settings, configs, state)
-        laid_out = process_layout.placed(settled, plan.models)
+        placed = process_layout.placed(chosen, plan.models)
+        factory = PredictFactory(source, placed, state)
+        service = Service(
+            factory.create,
+            refusal=predict_refusal,
+            front_policy=predict_front_policy(),
+            preload=preload if needs_tensorflow(model.config for model in plan.models) else None,
+            on_worker_start=factory.read_plan,
+            stop_first=settings.swap_policy == "resource",
+        )
+        control = partial(ControllerService, source, settings, placed, state, watcher)
         return servers.serve(
-            Predictor(source, laid_out, state),
-            laid_out,
-            refusal=refused,
-            desk=predict_front_policy(),
-            preload=preload if needs_tensorflow(one.config for one in plan.models) else None,
-            control=partial(ControllerService, source, settings, laid_out, state, watcher),
-            control_door=door,
-            frees_first=settings.swap_policy == "resource",
-            beside=partial(gateway_group, settings) if settings.rest_port is not None else None,
+            service,
+            placed,
+            control=ControlPlane(control, control_port),
+            sidecar=partial(gateway_group, settings) if settings.rest_port is not None else None,
             on_ready=partial(print, flush=True),
         )
 
 
-def _state_dir(settings: ServeSettings) -> tempfile.TemporaryDirectory[str] | nullcontext[str]:
-    if settings.state_dir is not None:
-        return nullcontext(str(Path(settings.state_dir).expanduser()))
-    return tempfile.TemporaryDirectory(prefix="thriftserve-")
-
-
 def needs_tensorflow(configs: Iterable[ModelConfig]) -> bool:
-    """Whether a model runs in TensorFlow; where none does, it is never imported."""
+    """Return whether a model runs in TensorFlow. If none does, TensorFlow is never imported."""
     return any(config.platform == "tensorflow" for config in configs)
 
 
-def refused(method: str, reason: str) -> Any:
-    """How Predict answers a request that is turned away for a limit; None: it is none of its methods."""
+def predict_refusal(method: str, reason: str) -> Any:
+    """Return the result of a Predict request over a limit, or None if Predict has no such method."""
     return front.fault(method, Code.RESOURCE_EXHAUSTED, reason)
 
 
 def predict_front_policy() -> FrontPolicy:
-    """What the fronts of a batching server do for Predict by themselves."""
+    """Return what the fronts of TBatchingServer may do for Predict without a worker."""
     return FrontPolicy(
         fault=front.fault,
-        make_processor=front_processor,
+        make_processor=_front_processor,
         local=front.METHODS,
         timeouts=front.TIMEOUTS,
         lanes=front.LANES,
@@ -118,52 +115,57 @@ def predict_front_policy() -> FrontPolicy:
     )
 
 
-def front_processor(context: WorkerContext, about: dict[str, Any]) -> TProcessor:
-    """The part of Predict that a front answers."""
+def _front_processor(context: WorkerContext, about: dict[str, Any]) -> TProcessor:
     handler = front.FrontHandler(
         about, status=context.server_snapshot, counters=context.counters, server_version=__version__
     )
     return Predict.Processor(handler)
 
 
-class Predictor:
-    """Makes the Predict service with its models loaded, in the worker that calls it.
+def _state_dir(settings: ServeSettings) -> tempfile.TemporaryDirectory[str] | nullcontext[str]:
+    if settings.state_dir is not None:
+        return nullcontext(str(Path(settings.state_dir).expanduser()))
+    return tempfile.TemporaryDirectory(prefix="thriftserve-")
+
+
+class PredictFactory:
+    """Creates the Predict service with its models loaded, in the worker process that calls it.
 
     Args:
         source: reads the settings.
-        laid_out: the settings that the server started with.
-        state: where the plan is.
+        placed: the settings that the server started with, models and devices laid out over the processes.
+        state: the directory that has the plan.
     """
 
-    def __init__(self, source: Source, laid_out: ServeSettings, state: StateDir) -> None:
+    def __init__(self, source: SettingsSource, placed: ServeSettings, state: StateDir) -> None:
         self._source = source
-        self._laid_out = laid_out
+        self._placed = placed
         self._state = state
         self._plan: Plan | None = None
 
-    def begin(self) -> None:
-        """A worker process begins: what it and its children serve is decided now, and by nobody later."""
+    def read_plan(self) -> None:
+        """Read the plan that this worker process and its children serve. Call it before `create`."""
         self._plan = Plan.from_json(self._state.read("plan"))
 
-    def __call__(self, context: WorkerContext) -> TProcessor:
-        """The service.
+    def create(self, context: WorkerContext) -> TProcessor:
+        """Return the service, its models loaded and warmed up.
 
         Raises:
-            StartError: a setting is wrong by now, a device is not there, or a model can't be loaded.
+            StartError: a setting has become wrong, a device does not exist, or a model can't be loaded.
         """
-        assert self._plan is not None, "begin was called"
-        settings = device_choice.chosen(self._source(), (one.config for one in self._plan.models))
-        settings = replace(settings, **{name: getattr(self._laid_out, name) for name in process_layout.KEYS})
+        assert self._plan is not None, "read_plan was not called"
+        settings = devices.chosen(self._source(), (model.config for model in self._plan.models))
+        settings = replace(settings, **{name: getattr(self._placed, name) for name in process_layout.KEYS})
         with in_background(not self._plan.first):
-            processor = self._made(settings, self._plan, context)
-        if context.index < context.workers:  # not in a child of a forking server's worker
+            processor = self._load(settings, self._plan, context)
+        if not _is_forked_child(context):
             context.counters.set_plan(self._plan.number)
         return processor
 
-    def _made(self, settings: ServeSettings, plan: Plan, context: WorkerContext) -> TProcessor:
+    def _load(self, settings: ServeSettings, plan: Plan, context: WorkerContext) -> TProcessor:
         options = _session_options(settings, context)
-        attempt = LoadReport(self._state) if context.index < context.workers else None
-        servables = loader.load_plan(plan, options, attempt)
+        report = None if _is_forked_child(context) else LoadReport(self._state)
+        servables = loader.load_plan(plan, options, report)
         batcher = _batcher(settings, UnmergedModels(self._state))
         handler = PredictHandler(
             SharedStateRegistry(servables, StateReader(self._state, lambda: context.board.state_revision)),
@@ -173,39 +175,43 @@ class Predictor:
             server_version=__version__,
             batcher=batcher,
         )
-        warmed = [one for one in servables if plan.warms_up(one.name, otherwise=settings.warmup)]
-        if warmed:
+        to_warm_up = [servable for servable in servables if plan.warms_up(servable.name, otherwise=settings.warmup)]
+        if to_warm_up:
             handler.prepare()
-        paths = {(name, one.version): one.path for name, one in plan.versions()}
+        paths = {(name, version.version): version.path for name, version in plan.versions()}
         for servable in servables:
             path = paths[servable.name, servable.version]
             # A recorded request that must run and can't, or a run that kills the worker, is a failed load.
-            with attempt.loading(servable.name, servable.version) if attempt else nullcontext():
-                if servable in warmed:
+            with report.loading(servable.name, servable.version) if report else nullcontext():
+                if servable in to_warm_up:
                     warmup.run(servable, path, strict=settings.strict_warmup)
-                if servable in warmed or not on_word(servable):  # then there is nothing to show
+                if servable in to_warm_up or not on_word(servable):  # otherwise there is nothing to prove
                     batcher.examine(servable, path)
         loader.give_memory_back()
-        if attempt is not None:
-            attempt.done()
+        if report is not None:
+            report.done()
         return PredictProcessor(handler)
 
 
-def _batcher(settings: ServeSettings, stops: UnmergedModels) -> Batcher:
-    """What puts requests together; in the other server types each request has a run of its own."""
+def _is_forked_child(context: WorkerContext) -> bool:
+    """Return whether this process is a child of TForkingServer's worker: its index is behind those of the workers."""
+    return context.index >= context.workers
+
+
+def _batcher(settings: ServeSettings, unmerged: UnmergedModels) -> Batcher:
+    """Return what batches requests. With other server types than TBatchingServer each request has its own run."""
     batching = settings.server_type == "TBatchingServer"
     return Batcher(
         settings.runs_per_worker if batching else None,
         max_batch_size=settings.max_batch_size or MAX_BATCH_SIZE if batching else 1,
         batch_timeout_ms=settings.batch_timeout_ms,
-        stops=stops,
+        stops=unmerged,
     )
 
 
 def _session_options(settings: ServeSettings, context: WorkerContext) -> SessionOptions:
-    """What the sessions of this worker run on, a device of its own where there are several: claimed for it here."""
-    # A forking server has one worker, and each of its children a place of its own behind it.
-    places = max(context.workers, context.index + 1)
+    """Claim this worker's device, and return the options of its sessions."""
+    places = max(context.workers, context.index + 1)  # each child of a forking server has its own, behind the worker's
     device = devices.plan(settings.devices, places)[context.index]
     devices.claim(device)
     context.set_device(device)
@@ -220,37 +226,39 @@ def _session_options(settings: ServeSettings, context: WorkerContext) -> Session
 
 
 class ControllerService:
-    """The process that looks after the models, and the ModelControl service."""
+    """What the controller process runs: the model controller, and the ModelControl service for operators."""
 
     def __init__(
         self,
-        source: Source,
+        source: SettingsSource,
         settings: ServeSettings,
-        laid_out: ServeSettings,
+        placed: ServeSettings,
         state: StateDir,
         watcher: Watcher,
         context: ControlContext,
     ) -> None:
-        told = partial(_tell_ignored, settings)
-        self._keeper = ModelController(source, settings, state, watcher, context, laid_out, told)
-        handler = ControlHandler(ModelOperations(self._keeper), counters=context.counters, token=token_of(settings))
+        on_reload = partial(_warn_of_ignored, settings)
+        self._controller = ModelController(source, settings, state, watcher, context, placed, on_reload)
+        operations = ModelOperations(self._controller)
+        handler = ControlHandler(operations, counters=context.counters, token=token_of(settings))
         self.processor = ModelControl.Processor(handler)
 
     def run(self) -> None:
-        """Looks after the models."""
-        self._keeper.run()
+        """Run the model controller until `stop` is called."""
+        self._controller.run()
 
     def stop(self) -> None:
-        """Ends that."""
-        self._keeper.stop()
+        """End `run` soon."""
+        self._controller.stop()
 
     def ask_reload(self) -> None:
-        """SIGHUP came."""
-        self._keeper.ask_reload()
+        """React to SIGHUP. Does not block."""
+        self._controller.ask_reload()
 
 
-def _tell_ignored(before: ServeSettings, now: ServeSettings) -> None:
-    """Logs what changed but belongs to the parent, which reads its settings once."""
-    changed = [one.name for one in fields(HostSettings) if getattr(before, one.name) != getattr(now, one.name)]
+def _warn_of_ignored(before: ServeSettings, now: ServeSettings) -> None:
+    """Warn of changed settings of the supervisor, which reads them only once."""
+    names = [field.name for field in fields(HostSettings)]
+    changed = [f"{name}={getattr(now, name)}" for name in names if getattr(now, name) != getattr(before, name)]
     if changed:
-        logger.warning("changed, but only a restart of the server takes it up: %s", ", ".join(changed))
+        logger.warning("changed settings need a server restart: %s", ", ".join(changed))

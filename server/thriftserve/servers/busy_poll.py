@@ -1,116 +1,153 @@
-"""Waiting for what comes at once, without going to sleep for it.
+"""Busy-waiting: look again and again for a short time before sleeping.
 
-    how long waits took --> is it worth it? --> look() again and again, for at most `spin_us` --> what came, or sleep
+    how long recent waits took --> worth it? --> poll for at most `spin_us` --> what arrived, or None: sleep
 
-A process that sleeps has to be woken, and its core may sleep, too: on a virtual machine that costs 20 to 60 us, several
-times what a small request takes, and a lone client's request to a front goes through four such waits. Who looks
-again instead has it at once. It is done only while waits are that short: a server with nothing to do, or with
-a request now and then, sleeps.
+A process that sleeps has to be woken, and its core may sleep, too. On a virtual machine that costs 20 to 60 us, several
+times what a small request takes, and a lone client's request to a front goes through four such waits. Busy-waiting is
+done only while waits are that short: a server with nothing to do, or with a request now and then, sleeps. Figures are
+in docs/explanation/decisions.md, "TBatchingServer"; `--spin-us 0` switches it off.
 """
 
 from __future__ import annotations
 
 import os
+import socket
 import time
 from collections.abc import Callable
-from typing import TypeVar
+from functools import partial
+from typing import Protocol, TypeVar
 
 from thriftserve.cores import usable_cores
-from thriftserve.supervisor.scoreboard import Scoreboard
+from thriftserve.supervisor.scoreboard import Peer
 
-_Found = TypeVar("_Found")
+T = TypeVar("T")
 
-#: Waits of this mean length, in parts of the longest spinning, are worth a try: a sleeper's wait has his own waking in
-#: it, and that of others, who may be about to try, too.
-_WORTH = 2.0
-#: A wait counts as no longer than this: a few long ones end the spinning, a single one does not.
-_LONG = 4.0
-#: Who has looked in vain so many times more than not, leaves it for so many waits.
-_TRIES, _REST = 8, 128
+#: Busy-waiting is worth a try while the mean wait is shorter than this many times its longest duration: a measured wait
+#: includes the wake-up of this process, and of others that may be about to busy-wait, too. Without this factor a lone
+#: client stayed at a p50 of 440 us instead of 200 (docs/explanation/decisions.md, "TBatchingServer").
+_WORTH_FACTOR = 2.0
+#: A wait counts as no longer than this many times: several long waits end the busy-waiting, a single one does not.
+_LONGEST_FACTOR = 4.0
+#: The weight of the latest wait in the mean.
 _WEIGHT = 0.25
-#: While it is not worth it, every so many waits are measured.
+#: After this many tries in vain more than successful ones, the next _REST waits sleep at once.
+_TRIES, _REST = 8, 128
+#: While busy-waiting is not worth it, every such wait is measured.
 _SAMPLE = 4
-#: Who asks with every message has the other processes looked at every so many messages.
-_ASKED = 128
+#: `CoreBudget.available` looks at the other processes once in so many questions. With 1,024, four clients lost a tenth
+#: of their calls: the answer was of a moment with one client (docs/explanation/decisions.md, "TBatchingServer").
+_QUESTIONS = 128
+
+
+class PeerBoard(Protocol):
+    """What `CoreBudget` needs of the scoreboard."""
+
+    def peers(self) -> list[Peer]:
+        """Return every worker that serves."""
 
 
 class CoreBudget:
-    """Whether each of the processes that have a client also has a core: those that wait awake share none.
+    """Whether each process with a client has a core of its own. Processes that share a core must not busy-wait.
 
     Args:
-        board: the server's workers.
-        every: the answer is found anew for every so many questions; until then it may be of a time with fewer clients.
+        board: the workers of the server.
+        every: look at them once in so many questions. In between, the answer may be out of date.
     """
 
-    def __init__(self, board: Scoreboard, every: int = _ASKED) -> None:
+    def __init__(self, board: PeerBoard, every: int = _QUESTIONS) -> None:
         self._board = board
         self._every = every
         self._cores = usable_cores()
-        self._asked = 0
-        self._is_there = False
+        self._questions_left = 0
+        self._available = False
 
-    def is_there(self) -> bool:
-        """Whether it was so a moment ago."""
-        if not self._asked:
-            self._asked = self._every
-            self._is_there = sum(connections > 0 for _, _, connections in self._board.peers()) <= self._cores
-        self._asked -= 1
-        return self._is_there
+    def available(self) -> bool:
+        """Return whether there is a core for each process with a client."""
+        if not self._questions_left:
+            self._questions_left = self._every
+            self._available = sum(peer.connections > 0 for peer in self._board.peers()) <= self._cores
+        self._questions_left -= 1
+        return self._available
 
 
 class BusyPoll:
-    """One place that waits: `soon`, and where that has nothing, sleep, then `slept`.
+    """One place at which a thread waits: `poll` or `recv`; if that returns None, sleep, then call `woke_up`.
+
+    Not thread-safe: each waiting place has its own.
 
     Args:
-        most_us: microseconds to look again for; 0: never.
+        spin_us: busy-wait for at most this long, microseconds; 0: never.
     """
 
-    def __init__(self, most_us: float) -> None:
-        self._most_s = most_us / 1e6
-        self._worth_s = _WORTH * self._most_s
-        self._long_s = self._usual_s = _LONG * self._most_s
+    def __init__(self, spin_us: float) -> None:
+        self._spin_s = spin_us / 1e6
+        self._worth_s = _WORTH_FACTOR * self._spin_s
+        self._longest_s = self._mean_s = _LONGEST_FACTOR * self._spin_s
         self._unmeasured = _SAMPLE
-        self._tries = _TRIES
+        self._tries_left = _TRIES
         self._rest = 0
-        self._began = 0.0
+        self._sleeps_since = 0.0
 
     @classmethod
-    def among_several(cls, most_us: float) -> BusyPoll:
-        """For a place of one of several processes that a request goes through: with one core for all, it sleeps."""
-        return cls(most_us if usable_cores() > 1 else 0)
+    def among_several(cls, spin_us: float) -> BusyPoll:
+        """Return one for a process that a request passes through with others: it never busy-waits on a single core."""
+        return cls(spin_us if usable_cores() > 1 else 0)
 
-    def soon(self, look: Callable[[], _Found | None]) -> _Found | None:
-        """What comes within the next moment, where it is worth waiting awake for; None: sleep.
+    def poll(self, probe: Callable[[], T | None]) -> T | None:
+        """Return what arrives while busy-waiting is worth it. None: sleep, then call `woke_up`.
 
         Args:
-            look: gives what is there, or None; at once.
+            probe: returns at once what has arrived, or None.
         """
-        if self._rest or self._usual_s >= self._worth_s:
-            self._rest -= self._rest > 0
-            self._unmeasured -= 1
-            if not self._unmeasured:
-                self._began = time.monotonic()
+        return self._spin(probe) if self._is_worth_it() else None
+
+    def recv(self, sock: socket.socket, size: int, flags: int = 0) -> bytes | None:
+        """Receive up to `size` bytes while busy-waiting is worth it. None: sleep in `sock.recv`, then call `woke_up`.
+
+        Raises:
+            OSError: the connection is broken.
+        """
+        if not self._is_worth_it():
             return None
-        began = now = time.monotonic()
-        until = began + self._most_s
-        while now < until:
-            found = look()
-            if found is not None:
-                self._usual_s += _WEIGHT * (now - began - self._usual_s)
-                self._tries += self._tries < _TRIES
-                return found
+        return self._spin(partial(_recv_now, sock, size, flags | socket.MSG_DONTWAIT))
+
+    def woke_up(self) -> None:
+        """Note that what was waited for has arrived, after `poll` or `recv` returned None."""
+        if self._sleeps_since:
+            wait_s = min(time.monotonic() - self._sleeps_since, self._longest_s)
+            self._mean_s += _WEIGHT * (wait_s - self._mean_s)
+            self._sleeps_since = 0.0
+            self._unmeasured = _SAMPLE
+
+    def _is_worth_it(self) -> bool:
+        if not self._rest and self._mean_s < self._worth_s:
+            return True
+        self._rest -= self._rest > 0
+        self._unmeasured -= 1
+        if not self._unmeasured:
+            self._sleeps_since = time.monotonic()
+        return False
+
+    def _spin(self, probe: Callable[[], T | None]) -> T | None:
+        start = now = time.monotonic()
+        end = start + self._spin_s
+        while now < end:
+            arrived = probe()
+            if arrived is not None:
+                self._mean_s += _WEIGHT * (now - start - self._mean_s)
+                self._tries_left += self._tries_left < _TRIES
+                return arrived
             os.sched_yield()
             now = time.monotonic()
-        self._began = began
-        self._tries -= 1
-        if not self._tries:
-            self._tries, self._rest = _TRIES, _REST
+        self._sleeps_since = start
+        self._tries_left -= 1
+        if not self._tries_left:
+            self._tries_left, self._rest = _TRIES, _REST
         return None
 
-    def slept(self) -> None:
-        """What was waited for came, after `soon` had nothing."""
-        if self._began:
-            wait_s = min(time.monotonic() - self._began, self._long_s)
-            self._usual_s += _WEIGHT * (wait_s - self._usual_s)
-            self._began = 0.0
-            self._unmeasured = _SAMPLE
+
+def _recv_now(sock: socket.socket, size: int, flags: int) -> bytes | None:
+    try:
+        return sock.recv(size, flags)
+    except BlockingIOError:
+        return None

@@ -2,8 +2,8 @@
 
     socket --handshake--> channel --receive()--> Exchange.answer() --send()--> … --> close
 
-Its thread or process does nothing else meanwhile. A drain ends an idle connection at once and a busy
-one after its answer: reading is shut down, so what had arrived before is still read and answered.
+The thread or process that serves the connection does nothing else in the meantime. A drain ends an idle connection at
+once and a busy one after its response: it shuts down reading, so what had arrived before is still read and answered.
 """
 
 from __future__ import annotations
@@ -35,9 +35,23 @@ from thriftserve_client.wire.message_socket import (
 
 log = logging.getLogger(__name__)
 
-#: A connection this young has not had the time to send its first request; a drain waits for it so long.
-_NEWCOMER_S = 0.1
-_NEWCOMER_MS = 50
+#: What a client or its connection may do wrong (a TLS failure is an OSError). It ends that connection and nothing else.
+FAILURES = (BadMessage, FrameError, ChannelTimeout, ChannelClosed, OSError)
+#: A connection younger than this may not have had the time to send its first request: a drain waits for that.
+_NEW_CONNECTION_S = 0.1
+_FIRST_REQUEST_MS = 50
+
+
+def log_failure(peer: str, error: Exception) -> None:
+    """Log why a connection is closed: bad bytes as a warning, an unforeseen error with its traceback."""
+    if isinstance(error, (BadMessage, FrameError)):
+        log.warning("%s: closed: %s", peer, error)
+    elif isinstance(error, (ChannelTimeout, ChannelClosed)):
+        log.info("%s: closed: %s", peer, error)
+    elif isinstance(error, OSError):
+        log.info("%s: broken: %s", peer, error)
+    else:
+        log.error("%s: closed", peer, exc_info=error)
 
 
 def _never() -> bool:
@@ -45,120 +59,126 @@ def _never() -> bool:
 
 
 class Connection:
-    """A client's connection, served by the thread that calls `serve`.
+    """A client's connection, served by the thread that calls `serve` or `serve_while_busy`.
 
     Args:
-        sock: connected; this owns it.
-        peer: what it is called in the log.
-        host: the service.
-        alone: whether this process has no other connection now: then it may wait awake for the next message.
+        sock: connected. The connection owns it.
+        peer: the client's name in the log.
+        server: the service.
+        may_busy_wait: whether the thread may busy-wait for the next message: no other thread of this process has work.
     """
 
-    def __init__(self, sock: socket.socket, peer: str, host: ServerContext, alone: Callable[[], bool] = _never) -> None:
+    def __init__(
+        self, sock: socket.socket, peer: str, server: ServerContext, may_busy_wait: Callable[[], bool] = _never
+    ) -> None:
         self.sock = sock
         self.peer = peer
-        self.host = host
+        self.last_used = time.monotonic()
+        self.server = server
         self._channel: FramedChannel | BufferedChannel | None = None
-        self._exchange = make_exchange(host.processor, host.settings.protocol, host.settings.max_message_bytes)
-        self._counters = host.context.counters
+        self._exchange = make_exchange(server.processor, server.settings.protocol, server.settings.max_message_bytes)
+        self._counters = server.context.counters
         self._idle = False
         self._first = True
-        self._alone = alone
-        self._spin = BusyPoll(host.settings.spin_us)
-        self.last_used = time.monotonic()
+        self._may_busy_wait = may_busy_wait
+        self._busy_poll = BusyPoll(server.settings.spin_us)
 
-    def use(self, processor: TProcessor) -> None:
-        """What answers from now on, where it was not there yet when the connection came."""
+    def set_processor(self, processor: TProcessor) -> None:
+        """Set what answers from now on, for a connection that is older than the processor."""
         self._exchange.processor = processor
 
     @property
+    def handshaking(self) -> bool:
+        """Whether the client has not finished its TLS handshake."""
+        return self._channel is None and self.server.tls is not None
+
+    @property
     def deadline(self) -> float:
-        """When it is closed if nothing happens, monotonic seconds."""
-        settings = self.host.settings
+        """When to close it if nothing happens, monotonic seconds."""
+        settings = self.server.settings
         return self.last_used + (settings.handshake_timeout_s if self.handshaking else settings.idle_timeout_s)
 
     @property
-    def why_late(self) -> str:
-        """What `deadline` was set for."""
+    def timeout_reason(self) -> str:
+        """Which time-out `deadline` is, for the log."""
         if self.handshaking:
-            return f"no TLS handshake within {self.host.settings.handshake_timeout_s:g} s"
-        return f"idle for {self.host.settings.idle_timeout_s:g} s"
-
-    def serve(self) -> None:
-        """Serves the client to its end, and closes the connection."""
-        with contextlib.closing(self):
-            self.serve_while_busy(None)
+            return f"no TLS handshake within {self.server.settings.handshake_timeout_s:g} s"
+        return f"idle for {self.server.settings.idle_timeout_s:g} s"
 
     @property
     def has_pending(self) -> bool:
-        """True where bytes of a further message were read off the socket already."""
+        """Whether bytes of a further message have already been read off the socket."""
         if isinstance(self.sock, ssl.SSLSocket) and self.sock.pending():
             return True
         return self._channel is not None and self._channel.has_pending
 
-    def readable_within(self, ms: int) -> bool:
-        """Waits that long for something to read; true where there is."""
+    def wait_readable(self, timeout_ms: int) -> bool:
+        """Wait until there is something to read. Return False after the time-out."""
         if self.has_pending:
             return True
         poll = select.poll()
         poll.register(self.sock, select.POLLIN)
-        return bool(poll.poll(ms))
+        return bool(poll.poll(timeout_ms))
 
-    def serve_while_busy(self, linger_s: float | None, pause: Callable[[], bool] | None = None) -> bool:
-        """Serves message after message.
+    def serve(self) -> None:
+        """Serve the client to its end, and close the connection."""
+        with contextlib.closing(self):
+            self.serve_while_busy(None)
+
+    def serve_while_busy(self, linger_s: float | None, must_yield: Callable[[], bool] | None = None) -> bool:
+        """Serve message after message.
 
         Args:
-            linger_s: how long to wait for the next one, and not at all for a TLS handshake; None: as long as
-                the settings allow.
-            pause: asked between two messages; true gives the thread back.
+            linger_s: how long to wait for the next message, and not at all for a TLS handshake. None: as long as the
+                settings allow.
+            must_yield: asked between two messages: whether to return.
 
         Returns:
-            True where it is idle and open, false where it has ended.
+            True if the connection is open, False if it has ended.
         """
         try:
-            if linger_s is not None and not self._shake_on():
+            if linger_s is not None and not self._continue_handshake():
                 return True
-            channel = self._channel or self._open()
+            channel = self._channel or self._open_channel()
             if linger_s is not None:
                 channel.set_idle_timeout(linger_s)
-            while self._serve_one(channel):
-                if pause is not None and pause():
+            while self._serve_message(channel):
+                if must_yield is not None and must_yield():
                     self.last_used = time.monotonic()
                     return True
         except IdleTimeout:
             self.last_used = time.monotonic()
             return linger_s is not None
         except FAILURES as error:
-            tell(self.peer, error)
+            log_failure(self.peer, error)
         return False
 
-    @property
-    def handshaking(self) -> bool:
-        """True where the client has yet to finish its TLS handshake."""
-        return self._channel is None and self.host.tls is not None
+    def drain(self) -> None:
+        """End the connection after what has arrived is answered. The server must be draining. Safe in a handler."""
+        if self._idle:
+            self._shut_down_reading()
 
-    def _shake_on(self) -> bool:
-        """Does what can be done of a TLS handshake without waiting; true where it is over."""
-        if self._channel is not None or self.host.tls is None:
-            return True
-        self.sock.setblocking(False)
-        try:
-            self._wrap(self.host.tls).do_handshake()
-        except (ssl.SSLWantReadError, ssl.SSLWantWriteError):
-            return False
-        return True
+    def reject(self, reason: str) -> None:
+        """Answer one message with a rejection, and close the connection."""
+        with contextlib.closing(self):
+            try:
+                channel = self._channel or self._open_channel()
+                source = channel.receive()
+                if source is not None:
+                    channel.send(self._exchange.refuse(source, reason, self.server.refusal))
+            except FAILURES as error:
+                log.info("%s: closed during its rejection: %s", self.peer, error)
 
-    def _wrap(self, context: ssl.SSLContext) -> ssl.SSLSocket:
-        if not isinstance(self.sock, ssl.SSLSocket):
-            self.sock = context.wrap_socket(self.sock, server_side=True, do_handshake_on_connect=False)
-        return self.sock
+    def close(self) -> None:
+        """Close the socket. Safe to call twice."""
+        self.sock.close()
 
-    def _open(self) -> FramedChannel | BufferedChannel:
-        settings = self.host.settings
-        if self.host.tls is not None:
-            tls = self._wrap(self.host.tls)
+    def _open_channel(self) -> FramedChannel | BufferedChannel:
+        settings = self.server.settings
+        if self.server.tls is not None:
+            tls = self._wrap(self.server.tls)
             tls.settimeout(settings.handshake_timeout_s)
-            tls.do_handshake()  # from where `_shake_on` got to
+            tls.do_handshake()  # goes on where `_continue_handshake` stopped
         self._channel = make_channel(
             settings.framing,
             self.sock,
@@ -169,83 +189,57 @@ class Connection:
         )
         return self._channel
 
-    def _serve_one(self, channel: FramedChannel | BufferedChannel) -> bool:
-        self._idle = True  # before the look at `draining`: a drain looks the other way round
-        if self.host.draining:
-            if self._first and time.monotonic() - self.last_used < _NEWCOMER_S:
-                self.readable_within(_NEWCOMER_MS)  # its first request is on its way most likely
-            self._shut_reading()
-        source = self._receive(channel) if self._alone() else channel.receive()
+    def _continue_handshake(self) -> bool:
+        """Do what can be done of a TLS handshake without waiting. Return whether it is finished."""
+        if self._channel is not None or self.server.tls is None:
+            return True
+        self.sock.setblocking(False)
+        try:
+            self._wrap(self.server.tls).do_handshake()
+        except (ssl.SSLWantReadError, ssl.SSLWantWriteError):
+            return False
+        return True
+
+    def _wrap(self, context: ssl.SSLContext) -> ssl.SSLSocket:
+        if not isinstance(self.sock, ssl.SSLSocket):
+            self.sock = context.wrap_socket(self.sock, server_side=True, do_handshake_on_connect=False)
+        return self.sock
+
+    def _serve_message(self, channel: FramedChannel | BufferedChannel) -> bool:
+        """Receive and answer one message. Return False at the end of the stream."""
+        self._idle = True  # set before `draining` is read: `drain` does it in the other order
+        if self.server.draining:
+            if self._first and time.monotonic() - self.last_used < _NEW_CONNECTION_S:
+                self.wait_readable(_FIRST_REQUEST_MS)
+            self._shut_down_reading()
+        source = self._receive(channel) if self._may_busy_wait() else channel.receive()
         self._idle = False
         if source is None:
             return False
         self._counters.begin_request()
         try:
-            parts = self._exchange.answer(source, self._arrival() if self._first else None)
+            parts = self._exchange.answer(source, self._first_arrival() if self._first else None)
             if parts:
                 channel.send(parts, self._exchange.size)
         finally:
-            self._counters.end_request()  # the client need not wait for that
+            self._counters.end_request()  # after the send: the client need not wait for it
         return not self._exchange.broken
 
     def _receive(self, channel: FramedChannel | BufferedChannel) -> Frame | Stream | None:
-        if channel.has_pending or self.host.tls is not None or self._spin.soon(self._look) is not None:
+        if channel.has_pending or self.server.tls is not None:
+            return channel.receive()
+        if self._busy_poll.recv(self.sock, 1, socket.MSG_PEEK) is not None:
             return channel.receive()
         source = channel.receive()
-        self._spin.slept()
+        self._busy_poll.woke_up()
         return source
 
-    def _look(self) -> bytes | None:
-        try:
-            return self.sock.recv(1, socket.MSG_PEEK | socket.MSG_DONTWAIT)
-        except BlockingIOError:
-            return None
-
-    def _arrival(self) -> float:
-        """When the first message came: it may have waited long before anyone took the connection."""
+    def _first_arrival(self) -> float:
+        """Return when the first message arrived: it may have waited long before the connection was accepted."""
         self._first = False
         return time.monotonic() - arrived_before_s(self.sock)
 
-    def drain(self) -> None:
-        """Ends it when nothing more of what had arrived is to be answered; the host must be draining."""
-        if self._idle:
-            self._shut_reading()
-
-    def _shut_reading(self) -> None:
+    def _shut_down_reading(self) -> None:
         with contextlib.suppress(OSError):
-            # Not the method of an SSLSocket, which would go on in plain text.
+            # Not the method of an SSLSocket, which would continue in plain text.
             socket.socket.shutdown(self.sock, socket.SHUT_RD)
-
-    def refuse(self, reason: str) -> None:
-        """Answers one message with a refusal and closes the connection."""
-        with contextlib.closing(self):
-            try:
-                channel = self._channel or self._open()
-                source = channel.receive()
-                if source is not None:
-                    channel.send(self._exchange.refuse(source, reason, self.host.refusal))
-            except FAILURES as error:
-                log.info("%s: closed while it was refused: %s", self.peer, error)
-
-    def close(self) -> None:
-        """Closes the socket; safe to call twice."""
-        self.sock.close()
-
-
-# Connections that end by a failure: one line in the log for each, the same for every server type.
-
-
-#: What a client or its connection may do wrong (a TLS failure is an OSError): it ends that connection and nothing else.
-FAILURES = (BadMessage, FrameError, ChannelTimeout, ChannelClosed, OSError)
-
-
-def tell(peer: str, error: Exception) -> None:
-    """Logs why a connection is closed: bad bytes as a warning, anything unforeseen with its trace."""
-    if isinstance(error, (BadMessage, FrameError)):
-        log.warning("%s: closed: %s", peer, error)
-    elif isinstance(error, (ChannelTimeout, ChannelClosed)):
-        log.info("%s: closed: %s", peer, error)
-    elif isinstance(error, OSError):
-        log.info("%s: broken: %s", peer, error)
-    else:
-        log.error("%s: closed", peer, exc_info=error)

@@ -1,12 +1,11 @@
-"""What every server type is given, and what all of them do the same way.
+"""What every server type is given.
 
-Listener + settings + factory  -->  Host  -->  a loop: prepare() -> run(), until drain()
+listener + settings + factory  -->  ServerContext  -->  a loop: prepare() -> run(), until drain()
 """
 
 from __future__ import annotations
 
 import contextlib
-import logging
 import os
 import select
 import ssl
@@ -22,17 +21,8 @@ from thriftserve.supervisor.context import WorkerContext
 from thriftserve.supervisor.listener import Listener
 from thriftserve.supervisor.tls import tls_context
 
-log = logging.getLogger(__name__)
-
-Factory = Callable[[WorkerContext], TProcessor]
-
-
-def begun(factory: Factory) -> Factory:
-    """In a worker process, before it loads or forks: a factory that has something to settle then has `begin`."""
-    begin: Callable[[], None] | None = getattr(factory, "begin", None)
-    if begin is not None:
-        begin()
-    return factory
+#: Creates the processor of a service, in each process that serves.
+ProcessorFactory = Callable[[WorkerContext], TProcessor]
 
 
 class Wakeup:
@@ -42,16 +32,16 @@ class Wakeup:
         self.fd = os.eventfd(0, os.EFD_NONBLOCK | os.EFD_CLOEXEC)
 
     def set(self) -> None:
-        """Makes `fd` readable."""
+        """Make `fd` readable."""
         os.eventfd_write(self.fd, 1)
 
     def clear(self) -> None:
-        """Makes it unreadable again."""
+        """Make `fd` unreadable again."""
         with contextlib.suppress(BlockingIOError):
             os.eventfd_read(self.fd)
 
     def wait(self, seconds: float) -> None:
-        """Sleeps, unless it is set."""
+        """Sleep for that long, or until it is set."""
         poll = select.poll()
         poll.register(self.fd, select.POLLIN)
         poll.poll(seconds * 1000)
@@ -59,34 +49,45 @@ class Wakeup:
 
 @dataclass
 class ServerContext:
-    """A service to be hosted, in the process that hosts it."""
+    """A service in the process that serves it.
+
+    Attributes:
+        settings: how it is hosted.
+        listener: where clients connect.
+        context: this worker process.
+        factory: creates the processor.
+        refusal: creates the answer to a request over a limit; None: a TApplicationException.
+        processor: created by `load`.
+        tls: created by `load`; None: no TLS.
+        draining: whether this process accepts nothing new.
+        wakeup: set when a drain starts.
+    """
 
     settings: HostSettings
     listener: Listener
     context: WorkerContext
-    factory: Factory
+    factory: ProcessorFactory
     refusal: Refusal | None = None
-    #: Made by `load`.
     processor: TProcessor = None
     tls: ssl.SSLContext | None = None
     draining: bool = False
     wakeup: Wakeup = field(default_factory=Wakeup)
 
     def load(self) -> None:
-        """Makes the processor, and the TLS context from the files as they are now.
+        """Create the processor, and the TLS context from the files as they are now.
 
         Raises:
-            StartError: one of them can't be made.
+            StartError: one of them can't be created.
         """
         self.tls = tls_context(self.settings)
         self.processor = self.factory(self.context)
 
-    def begin(self) -> None:
-        """Everything is loaded: the status says so before the parent hears of it."""
+    def mark_ready(self) -> None:
+        """Show in the status that everything is loaded. Call it before the supervisor is told."""
         self.context.set_phase(WorkerPhase.IDLE)
 
     def drain(self) -> None:
-        """Take nothing new; safe in a signal handler."""
+        """Accept nothing new. Safe in a signal handler."""
         self.draining = True
         self.context.set_phase(WorkerPhase.DRAINING)
         self.wakeup.set()

@@ -1,7 +1,7 @@
-"""The process beside the workers that looks after what they serve, and listens to operators where it is to.
+"""The process beside the workers that controls what they serve, and answers operators.
 
-control(ControlContext)  -->  ControlService: run() in a thread, its processor on a port of its own
-SIGHUP  -->  ask_reload()  -->  …  -->  ControlContext.reload()  -->  workers are replaced
+ControlPlane  -->  ControlService: run() in a thread, its processor on its own port
+SIGHUP  -->  ask_reload()  -->  …  -->  ControlContext.reload()  -->  the workers are replaced
 """
 
 from __future__ import annotations
@@ -9,6 +9,7 @@ from __future__ import annotations
 import signal
 import threading
 from collections.abc import Callable
+from dataclasses import dataclass
 from typing import Protocol
 
 from thrift.Thrift import TProcessor
@@ -18,7 +19,6 @@ from thriftserve.servers.context import ServerContext, Wakeup
 from thriftserve.servers.thread_pool import TThreadPoolServer
 from thriftserve.settings import HostSettings
 from thriftserve.status import WorkerPhase, WorkerRole
-from thriftserve.supervisor.child import Loop
 from thriftserve.supervisor.context import WorkerContext
 from thriftserve.supervisor.counters import Counters
 from thriftserve.supervisor.listener import Listener
@@ -29,10 +29,10 @@ _TICK_S = 1.0
 
 
 class ControlContext:
-    """What the factory of a control service is told.
+    """What a control service can see and do. Thread-safe.
 
     Attributes:
-        counters: numbers of the process that serves it.
+        counters: the numbers of the control process.
     """
 
     def __init__(self, context: WorkerContext) -> None:
@@ -40,98 +40,113 @@ class ControlContext:
         self.counters: Counters = context.counters
 
     def plans(self) -> list[tuple[WorkerPhase, int]]:
-        """(phase, number of the plan that it has loaded) of each worker."""
+        """Return (phase, number of the loaded plan) of each worker."""
         return self._context.board.plans()
 
     def reload(self) -> None:
-        """Has the server replace its workers, one place after the other."""
+        """Have the supervisor replace the workers, one slot after the other."""
         self._context.report.request_reload()
 
     def state_changed(self) -> None:
-        """Has every process look at the state of the models again."""
+        """Have every process read the models' state on disk again."""
         self._context.board.bump_state_revision()
 
 
 class ControlService(Protocol):
-    """Looks after what the workers serve."""
+    """Controls what the workers serve.
+
+    Attributes:
+        processor: answers operators on the control port.
+    """
 
     processor: TProcessor
 
     def run(self) -> None:
-        """Goes on until `stop`, in a thread of its own."""
+        """Run until `stop` is called, in a thread of its own."""
 
     def stop(self) -> None:
-        """Ends `run` soon."""
+        """End `run` soon."""
 
     def ask_reload(self) -> None:
-        """SIGHUP came; must not block."""
+        """React to SIGHUP. Called from a signal handler: must not block."""
 
 
 ControlFactory = Callable[[ControlContext], ControlService]
 
 
-class _ControlLoop:
-    """What the process runs."""
+@dataclass(frozen=True)
+class ControlPlane:
+    """The control service of a server, and its port.
 
-    def __init__(self, context: WorkerContext, control: ControlFactory, door: Loop | None) -> None:
-        self._context = context
-        self._control = control
-        self._door = door
-        self._wakeup = Wakeup()
-        self._draining = False
-        self.service: ControlService
+    Attributes:
+        factory: creates the control service, in its own process. It gets SIGHUP instead of the workers.
+        settings: address, TLS and limits of the control port; None: operators can't call it.
+    """
 
-    def prepare(self) -> None:
-        """Takes up what a process before this one left."""
-        self._context.set_role(WorkerRole.KEEPER)
-        self.service = self._control(ControlContext(self._context))
-        signal.signal(signal.SIGHUP, lambda *_: self.service.ask_reload())
-        if self._door is not None:
-            self._door.prepare()
-        self._context.set_phase(WorkerPhase.IDLE)
-
-    def run(self) -> None:
-        """Serves until drained."""
-        keeping = threading.Thread(target=self.service.run, name="keeper", daemon=True)
-        keeping.start()
-        if self._door is not None:
-            self._door.run()
-        while not self._draining:
-            self._wakeup.wait(_TICK_S)
-        self.service.stop()
-        keeping.join(_TICK_S)
-
-    def drain(self) -> None:
-        """Answers who is being answered, then ends."""
-        self._draining = True
-        self._wakeup.set()
-        if self._door is not None:
-            self._door.drain()
+    factory: ControlFactory
+    settings: HostSettings | None = None
 
 
-def control_group(control: ControlFactory, door: HostSettings | None) -> WorkerGroup:
-    """The group of that process.
-
-    Args:
-        control: makes its service.
-        door: how its processor is served, by a TThreadPoolServer; None: nobody can call it.
+def control_group(control: ControlPlane, *, drain_order: int) -> WorkerGroup:
+    """Return the group of the control process, its port bound.
 
     Raises:
         BindError: the address can't be listened on.
         ConfigError: a certificate can't be used.
     """
-    if door is None:
-        return WorkerGroup(
-            "keeper", 1, lambda context: _ControlLoop(context, control, None), reloads=False, takes_sighup=True
-        )
-    tls_context(door)
-    listener = Listener.open(door)
-    tune(listener.sock)
+    listener = None
+    if control.settings is not None:
+        tls_context(control.settings)  # fail now, not in the process, if a file is wrong
+        listener = Listener.open(control.settings)
+        tune(listener.sock)
+    return WorkerGroup(
+        "controller",
+        1,
+        lambda context: _ControlLoop(context, control, listener),
+        listener,
+        reloads=False,
+        takes_sighup=True,
+        drain_order=drain_order,
+    )
 
-    def make_loop(context: WorkerContext) -> Loop:
-        loop: _ControlLoop
-        server = TThreadPoolServer(ServerContext(door, listener, context, lambda _: loop.service.processor))
-        loop = _ControlLoop(context, control, server)
-        return loop
 
-    return WorkerGroup("keeper", 1, make_loop, listener, reloads=False, takes_sighup=True)
+class _ControlLoop:
+    """What the control process runs."""
+
+    def __init__(self, context: WorkerContext, control: ControlPlane, listener: Listener | None) -> None:
+        self._context = context
+        self._factory = control.factory
+        self._service: ControlService
+        self._port: TThreadPoolServer | None = None
+        if control.settings is not None and listener is not None:
+            server = ServerContext(control.settings, listener, context, lambda _: self._service.processor)
+            self._port = TThreadPoolServer(server)
+        self._wakeup = Wakeup()
+        self._draining = False
+
+    def prepare(self) -> None:
+        """Continue where an earlier control process stopped."""
+        self._context.set_role(WorkerRole.KEEPER)
+        self._service = self._factory(ControlContext(self._context))
+        signal.signal(signal.SIGHUP, lambda *_: self._service.ask_reload())
+        if self._port is not None:
+            self._port.prepare()
+        self._context.set_phase(WorkerPhase.IDLE)
+
+    def run(self) -> None:
+        """Serve until drained."""
+        thread = threading.Thread(target=self._service.run, name="controller", daemon=True)
+        thread.start()
+        if self._port is not None:
+            self._port.run()
+        while not self._draining:
+            self._wakeup.wait(_TICK_S)
+        self._service.stop()
+        thread.join(_TICK_S)
+
+    def drain(self) -> None:
+        """Answer accepted calls, then end."""
+        self._draining = True
+        self._wakeup.set()
+        if self._port is not None:
+            self._port.drain()

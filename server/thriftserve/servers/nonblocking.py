@@ -1,10 +1,11 @@
-"""TNonblockingServer: one I/O thread on the readiness API, N handler threads, one session shared.
+"""TNonblockingServer: one I/O thread on the readiness API, N handler threads. All of them share one session.
 
-    I/O thread: poll --> read what is there --> whole message --> queue
-    handler thread: queue --> answer --> send what the socket takes --> the rest is the I/O thread's
+    I/O thread: poll --> read what has arrived --> complete message --> queue
+    handler thread: queue --> answer --> send what the socket takes --> the I/O thread sends the rest
 
-A connection has one message in hand at a time. While it has, the I/O thread leaves it alone: it stays
-watched, for the client most likely waits, and is unwatched only when something comes after all.
+A connection has at most one message queued or running, and the I/O thread does not touch it meanwhile. It stays
+registered in epoll, because the client most likely waits for the response; it is only unregistered if an event comes
+after all.
 """
 
 from __future__ import annotations
@@ -19,121 +20,135 @@ import time
 from collections.abc import Callable
 from enum import Enum
 from functools import partial
+from typing import NamedTuple
 
 from thriftserve.servers.acceptor import PAUSE_S, Acceptor, OutOfDescriptors
-from thriftserve.servers.connection import tell
+from thriftserve.servers.connection import log_failure
 from thriftserve.servers.context import ServerContext
 from thriftserve.servers.nonblocking_connection import NonblockingConnection, PeerGone
+from thriftserve.servers.rejection import queue_is_full, too_many_connections
 from thriftserve_client.wire.framing import Frame
 
 log = logging.getLogger(__name__)
 
 _SWEEP_S = 1.0
-#: Connections over the limit that are kept for the moment that it takes to refuse them.
-_REFUSING = 64
+#: Connections over the limit that are held, for the moment that it takes to reject them.
+_MAX_REJECTING = 64
 _DRAIN_STEP_S = 0.01
 
 
-class Owner(Enum):
-    """Which thread has a connection, and for what."""
+class ConnectionOwner(Enum):
+    """The thread that owns a connection, and what for."""
 
     READING = "the I/O thread, to read"
     RUNNING = "a handler thread"
     WRITING = "the I/O thread, to write"
 
 
-class _Connection(NonblockingConnection):
-    """A connection and who has it. `owner` and `watched` change under `lock`."""
+class _OwnedConnection(NonblockingConnection):
+    """A connection and its owner.
 
-    def __init__(self, sock: socket.socket, peer: str, host: ServerContext, refusal: str | None) -> None:
-        super().__init__(sock, peer, host)
+    Attributes:
+        lock: held while `owner` and `registered` change.
+        registered: whether it is registered in epoll.
+        rejection: why its first message is rejected; None: it is served.
+    """
+
+    def __init__(self, sock: socket.socket, peer: str, server: ServerContext, rejection: str | None) -> None:
+        super().__init__(sock, peer, server)
         self.lock = threading.Lock()
-        self.owner = Owner.READING
-        self.watched = True
-        #: Why its first message is refused; None: it is served.
-        self.refusal = refusal
+        self.owner = ConnectionOwner.READING
+        self.registered = True
+        self.rejection = rejection
 
 
-_Task = tuple[_Connection, Frame, float]
+class _QueuedMessage(NamedTuple):
+    connection: _OwnedConnection
+    frame: Frame
+    arrived: float
 
 
 class TNonblockingServer:
-    """Any number of connections on one I/O thread; requests wait in a bounded queue for N handlers."""
+    """Any number of connections on one I/O thread. Requests wait in a bounded queue for N handler threads."""
 
-    def __init__(self, host: ServerContext) -> None:
-        self._host = host
-        self._tasks: queue.SimpleQueue[_Task | None] = queue.SimpleQueue()
-        self._connections: dict[int, _Connection] = {}
-        self._counters = host.context.counters
+    def __init__(self, server: ServerContext) -> None:
+        self._server = server
+        self._messages: queue.SimpleQueue[_QueuedMessage | None] = queue.SimpleQueue()
+        self._connections: dict[int, _OwnedConnection] = {}
+        self._counters = server.context.counters
         self._epoll: select.epoll
-        self._resume_at: float | None = None
+        self._resume_accepting_at: float | None = None
 
     def prepare(self) -> None:
-        """Loads what is served."""
-        self._host.load()
-        self._host.begin()
+        """Load the service."""
+        self._server.load()
+        self._server.mark_ready()
 
     def run(self) -> None:
-        """Serves until drained."""
-        host = self._host
-        acceptor = Acceptor(host)
+        """Serve until drained."""
+        server = self._server
+        acceptor = Acceptor(server)
         handlers = [
-            threading.Thread(target=self._work, name=f"handler-{n}", daemon=True) for n in range(host.settings.threads)
+            threading.Thread(target=self._work, name=f"handler-{n}", daemon=True)
+            for n in range(server.settings.threads)
         ]
         with select.epoll() as self._epoll:
             for handler in handlers:
                 handler.start()
             self._epoll.register(acceptor.sock, select.EPOLLIN)
-            self._epoll.register(host.wakeup.fd, select.EPOLLIN)
+            self._epoll.register(server.wakeup.fd, select.EPOLLIN)
             self._serve(acceptor)
             self._epoll.unregister(acceptor.sock)
-            for taken in acceptor.last():
-                self._adopt(*taken)
+            for accepted in acceptor.accept_pending():
+                self._adopt(*accepted)
             self._finish()
             for _ in handlers:
-                self._tasks.put(None)
+                self._messages.put(None)
             for handler in handlers:
                 handler.join()
+
+    def drain(self) -> None:
+        """Finish accepted requests, then end."""
+        self._server.drain()
 
     # The I/O thread
 
     def _serve(self, acceptor: Acceptor) -> None:
         listening = acceptor.sock.fileno()
         sweep_at = time.monotonic() + _SWEEP_S
-        while not self._host.draining:
-            for fd, _ in self._epoll.poll(PAUSE_S if self._resume_at else _SWEEP_S):
+        while not self._server.draining:
+            for fd, _ in self._epoll.poll(PAUSE_S if self._resume_accepting_at else _SWEEP_S):
                 if fd == listening:
                     self._accept(acceptor)
                 elif fd in self._connections:
                     self._on_event(self._connections[fd])
             now = time.monotonic()
-            if self._resume_at and now >= self._resume_at:
-                self._resume_at = None
+            if self._resume_accepting_at and now >= self._resume_accepting_at:
+                self._resume_accepting_at = None
                 self._epoll.modify(acceptor.sock, select.EPOLLIN)
             if now >= sweep_at:
-                self._close_late(now)
+                self._close_expired(now)
                 sweep_at = now + _SWEEP_S
 
     def _accept(self, acceptor: Acceptor) -> None:
-        limit = self._host.settings.max_connections
+        limit = self._server.settings.max_connections
         try:
-            while (taken := acceptor.take(pause=False)) is not None:
-                if len(self._connections) >= limit + _REFUSING:
+            while (accepted := acceptor.accept(pause=False)) is not None:
+                if len(self._connections) >= limit + _MAX_REJECTING:
                     self._counters.add_refused()
-                    taken[0].close()
+                    accepted[0].close()
                 else:
-                    self._adopt(*taken)
+                    self._adopt(*accepted)
         except OutOfDescriptors:
-            self._resume_at = time.monotonic() + PAUSE_S  # others are served meanwhile
+            self._resume_accepting_at = time.monotonic() + PAUSE_S  # other connections are served meanwhile
             self._epoll.modify(acceptor.sock, 0)
 
     def _adopt(self, sock: socket.socket, peer: str) -> None:
-        limit = self._host.settings.max_connections
-        full = len(self._connections) >= limit
-        refusal = f"{limit} connections are open, the limit; try again later" if full else None
+        limit = self._server.settings.max_connections
+        rejection = too_many_connections(limit) if len(self._connections) >= limit else None
         try:
-            connection = _Connection(sock, peer, self._host, refusal)
-        except OSError as error:  # it broke before it began
+            connection = _OwnedConnection(sock, peer, self._server, rejection)
+        except OSError as error:  # the client has already gone
             log.info("%s: broken: %s", peer, error)
             sock.close()
             return
@@ -141,104 +156,105 @@ class TNonblockingServer:
         self._counters.connection_opened()
         self._epoll.register(connection.fd, select.EPOLLIN)
 
-    def _on_event(self, connection: _Connection) -> None:
+    def _on_event(self, connection: _OwnedConnection) -> None:
         with connection.lock:
-            if connection.owner is Owner.RUNNING:
+            if connection.owner is ConnectionOwner.RUNNING:
                 self._epoll.unregister(connection.fd)
-                connection.watched = False
+                connection.registered = False
                 return
-        self._step(connection, self._read if connection.owner is Owner.READING else self._write)
+        self._guard(connection, self._read if connection.owner is ConnectionOwner.READING else self._write)
 
-    def _step(self, connection: _Connection, step: Callable[[_Connection], None]) -> None:
-        """Does one thing with a connection; whatever goes wrong ends it and nothing else."""
+    def _guard(self, connection: _OwnedConnection, step: Callable[[_OwnedConnection], None]) -> None:
+        """Run a step for a connection. Any error ends the connection and nothing else."""
         try:
             step(connection)
         except PeerGone:
             self._end(connection)
         except Exception as error:
-            tell(connection.peer, error)
+            log_failure(connection.peer, error)
             self._end(connection)
 
-    def _read(self, connection: _Connection) -> None:
+    def _read(self, connection: _OwnedConnection) -> None:
         frame = connection.next_message()
         if frame is not None:
-            self._dispatch(connection, frame)
+            self._enqueue(connection, frame)
 
-    def _write(self, connection: _Connection) -> None:
+    def _write(self, connection: _OwnedConnection) -> None:
         if connection.send_rest():
-            self._answered(connection)
+            self._after_response(connection)
 
-    def _dispatch(self, connection: _Connection, frame: Frame) -> None:
-        connection.owner = Owner.RUNNING
-        limit = self._host.settings.max_queued
-        if connection.refusal is None and self._tasks.qsize() < limit:
-            self._tasks.put((connection, frame, connection.arrival() or time.monotonic()))
-            return
-        reason = connection.refusal or f"the queue is full: {limit} requests wait already; try again later"
-        self._counters.add_refused()
-        log.warning("%s: refused: %s", connection.peer, reason)
-        self._reply(connection, connection.exchange.refuse(frame, reason, self._host.refusal))
-
-    def _close_late(self, now: float) -> None:
+    def _close_expired(self, now: float) -> None:
         for connection in list(self._connections.values()):
-            if now >= connection.deadline and connection.owner is not Owner.RUNNING:
-                log.info("%s: closed: %s", connection.peer, connection.why_late)
+            if now >= connection.deadline and connection.owner is not ConnectionOwner.RUNNING:
+                log.info("%s: closed: %s", connection.peer, connection.timeout_reason)
                 self._end(connection)
 
     def _finish(self) -> None:
-        """Answers whatever has arrived, waits for what is arriving, closes the rest."""
+        """Answer what has arrived, wait for incomplete messages, close all other connections."""
         while self._connections:
             for connection in list(self._connections.values()):
-                if connection.owner is Owner.READING:
-                    self._step(connection, self._read)
-                if connection.owner is Owner.READING and not connection.in_message:
+                if connection.owner is ConnectionOwner.READING:
+                    self._guard(connection, self._read)
+                if connection.owner is ConnectionOwner.READING and not connection.in_message:
                     self._end(connection)
-            self._close_late(time.monotonic())
+            self._close_expired(time.monotonic())
             for fd, _ in self._epoll.poll(_DRAIN_STEP_S):
-                if fd in self._connections and self._connections[fd].owner is Owner.WRITING:
+                if fd in self._connections and self._connections[fd].owner is ConnectionOwner.WRITING:
                     self._on_event(self._connections[fd])
 
-    # Either thread, whichever has the connection
+    # The thread that owns the connection
 
-    def _reply(self, connection: _Connection, parts: list[bytes]) -> None:
-        if not parts:
-            connection.not_idle()
+    def _enqueue(self, connection: _OwnedConnection, frame: Frame) -> None:
+        connection.owner = ConnectionOwner.RUNNING
+        limit = self._server.settings.max_queued
+        if connection.rejection is None and self._messages.qsize() < limit:
+            self._messages.put(_QueuedMessage(connection, frame, connection.take_arrival() or time.monotonic()))
+            return
+        reason = connection.rejection or queue_is_full(limit, "requests")
+        self._counters.add_refused()
+        log.warning("%s: rejected: %s", connection.peer, reason)
+        self._respond(connection, connection.exchange.refuse(frame, reason, self._server.refusal))
+
+    def _respond(self, connection: _OwnedConnection, parts: list[bytes]) -> None:
+        if not parts:  # a oneway call
+            connection.restart_idle_timeout()
         if not parts or connection.send(parts, connection.exchange.size):
-            self._answered(connection)
+            self._after_response(connection)
             return
         with connection.lock:
-            connection.owner = Owner.WRITING
-            self._watch(connection, select.EPOLLOUT)
+            connection.owner = ConnectionOwner.WRITING
+            self._register(connection, select.EPOLLOUT)
 
-    def _answered(self, connection: _Connection) -> None:
-        if connection.exchange.broken or connection.refusal is not None:
+    def _after_response(self, connection: _OwnedConnection) -> None:
+        if connection.exchange.broken or connection.rejection is not None:
             self._end(connection)
             return
         if connection.has_pending:
-            connection.owner = Owner.RUNNING
+            connection.owner = ConnectionOwner.RUNNING
             frame = connection.next_message()
             if frame is not None:
-                self._dispatch(connection, frame)
+                self._enqueue(connection, frame)
                 return
         with connection.lock:
-            writing, connection.owner = connection.owner is Owner.WRITING, Owner.READING
-            if writing or not connection.watched:
-                self._watch(connection, select.EPOLLIN)
+            was_writing = connection.owner is ConnectionOwner.WRITING
+            connection.owner = ConnectionOwner.READING
+            if was_writing or not connection.registered:
+                self._register(connection, select.EPOLLIN)
 
-    def _watch(self, connection: _Connection, events: int) -> None:
-        if connection.watched:
+    def _register(self, connection: _OwnedConnection, events: int) -> None:
+        if connection.registered:
             self._epoll.modify(connection.fd, events)
         else:
             self._epoll.register(connection.fd, events)
-            connection.watched = True
+            connection.registered = True
 
-    def _end(self, connection: _Connection) -> None:
+    def _end(self, connection: _OwnedConnection) -> None:
         with connection.lock:
             if self._connections.get(connection.fd) is not connection:
                 return
             del self._connections[connection.fd]
-            if connection.watched:
-                with contextlib.suppress(OSError):  # a TLS layer that can't be begun closes its socket by itself
+            if connection.registered:
+                with contextlib.suppress(OSError):  # a failed TLS layer has closed its socket itself
                     self._epoll.unregister(connection.fd)
             connection.close()
         self._counters.connection_closed()
@@ -246,18 +262,13 @@ class TNonblockingServer:
     # A handler thread
 
     def _work(self) -> None:
-        while (task := self._tasks.get()) is not None:
-            self._step(task[0], partial(self._run, task))
+        while (message := self._messages.get()) is not None:
+            self._guard(message.connection, partial(self._run, message))
 
-    def _run(self, task: _Task, connection: _Connection) -> None:
-        _, frame, arrived = task
+    def _run(self, message: _QueuedMessage, connection: _OwnedConnection) -> None:
         self._counters.begin_request()
         try:
-            parts = connection.exchange.answer(frame, arrived)
+            parts = connection.exchange.answer(message.frame, message.arrived)
         finally:
             self._counters.end_request()
-        self._reply(connection, parts)
-
-    def drain(self) -> None:
-        """Finishes what is in hand, then ends."""
-        self._host.drain()
+        self._respond(connection, parts)

@@ -1,9 +1,12 @@
 """One client on a socket that is only read when there is something to read.
 
-    readable --next_message()--> Frame | nothing yet | end        send() --> all out | the rest is kept
+    readable --next_message()--> Frame | None: more to come | end       send() --> all sent | send_rest() when writable
 
-A client that stops in the middle of a message holds a buffer, never a thread. Framed transport only: a
-message's end must be known without decoding it.
+A client that stops in the middle of a message costs a buffer, never a thread. That needs the framed transport, which
+shows the end of a message without decoding it.
+
+On top of that, one thread can serve many connections in turns, a whole message of one client after that of another:
+FramedMultiplexedConnection, and BufferedMultiplexedConnection, which waits for the end of a message.
 """
 
 from __future__ import annotations
@@ -18,7 +21,7 @@ from struct import Struct
 from thriftserve.rpc import make_exchange
 from thriftserve.servers.acceptor import arrived_before_s
 from thriftserve.servers.busy_poll import BusyPoll, CoreBudget
-from thriftserve.servers.connection import FAILURES, Connection, tell
+from thriftserve.servers.connection import FAILURES, Connection, log_failure
 from thriftserve.servers.context import ServerContext
 from thriftserve_client.wire.framing import Frame, FrameDecoder
 from thriftserve_client.wire.message_socket import (
@@ -31,7 +34,16 @@ from thriftserve_client.wire.message_socket import (
 )
 
 _LENGTH = Struct("!i")
-_NOT_YET = (BlockingIOError, ssl.SSLWantReadError, ssl.SSLWantWriteError)
+_WOULD_BLOCK = (BlockingIOError, ssl.SSLWantReadError, ssl.SSLWantWriteError)
+#: While the bytes of a large message keep coming, its turn lasts this long; each may be so late.
+_TURN_S = 0.02
+_NEXT_BYTES_MS = 1.0
+_NEXT_RECORD_S = 0.001
+#: `serve_alone` asks this often whether to return: a look through epoll costs 0.7 us of each call
+#: (docs/explanation/decisions.md, "The server types").
+_CHECK_S = 0.005
+#: How long `serve_alone` waits for a message: SO_RCVTIMEO, seconds and microseconds.
+_RECEIVE_TIMEVAL = Struct("@ll").pack(0, 1000)
 
 
 class PeerGone(Exception):
@@ -39,51 +51,59 @@ class PeerGone(Exception):
 
 
 class NonblockingConnection:
-    """A client's connection, read and written without waiting."""
+    """A client's connection, read and written without waiting. Only one thread at a time may use it.
 
-    def __init__(self, sock: socket.socket, peer: str, host: ServerContext) -> None:
+    Attributes:
+        deadline: when to close it if nothing happens, monotonic seconds.
+        handshaking: whether the client has not finished its TLS handshake.
+    """
+
+    def __init__(self, sock: socket.socket, peer: str, server: ServerContext) -> None:
         self.peer = peer
         self.fd = sock.fileno()
-        self.exchange = make_exchange(host.processor, host.settings.protocol, host.settings.max_message_bytes)
-        self._settings = settings = host.settings
+        self.exchange = make_exchange(server.processor, server.settings.protocol, server.settings.max_message_bytes)
+        self._settings = settings = server.settings
         self._decoder = FrameDecoder(settings.max_message_bytes)
         self._unsent: list[memoryview] = []
         self._first = True
         self._mid_message = False
         self._tls: ssl.SSLSocket | None = None
-        # Plain sockets stay blocking, for whoever chooses to wait; nothing here does.
-        sock.setblocking(host.tls is None)
-        self._flags = socket.MSG_DONTWAIT if host.tls is None else 0
+        self._tls_context = server.tls
+        # A plain socket stays blocking, for `serve_alone`; every other call has MSG_DONTWAIT.
+        sock.setblocking(server.tls is None)
+        self._flags = socket.MSG_DONTWAIT if server.tls is None else 0
         self.sock = sock
-        self._context = host.tls
-        self.handshaking = host.tls is not None
-        #: When it is closed if nothing happens, monotonic seconds.
-        self.deadline = time.monotonic() + (
-            settings.handshake_timeout_s if self.handshaking else settings.idle_timeout_s
-        )
+        self.handshaking = server.tls is not None
+        timeout_s = settings.handshake_timeout_s if self.handshaking else settings.idle_timeout_s
+        self.deadline = time.monotonic() + timeout_s
 
     @property
-    def why_late(self) -> str:
-        """What `deadline` was set for."""
+    def timeout_reason(self) -> str:
+        """Which time-out `deadline` is, for the log."""
         if self.handshaking:
             return f"no TLS handshake within {self._settings.handshake_timeout_s:g} s"
         if self._unsent:
-            return f"an answer was not taken within {self._settings.write_timeout_s:g} s"
+            return f"a response was not taken within {self._settings.write_timeout_s:g} s"
         if self._mid_message:
-            return f"a message did not come whole within {self._settings.read_timeout_s:g} s"
+            return f"a message was incomplete after {self._settings.read_timeout_s:g} s"
         return f"idle for {self._settings.idle_timeout_s:g} s"
 
     @property
     def in_message(self) -> bool:
-        """True where part of a message came, and the rest is to come."""
+        """Whether a part of a message or handshake has arrived, and the rest is to come."""
         return self._mid_message or self.handshaking
 
+    @property
+    def has_pending(self) -> bool:
+        """Whether bytes were read that are not part of a returned message, or are buffered in the TLS layer."""
+        return self._decoder.in_message or (self._tls is not None and self._tls.pending() > 0)
+
     def next_message(self) -> Frame | None:
-        """The next message; None where more of it is to come.
+        """Return the next message, or None if more of it has to arrive.
 
         Raises:
-            PeerGone: the client closed between two messages.
-            ChannelClosed, OSError: it did in the middle of one, or the connection broke.
+            PeerGone: the client closed the connection between two messages.
+            ChannelClosed, OSError: it did so in the middle of one, or the connection is broken.
             FrameError: a length is negative or over the limit.
         """
         try:
@@ -92,16 +112,70 @@ class NonblockingConnection:
             frame = self._decoder.next_frame() if self._decoder.in_message else None
             while frame is None:
                 frame = self._read()
-        except _NOT_YET:
+        except _WOULD_BLOCK:
             self._expect_more()
             return None
         self._mid_message = False
         return frame
 
+    def take_arrival(self) -> float | None:
+        """Return when the message just read arrived, if it is the connection's first: it may have waited unread."""
+        if not self._first:
+            return None
+        self._first = False
+        return time.monotonic() - arrived_before_s(self.sock)
+
+    def restart_idle_timeout(self) -> None:
+        """Start the idle time again, after a message without a response. `send` does so itself."""
+        self.deadline = time.monotonic() + self._settings.idle_timeout_s
+
+    def send(self, parts: list[bytes], size: int) -> bool:
+        """Send a message of `size` bytes as far as the socket takes it.
+
+        Returns:
+            True if all of it is sent. False: call `send_rest` when the socket is writable.
+
+        Raises:
+            OSError: the connection is broken.
+        """
+        parts.insert(0, _LENGTH.pack(size))
+        now = time.monotonic()
+        if size <= JOIN_BYTES or self._tls is not None:
+            data = b"".join(parts)
+            try:
+                sent = self.sock.send(data, self._flags)
+            except _WOULD_BLOCK:
+                sent = 0
+            if sent == len(data):
+                self.deadline = now + self._settings.idle_timeout_s
+                return True
+            self._unsent = [memoryview(data)[sent:]]
+        else:
+            self._unsent = [memoryview(part) for part in parts]
+        self.deadline = now + self._settings.write_timeout_s
+        return self.send_rest()
+
+    def send_rest(self) -> bool:
+        """Send more of the message. Returns and raises as `send` does."""
+        views = self._unsent
+        try:
+            while views:
+                views = drop_sent(views, self._send_some(views))
+        except _WOULD_BLOCK:
+            self._unsent = views
+            return False
+        self._unsent = []
+        self.deadline = time.monotonic() + self._settings.idle_timeout_s
+        return True
+
+    def close(self) -> None:
+        """Close the socket. Safe to call twice."""
+        self.sock.close()
+
     def _handshake(self) -> None:
         if self._tls is None:
-            assert self._context is not None
-            self.sock = self._tls = self._context.wrap_socket(
+            assert self._tls_context is not None
+            self.sock = self._tls = self._tls_context.wrap_socket(
                 self.sock, server_side=True, do_handshake_on_connect=False
             )
         self._tls.do_handshake()
@@ -125,137 +199,82 @@ class NonblockingConnection:
             self._mid_message = True
             self.deadline = time.monotonic() + self._settings.read_timeout_s
 
-    @property
-    def has_pending(self) -> bool:
-        """True where bytes were read that no message was made of yet, or lie in the TLS layer."""
-        return self._decoder.in_message or (self._tls is not None and self._tls.pending() > 0)
-
-    def arrival(self) -> float | None:
-        """When the message just read came: a connection's first may have waited unread; None: now."""
-        if not self._first:
-            return None
-        self._first = False
-        return time.monotonic() - arrived_before_s(self.sock)
-
-    def not_idle(self) -> None:
-        """A message was dealt with that has no answer: its idle time begins anew, as it does when one is sent."""
-        self.deadline = time.monotonic() + self._settings.idle_timeout_s
-
-    def send(self, parts: list[bytes], size: int) -> bool:
-        """Sends one message of `size` bytes as far as the socket takes it.
-
-        Returns:
-            True where it is all out; false where `send_rest` has to be called when the socket is writable.
-
-        Raises:
-            OSError: the connection broke.
-        """
-        parts.insert(0, _LENGTH.pack(size))
-        now = time.monotonic()
-        if size <= JOIN_BYTES or self._tls is not None:
-            data = b"".join(parts)
-            try:
-                sent = self.sock.send(data, self._flags)
-            except _NOT_YET:
-                sent = 0
-            if sent == len(data):
-                self.deadline = now + self._settings.idle_timeout_s
-                return True
-            self._unsent = [memoryview(data)[sent:]]
-        else:
-            self._unsent = [memoryview(part) for part in parts]
-        self.deadline = now + self._settings.write_timeout_s
-        return self.send_rest()
-
-    def send_rest(self) -> bool:
-        """Sends on; returns and raises as `send` does."""
-        views = self._unsent
-        try:
-            while views:
-                views = drop_sent(views, self._send_some(views))
-        except _NOT_YET:
-            self._unsent = views
-            return False
-        self._unsent = []
-        self.deadline = time.monotonic() + self._settings.idle_timeout_s
-        return True
-
     def _send_some(self, views: list[memoryview]) -> int:
         if len(views) == 1:
             return self.sock.send(views[0], self._flags)
         return self.sock.sendmsg(views[:MAX_SEGMENTS], [], self._flags)
 
-    def close(self) -> None:
-        """Closes the socket; safe to call twice."""
-        self.sock.close()
-
-
-# Connections that one thread serves in turns: one whole message of one client, then the next client's.
-
-#: A large message whose bytes keep coming is read on for this long, before others get their turn.
-_READ_ON_S = 0.02
-_NEXT_BYTES_MS = 1.0
-_NEXT_RECORD_S = 0.001
-#: A worker that stays with its only connection asks for news this often, and waits so long for one message of it.
-_NEWS_S = 0.005
-_STAY_TIMEVAL = Struct("@ll").pack(0, 1000)
-
 
 class FramedMultiplexedConnection(NonblockingConnection):
-    """A framed connection served in turns."""
+    """A connection of the framed transport that takes turns with others in one thread."""
 
-    def __init__(self, sock: socket.socket, peer: str, host: ServerContext) -> None:
-        super().__init__(sock, peer, host)
-        self._host = host
-        self._counters = host.context.counters
-        self._spin = BusyPoll(host.settings.spin_us)
-        self._room = CoreBudget(host.context.board, every=1)
-        if host.tls is None:
-            sock.setsockopt(socket.SOL_SOCKET, socket.SO_RCVTIMEO, _STAY_TIMEVAL)
+    def __init__(self, sock: socket.socket, peer: str, server: ServerContext) -> None:
+        super().__init__(sock, peer, server)
+        self._server = server
+        self._counters = server.context.counters
+        self._busy_poll = BusyPoll(server.settings.spin_us)
+        self._core_budget = CoreBudget(server.context.board, every=1)
+        if server.tls is None:
+            sock.setsockopt(socket.SOL_SOCKET, socket.SO_RCVTIMEO, _RECEIVE_TIMEVAL)
 
-    def turn(self) -> bool:
-        """Reads what is there and answers at most one message; false where the connection has ended."""
-        return self._guard(self._turn)
+    def serve_turn(self) -> bool:
+        """Read what has arrived and answer at most one message. Return False if the connection has ended."""
+        return self._guard(self._serve_turn)
 
     @property
-    def may_stay(self) -> bool:
-        """Whether `stay` is for this connection, as it is now."""
+    def can_serve_alone(self) -> bool:
+        """Whether `serve_alone` is possible now."""
         return self._tls is None and not self.in_message and not self._decoder.in_message
 
-    def stay(self, news: Callable[[], bool]) -> bool:
-        """Answers on as long as each message comes soon after the last answer; false where the connection has ended.
+    def serve_alone(self, must_return: Callable[[], bool]) -> bool:
+        """Answer messages as long as each follows soon after the last response, for a thread with no other connection.
 
-        For a worker with no other connection: waiting in `recv` is one system call less a message than waiting
-        for any of several.
+        A wait in `recv` is one system call less per message than a wait for any of several connections.
 
         Args:
-            news: asked every few milliseconds, at once; true ends it, so that new connections get their look.
-        """
-        return self._guard(lambda: self._stay(news))
+            must_return: asked every few milliseconds; must not block. Whether something else is to be done.
 
-    def _turn(self) -> bool:
-        frame = self.next_message() or self._read_on()
+        Returns:
+            False if the connection has ended.
+        """
+        return self._guard(lambda: self._serve_alone(must_return))
+
+    def _guard(self, step: Callable[[], bool]) -> bool:
+        """Run a step. Whatever is the client's or the connection's fault ends the connection and nothing else."""
+        try:
+            return step()
+        except PeerGone:
+            return False
+        except FAILURES as error:
+            log_failure(self.peer, error)
+        return False
+
+    def _serve_turn(self) -> bool:
+        frame = self.next_message() or self._read_rest()
         return self._answer(frame) if frame else True
 
-    def _stay(self, news: Callable[[], bool]) -> bool:
+    def _serve_alone(self, must_return: Callable[[], bool]) -> bool:
         cut = self._decoder.cut
-        receive = self._way_to_receive()
-        # Each answer sets the deadline, and so tells the time.
-        within = self._settings.idle_timeout_s + _NEWS_S
-        news_at = time.monotonic() + within
-        while not self._host.draining:
-            if self.deadline >= news_at:
-                if news():
+        receive = self._choose_receive()
+        # Each response sets the deadline, which therefore tells the time without a system call.
+        check_after_s = self._settings.idle_timeout_s + _CHECK_S
+        check_at = time.monotonic() + check_after_s
+        while not self._server.draining:
+            if self.deadline >= check_at:
+                if must_return():
                     return True
-                news_at = self.deadline + _NEWS_S
-                receive = self._way_to_receive()
+                check_at = self.deadline + _CHECK_S
+                receive = self._choose_receive()
             try:
                 data = receive(READ_BYTES)
             except BlockingIOError:
                 return True
             if not data:
                 return False
-            frame = cut(data) or self._rest_of_message()
+            frame = cut(data)
+            if frame is None:
+                self._expect_more()
+                frame = self._read_rest()
             if frame is None:
                 return True
             if not self._answer(frame):
@@ -264,96 +283,75 @@ class FramedMultiplexedConnection(NonblockingConnection):
                 return True
         return True
 
-    def _way_to_receive(self) -> Callable[[int], bytes]:
-        """Awake, where each of the processes that would has a core for it."""
-        return self._receive if self._room.is_there() else self.sock.recv
-
-    def _rest_of_message(self) -> Frame | None:
-        self._expect_more()
-        return self._read_on()
+    def _choose_receive(self) -> Callable[[int], bytes]:
+        """Return how to receive: busy-waiting only if each process with a client has a core."""
+        return self._receive if self._core_budget.available() else self.sock.recv
 
     def _receive(self, size: int) -> bytes:
-        """As `recv`, waiting awake for what comes at once mostly."""
-        data = self._spin.soon(self._look)
+        data = self._busy_poll.recv(self.sock, size)
         if data is None:
             data = self.sock.recv(size)
-            self._spin.slept()
+            self._busy_poll.woke_up()
         return data
-
-    def _look(self) -> bytes | None:
-        try:
-            return self.sock.recv(READ_BYTES, socket.MSG_DONTWAIT)
-        except BlockingIOError:
-            return None
-
-    def _guard(self, step: Callable[[], bool]) -> bool:
-        """Does a step; whatever is the connection's own fault ends it and nothing else."""
-        try:
-            return step()
-        except PeerGone:
-            return False
-        except FAILURES as error:
-            tell(self.peer, error)
-        return False
 
     def _answer(self, frame: Frame) -> bool:
         self._counters.begin_request()
         try:
-            parts = self.exchange.answer(frame, self.arrival() if self._first else None)
+            parts = self.exchange.answer(frame, self.take_arrival() if self._first else None)
             if not parts:  # a oneway call
-                self.not_idle()
+                self.restart_idle_timeout()
             elif not self.send(parts, self.exchange.size):
-                self._send_on()
+                self._send_rest_blocking()
         finally:
-            self._counters.end_request()  # the client need not wait for that
+            self._counters.end_request()  # after the send: the client need not wait for it
         return not self.exchange.broken
 
-    def _read_on(self) -> Frame | None:
-        """The rest of a message that has begun, while its bytes keep coming."""
+    def _read_rest(self) -> Frame | None:
+        """Return a message that has begun to arrive if its bytes keep coming."""
         if not self.in_message:
             return None
         poll = select.poll()
         poll.register(self.fd, select.POLLIN)
-        until = time.monotonic() + _READ_ON_S
+        turn_ends = time.monotonic() + _TURN_S
         frame = None
-        while frame is None and time.monotonic() < until and poll.poll(_NEXT_BYTES_MS):
+        while frame is None and time.monotonic() < turn_ends and poll.poll(_NEXT_BYTES_MS):
             self._fill()
             frame = self.next_message()
         return frame
 
     def _fill(self) -> None:
-        """Reads a large message into place, in one call where its bytes follow each other closely."""
+        """Read a large message into its buffer, in one call if its bytes follow each other closely."""
         wanted = self._decoder.wanted()
         if wanted is not None and self._tls is None:
             self._decoder.filled(self.sock.recv_into(wanted, 0, socket.MSG_WAITALL))
 
-    def _send_on(self) -> None:
+    def _send_rest_blocking(self) -> None:
         poll = select.poll()
         poll.register(self.fd, select.POLLOUT)
         while (left_s := self.deadline - time.monotonic()) > 0:
             poll.poll(left_s * 1000)
             if self.send_rest():
                 return
-        raise ChannelTimeout(self.why_late)
+        raise ChannelTimeout(self.timeout_reason)
 
 
 class BufferedMultiplexedConnection(Connection):
-    """A connection of the buffered transport served in turns."""
+    """A connection of the buffered transport that takes turns with others in one thread."""
 
     @property
     def fd(self) -> int:
-        """The socket's descriptor."""
+        """The descriptor of the socket."""
         return self.sock.fileno()
 
     @property
     def in_message(self) -> bool:
-        """True in a TLS handshake; a turn reads a message to its end."""
+        """Whether a TLS handshake is incomplete. A turn reads a message to its end."""
         return self.handshaking
 
-    def turn(self) -> bool:
-        """Answers one message that has begun to come; false where the connection has ended."""
-        # What comes over TLS may be less than a record, which must not hold everyone up.
-        return self.serve_while_busy(_NEXT_RECORD_S if self.host.tls else None, lambda: True)
+    def serve_turn(self) -> bool:
+        """Answer one message that has begun to arrive. Return False if the connection has ended."""
+        # Over TLS, less than a record may have arrived: waiting for the rest must not hold up the other connections.
+        return self.serve_while_busy(_NEXT_RECORD_S if self.server.tls else None, lambda: True)
 
 
-Turns = FramedMultiplexedConnection | BufferedMultiplexedConnection
+MultiplexedConnection = FramedMultiplexedConnection | BufferedMultiplexedConnection

@@ -1,11 +1,11 @@
-"""TProcessPoolServer: N worker processes on one listening socket, a session in each.
+"""TProcessPoolServer: N worker processes on one listening socket, and a session in each.
 
-    worker: poll(listener, its connections) --> one whole request at a time --> answer --> poll
+    worker: poll(listener, its connections) --> one complete request at a time --> answer --> poll
 
-A worker runs one request at a time and holds any number of connections, so idle clients cost it nothing.
-It takes a new connection only while it is idle itself, and leaves it to an idle worker that has fewer:
-clients spread over the workers by themselves. On TCP the kernel shows a connection only once its first
-request is there (TCP_DEFER_ACCEPT), so taking one and working on it are one step.
+A worker runs one request at a time and holds any number of connections, so idle clients cost it nothing. It accepts a
+connection only while it is idle, and leaves it to an idle worker that has fewer. So clients spread over the workers. On
+TCP the kernel shows a connection only once its first request has arrived (TCP_DEFER_ACCEPT), so accepting it and
+working on it are one step. docs/explanation/decisions.md, "The server types", has the figures.
 """
 
 from __future__ import annotations
@@ -18,75 +18,87 @@ import socket
 import time
 from collections import deque
 
-from thriftserve.servers.acceptor import Acceptor, OutOfDescriptors
+from thriftserve.servers.acceptor import Acceptor, OutOfDescriptors, is_tcp
 from thriftserve.servers.context import ServerContext
-from thriftserve.servers.nonblocking_connection import BufferedMultiplexedConnection, FramedMultiplexedConnection, Turns
-from thriftserve.servers.rejection import AcceptQueueLimiter, Rejector
+from thriftserve.servers.nonblocking_connection import (
+    BufferedMultiplexedConnection,
+    FramedMultiplexedConnection,
+    MultiplexedConnection,
+)
+from thriftserve.servers.rejection import AcceptQueueLimiter, Rejector, too_many_connections
 
 log = logging.getLogger(__name__)
 
-#: How long a worker leaves a waiting connection to an idle one that has fewer.
+#: How long a worker leaves a pending connection to an idle worker that has fewer.
 _STEP_BACK_S = 0.002
 _SWEEP_S = 1.0
-_DEFER_S = 1
+#: How long the kernel holds a connection back that has sent nothing: tcp(7).
+_DEFER_ACCEPT_S = 1
 
 
 class TProcessPoolServer:
-    """One worker of the pool."""
+    """A worker of the pool."""
 
-    def __init__(self, host: ServerContext) -> None:
-        self._host = host
-        self._connections: dict[int, Turns] = {}
-        self._pending: deque[Turns] = deque()
-        self._make = FramedMultiplexedConnection if host.settings.framing == "framed" else BufferedMultiplexedConnection
-        self._limit = max(1, host.settings.max_connections // host.context.workers)
+    def __init__(self, server: ServerContext) -> None:
+        self._server = server
+        self._connections: dict[int, MultiplexedConnection] = {}
+        #: Connections of which a further message was already read.
+        self._pending: deque[MultiplexedConnection] = deque()
+        framed = server.settings.framing == "framed"
+        self._connection_class = FramedMultiplexedConnection if framed else BufferedMultiplexedConnection
+        self._max_connections = max(1, server.settings.max_connections // server.context.workers)
         self._listening = True
-        self._rearm_at = 0.0
+        self._listen_again_at = 0.0
         self._sweep_at = 0.0
+        self._epoll: select.epoll
 
     def prepare(self) -> None:
-        """Loads what is served."""
-        self._host.load()
-        self._host.begin()
-        self._host.context.counters.for_one_thread()
-        if self._host.listener.sock.family in (socket.AF_INET, socket.AF_INET6):
-            self._host.listener.sock.setsockopt(socket.IPPROTO_TCP, socket.TCP_DEFER_ACCEPT, _DEFER_S)
+        """Load the service."""
+        self._server.load()
+        self._server.mark_ready()
+        self._server.context.counters.for_one_thread()
+        sock = self._server.listener.sock
+        if is_tcp(sock):
+            sock.setsockopt(socket.IPPROTO_TCP, socket.TCP_DEFER_ACCEPT, _DEFER_ACCEPT_S)
 
     def run(self) -> None:
-        """Serves until drained."""
-        host = self._host
-        acceptor = Acceptor(host)
-        refuser = Rejector(host)
-        AcceptQueueLimiter(host, acceptor, refuser).start()
-        with select.epoll() as epoll:
-            self._epoll = epoll
-            epoll.register(acceptor.sock, select.EPOLLIN)
-            epoll.register(host.wakeup.fd, select.EPOLLIN)
-            self._serve(acceptor, refuser)
+        """Serve until drained."""
+        server = self._server
+        acceptor = Acceptor(server)
+        rejector = Rejector(server)
+        AcceptQueueLimiter(server, acceptor, rejector).start()
+        with select.epoll() as self._epoll:
+            self._epoll.register(acceptor.sock, select.EPOLLIN)
+            self._epoll.register(server.wakeup.fd, select.EPOLLIN)
+            self._serve(acceptor, rejector)
             self._epoll.unregister(acceptor.sock)
-            for taken in acceptor.last():
-                self._adopt(*taken)
+            for accepted in acceptor.accept_pending():
+                self._adopt(*accepted)
             self._finish()
 
-    def _serve(self, acceptor: Acceptor, refuser: Rejector) -> None:
-        host = self._host
-        listening, waking = acceptor.sock.fileno(), host.wakeup.fd
+    def drain(self) -> None:
+        """Finish accepted requests, then end."""
+        self._server.drain()
+
+    def _serve(self, acceptor: Acceptor, rejector: Rejector) -> None:
+        server = self._server
+        listening, wakeup = acceptor.sock.fileno(), server.wakeup.fd
         self._sweep_at = time.monotonic() + _SWEEP_S
-        while not host.draining:
+        while not self._server.draining:
             for fd, _ in self._epoll.poll(self._wait_s()):
                 if fd == listening:
-                    self._accept_one(acceptor, refuser)
-                elif fd != waking:
-                    self._turn(self._connections[fd])
-                if self._host.draining:
+                    self._accept(acceptor, rejector)
+                elif fd != wakeup:
+                    self._serve_turn(self._connections[fd])
+                if server.draining:
                     return
-            self._turn_pending()
-            self._stay_with_only()
+            self._serve_pending()
+            self._serve_only_connection()
             now = time.monotonic()
-            if not self._listening and now >= self._rearm_at:
+            if not self._listening and now >= self._listen_again_at:
                 self._listen(acceptor, True)
             if now >= self._sweep_at:
-                self._close_late(now)
+                self._close_expired(now)
                 self._sweep_at = now + _SWEEP_S
 
     def _wait_s(self) -> float:
@@ -94,113 +106,118 @@ class TProcessPoolServer:
             return 0.0
         return _SWEEP_S if self._listening else _STEP_BACK_S
 
+    # Accepting
+
     def _listen(self, acceptor: Acceptor, on: bool) -> None:
         self._listening = on
-        self._rearm_at = time.monotonic() + _STEP_BACK_S
+        self._listen_again_at = time.monotonic() + _STEP_BACK_S
         self._epoll.modify(acceptor.sock, select.EPOLLIN if on else 0)
 
-    def _accept_one(self, acceptor: Acceptor, refuser: Rejector) -> None:
-        if self._an_idler_has_fewer():
+    def _accept(self, acceptor: Acceptor, rejector: Rejector) -> None:
+        if self._idle_worker_has_fewer():
             self._listen(acceptor, False)
             return
         try:
-            taken = acceptor.take()
+            accepted = acceptor.accept()
         except OutOfDescriptors:
             return
-        if taken is None:
+        if accepted is None:
             return
-        if len(self._connections) >= self._limit:
-            refuser.refuse(*taken, f"{self._limit} connections are open in this worker, the limit; try again later")
+        if len(self._connections) >= self._max_connections:
+            rejector.reject(*accepted, too_many_connections(self._max_connections, " of this worker"))
             return
-        connection = self._adopt(*taken)
+        connection = self._adopt(*accepted)
         if connection is not None:
-            self._turn(connection)
+            self._serve_turn(connection)
 
-    def _an_idler_has_fewer(self) -> bool:
-        mine = len(self._connections)
-        if mine == 0:
+    def _idle_worker_has_fewer(self) -> bool:
+        own_count = len(self._connections)
+        if own_count == 0:
             return False
-        own = os.getpid()
+        own_pid = os.getpid()
         return any(
-            pid != own and in_flight == 0 and connections < mine
-            for pid, in_flight, connections in self._host.context.board.peers()
+            peer.pid != own_pid and peer.in_flight == 0 and peer.connections < own_count
+            for peer in self._server.context.board.peers()
         )
 
-    def _adopt(self, sock: socket.socket, peer: str) -> Turns | None:
+    def _adopt(self, sock: socket.socket, peer: str) -> MultiplexedConnection | None:
         try:
-            connection = self._make(sock, peer, self._host)
-        except OSError as error:  # it broke before it began
+            connection = self._connection_class(sock, peer, self._server)
+        except OSError as error:  # the client has already gone
             log.info("%s: broken: %s", peer, error)
             sock.close()
             return None
         self._connections[connection.fd] = connection
         self._epoll.register(connection.fd, select.EPOLLIN)
-        self._host.context.counters.connection_opened()
+        self._server.context.counters.connection_opened()
         return connection
 
-    def _turn(self, connection: Turns) -> bool:
+    # Serving
+
+    def _serve_turn(self, connection: MultiplexedConnection) -> None:
         try:
-            open_still = connection.turn()
+            is_open = connection.serve_turn()
         except Exception:
             log.exception("%s: closed", connection.peer)
-            open_still = False
-        if not open_still:
+            is_open = False
+        if is_open:
+            self._enqueue_pending(connection)
+        else:
             self._end(connection)
-        elif connection.has_pending and not connection.in_message:
-            self._pending.append(connection)
-        return open_still
 
-    def _stay_with_only(self) -> None:
+    def _serve_only_connection(self) -> None:
+        """If there is only one connection, stay with it as long as its messages follow each other closely."""
         if len(self._connections) != 1 or self._pending:
             return
-        ((fd, only),) = self._connections.items()
-        if not (isinstance(only, FramedMultiplexedConnection) and only.may_stay):
+        ((fd, connection),) = self._connections.items()
+        if not (isinstance(connection, FramedMultiplexedConnection) and connection.can_serve_alone):
             return
-        self._epoll.unregister(fd)  # or every message of it would stir this, too
-        if not only.stay(self._has_news):
-            self._end(only)
+        self._epoll.unregister(fd)  # otherwise each of its messages would end the stay
+        if not connection.serve_alone(self._has_other_work):
+            self._end(connection)
             return
         self._epoll.register(fd, select.EPOLLIN)
-        if only.has_pending and not only.in_message:
-            self._pending.append(only)
+        self._enqueue_pending(connection)
 
-    def _has_news(self) -> bool:
+    def _has_other_work(self) -> bool:
         return not self._listening or time.monotonic() >= self._sweep_at or bool(self._epoll.poll(0))
 
-    def _turn_pending(self) -> None:
+    def _enqueue_pending(self, connection: MultiplexedConnection) -> None:
+        if connection.has_pending and not connection.in_message:
+            self._pending.append(connection)
+
+    def _serve_pending(self) -> None:
         for _ in range(len(self._pending)):
             connection = self._pending.popleft()
             if connection.sock.fileno() >= 0:
-                self._turn(connection)
+                self._serve_turn(connection)
 
-    def _end(self, connection: Turns) -> None:
-        fd = next((fd for fd, each in self._connections.items() if each is connection), None)
+    # Ending
+
+    def _end(self, connection: MultiplexedConnection) -> None:
+        fd = next((fd for fd, other in self._connections.items() if other is connection), None)
         if fd is not None:
             del self._connections[fd]
-            with contextlib.suppress(OSError):  # a TLS layer that can't be begun closes its socket by itself
+            with contextlib.suppress(OSError):  # a failed TLS layer has closed its socket itself
                 self._epoll.unregister(fd)
         connection.close()
-        self._host.context.counters.connection_closed()
+        self._server.context.counters.connection_closed()
 
-    def _close_late(self, now: float) -> None:
+    def _close_expired(self, now: float) -> None:
         for connection in list(self._connections.values()):
             if now >= connection.deadline:
-                log.info("%s: closed: %s", connection.peer, connection.why_late)
+                log.info("%s: closed: %s", connection.peer, connection.timeout_reason)
                 self._end(connection)
 
     def _finish(self) -> None:
-        """Answers whatever has arrived, waits for what is arriving, closes the rest."""
+        """Answer what has arrived, wait for incomplete messages, close all other connections."""
         while self._connections:
-            ready = {fd for fd, _ in self._epoll.poll(0)} | {each.fd for each in self._pending}
+            ready = {fd for fd, _ in self._epoll.poll(0)} | {connection.fd for connection in self._pending}
             self._pending.clear()
             for fd, connection in list(self._connections.items()):
                 if fd in ready:
-                    self._turn(connection)
+                    self._serve_turn(connection)
                 elif not connection.in_message or time.monotonic() >= connection.deadline:
                     self._end(connection)
             if self._connections and not ready:
                 time.sleep(_STEP_BACK_S)
-
-    def drain(self) -> None:
-        """Finishes what is in hand, then ends."""
-        self._host.drain()

@@ -1,15 +1,15 @@
 """One call hosts any Thrift service on any server type.
 
-    serve(factory, settings)  -->  listener, scoreboard, arbiter  -->  workers: factory(context) -> TProcessor
+    Service, settings  -->  listeners, scoreboard, arbiter  -->  workers: factory(context) -> TProcessor
 
 ::
 
     from thriftserve.servers import HostSettings, serve
 
-    def processor(context):                     # called in each process that serves
+    def create_processor(context):              # called in each process that serves
         return Calculator.Processor(CalculatorHandler())
 
-    serve(processor, HostSettings(server_type="TThreadedServer", port=9090))
+    serve(create_processor, HostSettings(server_type="TThreadedServer", port=9090))
 """
 
 from __future__ import annotations
@@ -18,9 +18,10 @@ import gc
 import importlib
 import logging
 import os
+import warnings
 from collections.abc import Callable
-from dataclasses import replace
-from typing import Any
+from dataclasses import dataclass
+from typing import Any, TypedDict, Unpack
 
 from thrift.Thrift import TProcessor
 
@@ -28,8 +29,8 @@ from thriftserve.errors import Code, ExitCode
 from thriftserve.rpc import Refusal
 from thriftserve.servers.acceptor import tune
 from thriftserve.servers.batching import FrontPolicy, Rendezvous, TBatchingFront, TBatchingWorker
-from thriftserve.servers.context import Factory, ServerContext, begun
-from thriftserve.servers.control_process import ControlFactory, control_group
+from thriftserve.servers.context import ProcessorFactory, ServerContext
+from thriftserve.servers.control_process import ControlPlane, control_group
 from thriftserve.settings import HostSettings
 from thriftserve.supervisor.arbiter import Arbiter
 from thriftserve.supervisor.child import Loop
@@ -42,7 +43,7 @@ from thriftserve.supervisor.worker_group import WorkerGroup
 
 log = logging.getLogger(__name__)
 
-#: Server type -> where its loop is; imported when chosen.
+#: Server type -> module and class of its loop, imported when chosen. TBatchingServer has fronts and workers instead.
 LOOPS = {
     "TSimpleServer": "thriftserve.servers.simple:TSimpleServer",
     "TThreadedServer": "thriftserve.servers.threaded:TThreadedServer",
@@ -51,160 +52,181 @@ LOOPS = {
     "TForkingServer": "thriftserve.servers.forking:TForkingServer",
     "TProcessPoolServer": "thriftserve.servers.process_pool:TProcessPoolServer",
 }
+#: The order in which processes drain: the sidecar (0), those that hold connections of clients, workers behind fronts.
+_CONNECTIONS_ORDER, _BEHIND_ORDER = 1, 2
+
+
+@dataclass(frozen=True)
+class Service:
+    """A Thrift service to host.
+
+    Attributes:
+        factory: creates the processor, in each process that serves. A StartError that it raises ends the server.
+        refusal: creates the answer to a request over a limit: (method, reason) -> result struct. None: the answer is
+            a TApplicationException.
+        front_policy: what the fronts of TBatchingServer may do without a worker. Other types don't use it.
+        preload: imports what every worker needs, once, before workers are forked. It must not start a thread, or use
+            TensorFlow beyond its import.
+        on_worker_start: called in each worker process before it creates a processor, or forks a child that does.
+        stop_first: whether a reload ends each worker before its successor loads.
+    """
+
+    factory: ProcessorFactory
+    refusal: Refusal | None = None
+    front_policy: FrontPolicy | None = None
+    preload: Callable[[], None] | None = None
+    on_worker_start: Callable[[], None] | None = None
+    stop_first: bool = False
+
+
+class ServiceOptions(TypedDict, total=False):
+    """What `serve` accepts beside a factory: fields of `Service`. `desk` is the old name of `front_policy`."""
+
+    refusal: Refusal | None
+    front_policy: FrontPolicy | None
+    preload: Callable[[], None] | None
+    desk: FrontPolicy | None
 
 
 def serve(
-    factory: Factory,
+    service: Service | ProcessorFactory,
     settings: HostSettings,
     *,
-    preload: Callable[[], None] | None = None,
-    refusal: Refusal | None = None,
-    desk: FrontPolicy | None = None,
-    control: ControlFactory | None = None,
-    control_door: HostSettings | None = None,
-    frees_first: bool = False,
-    beside: Callable[[Listener], WorkerGroup] | None = None,
+    control: ControlPlane | None = None,
+    sidecar: Callable[[Listener], WorkerGroup] | None = None,
     on_ready: Callable[[str], None] = print,
+    **options: Unpack[ServiceOptions],
 ) -> ExitCode:
-    """Hosts a Thrift service until a signal or a failure ends it. Call it in the main thread.
+    """Host a Thrift service until a signal or a failure ends it. Call it in the main thread.
 
     Args:
-        factory: makes the processor, in each process that serves; what it raises of `StartError` ends the server.
+        service: the service, or only the factory of its processor; then `options` may have more.
         settings: server type, address, wire, limits.
-        preload: imports what every worker needs, in the parent, before the first fork. It must not start
-            a thread or touch TensorFlow beyond its import.
-        refusal: makes the answer to a request that is turned away for a full queue: (method, reason) -> a
-            result struct; without it the answer is a TApplicationException.
-        desk: what the fronts of TBatchingServer may do by themselves; the other types have no use for it.
-        control: makes the service that looks after what is served, in a process of its own; SIGHUP is for it.
-        control_door: the address, TLS and limits with which its processor is served; None: it is not.
-        frees_first: whether a reload ends each worker before its successor loads.
-        beside: makes a group that calls the service on its listener; it drains before the service does.
-        on_ready: gets the one line that says that every worker is ready.
+        control: the service that controls what is served. It runs in its own process.
+        sidecar: returns the group of a process that calls the service on its listener, and drains before it.
+        on_ready: gets the ready line, once every worker is ready.
+        **options: further fields of `Service`, if `service` is a factory.
 
     Returns:
         How the process should end.
 
     Raises:
-        StartError: the address, a certificate or a setting is of no use.
+        StartError: the address, a certificate or a setting can't be used.
     """
-    tls_context(settings)  # files that can't be used are told at once
+    if not isinstance(service, Service):
+        service = _service_of(service, options)
+    elif options:
+        raise TypeError(f"serve(Service(…)) accepts no {', '.join(options)}: give them to Service")
+    tls_context(settings)  # fail now, not in the workers, if a file is wrong
     if unused := settings.unused():
-        log.warning("%s has no use for %s: not used", settings.server_type, ", ".join(unused))
-    groups = _serving_groups(factory, settings, preload, refusal, desk)
-    ready = f"thriftserve ready {_described(groups[0])} server_type={settings.server_type}"
+        log.warning("%s does not use %s", settings.server_type, ", ".join(unused))
+    groups, listener = _service_groups(service, settings)
+    ready = f"thriftserve ready {listener.describe()} server_type={settings.server_type}"
     ready += f" workers={settings.worker_processes} pid={os.getpid()}"
     if control is not None:
-        groups.append(control_group(control, control_door))
-        ready += f" control_port={_port(groups[-1])}" if control_door is not None else ""
-    groups = [replace(group, stop_first=frees_first) for group in groups]
-    if beside is not None:
-        groups, rest_port = _with_one_before(groups, beside)
-        ready += f" rest_port={rest_port}"
-    if preload is not None and settings.server_type != "TBatchingServer":
-        preload()
+        groups.append(control_group(control, drain_order=_CONNECTIONS_ORDER))
+        ready += _port("control_port", groups[-1])
+    if sidecar is not None:
+        groups.append(sidecar(listener))
+        ready += _port("rest_port", groups[-1])
+    if service.preload is not None and settings.server_type != "TBatchingServer":
+        service.preload()
         release_clean_pages()
-    gc.freeze()  # what is here now is shared with every child, until the collector writes on it
-    board = _scoreboard(settings, groups)
+    gc.freeze()  # keeps the collector from writing on pages that this process shares with its children
+    board = Scoreboard(
+        settings.server_type,
+        2 * sum(group.count for group in groups),  # a worker and its successor in each slot
+        settings.max_children if settings.server_type == "TForkingServer" else 0,
+    )
     arbiter = Arbiter(groups, board, drain_timeout_s=settings.drain_timeout_s, on_ready=lambda: on_ready(ready))
     return arbiter.run()
 
 
-def _serving_groups(
-    factory: Factory,
-    settings: HostSettings,
-    preload: Callable[[], None] | None,
-    refusal: Refusal | None,
-    desk: FrontPolicy | None,
-) -> list[WorkerGroup]:
-    """Who serves the service itself; the first of them listens."""
+def _service_of(factory: ProcessorFactory, options: ServiceOptions) -> Service:
+    if "desk" in options:
+        warnings.warn("serve(desk=…) is called front_policy=… now", DeprecationWarning, stacklevel=3)
+        options["front_policy"] = options.pop("desk")
+    return Service(factory, **options)  # type: ignore[misc]  # without `desk`, the options are fields of Service
+
+
+def _port(name: str, group: WorkerGroup) -> str:
+    return f" {name}={group.listener.port}" if group.listener is not None else ""
+
+
+def _service_groups(service: Service, settings: HostSettings) -> tuple[list[WorkerGroup], Listener]:
+    """Return the groups that serve the service, and the listener that the ready line names."""
     if settings.server_type == "TBatchingServer":
-        return _batching_groups(factory, settings, preload, desk or _plain_desk(refusal))
-    return [_own_group(factory, settings, refusal)]
-
-
-def _scoreboard(settings: HostSettings, groups: list[WorkerGroup]) -> Scoreboard:
-    forking = settings.server_type == "TForkingServer"
-    return Scoreboard(
-        settings.server_type,
-        2 * sum(group.count for group in groups),  # a worker and its successor in each place
-        settings.max_children if forking else 0,
-    )
-
-
-def _with_one_before(
-    groups: list[WorkerGroup], make: Callable[[Listener], WorkerGroup]
-) -> tuple[list[WorkerGroup], int]:
-    """The groups and one that calls the first of them: it drains before all others. And its port."""
-    assert groups[0].listener is not None
-    caller = make(groups[0].listener)
-    return [*(replace(one, drain_order=one.drain_order + 1) for one in groups), caller], _port(caller)
-
-
-def _described(group: WorkerGroup) -> str:
-    assert group.listener is not None
-    return group.listener.describe()
-
-
-def _port(group: WorkerGroup) -> int:
-    assert group.listener is not None
-    return group.listener.port
-
-
-def _own_group(factory: Factory, settings: HostSettings, refusal: Refusal | None) -> WorkerGroup:
-    """Workers that have the listening socket themselves."""
+        return _batching_groups(service, settings)
     listener = Listener.open(settings)
     tune(listener.sock)
-    return WorkerGroup(
+
+    def make_loop(context: WorkerContext) -> Loop:
+        module, _, name = LOOPS[settings.server_type].partition(":")
+        loop_class: Any = getattr(importlib.import_module(module), name)
+        loop: Loop = loop_class(_worker_server(service, settings, listener, context))
+        return loop
+
+    group = WorkerGroup(
         "worker",
         settings.worker_processes,
-        lambda context: _loop(
-            settings.server_type, ServerContext(settings, listener, context, begun(factory), refusal)
-        ),
+        make_loop,
         listener,
+        stop_first=service.stop_first,
+        drain_order=_CONNECTIONS_ORDER,
     )
+    return [group], listener
 
 
-def _batching_groups(
-    factory: Factory, settings: HostSettings, preload: Callable[[], None] | None, desk: FrontPolicy
-) -> list[WorkerGroup]:
-    """Fronts, each with a listening socket, and the workers behind them."""
+def _batching_groups(service: Service, settings: HostSettings) -> tuple[list[WorkerGroup], Listener]:
+    """Return the fronts, each a group with its own listener, and the workers behind them."""
     listeners = Listener.open_shared(settings, settings.fronts)
-    switchboard = Rendezvous(settings.fronts)
-    groups = [_front_group(number, listener, settings, switchboard, desk) for number, listener in enumerate(listeners)]
+    rendezvous = Rendezvous(settings.fronts)
+    policy = service.front_policy or _policy_for(service.refusal)
+    fronts = [_front_group(number, listener, settings, rendezvous, policy) for number, listener in enumerate(listeners)]
 
     def make_worker(context: WorkerContext) -> Loop:
-        return TBatchingWorker(ServerContext(settings, listeners[0], context, begun(factory)), switchboard)
+        return TBatchingWorker(_worker_server(service, settings, listeners[0], context), rendezvous)
 
-    workers = WorkerGroup("worker", settings.worker_processes, make_worker, None, preload=preload, drain_order=1)
-    return [*groups, workers]
+    workers = WorkerGroup(
+        "worker",
+        settings.worker_processes,
+        make_worker,
+        preload=service.preload,
+        stop_first=service.stop_first,
+        drain_order=_BEHIND_ORDER,
+    )
+    return [*fronts, workers], listeners[0]
 
 
 def _front_group(
-    number: int, listener: Listener, settings: HostSettings, switchboard: Rendezvous, desk: FrontPolicy
+    number: int, listener: Listener, settings: HostSettings, rendezvous: Rendezvous, policy: FrontPolicy
 ) -> WorkerGroup:
     tune(listener.sock)
 
     def make_front(context: WorkerContext) -> Loop:
-        host = ServerContext(settings, listener, context, _nothing_to_serve)
-        return TBatchingFront(host, number, switchboard, desk)
+        server = ServerContext(settings, listener, context, _no_processor)
+        return TBatchingFront(server, number, rendezvous, policy)
 
-    return WorkerGroup(f"front {number}" if settings.fronts > 1 else "front", 1, make_front, listener, reloads=False)
-
-
-def _nothing_to_serve(context: WorkerContext) -> TProcessor:
-    raise NotImplementedError("a front serves nothing itself")
+    name = f"front {number}" if settings.fronts > 1 else "front"
+    return WorkerGroup(name, 1, make_front, listener, reloads=False, drain_order=_CONNECTIONS_ORDER)
 
 
-def _plain_desk(refusal: Refusal | None) -> FrontPolicy:
+def _worker_server(
+    service: Service, settings: HostSettings, listener: Listener, context: WorkerContext
+) -> ServerContext:
+    if service.on_worker_start is not None:
+        service.on_worker_start()
+    return ServerContext(settings, listener, context, service.factory, service.refusal)
+
+
+def _no_processor(context: WorkerContext) -> TProcessor:
+    raise NotImplementedError("a front has no processor")
+
+
+def _policy_for(refusal: Refusal | None) -> FrontPolicy:
+    """Return the policy of a service that has none of its own."""
+
     def fault(method: str, code: Code, message: str) -> Any:
         return refusal(method, message) if refusal is not None and code is Code.RESOURCE_EXHAUSTED else None
 
     return FrontPolicy(fault=fault)
-
-
-def _loop(server_type: str, host: ServerContext) -> Loop:
-    module, _, name = LOOPS[server_type].partition(":")
-    cls: Any = getattr(importlib.import_module(module), name)
-    loop: Loop = cls(host)
-    return loop

@@ -14,33 +14,33 @@ from thriftserve.servers.rejection import AcceptQueueLimiter, Rejector
 
 
 class TSimpleServer:
-    """Serves one connection after the other. For tests and debugging: everyone else waits."""
+    """Serves one connection after the other. For tests and debugging: all other clients wait."""
 
-    def __init__(self, host: ServerContext) -> None:
-        self._host = host
+    def __init__(self, server: ServerContext) -> None:
+        self._server = server
         self._current: Connection | None = None
 
     def prepare(self) -> None:
-        """Loads what is served."""
-        self._host.load()
-        self._host.begin()
-        self._host.context.counters.for_one_thread()
+        """Load the service."""
+        self._server.load()
+        self._server.mark_ready()
+        self._server.context.counters.for_one_thread()
 
     def run(self) -> None:
-        """Serves until drained."""
-        host = self._host
-        acceptor = Acceptor(host)
-        AcceptQueueLimiter(host, acceptor, Rejector(host)).start()
+        """Serve until drained."""
+        server = self._server
+        acceptor = Acceptor(server)
+        AcceptQueueLimiter(server, acceptor, Rejector(server)).start()
         for sock, peer in acceptor:
-            self._current = Connection(sock, peer, host, lambda: True)
-            host.context.counters.connection_opened()
+            self._current = Connection(sock, peer, server, may_busy_wait=lambda: True)
+            server.context.counters.connection_opened()
             try:
                 self._current.serve()
             finally:
-                host.context.counters.connection_closed()
+                server.context.counters.connection_closed()
 
     def drain(self) -> None:
-        """Finishes what is in hand, then ends."""
-        self._host.drain()
+        """Finish accepted requests, then end."""
+        self._server.drain()
         if self._current is not None:
             self._current.drain()

@@ -1,6 +1,6 @@
-"""TThreadedServer: a thread for each connection, one session shared by all of them.
+"""TThreadedServer: a thread for each connection. All of them share one session.
 
-accept --> thread: serve it to its end
+accept --> thread: serve the connection to its end
 """
 
 from __future__ import annotations
@@ -10,46 +10,49 @@ import threading
 from thriftserve.servers.acceptor import Acceptor
 from thriftserve.servers.connection import Connection
 from thriftserve.servers.context import ServerContext
-from thriftserve.servers.rejection import Rejector
+from thriftserve.servers.rejection import Rejector, too_many_connections
 
-#: What a connection's thread needs; the C library's own 8 MB would let 1,500 idle clients reserve 12 GB.
+#: Stack of a connection's thread. With the C library's 8 MB, 1,500 idle clients would reserve 12 GB.
 _STACK_BYTES = 1024 * 1024
 
 
 class TThreadedServer:
     """A thread for each connection, up to `max_connections`."""
 
-    def __init__(self, host: ServerContext) -> None:
-        self._host = host
+    def __init__(self, server: ServerContext) -> None:
+        self._server = server
         self._threads: dict[Connection, threading.Thread] = {}
 
     def prepare(self) -> None:
-        """Loads what is served."""
-        self._host.load()
-        self._host.begin()
+        """Load the service."""
+        self._server.load()
+        self._server.mark_ready()
 
     def run(self) -> None:
-        """Serves until drained."""
-        host = self._host
-        refuser = Rejector(host)
-        limit = host.settings.max_connections
+        """Serve until drained."""
+        rejector = Rejector(self._server)
+        limit = self._server.settings.max_connections
         threading.stack_size(_STACK_BYTES)
-        for sock, peer in Acceptor(host):
+        for sock, peer in Acceptor(self._server):
             if len(self._threads) >= limit:
-                refuser.refuse(sock, peer, f"{limit} connections are open, the limit; try again later")
+                rejector.reject(sock, peer, too_many_connections(limit))
                 continue
-            connection = Connection(sock, peer, host, self._one)
+            connection = Connection(sock, peer, self._server, self._is_only_connection)
             thread = threading.Thread(target=self._serve, args=(connection,), name=peer, daemon=True)
             self._threads[connection] = thread
             try:
                 thread.start()
             except RuntimeError as error:  # the system's own limit of threads
                 del self._threads[connection]
-                refuser.refuse(sock, peer, f"no thread for another connection: {error}; try again later")
+                rejector.reject(sock, peer, f"no thread for another connection: {error}; try again later")
         self._finish()
 
+    def drain(self) -> None:
+        """Finish accepted requests, then end."""
+        self._server.drain()
+
     def _serve(self, connection: Connection) -> None:
-        counters = self._host.context.counters
+        counters = self._server.context.counters
         counters.connection_opened()
         try:
             connection.serve()
@@ -57,7 +60,7 @@ class TThreadedServer:
             counters.connection_closed()
             self._threads.pop(connection, None)
 
-    def _one(self) -> bool:
+    def _is_only_connection(self) -> bool:
         return len(self._threads) == 1
 
     def _finish(self) -> None:
@@ -66,7 +69,3 @@ class TThreadedServer:
             connection.drain()
         for thread in threads.values():
             thread.join()
-
-    def drain(self) -> None:
-        """Finishes what is in hand, then ends."""
-        self._host.drain()

@@ -23,7 +23,7 @@ from thriftserve.servers.batching.frame_reader import FrameReader
 from thriftserve.servers.batching.life import CONNECTION_LIFE, ConnectionEvent, ConnectionState, next_state
 from thriftserve.servers.batching.memory_budget import MemoryBudget
 from thriftserve.servers.batching.request_queue import ClientQueue, Request, RequestQueue
-from thriftserve.servers.connection import FAILURES, tell
+from thriftserve.servers.connection import FAILURES, log_failure
 from thriftserve.servers.nonblocking_connection import PeerGone
 from thriftserve.settings import HostSettings
 from thriftserve_client.wire.framing import HEADER_BYTES, FrameError, is_one_frame
@@ -179,7 +179,7 @@ class FrontConnection:
 
     def _fail(self, error: Exception) -> None:
         if not isinstance(error, PeerGone):
-            tell(self.peer, error)
+            log_failure(self.peer, error)
         self._context.on_end(self)
 
     def _end_if_drained(self) -> None:

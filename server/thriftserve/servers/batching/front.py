@@ -121,7 +121,7 @@ class TBatchingFront:
         while not self._dispatcher.slots:
             self._epoll.poll()
             self._accept_slots()
-        self._server.begin()
+        self._server.mark_ready()
 
     # The loop
 
@@ -140,7 +140,7 @@ class TBatchingFront:
         self._epoll.unregister(acceptor.sock)
         self._urgent_epoll.unregister(acceptor.sock)
         self._epoll.unregister(self._server.wakeup.fd)
-        for accepted in acceptor.last():
+        for accepted in acceptor.accept_pending():
             self._add_connection(*accepted)
         self._finish()
         self._dispatcher.close()
@@ -172,10 +172,10 @@ class TBatchingFront:
     def _poll(self, until: float) -> list[tuple[int, int]]:
         wake_at = self._wake_at(until)
         busy_poll = self._poll_for_replies if self._budget.request_bytes else self._poll_for_requests
-        if wake_at is until and (events := busy_poll.soon(self._poll_now)) is not None:
+        if wake_at is until and (events := busy_poll.poll(self._poll_now)) is not None:
             return events
         events = self._epoll.poll(max(0.0, wake_at - self._clock.tick()), _MAX_EVENTS)
-        busy_poll.slept()
+        busy_poll.woke_up()
         return events
 
     def _poll_now(self) -> list[tuple[int, int]] | None:
@@ -234,7 +234,7 @@ class TBatchingFront:
     def _accept(self, acceptor: Acceptor, mask: int) -> None:
         try:
             for _ in range(_MAX_ACCEPTS):
-                accepted = acceptor.take(pause=False)
+                accepted = acceptor.accept(pause=False)
                 if accepted is None:
                     return
                 self._add_connection(*accepted)
@@ -313,7 +313,7 @@ class TBatchingFront:
     def _reserve_descriptors(self, *, accepting: int = 0) -> None:
         """Reserve descriptors for the slots that may still connect, except for those that are being accepted."""
         most = self._settings.worker_processes * (self._settings.slots + 1)
-        self._spares.keep(most - len(self._dispatcher.slots) - accepting)
+        self._spares.resize(most - len(self._dispatcher.slots) - accepting)
 
     # The end
 

@@ -128,10 +128,10 @@ class SlotLoop:
                 self._answer(batch, done)
 
     def _read(self) -> bytes:
-        data = self._spin.soon(self._look)
+        data = self._spin.poll(self._look)
         if data is None:
             data = self._sock.recv(READ_BYTES)
-            self._spin.slept()
+            self._spin.woke_up()
         return data
 
     def _look(self) -> bytes | None:

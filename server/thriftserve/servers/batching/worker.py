@@ -54,7 +54,7 @@ class TBatchingWorker:
             given = self._host.processor.advice()  # of its rehearsal
             self._run_s = (given.fixed_us + given.row_us) / 1e6
             self._parked = self._run_s < _UNPARK_S
-        self._host.begin()
+        self._host.mark_ready()
 
     def run(self) -> None:
         """Serves until drained."""
