@@ -4,9 +4,9 @@
 
     serve:       argv, environment, TOML file  -->  ServeSettings  -->  app.serve  -->  exit code
     gateway:     the same, GatewaySettings  -->  gateway.command.run  -->  exit code
-    model:       argv  -->  model_tools.commands.run: check, convert, record, tune  -->  exit code
+    model:       argv  -->  tools.cli.run: check, convert, record, tune  -->  exit code
 
-Nothing heavy is imported before it is known that there is something to serve.
+Help and usage errors import nothing heavy.
 """
 
 from __future__ import annotations
@@ -22,7 +22,7 @@ from thriftserve import __version__, log
 from thriftserve.errors import ExitCode, StartError
 from thriftserve.gateway import command as gateway_command
 from thriftserve.settings import Effective, ServeSettings, gather
-from thriftserve.settings.field import settings_of
+from thriftserve.settings.field import Settings, settings_of
 from thriftserve.settings.flags import add_flags, flag_names, format_value, given_flags
 from thriftserve.settings.gateway import GatewaySettings
 from thriftserve.settings.sources import did_you_mean
@@ -35,29 +35,28 @@ logger = logging.getLogger(__name__)
 _DESCRIPTION = "A Thrift RPC model server: TensorFlow and Python models behind a selectable Thrift server type."
 
 _SERVE = """\
-Serves models until it is told to stop. When every worker has its models loaded, and not before, one line on
-stdout says so:
+Serve models until a signal ends the server. Once every worker has loaded its models, one line on stdout says so:
 
   thriftserve ready host=127.0.0.1 port=9090 server_type=TBatchingServer workers=2 pid=4711
 
-Logs go to stderr. SIGTERM and SIGINT finish what is in flight and end; SIGHUP loads new versions.
+Logs go to stderr. SIGTERM and SIGINT finish accepted requests, then end the server. SIGHUP loads new versions.
 """
 
 _EXAMPLES = """\
 examples:
-  the newest version below a directory (/models/digits/3/saved_model.pb):
+  serve the newest version below a directory (/models/digits/3/saved_model.pb):
     thriftserve serve --model digits=/models/digits
 
-  a Python class (methods load, predict) beside it, on a port that the kernel picks:
+  add a Python class (methods load, predict); the kernel picks the port:
     thriftserve serve --model digits=/models/digits --model echo=python:my_package.models:Echo --port 0
 
-  a worker process with a session of its own on each of two GPUs, up to 32 requests in a run:
+  run one worker process on each of two GPUs, at most 32 rows in a batch:
     thriftserve serve --model digits=/models/digits --devices gpu:0,gpu:1 --workers 2 --max-batch-size 32
 
-  everything in one process, for a model to be debugged:
+  debug a model: everything runs in one process:
     thriftserve serve --model digits=/models/digits --server-type TSimpleServer
 
-  settings from a file, one of them from the environment, to look at without serving:
+  print the settings from a file and the environment, without serving:
     THRIFTSERVE_PORT=9091 thriftserve serve --config server.toml --print-settings
 
 Each setting is also a key of the TOML file and a THRIFTSERVE_<NAME> variable. All settings:
@@ -67,7 +66,10 @@ Exit codes, signals and logs: docs/reference/commands.md.
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
-    """Runs the command line; `arguments` are those of the process where None.
+    """Run the command line.
+
+    Args:
+        arguments: None: those of the process.
 
     Returns:
         The exit code: an `ExitCode`, or 130 for Ctrl-C before the server could handle it.
@@ -80,35 +82,42 @@ def main(arguments: Sequence[str] | None = None) -> int:
     except KeyboardInterrupt:
         return 130
     except Exception:
-        # Not foreseen: the traceback is what its mending needs.
-        logger.critical("thriftserve failed", exc_info=True)
+        logger.critical("thriftserve failed", exc_info=True)  # not foreseen: the traceback is needed to fix it
         return ExitCode.INTERNAL
 
 
 def _run(arguments: Sequence[str]) -> int:
     parser, serve, gateway, model = _parsers()
-    given, unknown = parser.parse_known_args(arguments)
-    if unknown and given.command == "model":
-        name = given.model_command
+    options, unknown = parser.parse_known_args(arguments)
+    if unknown and options.command == "model":
+        name = options.model_command
         model[name].error(f"unrecognized argument {unknown[0]}: see thriftserve model {name} --help")
-    if unknown and given.command == "gateway":
-        gateway.error(_unknown(unknown[0], GatewaySettings))
+    if unknown and options.command == "gateway":
+        gateway.error(_unknown_argument(unknown[0], GatewaySettings))
     if unknown:
-        serve.error(_unknown(unknown[0], ServeSettings))
-    if given.command == "model":
+        serve.error(_unknown_argument(unknown[0], ServeSettings))
+    if options.command == "model":
         from thriftserve.tools import cli as commands
 
-        return commands.run(given)
-    if given.command is None:
-        parser.print_help(sys.stderr)
-        return ExitCode.CONFIG
-    if given.command == "gateway":
-        return _gateway(gateway_command.settings_of(given), given.print_settings)
+        return commands.run(options)
+    if options.command == "gateway":
+        return _run_gateway(options)
+    if options.command == "serve":
+        return _run_serve(options)
+    parser.print_help(sys.stderr)
+    return ExitCode.CONFIG
+
+
+def _run_serve(options: argparse.Namespace) -> int:
     source = partial(
-        gather, ServeSettings, flags=given_flags(given, ServeSettings), environ=dict(os.environ), config=given.config
+        gather,
+        ServeSettings,
+        flags=given_flags(options, ServeSettings),
+        environ=dict(os.environ),
+        config=options.config,
     )
     effective = source()
-    if given.print_settings:
+    if options.print_settings:
         _print_settings(effective)
         return ExitCode.OK
     log.configure(effective.settings.log_level, effective.settings.log_format)
@@ -117,15 +126,16 @@ def _run(arguments: Sequence[str]) -> int:
     return app.serve(lambda: source().settings)
 
 
-def _gateway(effective: Effective[GatewaySettings], only_shown: bool) -> int:
-    if only_shown:
+def _run_gateway(options: argparse.Namespace) -> int:
+    effective = gateway_command.settings_of(options)
+    if options.print_settings:
         _print_settings(effective)
         return ExitCode.OK
     return gateway_command.run(effective.settings)
 
 
 def _parsers() -> tuple[_Parser, _Parser, _Parser, Mapping[str, _Parser]]:
-    """The parser of the whole line, and those of the commands `serve`, `gateway`, and below `model`."""
+    """Return the main parser, and those of the commands `serve`, `gateway`, and of each command below `model`."""
     parser = argparse.ArgumentParser("thriftserve", description=_DESCRIPTION, allow_abbrev=False)
     parser.add_argument("--version", action="version", version=f"thriftserve {__version__}")
     commands = parser.add_subparsers(dest="command", metavar="COMMAND", title="commands")
@@ -142,7 +152,7 @@ def _parsers() -> tuple[_Parser, _Parser, _Parser, Mapping[str, _Parser]]:
     return parser, serve, gateway_command.add_to(commands), model_flags.add_to(commands)
 
 
-def _unknown(argument: str, cls: type) -> str:
+def _unknown_argument(argument: str, cls: type[Settings]) -> str:
     if not argument.startswith("-") and cls is ServeSettings:
         example = argument if "=" in argument else f"NAME={argument}"
         return f"unexpected argument {argument!r}: a model is given as --model {example}"
@@ -152,8 +162,8 @@ def _unknown(argument: str, cls: type) -> str:
 def _print_settings(effective: Effective[ServeSettings] | Effective[GatewaySettings]) -> None:
     rows = [("setting", "value", "source")]
     rows += [
-        (one.name, format_value(getattr(effective.settings, one.name)), effective.origins[one.name])
-        for one in settings_of(type(effective.settings))
+        (setting.name, format_value(getattr(effective.settings, setting.name)), effective.origins[setting.name])
+        for setting in settings_of(type(effective.settings))
     ]
     widths = [max(len(row[column]) for row in rows) for column in (0, 1)]
     for name, value, origin in rows:

@@ -15,7 +15,7 @@ from collections.abc import Iterator
 from itertools import groupby
 from pathlib import Path
 
-from thriftserve.settings.field import Setting, settings_of
+from thriftserve.settings.field import Setting, Settings, settings_of
 from thriftserve.settings.flags import format_value
 from thriftserve.settings.gateway import GatewaySettings
 from thriftserve.settings.serve import ServeSettings
@@ -73,7 +73,7 @@ def page() -> str:
     return "".join([_HEAD, *_tables(ServeSettings, "##"), _GATEWAY, *_tables(GatewaySettings, "###")])
 
 
-def _tables(cls: type, level: str) -> Iterator[str]:
+def _tables(cls: type[Settings], level: str) -> Iterator[str]:
     """Yield the tables of a settings class, one per group."""
     rows = sorted(settings_of(cls), key=lambda setting: setting.info.group.lower())
     for group, members in groupby(rows, key=lambda setting: setting.info.group):

@@ -3,8 +3,8 @@
     setting(default, help, unit, check)  -->  dataclass field  -->  settings_of(cls): (Setting, …)
     text of a flag or variable, value of a TOML file  -->  Setting.from_text, Setting.from_toml  -->  value
 
-A settings class is a frozen dataclass whose fields are all made by `setting`. The flag, the variable, the TOML key
-and the row of docs/reference/settings.md derive from the field.
+A settings class is a frozen dataclass below `Settings` whose fields are all made by `setting`. The flag, the variable,
+the TOML key and the row of docs/reference/settings.md derive from the field.
 """
 
 from __future__ import annotations
@@ -13,14 +13,14 @@ import contextlib
 import math
 from collections.abc import Callable
 from dataclasses import dataclass, field, fields
-from typing import Any, get_args, get_type_hints
+from typing import Any, ClassVar, get_args, get_type_hints
 
 from thriftserve.errors import ConfigError
 
 #: Returns what is wrong with a value, as the remedy ("must be …"); None: nothing.
 Check = Callable[[Any], str | None]
 
-#: The prefix of environment variables. A settings class may have another one, as its VARIABLE_PREFIX.
+#: The prefix of environment variables.
 PREFIX = "THRIFTSERVE_"
 #: The groups that several settings classes have.
 LIMITS, LOGGING = "limits", "logging"
@@ -165,36 +165,37 @@ class Setting:
         return raw
 
 
-def prefix_of(cls: type) -> str:
-    """Return how the environment variables of a settings class begin."""
-    return str(getattr(cls, "VARIABLE_PREFIX", PREFIX))
-
-
-#: Kept, because each child of a forking server reads its settings again.
-_settings_of: dict[type, tuple[Setting, ...]] = {}
-
-
-def settings_of(cls: type) -> tuple[Setting, ...]:
-    """Return every setting of a settings class, in the order of its fields."""
-    if cls not in _settings_of:
-        hints = get_type_hints(cls)
-        _settings_of[cls] = tuple(
-            _setting(item.name, hints[item.name], item.default, item.metadata["setting"], prefix_of(cls))
-            for item in fields(cls)
-        )
-    return _settings_of[cls]
-
-
-def check(settings: object) -> None:
-    """Check every field of a settings object.
+@dataclass(frozen=True)
+class Settings:
+    """The base of a settings class. Its fields are made by `setting`, and checked when an object is created.
 
     Raises:
         ConfigError: names the setting, its value and the remedy.
     """
-    for item in settings_of(type(settings)):
-        value = getattr(settings, item.name)
-        if problem := item.problem(value):
-            raise ConfigError(f"{item.name} is {value!r}: {problem}")
+
+    #: How its environment variables begin.
+    VARIABLE_PREFIX: ClassVar[str] = PREFIX
+
+    def __post_init__(self) -> None:
+        for item in settings_of(type(self)):
+            value = getattr(self, item.name)
+            if problem := item.problem(value):
+                raise ConfigError(f"{item.name} is {value!r}: {problem}")
+
+
+#: Kept, because each child of a forking server reads its settings again.
+_settings_of: dict[type[Settings], tuple[Setting, ...]] = {}
+
+
+def settings_of(cls: type[Settings]) -> tuple[Setting, ...]:
+    """Return every setting of a settings class, in the order of its fields."""
+    if cls not in _settings_of:
+        hints = get_type_hints(cls)
+        _settings_of[cls] = tuple(
+            _setting(item.name, hints[item.name], item.default, item.metadata["setting"], cls.VARIABLE_PREFIX)
+            for item in fields(cls)
+        )
+    return _settings_of[cls]
 
 
 def _setting(name: str, hint: Any, default: Any, info: SettingInfo, prefix: str) -> Setting:

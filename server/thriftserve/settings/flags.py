@@ -11,13 +11,13 @@ import argparse
 from collections.abc import Callable
 from typing import Any
 
-from thriftserve.settings.field import Setting, prefix_of, settings_of
+from thriftserve.settings.field import Setting, Settings, settings_of
 
 
-def add_flags(parser: argparse.ArgumentParser, cls: type) -> None:
+def add_flags(parser: argparse.ArgumentParser, cls: type[Settings]) -> None:
     """Add --config, --print-settings and one flag for each setting of `cls`, in groups."""
     parser.add_argument(
-        "--config", metavar="FILE", help=f"TOML file with settings. {prefix_of(cls)}CONFIG can name it, too."
+        "--config", metavar="FILE", help=f"TOML file with settings. {cls.VARIABLE_PREFIX}CONFIG can name it, too."
     )
     parser.add_argument("--print-settings", action="store_true", help="Print every value and its source, and exit.")
     groups: dict[str, argparse._ArgumentGroup] = {}
@@ -27,17 +27,17 @@ def add_flags(parser: argparse.ArgumentParser, cls: type) -> None:
         _add_flag(groups[setting.info.group], setting)
 
 
-def flag_names(cls: type) -> list[str]:
+def flag_names(cls: type[Settings]) -> list[str]:
     """Return every flag that `add_flags` adds."""
     settings = settings_of(cls)
     negated = [setting.flag.replace("--", "--no-", 1) for setting in settings if setting.kind is bool]
     return ["--config", "--print-settings", *(setting.flag for setting in settings), *negated]
 
 
-def given_flags(namespace: argparse.Namespace, cls: type) -> dict[str, Any]:
+def given_flags(namespace: argparse.Namespace, cls: type[Settings]) -> dict[str, Any]:
     """Return the values of the flags that were given, by the setting's name."""
-    names = [setting.name for setting in settings_of(cls) if hasattr(namespace, setting.name)]
-    values = {name: getattr(namespace, name) for name in names}
+    given = vars(namespace)
+    values = {setting.name: given[setting.name] for setting in settings_of(cls) if setting.name in given}
     return {name: tuple(value) if isinstance(value, list) else value for name, value in values.items()}
 
 

@@ -15,9 +15,9 @@ from thriftserve.errors import ConfigError
 from thriftserve.settings.field import (
     LIMITS,
     LOGGING,
+    Settings,
     above,
     at_least,
-    check,
     log_format_setting,
     log_level_setting,
     setting,
@@ -47,7 +47,7 @@ def _check_origins(value: tuple[str, ...]) -> str | None:
 
 
 @dataclass(frozen=True)
-class GatewaySettings:
+class GatewaySettings(Settings):
     """The settings of `thriftserve gateway`."""
 
     VARIABLE_PREFIX: ClassVar[str] = "THRIFTSERVE_GATEWAY_"
@@ -150,7 +150,7 @@ class GatewaySettings:
     access_log: bool = setting(False, "Log a line for each request.", group=LOGGING)
 
     def __post_init__(self) -> None:
-        check(self)
+        super().__post_init__()
         if (self.backend_key and not self.backend_cert) or (self.backend_cert and not self.backend_ca):
             raise ConfigError("backend_key needs backend_cert, and that needs backend_ca: give them too")
         if self.request_timeout_s > self.max_timeout_s:

@@ -14,7 +14,7 @@ from dataclasses import dataclass, fields
 
 from thriftserve.cores import usable_cores
 from thriftserve.errors import ConfigError
-from thriftserve.settings.field import LIMITS, above, at_least, check, setting, within
+from thriftserve.settings.field import LIMITS, Settings, above, at_least, setting, within
 
 #: The largest frame that Thrift's frame header, a signed 32-bit length, can announce.
 MAX_MESSAGE_LIMIT = 0x7FFFFFFF
@@ -54,7 +54,7 @@ def server_type_uses(server_type: str, name: str) -> bool:
 
 
 @dataclass(frozen=True)
-class HostSettings:
+class HostSettings(Settings):
     """How to host a Thrift service: server type, address, wire, limits."""
 
     server_type: str = setting(
@@ -196,7 +196,7 @@ class HostSettings:
     )
 
     def __post_init__(self) -> None:
-        check(self)
+        super().__post_init__()
         if self.tls_key and not self.tls_cert:
             raise ConfigError("tls_key is set without tls_cert: give the certificate too")
         if self.tls_client_ca and not self.tls_cert:

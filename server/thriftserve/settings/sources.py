@@ -23,9 +23,9 @@ from pathlib import Path
 from typing import Any, Generic, TypeVar
 
 from thriftserve.errors import ConfigError
-from thriftserve.settings.field import PREFIX, Setting, prefix_of, settings_of
+from thriftserve.settings.field import PREFIX, Setting, Settings, settings_of
 
-S = TypeVar("S")
+S = TypeVar("S", bound=Settings)
 
 #: The gateway's variables, which also begin with the server's prefix. One environment may hold those of both.
 GATEWAY_PREFIX = f"{PREFIX}GATEWAY_"
@@ -62,7 +62,7 @@ def gather(
         ConfigError: names the source, the setting, its value and the remedy.
     """
     known = {setting.name: setting for setting in settings_of(cls)}
-    prefix = prefix_of(cls)
+    prefix = cls.VARIABLE_PREFIX
     path = config or environ.get(f"{prefix}CONFIG")
     values = {name: _Value(setting.default, "default") for name, setting in known.items()}
     if path:
