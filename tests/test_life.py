@@ -60,7 +60,7 @@ def test_a_slot_that_leaves() -> None:
     ):
         state = next_state(SLOT_LIFE, state, event)
     assert state is SlotState.LEAVING
-    with pytest.raises(ImpossibleEvent, match="SlotState 'leaving' has no event 'batch sent'; possible: .*all done"):
+    with pytest.raises(ImpossibleEvent, match=r"SlotState 'leaving' has no event 'batch sent'; possible: .*all done"):
         next_state(SLOT_LIFE, state, SlotEvent.BATCH_SENT)
 
 
