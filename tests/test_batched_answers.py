@@ -56,8 +56,8 @@ def test_timeouts_are_found(method: str, timeout_ms: int | None) -> None:
     for request in REQUESTS[method]:
         request.timeout_ms = timeout_ms
         message = framed(method, request)[4:]
-        assert find_i32(message, front.TIMEOUTS[method]) == timeout_ms
-        assert find_i32(memoryview(bytearray(message)), front.TIMEOUTS[method]) == timeout_ms
+        assert find_i32(message, front.TIMEOUT_PATHS[method]) == timeout_ms
+        assert find_i32(memoryview(bytearray(message)), front.TIMEOUT_PATHS[method]) == timeout_ms
         request.timeout_ms = None
 
 
@@ -70,7 +70,7 @@ def test_garbage_is_walked_through() -> None:
         for _ in range(dice.randint(0, 4)):
             message[dice.randrange(len(message))] = dice.choice([0, 8, 11, 12, 13, 14, 15, 127, 255])
         cut = bytes(message[: dice.randint(0, len(message))])
-        found = find_i32(cut, dice.choice(list(front.TIMEOUTS.values())))
+        found = find_i32(cut, dice.choice(list(front.TIMEOUT_PATHS.values())))
         assert found is None or -(2**31) <= found < 2**31
     deep = b"\x80\x01\x00\x01\0\0\0\1p\0\0\0\0" + b"\x0c\0\1" + b"\x0c\0\2" * 5000
     assert find_i32(deep, (1, 4)) is None

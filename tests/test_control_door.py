@@ -65,7 +65,7 @@ def test_only_the_token_opens(guarded: Guarded) -> None:
     """Each method answers a call with the token, and none a call without it or with another; clients need none."""
     with guarded.control(TOKEN) as operator:
         assert operator.status("twice").versions[0].state == "AVAILABLE"
-    for token, why in ((None, "carries no token"), ("", "carries no token"), (OTHER, "is not this server's")):
+    for token, why in ((None, "carries no token"), ("", "carries no token"), (OTHER, "the token is wrong")):
         with guarded.control(token) as stranger:
             for call in (
                 stranger.reload,

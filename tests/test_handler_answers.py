@@ -186,7 +186,7 @@ def test_operators_are_heard() -> None:
 @pytest.mark.parametrize(
     ("call", "code", "said"),
     [
-        (lambda handler: handler.loadModel(None), ErrorCode.INVALID_ARGUMENT, "a name and a source"),
+        (lambda handler: handler.loadModel(None), ErrorCode.INVALID_ARGUMENT, "name or source is not set"),
         (lambda handler: handler.unloadModel(ModelSpec("m", None, "stable")), ErrorCode.INVALID_ARGUMENT, "number"),
         (lambda handler: handler.setVersionLabel(None), ErrorCode.INVALID_ARGUMENT, "name is not set"),
     ],

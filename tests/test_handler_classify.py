@@ -113,7 +113,7 @@ def test_a_fixed_batch_must_be_filled() -> None:
     session = mean_colour((2, 4, 4, 3))
     server = serve(session)
     assert len(classify(server, [RED, GREEN]).results) == 2
-    refused(server, ErrorCode.INVALID_ARGUMENT, "takes 2 image(s) a run: 3 were sent", images=[RED] * 3)
+    refused(server, ErrorCode.INVALID_ARGUMENT, "takes 2 image(s) per run: 3 were sent", images=[RED] * 3)
     assert len(session.runs) == 1
 
 
@@ -177,8 +177,8 @@ def test_the_settings_name_the_scores() -> None:
 @pytest.mark.parametrize(
     ("outputs", "settings", "words"),
     [
-        ({"a": (FLOAT, TWO_D), "b": (FLOAT, TWO_D)}, None, ["no output that is plainly", "'a' FLOAT [?, 3]"]),
-        ({"a": (INT64, TWO_D)}, None, ["no output that is plainly", "'a' INT64 [?, 3]"]),
+        ({"a": (FLOAT, TWO_D), "b": (FLOAT, TWO_D)}, None, ["no obvious class scores", "'a' FLOAT [?, 3]"]),
+        ({"a": (INT64, TWO_D)}, None, ["no obvious class scores", "'a' INT64 [?, 3]"]),
         ({"a": (FLOAT, TWO_D)}, ImageSettings(scores="z"), ["scores = 'z'", "'a' FLOAT [?, 3]"]),
     ],
 )
@@ -194,7 +194,7 @@ def test_a_model_without_plain_scores_is_told(outputs: Specs, settings: ImageSet
     [
         ({"x": (FLOAT, (None, 3))}, ["no single image input", "it takes 'x' FLOAT [?, 3]"]),
         ({"a": (FLOAT, (None, 4, 4, 3)), "b": (FLOAT, (None, 4, 4, 3))}, ["no single image input"]),
-        ({"image": (FLOAT, (None, 4, 4, 3)), "k": (INT64, ())}, ["takes 'k' besides the image 'image': use predict"]),
+        ({"image": (FLOAT, (None, 4, 4, 3)), "k": (INT64, ())}, ["takes 'k' besides the image 'image': call predict"]),
         ({}, ["no single image input", "it takes nothing"]),
     ],
 )
@@ -209,4 +209,4 @@ def test_scores_of_a_wrong_shape_are_internal() -> None:
     """A model that gives one row for two images breaks its word."""
     made = signature({"image": (FLOAT, (None, 4, 4, 3))}, {"out": (FLOAT, TWO_D)})
     session = one_function(made, lambda _: {"out": np.zeros((1, 3), np.float32)})
-    refused(serve(session), ErrorCode.INTERNAL, "'out' gave shape [1, 3] for 2 image(s)", images=[RED, RED])
+    refused(serve(session), ErrorCode.INTERNAL, "'out' has shape [1, 3] for 2 image(s)", images=[RED, RED])

@@ -13,6 +13,7 @@ from encoded_images import plain
 from numpy_models import NumpySession, Server, half_plus_two, one_function, serve, signature
 from thriftserve.deadline import Deadline, mark_arrival
 from thriftserve.errors import DeadlineExceeded
+from thriftserve.service.image_input import image_inputs
 from thriftserve_client.codec import to_tensor
 from thriftserve_idl.ttypes import (
     ClassifyRequest,
@@ -107,9 +108,8 @@ def test_classify_and_detect_have_deadlines_too() -> None:
 
 
 def test_images_are_not_decoded_past_the_deadline() -> None:
-    """Between two images the deadline is looked at: the second one, which is no image, is never opened."""
-    server = serve(_classifier())
-    image = server.handler._plans.find(ModelSpec("m"))[1].images["image"]
+    """Between two images the deadline is checked: the second one, which is no image, is never opened."""
+    image = image_inputs(_classifier().signatures["serving_default"], None, 10_000)["image"]
     with pytest.raises(DeadlineExceeded):
         image.decode([plain(), b"junk"], Deadline(time.monotonic() - 10, 1))
 

@@ -134,7 +134,7 @@ def test_a_fixed_size_makes_one_batch() -> None:
     [
         ({"max_detections": 0}, "max_detections is 0"),
         ({"max_detections": -5}, "max_detections is -5"),
-        ({"min_score": math.nan}, "min_score is not a number"),
+        ({"min_score": math.nan}, "min_score is NaN"),
         ({"images": []}, "images is empty"),
         ({"images": [plain(), b"x"]}, "image 1 "),
     ],
@@ -155,6 +155,6 @@ def test_a_model_that_is_no_detector_is_told() -> None:
     with pytest.raises(PredictError) as caught:
         detect(serve(session), [plain()])
     assert caught.value.code == ErrorCode.FAILED_PRECONDITION
-    assert "lacks 'detection_boxes', 'detection_classes', 'detection_scores'" in caught.value.message
+    assert "lacks the outputs 'detection_boxes', 'detection_classes', 'detection_scores'" in caught.value.message
     assert "has 'num_detections', 'z'" in caught.value.message
     assert session.runs == []

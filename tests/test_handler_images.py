@@ -52,7 +52,7 @@ def test_free_sizes_keep_the_images_own() -> None:
     assert arrays(server.predict(images(plain(9, 5), plain(9, 5))))["same"].shape == (2, 5, 9, 3)
     runs = len(session.runs)
     call = lambda: server.predict(images(plain(9, 5), plain(4, 4)))  # noqa: E731  # one line below
-    refused(call, ErrorCode.INVALID_ARGUMENT, "input 'image'", "different sizes (4x4, 9x5)", "one by one")
+    refused(call, ErrorCode.INVALID_ARGUMENT, "input 'image'", "different sizes (4x4, 9x5)", "send them separately")
     assert len(session.runs) == runs
 
 
@@ -68,10 +68,10 @@ def test_an_input_without_batch_takes_one_image() -> None:
 @pytest.mark.parametrize(
     ("shape", "sent", "words"),
     [
-        ((1, 4, 4, 3), images(plain(), plain()), ["input 'image' takes 1 image(s) a run: 2 were sent"]),
-        ((2, 4, 4, 3), images(plain()), ["input 'image' takes 2 image(s) a run: 1 were sent"]),
-        ((4, 4, 3), images(plain(), plain()), ["takes 1 image(s) a run: 2 were sent"]),
-        ((None, 4, 4, 3), images(), ["input 'image' was sent without an image"]),
+        ((1, 4, 4, 3), images(plain(), plain()), ["input 'image' takes 1 image(s) per run: 2 were sent"]),
+        ((2, 4, 4, 3), images(plain()), ["input 'image' takes 2 image(s) per run: 1 were sent"]),
+        ((4, 4, 3), images(plain(), plain()), ["takes 1 image(s) per run: 2 were sent"]),
+        ((None, 4, 4, 3), images(), ["input 'image' has no image"]),
         ((None, 4, 4, 3), images(plain(), b"junk"), ["image 1 (4 bytes, beginning b'junk')"]),
         ((None, 4, 4, 3), images(plain(), b"<svg/>"), ["image 1: an SVG drawing can't be read; render it to PNG"]),
         ((None, 4, 4, 3), {"image": np.array([[plain()]], object)}, ["STRING of shape [1, 1]", "rank 1"]),
@@ -90,7 +90,7 @@ def test_wrong_images_are_named(shape: tuple[int | None, ...], sent: dict[str, A
 def test_other_inputs_take_no_images(shape: tuple[int | None, ...]) -> None:
     """Encoded images for an input of no image's shape are a wrong dtype, and images are not offered."""
     call = lambda: serve(image_model(shape)).predict(images(plain()))  # noqa: E731  # one line below
-    error = refused(call, ErrorCode.INVALID_ARGUMENT, "'image' was sent as STRING: expected FLOAT")
+    error = refused(call, ErrorCode.INVALID_ARGUMENT, "'image' has dtype STRING: expected FLOAT")
     assert "encoded" not in error.message
 
 

@@ -99,18 +99,18 @@ def needs_tensorflow(configs: Iterable[ModelConfig]) -> bool:
 
 def predict_refusal(method: str, reason: str) -> Any:
     """Return the result of a Predict request over a limit, or None if Predict has no such method."""
-    return front.fault(method, Code.RESOURCE_EXHAUSTED, reason)
+    return front.error_result(method, Code.RESOURCE_EXHAUSTED, reason)
 
 
 def predict_front_policy() -> FrontPolicy:
     """Return what the fronts of TBatchingServer may do for Predict without a worker."""
     return FrontPolicy(
-        fault=front.fault,
+        fault=front.error_result,
         make_processor=_front_processor,
-        local=front.METHODS,
-        timeouts=front.TIMEOUTS,
-        lanes=front.LANES,
-        repeatable=front.REPEATABLE,
+        local=front.LOCAL_METHODS,
+        timeouts=front.TIMEOUT_PATHS,
+        lanes=front.MODEL_NAME_PATHS,
+        repeatable=front.REPEATABLE_METHODS,
         ordered=False,
     )
 

@@ -1,6 +1,6 @@
-"""The Predict and ModelControl services: validate -> version -> run -> answer.
+"""The Predict and ModelControl services: message structs in, response structs out.
 
-IDL request --> PredictHandler --> Registry --> Job --> Batcher --> Done --> IDL answer | PredictError
+request struct --> PredictHandler --> Registry --> Task --> Batcher --> TaskResult --> response | PredictError
 """
 
 from thriftserve.service import front

@@ -1,6 +1,6 @@
-"""What the server knows, in the contract's words.
+"""Convert the server's own types into the contract's structs.
 
-Servable | VersionStatus | ServerSnapshot | arrays --> structs of the IDL
+    Servable | VersionStatus | ServerSnapshot | arrays --> structs of the IDL
 
 Enums of both sides have the same numbers.
 """
@@ -17,7 +17,7 @@ from thriftserve.models.registry import VersionStatus
 from thriftserve.models.servable import Servable
 from thriftserve.models.session import Array
 from thriftserve.models.signature import Signature, TensorSpec
-from thriftserve.service.errors import quoted
+from thriftserve.service.errors import quote
 from thriftserve.service.validation import RequestValidator
 from thriftserve.status import ServerSnapshot, WorkerSnapshot
 from thriftserve_client.codec import to_tensor
@@ -40,38 +40,38 @@ from thriftserve_idl.ttypes import (
 )
 
 
-def resolved(servable: Servable, plan: RequestValidator) -> ModelSpec:
-    """What was run, each part by its exact value."""
-    return ModelSpec(servable.name, servable.version, None, plan.signature.name)
+def resolved_spec(servable: Servable, validator: RequestValidator) -> ModelSpec:
+    """Return which model, version and signature ran."""
+    return ModelSpec(servable.name, servable.version, None, validator.signature.name)
 
 
-def timing(deadline: Deadline, done: TaskResult) -> Timing:
-    """Where a request's time went."""
-    return Timing(queue_us(deadline, done), done.compute_us, done.batch_size, os.getpid())
+def timing(deadline: Deadline, result: TaskResult) -> Timing:
+    """Return where a request's time went, and the process that ran it: this one."""
+    return Timing(queue_us(deadline, result), result.compute_us, result.batch_size, os.getpid())
 
 
-def queue_us(deadline: Deadline, done: TaskResult) -> int:
-    """Microseconds from a request's arrival until its run began."""
-    return int((done.began - deadline.arrived) * 1e6)
+def queue_us(deadline: Deadline, result: TaskResult) -> int:
+    """Return the microseconds from a request's arrival until its run began."""
+    return int((result.began - deadline.arrived) * 1e6)
 
 
 def tensors(outputs: Mapping[str, Array]) -> dict[str, Tensor]:
-    """One tensor for each output.
+    """Return one tensor for each output.
 
     Raises:
-        Internal: the model gave what no tensor can carry.
+        Internal: no tensor can carry what the model returned.
     """
-    answer = {}
+    sent: dict[str, Tensor] = {}
     for name, array in outputs.items():
         try:
-            answer[name] = to_tensor(array)
+            sent[name] = to_tensor(array)
         except ValueError as error:
-            raise Internal(f"the model's output {quoted(name)} can't be sent: {error}") from error
-    return answer
+            raise Internal(f"the model's output {quote(name)} can't be sent: {error}") from error
+    return sent
 
 
-def metadata(servable: Servable, signatures: Iterable[Signature]) -> ModelMetadata:
-    """The signatures and labels of a servable."""
+def model_metadata(servable: Servable, signatures: Iterable[Signature]) -> ModelMetadata:
+    """Return the signatures and labels of a servable."""
     return ModelMetadata(
         ModelSpec(servable.name, servable.version),
         servable.session.platform,
@@ -97,7 +97,7 @@ def _tensor_info(spec: TensorSpec) -> TensorInfo:
 def model_status(
     name: str, versions: Iterable[VersionStatus], transitions: dict[ModelState, int] | None = None
 ) -> ModelStatus:
-    """The state of a model's versions, newest first, and how often they came into each state."""
+    """Return the states of a model's versions, newest first, and how often they entered each state."""
     newest_first = sorted(versions, key=lambda status: status.version, reverse=True)
     return ModelStatus(name, [_version_status(status) for status in newest_first], transitions)
 
@@ -116,7 +116,7 @@ def _version_status(status: VersionStatus) -> ModelVersionStatus:
 
 
 def server_status(snapshot: ServerSnapshot, models: Iterable[str], version: str) -> ServerStatus:
-    """The server and its workers."""
+    """Return the state of the server and of its processes."""
     return ServerStatus(
         state=ServerState(snapshot.phase),
         server_type=snapshot.server_type,
@@ -129,8 +129,8 @@ def server_status(snapshot: ServerSnapshot, models: Iterable[str], version: str)
         past_errors=snapshot.past_errors,
         refused=snapshot.refused,
         histograms=[
-            Histogram(each.name, each.unit, list(each.bounds), list(each.counts), each.sum)
-            for each in snapshot.histograms
+            Histogram(histogram.name, histogram.unit, list(histogram.bounds), list(histogram.counts), histogram.sum)
+            for histogram in snapshot.histograms
         ],
         queued=snapshot.queued,
         queued_bytes=snapshot.queued_bytes,

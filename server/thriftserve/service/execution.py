@@ -1,9 +1,9 @@
-"""From a request's checked arrays to its outputs, by way of a job that somebody else runs.
+"""Run a request's checked arrays through the model.
 
-arrays --> Job, yielded --> Done, sent back --> the outputs asked for
+    arrays --> Task, yielded --> TaskResult, sent back --> the outputs that the request names
 
-What a request does is written as steps: a generator that yields each Job it needs run, is sent its Done, and
-returns the answer. So one request waits for its own run, and many are begun together and run as batches.
+A method of the service is a generator of steps: it yields each Task to be run, is sent its TaskResult, and returns the
+response. So one request can wait for its own run, and many can be begun together and share one.
 """
 
 from __future__ import annotations
@@ -16,45 +16,53 @@ from thriftserve.deadline import Deadline
 from thriftserve.errors import Internal, InvalidArgument
 from thriftserve.models.servable import Servable
 from thriftserve.models.session import Array
-from thriftserve.service.errors import listed
+from thriftserve.service.errors import quote_all
 from thriftserve.service.validation import RequestValidator
 
 T = TypeVar("T")
 Steps = Generator[Task, TaskResult, T]
 
 
-def run_through(steps: Steps[T], batcher: Batcher) -> T:
-    """Runs each job of a request's steps as it comes, and gives what they return."""
+def run_steps(steps: Steps[T], batcher: Batcher) -> T:
+    """Run each task that the steps yield; return the steps' response."""
     try:
-        job = next(steps)
+        task = next(steps)
         while True:
-            job = steps.send(batcher.run(job))
+            task = steps.send(batcher.run(task))
     except StopIteration as stop:
-        answer: T = stop.value
-        return answer
+        response: T = stop.value
+        return response
 
 
-def job_for(
-    servable: Servable, plan: RequestValidator, arrays: dict[str, Array], wanted: tuple[str, ...], deadline: Deadline
+def make_task(
+    servable: Servable,
+    validator: RequestValidator,
+    arrays: dict[str, Array],
+    output_names: tuple[str, ...],
+    deadline: Deadline,
 ) -> Task:
-    """The job that runs the outputs wanted."""
-    # What a signature without declared outputs gives is only known afterwards.
-    asked = wanted if plan.signature.validated else ()
-    return Task(servable, plan.signature, arrays, asked, deadline, plan.batch_size(arrays))
+    """Return the task that runs these outputs."""
+    # A signature that declares no outputs shows them only by running.
+    names = output_names if validator.signature.validated else ()
+    return Task(servable, validator.signature, arrays, names, deadline, validator.batch_size(arrays))
 
 
-def asked_for(plan: RequestValidator, outputs: Mapping[str, Array], wanted: tuple[str, ...]) -> Mapping[str, Array]:
-    """The outputs that were asked for, where a session gave more or fewer.
+def select_outputs(
+    validator: RequestValidator, outputs: Mapping[str, Array], output_names: tuple[str, ...]
+) -> Mapping[str, Array]:
+    """Return the outputs that the request names; all of them if it names none.
 
     Raises:
-        InvalidArgument: the model has no output that was asked for.
-        Internal: it did not give one that it declares.
+        InvalidArgument: the request names an output that the model does not have.
+        Internal: the model did not return an output that its signature declares.
     """
-    if tuple(outputs) == wanted:
+    if tuple(outputs) == output_names:
         return outputs
-    missing = [name for name in wanted if name not in outputs]
-    if missing and plan.signature.validated:
-        raise Internal(f"the model did not give the outputs {listed(missing)}: it gave {listed(outputs)}")
+    missing = [name for name in output_names if name not in outputs]
+    if missing and validator.signature.validated:
+        raise Internal(f"the model did not return the outputs {quote_all(missing)}: it returned {quote_all(outputs)}")
     if missing:
-        raise InvalidArgument(f"output_filter names {listed(missing)}: the model gave {listed(outputs)}")
-    return {name: outputs[name] for name in wanted} if wanted else outputs
+        raise InvalidArgument(
+            f"output_filter names {quote_all(missing)}: expected some of the outputs {quote_all(outputs)}"
+        )
+    return {name: outputs[name] for name in output_names} if output_names else outputs

@@ -1,7 +1,7 @@
-"""What a batching server's front answers for the Predict service by itself, whatever its workers do.
+"""The part of the Predict service that a batching server's front answers without a worker.
 
-ping | getServerStatus --> FrontHandler --> the scoreboard, and what workers said of themselves when they came
-(method, code, message) --> fault() --> the method's result struct with the error
+ping | getServerStatus    --> FrontHandler --> the scoreboard, and what the workers announced
+(method, code, message)   --> error_result --> the method's result struct with the error
 """
 
 from __future__ import annotations
@@ -16,21 +16,28 @@ from thriftserve.status import ServerSnapshot
 from thriftserve_idl import Predict
 from thriftserve_idl.ttypes import ErrorCode, PredictError, ServerStatus
 
-#: Methods that a front answers.
-METHODS = frozenset({"ping", "getServerStatus"})
-#: Where a request's timeout_ms stands: field numbers from the arguments down.
-TIMEOUTS: Mapping[str, tuple[int, ...]] = {"predict": (1, 4), "classify": (1, 4), "detect": (1, 5)}
-#: Where a request's model stands: request, model_spec, name.
-LANES: Mapping[str, tuple[int, ...]] = {"predict": (1, 1, 1), "classify": (1, 1, 1), "detect": (1, 1, 1)}
-#: Methods that give the same answer however often they are run: all of them.
-REPEATABLE = frozenset(
+#: Methods that a front answers itself.
+LOCAL_METHODS = frozenset({"ping", "getServerStatus"})
+#: Where a request's timeout_ms is: field numbers from the arguments down.
+TIMEOUT_PATHS: Mapping[str, tuple[int, ...]] = {"predict": (1, 4), "classify": (1, 4), "detect": (1, 5)}
+#: Where a request's model is: request, model_spec, name.
+MODEL_NAME_PATHS: Mapping[str, tuple[int, ...]] = {"predict": (1, 1, 1), "classify": (1, 1, 1), "detect": (1, 1, 1)}
+#: Methods that may run twice if a worker dies: all of them, for none changes anything.
+REPEATABLE_METHODS = frozenset(
     {"predict", "classify", "detect", "getModelMetadata", "getModelStatus", "listModels", "ping", "getServerStatus"}
 )
-_RETRYABLE = (Code.RESOURCE_EXHAUSTED, Code.UNAVAILABLE)
+_RETRYABLE_CODES = (Code.RESOURCE_EXHAUSTED, Code.UNAVAILABLE)
 
 
 class FrontHandler(Predict.Iface):
-    """Answers `METHODS`; nothing else reaches it."""
+    """Answer `LOCAL_METHODS`; the front sends it no other.
+
+    Args:
+        about: what the workers announced, kept up to date by the front; "models" are the names of those served.
+        status: returns the server's state at the moment of the call.
+        counters: counts the requests that are answered with an error.
+        server_version: the version that getServerStatus returns.
+    """
 
     def __init__(
         self,
@@ -40,14 +47,6 @@ class FrontHandler(Predict.Iface):
         counters: ErrorCounter,
         server_version: str,
     ) -> None:
-        """Keeps what it is given.
-
-        Args:
-            about: what workers said of themselves, kept up to date: "models", the names of those served.
-            status: gives the server's state at the moment of the call.
-            counters: told of every request that is answered with an error.
-            server_version: what getServerStatus gives as the version.
-        """
         self.counters = counters
         self._about = about
         self._status = status
@@ -55,15 +54,15 @@ class FrontHandler(Predict.Iface):
 
     @translate_errors
     def ping(self) -> None:
-        """Does nothing."""
+        """Do nothing."""
 
     @translate_errors
     def getServerStatus(self) -> ServerStatus:
-        """Tells the state of the server and of each process."""
+        """Return the state of the server and of each process."""
         return convert.server_status(self._status(), self._about.get("models", ()), self._server_version)
 
 
-def fault(method: str, code: Code, message: str) -> Any:
-    """The result of a method that failed before it had begun; None: it is none of Predict's."""
+def error_result(method: str, code: Code, message: str) -> Any:
+    """Return the result struct of a call that failed before it began; None if Predict has no such method."""
     result = getattr(Predict, f"{method}_result", None)
-    return result and result(error=PredictError(ErrorCode(code), message, retryable=code in _RETRYABLE))
+    return result and result(error=PredictError(ErrorCode(code), message, retryable=code in _RETRYABLE_CODES))

@@ -1,8 +1,9 @@
-"""The Predict service, on any registry of servables.
+"""The Predict service: from a request struct to a response struct.
 
-    PredictRequest --> Deadline --> Servable, Plan --> arrays --> Job --> Batcher --> Done --> PredictResponse
+    PredictRequest --> Deadline --> Servable, RequestValidator --> arrays --> Task --> Batcher --> TaskResult
+                   --> PredictResponse
 
-Everything that a request can have wrong is found before the session sees it.
+A request is checked completely before the session runs it.
 """
 
 from __future__ import annotations
@@ -23,9 +24,9 @@ from thriftserve.service import convert
 from thriftserve.service.classify import classify
 from thriftserve.service.detect import detect
 from thriftserve.service.errors import RequestCounter, translate_errors
-from thriftserve.service.execution import Steps, asked_for, job_for, run_through
-from thriftserve.service.predict_templates import Part, PredictTemplate, template_for
-from thriftserve.service.validation import RequestValidator, ValidatorCache, named
+from thriftserve.service.execution import Steps, make_task, run_steps, select_outputs
+from thriftserve.service.predict_templates import PartValue, PredictTemplate, make_predict_template
+from thriftserve.service.validation import RequestValidator, ValidatorCache, require_name
 from thriftserve.status import ServerSnapshot
 from thriftserve_idl import Predict
 from thriftserve_idl.ttypes import (
@@ -46,9 +47,17 @@ R = TypeVar("R", PredictRequest, ClassifyRequest, DetectRequest)
 
 
 class PredictHandler(Predict.Iface):
-    """Answers the methods of `Predict`; several threads may call it at once.
+    """Answer the methods of `Predict`; several threads of a worker may call it at once.
 
-    Every method raises PredictError and no other exception.
+    Every method of `Predict` raises PredictError and no other exception.
+
+    Args:
+        registry: finds servables by name, version and label.
+        status: returns the server's state at the moment of the call.
+        counters: counts the requests that are answered with an error, and the times of those that ran.
+        max_image_pixels: limit on the pixels of an encoded image, and of a request's images after resizing.
+        server_version: the version that getServerStatus returns.
+        batcher: runs the requests' tasks; None runs each alone.
     """
 
     def __init__(
@@ -61,165 +70,166 @@ class PredictHandler(Predict.Iface):
         server_version: str,
         batcher: Batcher | None = None,
     ) -> None:
-        """Keeps what it is given; loads nothing.
-
-        Args:
-            registry: where servables are found by name, version and label.
-            status: gives the server's state at the moment of the call.
-            counters: told of every request that is answered with an error, and of the time that each other one took.
-            max_image_pixels: the most pixels of an encoded image, and of a request's images once resized.
-            server_version: what getServerStatus gives as the version.
-            batcher: runs the requests' jobs; None: one that puts nothing together.
-        """
         self.counters = counters
         self.batcher = batcher or Batcher(max_batch_size=1)
         self._registry = registry
-        self._plans = ValidatorCache(registry, max_image_pixels)
+        self._validators = ValidatorCache(registry, max_image_pixels)
         self._status = status
         self._server_version = server_version
 
     def prepare(self) -> None:
-        """Does now what the first requests would wait for: plans, and the decoders where a model takes images."""
-        if self._plans.prepare():
-            # A server whose Pillow is missing serves tensors all the same; requests with images are told.
+        """Build all validators, and load the image decoders if a model takes images, before a request needs them."""
+        if self._validators.prepare():
+            # Without Pillow a server still serves tensors; requests with images get this error.
             with contextlib.suppress(Unimplemented):
                 images.prepare()
 
-    def lets_go_of_inputs(self, spec: ModelSpec) -> bool:
-        """Whether nothing of a request's inputs is used any more once it is answered."""
+    def releases_inputs(self, spec: ModelSpec) -> bool:
+        """Return whether the session uses nothing of a request's inputs after its response."""
         try:
-            return self._plans.servable(spec).session.platform == "tensorflow"
-        except ThriftServeError:  # its own call will say so
+            return self._validators.servable(spec).session.platform == "tensorflow"
+        except ThriftServeError:  # the call itself raises it again
             return False
 
     def model_names(self) -> list[str]:
-        """Names of the models served, sorted."""
+        """Return the names of the models served, sorted."""
         return self._registry.names()
 
-    def most_enqueued(self) -> dict[str, int]:
-        """How many requests may wait for a model, of those that limit it."""
-        limits = {one.name: one.batching.max_enqueued for one in self._registry.servables()}
+    def enqueue_limits(self) -> dict[str, int]:
+        """Return how many requests may wait for each model that limits this."""
+        limits = {servable.name: servable.batching.max_enqueued for servable in self._registry.servables()}
         return {name: limit for name, limit in limits.items() if limit is not None}
 
     @translate_errors
     def ping(self) -> None:
-        """Does nothing."""
+        """Do nothing."""
 
     @translate_errors
     def predict(self, request: PredictRequest) -> PredictResponse:
-        """Runs one signature of one model on the tensors sent."""
-        return run_through(self.predict_steps(request), self.batcher)
+        """Run one signature of one model on the tensors of the request."""
+        return run_steps(self.predict_steps(request), self.batcher)
 
     @translate_errors
     def classify(self, request: ClassifyRequest) -> ClassifyResponse:
-        """Names the best classes of each encoded image."""
-        return run_through(self.classify_steps(request), self.batcher)
+        """Return the best classes of each encoded image."""
+        return run_steps(self.classify_steps(request), self.batcher)
 
     @translate_errors
     def detect(self, request: DetectRequest) -> DetectResponse:
-        """Finds the objects in each encoded image."""
-        return run_through(self.detect_steps(request), self.batcher)
+        """Return the objects in each encoded image."""
+        return run_steps(self.detect_steps(request), self.batcher)
 
     def predict_steps(self, request: PredictRequest | None) -> Steps[PredictResponse]:
-        """What `predict` does, its runs left to who takes the steps."""
-        request, deadline = _checked(request)
-        servable, plan = self._plans.find(request.model_spec)
-        wanted = plan.wanted(request.output_filter)
-        arrays = plan.arrays(request.inputs, deadline)
-        done = yield job_for(servable, plan, arrays, wanted, deadline)
-        response = _response(convert.resolved(servable, plan), plan, wanted, done)
-        response.timing = self._timing(deadline, done)
+        """Return the steps of `predict`; the caller runs their tasks."""
+        request, deadline = _check_request(request)
+        servable, validator = self._validators.find(request.model_spec)
+        output_names = validator.output_names(request.output_filter)
+        arrays = validator.arrays(request.inputs, deadline)
+        result = yield make_task(servable, validator, arrays, output_names, deadline)
+        response = _response(convert.resolved_spec(servable, validator), validator, output_names, result)
+        response.timing = self._count_timing(deadline, result)
         return response
 
-    def form(self, request: PredictRequest, job: Task, parts: Sequence[Part]) -> PredictTemplate | None:
-        """What holds for every `predict` like this one, which is right; see `thriftserve.service.predict_templates`.
+    def make_template(self, request: PredictRequest, task: Task, parts: Sequence[PartValue]) -> PredictTemplate | None:
+        """Return the template of a valid `predict` request; see `thriftserve.service.predict_templates`.
 
         Args:
             request: an example.
-            job: what it wants run.
-            parts: what of it varies.
+            task: the example's task.
+            parts: its varying parts.
 
         Returns:
-            None where others like it have to be looked at as a whole.
+            None if calls like it need the slow path.
         """
         try:
-            servable, plan = self._plans.find(request.model_spec)
-        except ThriftServeError:  # it went a moment ago
+            servable, validator = self._validators.find(request.model_spec)
+        except ThriftServeError:  # unloaded a moment ago
             return None
-        if servable is not job.servable:
+        if servable is not task.servable:
             return None
-        respond = partial(_response, convert.resolved(servable, plan), plan, job.wanted)
-        return template_for(request, job, parts, self._plans.servable, self.counters.observe, respond)
+        respond = partial(_response, convert.resolved_spec(servable, validator), validator, task.wanted)
+        return make_predict_template(request, task, parts, self._validators.servable, self.counters.observe, respond)
 
     def classify_steps(self, request: ClassifyRequest | None) -> Steps[ClassifyResponse]:
-        """What `classify` does, its runs left to who takes the steps."""
-        request, deadline = _checked(request)
-        servable, plan = self._plans.find(request.model_spec)
-        results, done = yield from classify(servable, plan, request, deadline)
-        return ClassifyResponse(convert.resolved(servable, plan), results, self._timing(deadline, done))
+        """Return the steps of `classify`; the caller runs their tasks."""
+        request, deadline = _check_request(request)
+        servable, validator = self._validators.find(request.model_spec)
+        classified, result = yield from classify(servable, validator, request, deadline)
+        return ClassifyResponse(
+            convert.resolved_spec(servable, validator), classified, self._count_timing(deadline, result)
+        )
 
     def detect_steps(self, request: DetectRequest | None) -> Steps[DetectResponse]:
-        """What `detect` does, its runs left to who takes the steps."""
-        request, deadline = _checked(request)
-        servable, plan = self._plans.find(request.model_spec)
-        results, done = yield from detect(servable, plan, request, deadline)
-        return DetectResponse(convert.resolved(servable, plan), results, self._timing(deadline, done))
+        """Return the steps of `detect`; the caller runs their tasks."""
+        request, deadline = _check_request(request)
+        servable, validator = self._validators.find(request.model_spec)
+        detected, result = yield from detect(servable, validator, request, deadline)
+        return DetectResponse(
+            convert.resolved_spec(servable, validator), detected, self._count_timing(deadline, result)
+        )
 
-    def _timing(self, deadline: Deadline, done: TaskResult) -> Timing:
-        """Where a request's time went, counted: for every method that runs a model."""
-        timing = convert.timing(deadline, done)
-        self.counters.observe(timing.queue_us, done.compute_us, done.batch_size)
+    def _count_timing(self, deadline: Deadline, result: TaskResult) -> Timing:
+        """Count a request that ran a model; return where its time went."""
+        timing = convert.timing(deadline, result)
+        self.counters.observe(timing.queue_us, result.compute_us, result.batch_size)
         return timing
 
     @translate_errors
     def getModelMetadata(self, model_spec: ModelSpec) -> ModelMetadata:
-        """Describes every signature of a model, or the one that is named."""
-        servable = self._plans.servable(model_spec)
+        """Return every signature of a model, or the one that the spec names."""
+        servable = self._validators.servable(model_spec)
         if not model_spec.signature_name:
-            return convert.metadata(servable, servable.signatures.values())
-        _, plan = self._plans.find(model_spec)
-        return convert.metadata(servable, [plan.signature])
+            return convert.model_metadata(servable, servable.signatures.values())
+        _, validator = self._validators.find(model_spec)
+        return convert.model_metadata(servable, [validator.signature])
 
     @translate_errors
     def getModelStatus(self, model_spec: ModelSpec) -> ModelStatus:
-        """Tells the state of every version of a model, or of the one named by version or label."""
-        spec = named(model_spec)
-        version = self._plans.servable(spec).version if spec.version_label else spec.version
-        found = self._registry.statuses(spec.name, version)[spec.name]
-        return convert.model_status(spec.name, self._noted(spec.name, found), self._registry.transitions(spec.name))
+        """Return the state of every version of a model, or of the one that version or label name."""
+        spec = require_name(model_spec)
+        version = self._validators.servable(spec).version if spec.version_label else spec.version
+        statuses = self._with_notes(spec.name, self._registry.statuses(spec.name, version)[spec.name])
+        return convert.model_status(spec.name, statuses, self._registry.transitions(spec.name))
 
-    def _noted(self, name: str, statuses: Sequence[VersionStatus]) -> list[VersionStatus]:
-        """Statuses that also tell which requests do not share runs, and why."""
-        own = {one.version: self.batcher.note(one) for one in self._registry.servables() if one.name == name}
-        return [replace(one, note="; ".join(filter(None, (one.note, own.get(one.version, ""))))) for one in statuses]
+    def _with_notes(self, name: str, statuses: Sequence[VersionStatus]) -> list[VersionStatus]:
+        """Return the statuses with the batcher's notes: which requests do not share runs, and why."""
+        notes = {
+            servable.version: self.batcher.note(servable)
+            for servable in self._registry.servables()
+            if servable.name == name
+        }
+        return [
+            replace(status, note="; ".join(filter(None, (status.note, notes.get(status.version, "")))))
+            for status in statuses
+        ]
 
     @translate_errors
     def listModels(self) -> list[ModelStatus]:
-        """Tells the state of every version of every model."""
+        """Return the state of every version of every model."""
         registry = self._registry
         return [
-            convert.model_status(name, self._noted(name, each), registry.transitions(name))
-            for name, each in registry.statuses().items()
+            convert.model_status(name, self._with_notes(name, statuses), registry.transitions(name))
+            for name, statuses in registry.statuses().items()
         ]
 
     @translate_errors
     def getServerStatus(self) -> ServerStatus:
-        """Tells the state of the server and of each worker."""
+        """Return the state of the server and of each worker."""
         return convert.server_status(self._status(), self._registry.names(), self._server_version)
 
 
 def _response(
-    resolved: ModelSpec, plan: RequestValidator, wanted: tuple[str, ...], done: TaskResult
+    resolved_spec: ModelSpec, validator: RequestValidator, output_names: tuple[str, ...], result: TaskResult
 ) -> PredictResponse:
-    """What a run gave, as the answer; its timing is left to set."""
-    outputs: Mapping[str, Array] = done.outputs
-    if tuple(outputs) != wanted:
-        outputs = asked_for(plan, outputs, wanted)
-    return PredictResponse(resolved, convert.tensors(outputs))
+    """Return the response to a run, without its timing."""
+    outputs: Mapping[str, Array] = result.outputs
+    if tuple(outputs) != output_names:
+        outputs = select_outputs(validator, outputs, output_names)
+    return PredictResponse(resolved_spec, convert.tensors(outputs))
 
 
-def _checked(request: R | None) -> tuple[R, Deadline]:
-    """The request and its deadline, which is not over yet; Thrift lets a caller leave the request itself out."""
+def _check_request(request: R | None) -> tuple[R, Deadline]:
+    """Return the request and its deadline, which has not passed; Thrift lets a caller leave out the request itself."""
     if request is None:
         raise InvalidArgument("the call carries no request: expected one")
     deadline = Deadline.after(request.timeout_ms)

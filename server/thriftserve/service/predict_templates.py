@@ -1,9 +1,9 @@
-"""What holds for every `predict` that is like an earlier one: same model, signature, inputs, dtypes and shapes.
+"""Templates of predict calls: what equal model, signature, inputs, dtypes and shapes allow to skip.
 
-    (number, contents, timeout_ms, request_id) --job()--> Job --run--> parts(): contents of the outputs, Timing
+    (number, contents, timeout_ms, request_id) --job()--> Task --run--> parts(): contents of the outputs, Timing
 
-Names, dtypes and shapes were found to fit the signature once, and they are the same bytes. What may have changed since
-is looked at each time: which version answers, how much time there is.
+Names, dtypes and shapes were validated once, and later calls repeat the same bytes. What may have changed since is
+read each time: the version that answers, and the deadline.
 """
 
 from __future__ import annotations
@@ -19,129 +19,143 @@ from thriftserve.deadline import Deadline
 from thriftserve.errors import ThriftServeError
 from thriftserve.models.servable import Servable
 from thriftserve.service.convert import queue_us, timing
-from thriftserve.service.front import TIMEOUTS
+from thriftserve.service.front import TIMEOUT_PATHS
 from thriftserve_idl.Predict import predict_result
 from thriftserve_idl.ttypes import ModelSpec, PredictRequest, PredictResponse
 
-#: Paths of the fields of a call and of its reply that vary; see `Form.job` and `Form.parts`.
-CONTENT, TIMEOUT, REQUEST_ID = (1, 2, 3), TIMEOUTS["predict"], (1, 5)
+#: Paths of the varying fields of a call. `VARYING` adds those of its reply: contents, and all of Timing but its pid.
+CONTENT, TIMEOUT, REQUEST_ID = (1, 2, 3), TIMEOUT_PATHS["predict"], (1, 5)
 VARYING = ((CONTENT, TIMEOUT, REQUEST_ID), ((0, 2, 3), (0, 3, 1), (0, 3, 2), (0, 3, 3)))
-#: numpy's kinds of element whose content, as it came, is the array: not truth values, for any byte may have come. And
-#: those whose array is the content.
-_NUMBERS, _SENT_AS_THEY_ARE = "iuf", "iufb"
+#: numpy's kinds of element whose bytes on the wire are the array's. A truth value is none on the way in: a client may
+#: send any byte for it.
+_INPUT_KINDS, _OUTPUT_KINDS = "iuf", "iufb"
 
-Find = Callable[[ModelSpec], Servable]
+FindServable = Callable[[ModelSpec], Servable]
 #: Counts a request: microseconds queued, microseconds in the model, rows of the run.
 Observe = Callable[[int, int, int], None]
-#: Makes the response, but for its timing.
+#: Builds the response without its timing.
 Respond = Callable[[TaskResult], PredictResponse]
-#: One of the parts that vary: its path, the keys of maps on the way, its bytes.
-Part = tuple[tuple[int, ...], tuple[bytes, ...], bytes]
+#: One varying part of a message: its path, the keys of maps on the way, its bytes.
+PartValue = tuple[tuple[int, ...], tuple[bytes, ...], bytes]
 
 
 class PredictTemplate:
-    """One such form; made by `form_of`.
+    """What predict calls with the same model, signature, inputs, dtypes and shapes have in common.
+
+    `make_predict_template` builds it; several threads of a worker may use it at once.
 
     Args:
         request: an example.
-        job: what it wants run.
-        at: the place of each input's content among the parts that vary, and of `TIMEOUT` and `REQUEST_ID`.
-        find: the servable that answers a spec at this moment.
-        observe: counts.
-        respond: makes the response.
+        task: the example's task.
+        positions: the position of each input's content among the varying parts, and of `TIMEOUT` and `REQUEST_ID`.
+        find_servable: returns the servable that answers a spec at this moment.
+        observe: counts a request.
+        respond: builds the response.
     """
 
     def __init__(
-        self, request: PredictRequest, job: Task, at: Mapping[Any, int], find: Find, observe: Observe, respond: Respond
+        self,
+        request: PredictRequest,
+        task: Task,
+        positions: Mapping[Any, int],
+        find_servable: FindServable,
+        observe: Observe,
+        respond: Respond,
     ) -> None:
         self._spec = request.model_spec
-        self._find = find
+        self._find_servable = find_servable
         self._observe = observe
         self._respond = respond
-        self._servable = weakref.ref(job.servable)
-        self._signature = job.signature
-        self._wanted = job.wanted
-        self._rows = job.rows
-        self._inputs = [(name, array.shape, array.dtype, at[name]) for name, array in job.arrays.items()]
-        self._timeout_at = at.get(TIMEOUT)
-        self._request_id_at = at.get(REQUEST_ID)
+        self._servable = weakref.ref(task.servable)
+        self._signature = task.signature
+        self._output_names = task.wanted
+        self._rows = task.rows
+        self._inputs = [(name, array.shape, array.dtype, positions[name]) for name, array in task.arrays.items()]
+        self._timeout_position = positions.get(TIMEOUT)
+        self._request_id_position = positions.get(REQUEST_ID)
 
     def job(self, parts: Sequence[bytes], arrived: float) -> Task | None:
-        """What a request with these parts wants run; None where it has to be looked at as a whole."""
+        """Return the task of a call with these parts; None if the call needs the slow path."""
         timeout_ms = None
-        if self._timeout_at is not None:
-            timeout_ms = int.from_bytes(parts[self._timeout_at], "big", signed=True)
+        if self._timeout_position is not None:
+            timeout_ms = int.from_bytes(parts[self._timeout_position], "big", signed=True)
             if timeout_ms < 0:
                 return None
-        if self._request_id_at is not None and not parts[self._request_id_at].isascii():
+        if self._request_id_position is not None and not parts[self._request_id_position].isascii():
             return None
         try:
-            servable = self._find(self._spec)
+            servable = self._find_servable(self._spec)
         except ThriftServeError:
             return None
         if servable is not self._servable():
             return None
-        arrays = {name: np.ndarray(shape, dtype, parts[place]) for name, shape, dtype, place in self._inputs}
-        return Task(servable, self._signature, arrays, self._wanted, Deadline(arrived, timeout_ms), self._rows)
+        arrays = {name: np.ndarray(shape, dtype, parts[position]) for name, shape, dtype, position in self._inputs}
+        return Task(servable, self._signature, arrays, self._output_names, Deadline(arrived, timeout_ms), self._rows)
 
-    def outline(self, job: Task, done: TaskResult) -> Any:
-        """Names, dtypes and shapes of the outputs; None where they are not those that were asked for, or no numbers."""
-        if tuple(done.outputs) != self._wanted:
+    def outline(self, task: Task, result: TaskResult) -> Any:
+        """Return names, dtypes and shapes of the outputs; None if they need the slow path."""
+        if tuple(result.outputs) != self._output_names:
             return None
         outline: list[Any] = []
-        for name, array in done.outputs.items():
+        for name, array in result.outputs.items():
             dtype = array.dtype
-            if dtype.kind not in _SENT_AS_THEY_ARE or not dtype.isnative:
+            if dtype.kind not in _OUTPUT_KINDS or not dtype.isnative:
                 return None
             outline += (name, dtype, array.shape)
         return tuple(outline)
 
-    def count(self, job: Task, done: TaskResult) -> None:
-        """Counts a request that is being answered."""
-        self._observe(queue_us(job.deadline, done), done.compute_us, done.batch_size)
+    def count(self, task: Task, result: TaskResult) -> None:
+        """Count a request that is being answered."""
+        self._observe(queue_us(task.deadline, result), result.compute_us, result.batch_size)
 
-    def result(self, job: Task, done: TaskResult) -> predict_result:
-        """The answer as a struct."""
-        response = self._respond(done)
-        response.timing = timing(job.deadline, done)
+    def result(self, task: Task, result: TaskResult) -> predict_result:
+        """Return the result struct."""
+        response = self._respond(result)
+        response.timing = timing(task.deadline, result)
         return predict_result(response)
 
-    def parts(self, job: Task, done: TaskResult) -> list[bytes]:
-        """The outputs' contents, then what `Timing` says, but for the worker."""
-        parts = [array.tobytes() for array in done.outputs.values()]
+    def parts(self, task: Task, result: TaskResult) -> list[bytes]:
+        """Return the reply's varying parts: the outputs' contents, then queue_us, compute_us and batch_size."""
+        parts = [array.tobytes() for array in result.outputs.values()]
         parts += (
-            queue_us(job.deadline, done).to_bytes(8, "big", signed=True),
-            done.compute_us.to_bytes(8, "big"),
-            done.batch_size.to_bytes(4, "big"),
+            queue_us(task.deadline, result).to_bytes(8, "big", signed=True),
+            result.compute_us.to_bytes(8, "big"),
+            result.batch_size.to_bytes(4, "big"),
         )
         return parts
 
 
-def template_for(
-    request: PredictRequest, job: Task, parts: Sequence[Part], find: Find, observe: Observe, respond: Respond
+def make_predict_template(
+    request: PredictRequest,
+    task: Task,
+    parts: Sequence[PartValue],
+    find_servable: FindServable,
+    observe: Observe,
+    respond: Respond,
 ) -> PredictTemplate | None:
-    """The form of a request that was found to be right; arguments as for `PredictForm`.
+    """Return the template of a valid request; arguments as for `PredictTemplate`.
 
     Returns:
-        None where the parts are not all that matters of the fields that they stand for: an input is an image, text or
-        a truth value, or a field was sent in a way that the contract does not know.
+        None if the parts do not determine the fields that they stand for: an input is an image, text or truth values,
+        or the client encoded a field in a way that the contract does not know.
     """
-    at: dict[Any, int] = {}
-    for place, (path, keys, value) in enumerate(parts, 1):  # the call's number is the first
+    positions: dict[Any, int] = {}
+    for position, (path, keys, value) in enumerate(parts, 1):  # part 0 is the call's number
         name = keys[0].decode() if keys else path
-        if name in at or value != _sent(request, path, name):
+        if name in positions or value != _encoded_field(request, path, name):
             return None
-        at[name] = place
-    if not job.wanted:
+        positions[name] = position
+    if not task.wanted:
         return None
-    for name, array in job.arrays.items():
-        if name not in at or array.dtype.kind not in _NUMBERS or array.nbytes != len(request.inputs[name].content):
+    for name, array in task.arrays.items():
+        content = request.inputs[name].content
+        if name not in positions or array.dtype.kind not in _INPUT_KINDS or array.nbytes != len(content):
             return None
-    return PredictTemplate(request, job, at, find, observe, respond)
+    return PredictTemplate(request, task, positions, find_servable, observe, respond)
 
 
-def _sent(request: PredictRequest, path: tuple[int, ...], name: Any) -> bytes | None:
-    """What a field of the request was sent as, in the contract's way."""
+def _encoded_field(request: PredictRequest, path: tuple[int, ...], name: Any) -> bytes | None:
+    """Return the bytes of one varying field, encoded as the contract says."""
     if path == CONTENT:
         content: bytes | None = request.inputs[name].content
         return content

@@ -1,8 +1,8 @@
-"""The Predict service for who begins many requests together.
+"""The Predict service for servers that begin many requests together.
 
-    args --begin--> steps: Job, yielded --run--> Done | error, sent or thrown in --> result struct
+    args --begin--> steps: Task, yielded --run--> TaskResult | error, sent or thrown in --> result struct
 
-The generated processor is in it unchanged: one message in, one message out.
+The generated processor is part of it, unchanged: one message in, one message out.
 """
 
 from __future__ import annotations
@@ -14,24 +14,24 @@ from thriftserve.batching import BatchHint, Task, TaskResult
 from thriftserve.service.errors import to_predict_error
 from thriftserve.service.execution import Steps
 from thriftserve.service.predict import PredictHandler
-from thriftserve.service.predict_templates import CONTENT, VARYING, Part, PredictTemplate
+from thriftserve.service.predict_templates import CONTENT, VARYING, PartValue, PredictTemplate
 from thriftserve_idl import Predict
 
 
 class PredictProcessor(Predict.Processor):
-    """The generated processor, whose requests can also be begun together and run as batches."""
+    """The generated processor, extended by requests that are begun together and run as batches."""
 
-    #: By method: the structs of its arguments and of its result.
+    #: The methods that can be begun together, each with the structs of its arguments and of its result.
     together: Mapping[str, tuple[type[Any], type[Any]]] = {
         "predict": (Predict.predict_args, Predict.predict_result),
         "classify": (Predict.classify_args, Predict.classify_result),
         "detect": (Predict.detect_args, Predict.detect_result),
     }
 
-    #: By method: where tensors' contents stand in its arguments: request, inputs, content.
+    #: By method: the path of tensors' contents in its arguments: request, inputs, content.
     large: Mapping[str, tuple[int, ...]] = {"predict": CONTENT}
 
-    #: By method: where its calls, and its replies, differ from each other, if they are alike otherwise.
+    #: By method: the paths at which calls, and their replies, may differ while they share a template.
     varying: Mapping[str, tuple[Sequence[tuple[int, ...]], Sequence[tuple[int, ...]]]] = {"predict": VARYING}
 
     def __init__(self, handler: PredictHandler) -> None:
@@ -44,11 +44,11 @@ class PredictProcessor(Predict.Processor):
         }
 
     def begin(self, method: str, args: Any) -> Generator[Task, TaskResult, Any]:
-        """The steps of one request, which end with its result struct.
+        """Return the steps of one request; they return its result struct.
 
-        Take the first one (`next`) right after `mark_arrival`: the moment of arrival is read there, and not
-        again. Each step yields a job; send its `Done` in, or throw the exception that `run` gave for it. No
-        `Exception` comes out: every one is the result's error, counted and logged as for a single call.
+        Call `next` on them right after `mark_arrival`: the first step reads the arrival there, and no other does.
+        Each step yields a task; send its TaskResult in, or throw the exception that `run` returned for it. The steps
+        raise no `Exception`: they put it into the result, counted and logged as for a single call.
 
         Args:
             method: a key of `together`.
@@ -62,34 +62,34 @@ class PredictProcessor(Predict.Processor):
         return result
 
     def holders(self, method: str, args: Any) -> tuple[Iterable[Any], bool]:
-        """The tensors of a request whose content may be left in shared memory, and whether the model may keep it.
+        """Return the tensors whose content may stay in shared memory, and whether the model may keep that content.
 
-        A TensorFlow session is done with its inputs when its run is; a Python model may do with them what it likes.
+        A TensorFlow session does not use its inputs after its run; a Python model may store them.
         """
         request = args.request
         if request is None or not request.inputs:
             return (), True
-        return request.inputs.values(), not self._service.lets_go_of_inputs(request.model_spec)
+        return request.inputs.values(), not self._service.releases_inputs(request.model_spec)
 
-    def form(self, method: str, args: Any, job: Task, parts: Sequence[Part]) -> PredictTemplate | None:
-        """What holds for every call like this one, which was begun and is right; None: nothing is known of them.
+    def form(self, method: str, args: Any, job: Task, parts: Sequence[PartValue]) -> PredictTemplate | None:
+        """Return a template for all calls like this valid one; None if they cannot share one.
 
         Args:
             method: a key of `varying`.
             args: its arguments.
-            job: its first one.
-            parts: what varies of it.
+            job: its first task.
+            parts: the values at the varying paths.
         """
-        return self._service.form(args.request, job, parts)
+        return self._service.make_template(args.request, job, parts)
 
-    def run(self, jobs: Sequence[Task]) -> list[TaskResult | Exception]:
-        """Runs the jobs of requests that were begun together: an answer or an error for each, in their order."""
-        return self._service.batcher.run_all(jobs)
+    def run(self, tasks: Sequence[Task]) -> list[TaskResult | Exception]:
+        """Run the tasks of requests that were begun together; return a result or an error for each, in order."""
+        return self._service.batcher.run_all(tasks)
 
     def about(self) -> dict[str, Any]:
-        """What a front is told of this process: "models", the names of those served, and "max_waiting" of some."""
-        return {"models": self._service.model_names(), "max_waiting": self._service.most_enqueued()}
+        """Return what a worker announces to its front: the "models" that it serves, and the "max_waiting" of some."""
+        return {"models": self._service.model_names(), "max_waiting": self._service.enqueue_limits()}
 
     def advice(self) -> BatchHint:
-        """How many requests are worth beginning together, by this process's own measurements."""
+        """Return how many requests are worth beginning together, as this process measured."""
         return self._service.batcher.advice()

@@ -1,8 +1,9 @@
-"""What a signature's requests must look like, worked out once and checked for each request.
+"""Check requests against the signature that they name.
 
-    Signature + ImageSettings --> Plan;  IDL tensors --> Plan.arrays --> numpy arrays that the session may see
+    ModelSpec --> ValidatorCache.find --> Servable, RequestValidator
+    tensors of the request --> RequestValidator.arrays --> numpy arrays for the session
 
-A batch dimension is not assumed: only what the signature declares is held against a request.
+A validator is built once for each signature. It checks what the signature declares, and assumes no batch dimension.
 """
 
 from __future__ import annotations
@@ -17,88 +18,88 @@ from thriftserve.models.registry import Registry
 from thriftserve.models.servable import Servable
 from thriftserve.models.session import Array
 from thriftserve.models.signature import DEFAULT_SIGNATURE, Signature, TensorSpec
-from thriftserve.service.errors import listed, quoted, shaped, typed
+from thriftserve.service.errors import format_dtype, format_shape, quote, quote_all
 from thriftserve.service.image_input import ImageInput, image_inputs
 from thriftserve_client.codec import from_tensor
 from thriftserve_idl.ttypes import DataType, ModelSpec, Tensor
 
-# From what a request names to the servable and the plan that answer it.
-
 
 class ValidatorCache:
-    """The plans made so far, by model, version and signature.
+    """The validators of the signatures that this process serves, built when they are first needed.
 
-    A plan is kept beside a weak reference to its servable: it ends with it, and a version that is
-    loaded anew gets a new one. Threads may make the same plan twice; either will do.
+    Each is stored with a weak reference to its servable, so a version that is loaded again gets new ones. Several
+    threads may use the cache at once; two may build the same validator, and either copy serves.
     """
 
     def __init__(self, registry: Registry, max_image_pixels: int) -> None:
         self._registry = registry
         self._max_image_pixels = max_image_pixels
-        self._known: dict[tuple[str, int, str], tuple[weakref.ref[Servable], RequestValidator]] = {}
+        self._validators: dict[tuple[str, int, str], tuple[weakref.ref[Servable], RequestValidator]] = {}
 
     def servable(self, spec: ModelSpec | None) -> Servable:
-        """The servable that a request names.
+        """Return the servable that a request names.
 
         Raises:
             InvalidArgument: no name, or both a version and a label.
             NotFound: no such model, version or label.
         """
-        return self._servable(named(spec))
+        return self._servable(require_name(spec))
 
     def _servable(self, spec: ModelSpec) -> Servable:
         label = spec.version_label or None
         if label is not None and spec.version is not None:
             raise InvalidArgument(
-                f"model_spec has version {spec.version} and version_label {quoted(label)}: set one of them"
+                f"model_spec has version {spec.version} and version_label {quote(label)}: set one of them"
             )
         return self._registry.get(spec.name, spec.version, label)
 
     def find(self, spec: ModelSpec | None) -> tuple[Servable, RequestValidator]:
-        """The servable that a request names, and the plan of the signature that it names.
+        """Return the servable that a request names, and the validator of the signature that it names.
 
         Raises:
             InvalidArgument: no name, or both a version and a label.
             NotFound: no such model, version, label or signature.
         """
-        spec = named(spec)
+        spec = require_name(spec)
         servable = self._servable(spec)
         name = spec.signature_name or DEFAULT_SIGNATURE
-        known = self._known.get((servable.name, servable.version, name))
-        if known is not None and known[0]() is servable:
-            return servable, known[1]
-        return servable, self._made(servable, name)
+        cached = self._validators.get((servable.name, servable.version, name))
+        if cached is not None and cached[0]() is servable:
+            return servable, cached[1]
+        return servable, self._build(servable, name)
 
     def prepare(self) -> bool:
-        """Makes every plan; tells whether any of them takes images."""
-        plans = [self._made(one, name) for one in self._registry.servables() for name in one.signatures]
-        return any(plan.images for plan in plans)
+        """Build the validators of all servables; return whether any of them takes images."""
+        validators = [
+            self._build(servable, name) for servable in self._registry.servables() for name in servable.signatures
+        ]
+        return any(validator.images for validator in validators)
 
-    def _made(self, servable: Servable, name: str) -> RequestValidator:
+    def _build(self, servable: Servable, name: str) -> RequestValidator:
         signature = servable.signatures.get(name)
         if signature is None:
             raise NotFound(
-                f"model {quoted(servable.name)} version {servable.version} has no signature {quoted(name)}: "
-                f"it has {listed(servable.signatures)}"
+                f"model {quote(servable.name)} version {servable.version} has no signature {quote(name)}: "
+                f"it has {quote_all(servable.signatures)}"
             )
-        plan = RequestValidator(servable, signature, self._max_image_pixels)
-        self._known[servable.name, servable.version, name] = (weakref.ref(servable), plan)
-        return plan
+        validator = RequestValidator(servable, signature, self._max_image_pixels)
+        self._validators[servable.name, servable.version, name] = (weakref.ref(servable), validator)
+        return validator
 
 
-def named(spec: ModelSpec | None) -> ModelSpec:
-    """What a request names, where it names a model at all; Thrift lets a caller leave it out.
+def require_name(spec: ModelSpec | None) -> ModelSpec:
+    """Return the spec of a request that names a model; Thrift lets a caller leave the name out.
 
     Raises:
-        InvalidArgument: it does not.
+        InvalidArgument: it names none.
     """
     if spec is None or not spec.name:
-        raise InvalidArgument("model_spec.name is not set: expected the name of a model (listModels tells them)")
+        raise InvalidArgument("model_spec.name is not set: expected the name of a model (listModels returns them)")
     return spec
 
 
 class InputCheck:
-    """Turns the tensor sent for one input into its array."""
+    """Check and decode the tensor of one input."""
 
     __slots__ = ("_dtype", "_fixed", "_spec", "image")
 
@@ -109,16 +110,16 @@ class InputCheck:
         self.image = image
 
     def array(self, tensor: Tensor, deadline: Deadline) -> Array:
-        """The array of a tensor of the declared dtype and shape, or of encoded images for an image input.
+        """Return the array of a tensor of the declared dtype and shape, or of encoded images for an image input.
 
         Raises:
             InvalidArgument: names the input, what was sent and what was expected.
         """
         if tensor.dtype != self._dtype:
             if tensor.dtype == DataType.STRING and self.image is not None:
-                return self.image.array(decoded(self._spec.name, tensor), deadline)
+                return self.image.array(decode_tensor(self._spec.name, tensor), deadline)
             raise self._wrong_dtype(tensor)
-        array = decoded(self._spec.name, tensor)
+        array = decode_tensor(self._spec.name, tensor)
         if self._spec.shape is not None:
             shape = array.shape
             if len(shape) != len(self._spec.shape):
@@ -131,77 +132,78 @@ class InputCheck:
     def _wrong_dtype(self, tensor: Tensor) -> InvalidArgument:
         images = " (or STRING: encoded images)" if self.image is not None else ""
         return InvalidArgument(
-            f"input {quoted(self._spec.name)} was sent as {typed(tensor.dtype)}: "
+            f"input {quote(self._spec.name)} has dtype {format_dtype(tensor.dtype)}: "
             f"expected {self._spec.dtype.name}{images}"
         )
 
     def _wrong_shape(self, shape: tuple[int, ...], fault: str) -> InvalidArgument:
         return InvalidArgument(
-            f"input {quoted(self._spec.name)} of shape {shaped(shape)} {fault}: expected {shaped(self._spec.shape)}"
+            f"input {quote(self._spec.name)} of shape {format_shape(shape)} {fault}: "
+            f"expected {format_shape(self._spec.shape)}"
         )
 
 
-def decoded(name: str, tensor: Tensor) -> Array:
-    """The array of one tensor as it was sent, read-only.
+def decode_tensor(name: str, tensor: Tensor) -> Array:
+    """Return the array of one tensor as it was sent, read-only.
 
     Raises:
-        InvalidArgument: names the input and what does not fit together in its tensor.
+        InvalidArgument: dtype, shape and content of the tensor contradict each other; the message names the input.
     """
     try:
         return from_tensor(tensor)
     except ValueError as error:
-        raise InvalidArgument(f"input {quoted(name)}: {error}") from None
+        raise InvalidArgument(f"input {quote(name)}: {error}") from None
 
 
 class RequestValidator:
-    """The checks of one signature of one servable."""
+    """The checks of one signature of one servable; several threads may use it at once."""
 
     def __init__(self, servable: Servable, signature: Signature, max_image_pixels: int) -> None:
         self.signature = signature
-        self._model = f"signature {quoted(signature.name)} of model {quoted(servable.name)}"
+        self.display_name = f"signature {quote(signature.name)} of model {quote(servable.name)}"
         self.images = image_inputs(signature, servable.image, max_image_pixels)
         self._checks = {name: InputCheck(spec, self.images.get(name)) for name, spec in signature.inputs.items()}
         self._names = frozenset(signature.inputs)
         self._outputs = tuple(signature.outputs)
 
     def arrays(self, inputs: Mapping[str, Tensor] | None, deadline: Deadline) -> dict[str, Array]:
-        """One array for each input of the signature.
+        """Return one array for each input of the signature.
 
         Raises:
             InvalidArgument: inputs are missing, unknown or not what the signature declares.
-            DeadlineExceeded: the time was over while images were being decoded.
+            DeadlineExceeded: the deadline passed while images were decoded.
         """
         if inputs is None:
             inputs = {}
         if not self.signature.validated:
-            return {name: decoded(name, tensor) for name, tensor in inputs.items()}
+            return {name: decode_tensor(name, tensor) for name, tensor in inputs.items()}
         if inputs.keys() != self._names:
             raise self._wrong_names(inputs)
         checks = self._checks
         return {name: checks[name].array(tensor, deadline) for name, tensor in inputs.items()}
 
-    def wanted(self, output_filter: Sequence[str] | None) -> tuple[str, ...]:
-        """The outputs to run: those of the filter, or all of them.
+    def output_names(self, output_filter: Sequence[str] | None) -> tuple[str, ...]:
+        """Return the outputs to run: those of the filter, or all of them.
 
         Raises:
-            InvalidArgument: the filter names an output twice, or one that is not there.
+            InvalidArgument: the filter names an output twice, or one that does not exist.
         """
         if not output_filter:
             return self._outputs
         chosen = set(output_filter)
         if len(chosen) != len(output_filter):
             twice = {name for name in chosen if output_filter.count(name) > 1}
-            raise InvalidArgument(f"output_filter names {listed(twice)} more than once: name each output once")
+            raise InvalidArgument(f"output_filter names {quote_all(twice)} more than once: name each output once")
         unknown = chosen.difference(self._outputs)
         if unknown and self.signature.validated:
             raise InvalidArgument(
-                f"output_filter names {listed(unknown)}, not among the outputs of {self._model}: "
-                f"it has {listed(self._outputs)}"
+                f"output_filter names {quote_all(unknown)}: expected some of the outputs of {self.display_name}, "
+                f"{quote_all(self._outputs)}"
             )
         return tuple(output_filter)
 
     def batch_size(self, arrays: Mapping[str, Array]) -> int:
-        """Rows of a run: the leading dimension of its inputs; 1 where they have none."""
+        """Return the rows of a run: the leading dimension of its inputs; 1 if they have none."""
         images = self.images
         for name, array in arrays.items():
             if images and name in images and not images[name].batched:
@@ -214,7 +216,7 @@ class RequestValidator:
     def _wrong_names(self, inputs: Mapping[str, Any]) -> InvalidArgument:
         faults = []
         if missing := self._names - inputs.keys():
-            faults.append(f"inputs {listed(missing)} are missing")
+            faults.append(f"inputs {quote_all(missing)} are missing")
         if extra := inputs.keys() - self._names:
-            faults.append(f"inputs {listed(extra)} are not known")
-        return InvalidArgument(f"{' and '.join(faults)}: {self._model} takes {listed(self._names)}")
+            faults.append(f"inputs {quote_all(extra)} are unknown")
+        return InvalidArgument(f"{' and '.join(faults)}: {self.display_name} takes {quote_all(self._names)}")
