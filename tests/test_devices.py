@@ -14,7 +14,7 @@ from small_models import small
 from thriftserve.cores import usable_cores
 from thriftserve.errors import DeviceError
 from thriftserve.models import devices
-from thriftserve.models.devices import SessionOptions, claim, plan, visible_gpus
+from thriftserve.models.devices import SessionOptions, assign_devices, claim, visible_gpus
 from thriftserve.models.tensorflow.saved_model import SavedModelSession
 from thriftserve.models.tensorflow.session_config import config_proto
 
@@ -33,7 +33,7 @@ from thriftserve.models.tensorflow.session_config import config_proto
 )
 def test_workers_are_laid_round_robin(told: str, workers: int, gpus: int, laid: tuple[str, ...]) -> None:
     """Each worker gets the next device of the list; auto is every GPU, else the CPU."""
-    assert plan(told, workers, gpus) == laid
+    assert assign_devices(told, workers, gpus) == laid
 
 
 @pytest.mark.parametrize(
@@ -50,7 +50,7 @@ def test_workers_are_laid_round_robin(told: str, workers: int, gpus: int, laid: 
 def test_device_that_is_not_there(told: str, gpus: int, said: str) -> None:
     """The message names what was asked for and what there is."""
     with pytest.raises(DeviceError, match=said) as caught:
-        plan(told, 1, gpus)
+        assign_devices(told, 1, gpus)
     assert repr(told) in caught.value.message
 
 
@@ -110,7 +110,7 @@ from thriftserve.models import devices
 from thriftserve.models.tensorflow.preload import preload
 
 preload()
-laid = devices.plan("auto", 3)
+laid = devices.assign_devices("auto", 3)
 for device in laid:
     if os.fork() == 0:
         devices.claim(device)

@@ -12,8 +12,9 @@ import pytest
 
 import exports_v1
 from small_models import CPU, opened, small
-from thriftserve.models import loader, sample_inputs
+from thriftserve.models import loader
 from thriftserve.models.devices import SessionOptions
+from thriftserve.models.tensorflow import freeze
 from thriftserve.models.tensorflow import freeze as frozen
 from thriftserve.models.tensorflow.calls import SignatureCalls
 from thriftserve.models.tensorflow.saved_model import SavedModelSession
@@ -166,7 +167,7 @@ def test_tables_stay_as_loaded(tmp_path: Path, caplog: pytest.LogCaptureFixture)
 def test_other_answers_keep_the_model_as_loaded(monkeypatch: pytest.MonkeyPatch) -> None:
     """Where the frozen calls answered otherwise, the model as loaded goes on, with its variables, and says so."""
     session = opened("half_plus_two")
-    monkeypatch.setattr(sample_inputs, "same", lambda one, other: one.shape == ())
+    monkeypatch.setattr(freeze, "same", lambda before, after: before.shape == ())
     session.optimize()
     assert session.optimized == "as loaded: 'half_plus_three' gives another 'y' with constants for its variables"
     assert session.run("half_plus_three", {"x": X}, ["y"])["y"].tolist() == [3.5, 4.0]
@@ -228,4 +229,4 @@ def test_calls_of_a_frozen_model_are_fewer(monkeypatch: pytest.MonkeyPatch) -> N
 )
 def test_what_counts_as_the_same(one: Any, other: Any, equal: bool) -> None:
     """Floats within their precision of the largest, whole numbers and texts exactly, shapes always."""
-    assert sample_inputs.same(one, other) is equal
+    assert freeze.same(one, other) is equal

@@ -11,7 +11,7 @@ import pytest
 import exports_v1
 from small_models import CPU, small
 from thriftserve.errors import ModelLoadError
-from thriftserve.models import loader, warmup
+from thriftserve.models import loader, sample_inputs, warmup
 from thriftserve.models.python.session import PythonSession
 from thriftserve.models.registry import Registry
 from thriftserve.models.signature import Signature, TensorSpec
@@ -127,7 +127,7 @@ def test_zeros_have_the_signatures_own_shape() -> None:
             "scalar": TensorSpec("scalar", DataType.BOOL, ()),
         },
     )
-    made = warmup.zeros(signature, ImageSettings(input="image", height=20, width=30))
+    made = sample_inputs.zeros(signature, ImageSettings(input="image", height=20, width=30))
     assert {name: one.shape for name, one in made.items()} == {
         "image": (1, 20, 30, 3),
         "mask": (1, 1, 1, 1),

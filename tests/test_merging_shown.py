@@ -17,7 +17,7 @@ from small_models import CPU
 from thriftserve.batching import Batcher, Task, TaskResult, independence
 from thriftserve.batching.deviation import deviation
 from thriftserve.errors import ThriftServeError
-from thriftserve.models import prediction_log, tfrecord, warmup_records
+from thriftserve.models import prediction_log, tfrecord, warmup
 from thriftserve.models.python.session import PythonSession
 from thriftserve.models.servable import Servable
 from thriftserve.models.session import Session
@@ -128,7 +128,7 @@ def test_independent_rows_share_runs(name: str, caplog: pytest.LogCaptureFixture
 def recorded(folder: Path, name: str, requests: Sequence[Any]) -> Path:
     """A version directory with recorded requests."""
     path = folder / "1"
-    file = path / warmup_records.FILE
+    file = path / warmup.FILE
     file.parent.mkdir(parents=True)
     file.write_bytes(b"".join(tfrecord.frame(prediction_log.encode("m", name, each)) for each in requests))
     return path

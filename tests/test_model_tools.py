@@ -14,7 +14,7 @@ import pytest
 import exports_v1
 from small_models import CPU, small
 from thriftserve.cli import main
-from thriftserve.models import tfrecord, warmup_records
+from thriftserve.models import tfrecord, warmup
 from thriftserve.models.prediction_log import decode
 from thriftserve.models.tensorflow.saved_model import SavedModelSession
 from thriftserve.tools import check as check_command
@@ -143,7 +143,7 @@ def test_mistakes_are_told(
     assert ended == code
     assert told in capsys.readouterr().err
     assert [one.name for one in half.parent.iterdir()] == ["1"]
-    assert not (half / warmup_records.FILE).exists()
+    assert not (half / warmup.FILE).exists()
 
 
 def test_recorded_requests_are_run(half: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
@@ -153,7 +153,7 @@ def test_recorded_requests_are_run(half: Path, tmp_path: Path, capsys: pytest.Ca
     assert main([*record, "--input", "x=[1, 2, 5]", "--output", "y"]) == 0
     assert main([*record, "--input", f"x={tmp_path / 'x.npy'}", "--signature", "half_plus_three"]) == 0
     assert "2 requests" in capsys.readouterr().out
-    found = [decode(one)[0] for _, one in tfrecord.read(half / warmup_records.FILE) if isinstance(one, bytes)]
+    found = [decode(one)[0] for _, one in tfrecord.read(half / warmup.FILE) if isinstance(one, bytes)]
     assert [(one.signature, list(one.outputs)) for one in found] == [
         ("serving_default", ["y"]),
         ("half_plus_three", []),
@@ -162,7 +162,7 @@ def test_recorded_requests_are_run(half: Path, tmp_path: Path, capsys: pytest.Ca
     assert "2 recorded requests ran" in check_child.examine(half).notes
     assert main([*record, "--input", "x=[1]", "--replace"]) == 0
     assert "1 request\n" in capsys.readouterr().out
-    (half / warmup_records.FILE).write_bytes(b"damaged")
+    (half / warmup.FILE).write_bytes(b"damaged")
     assert main([*record, "--input", "x=[1]"]) == 2
     assert "--replace drops what the file has" in capsys.readouterr().err
 

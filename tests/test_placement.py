@@ -13,7 +13,7 @@ from thriftserve.models import devices as device_choice
 from thriftserve.models import process_layout
 from thriftserve.models.devices import SessionOptions
 from thriftserve.models.loader import load
-from thriftserve.models.process_layout import placed
+from thriftserve.models.process_layout import lay_out
 from thriftserve.repository.image_settings import ImageSettings
 from thriftserve.repository.model_settings import BatchingSettings, RunSettings
 from thriftserve.repository.plan import PlannedModel
@@ -40,21 +40,21 @@ def arrangement(settings: ServeSettings) -> tuple[int | None, ...]:
 def test_flags_then_configuration_then_file_then_rule(tmp_path: Path) -> None:
     """What goes first of those that speak of one thing, key by key."""
     file = "[session]\nworkers = 3\nintra_op_threads = 5\n"
-    assert arrangement(placed(CPU, [model(tmp_path, "rule")], cores=8)) == (4, 2, 1, None)
-    assert arrangement(placed(CPU, [model(tmp_path, "file", file)], cores=8)) == (3, 2, 5, None)
+    assert arrangement(lay_out(CPU, [model(tmp_path, "rule")], cores=8)) == (4, 2, 1, None)
+    assert arrangement(lay_out(CPU, [model(tmp_path, "file", file)], cores=8)) == (3, 2, 5, None)
     configured = model(tmp_path, "configured", file, RunSettings(workers=6, inter_op_threads=2))
-    assert arrangement(placed(CPU, [configured], cores=8)) == (6, 2, 1, 2)
+    assert arrangement(lay_out(CPU, [configured], cores=8)) == (6, 2, 1, 2)
     flags = replace(CPU, workers=7, runs_per_worker=1)
-    assert arrangement(placed(flags, [configured], cores=8)) == (7, 1, 1, 2)
+    assert arrangement(lay_out(flags, [configured], cores=8)) == (7, 1, 1, 2)
 
 
 def test_other_server_types_have_what_they_use(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
     """Workers are for types that have several, threads for all; of a model.toml the rest is told to have no effect."""
     tuned = model(tmp_path, "m", "[session]\nworkers = 3\nruns_per_worker = 2\nintra_op_threads = 4\n")
     pool = replace(CPU, server_type="TProcessPoolServer")
-    assert arrangement(placed(pool, [tuned])) == (3, None, 4, None)
-    assert placed(pool, [tuned]).worker_processes == 3
-    threaded = placed(replace(CPU, server_type="TThreadedServer"), [tuned])
+    assert arrangement(lay_out(pool, [tuned])) == (3, None, 4, None)
+    assert lay_out(pool, [tuned]).worker_processes == 3
+    threaded = lay_out(replace(CPU, server_type="TThreadedServer"), [tuned])
     assert arrangement(threaded) == (None, None, 4, None)
     assert "TThreadedServer has no use for workers, which a model.toml sets: m 3" in caplog.text
     configured = ModelConfig("m", "tensorflow", "/m", session=RunSettings(workers=2))
@@ -66,9 +66,10 @@ def test_other_server_types_have_what_they_use(tmp_path: Path, caplog: pytest.Lo
 def test_models_that_differ(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
     """Every worker serves every model: the largest number holds, and that is told."""
     models = [model(tmp_path, name, session=RunSettings(workers=count)) for name, count in (("a", 2), ("b", 5))]
-    assert placed(CPU, models, cores=2).workers == 5
+    assert lay_out(CPU, models, cores=2).workers == 5
     assert "models differ in workers (a 2, b 5)" in caplog.text
-    assert process_layout.changed(placed(CPU, models[:1], cores=2), placed(CPU, models, cores=2)) == ["workers 2 -> 5"]
+    before, now = lay_out(CPU, models[:1], cores=2), lay_out(CPU, models, cores=2)
+    assert process_layout.list_changes(before, now) == ["workers 2 -> 5"]
 
 
 def on(*devices: str | None, platform: str = "tensorflow") -> list[ModelConfig]:
@@ -90,7 +91,7 @@ def on(*devices: str | None, platform: str = "tensorflow") -> list[ModelConfig]:
 )
 def test_devices_that_models_ask_for(server: str, models: list[ModelConfig], chosen: str) -> None:
     """The server takes the GPUs that its models name; a model that wants the CPU leaves them to the others."""
-    assert device_choice.chosen(ServeSettings(devices=server), models).devices == chosen
+    assert device_choice.choose_devices(ServeSettings(devices=server), models).devices == chosen
 
 
 @pytest.mark.parametrize(
@@ -104,7 +105,7 @@ def test_devices_that_models_ask_for(server: str, models: list[ModelConfig], cho
 def test_devices_that_can_not_be_had(server: str, models: list[ModelConfig], told: str) -> None:
     """What one server can't give is an error with the remedy, and not another device."""
     with pytest.raises(ConfigError, match=told):
-        device_choice.chosen(ServeSettings(devices=server), models)
+        device_choice.choose_devices(ServeSettings(devices=server), models)
 
 
 def test_what_the_configuration_says_is_loaded() -> None:

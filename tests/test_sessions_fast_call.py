@@ -41,6 +41,6 @@ def test_session_run_stands_in(monkeypatch: pytest.MonkeyPatch, caplog: pytest.L
         vectors.run("serving_default", {"x": np.array(["a"], object)}, ["y"])
     words = {"words": np.array([["银行".encode()]], object), "nwords": np.array([1], np.int32)}
     assert texts.run("serving_default", words, ["labels"])["labels"].tolist() == [b"money"]
-    assert "Session.run stands in" in caplog.text
+    assert "Session.run is used" in caplog.text
     vectors.close()
     texts.close()

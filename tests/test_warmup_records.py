@@ -17,7 +17,7 @@ import pytest
 from small_models import CPU, small
 from thriftserve.errors import ModelLoadError
 from thriftserve.files import CorruptFile
-from thriftserve.models import loader, tfrecord, warmup, warmup_records
+from thriftserve.models import loader, tfrecord, warmup
 from thriftserve.models.prediction_log import RecordedRequest, Unsupported, decode, encode, to_array, to_tensor
 from thriftserve.models.python.session import PythonSession
 from thriftserve.models.servable import Servable
@@ -88,7 +88,7 @@ def noting() -> Noting:
 
 def recorded(version: Path, *records: bytes) -> Path:
     """A version directory with a warm-up file of these records."""
-    path = version / warmup_records.FILE
+    path = version / warmup.FILE
     path.parent.mkdir(parents=True, exist_ok=True)
     path.write_bytes(b"".join(map(tfrecord.frame, records)))
     return version
@@ -219,7 +219,7 @@ def test_each_kind_is_run_or_told(tmp_path: Path, noting: Noting, caplog: pytest
         log_of("session_run_log", ""),
         log_of("classify_log", "", EXAMPLES),
     )
-    warmed = warmup_records.run(served(noting), version)
+    warmed = warmup.run_recorded(served(noting), version)
     both = ("classify", {"examples": [b"E1", b"E2"]}, ("y",))
     assert noting.seen == [
         ("serving_default", {"x": [1, 2]}, ("y", "z")),
@@ -254,19 +254,19 @@ def test_bad_records_are_told(tmp_path: Path, noting: Noting, record: bytes, tol
     """A bad record is named by its number and the good ones around it run; with strict it fails the load."""
     good = encode("m", "", {"x": X})
     version = recorded(tmp_path, good, record, good)
-    warmed = warmup_records.run(served(noting), version)
+    warmed = warmup.run_recorded(served(noting), version)
     assert len(noting.seen) == 2
     assert len(warmed.faults) == 1
     with pytest.raises(AssertionError, match=f"record 2: .*{told}"):
         raise AssertionError(warmed.faults[0])
     with pytest.raises(ModelLoadError, match=f"tf_serving_warmup_requests: record 2: .*{told}"):
-        warmup_records.run(served(noting), version, strict=True)
+        warmup.run_recorded(served(noting), version, strict=True)
 
 
 def test_damaged_files_are_told(tmp_path: Path, noting: Noting) -> None:
     """A flipped byte costs its own record; a damaged length or a cut what follows it; nothing costs the load."""
     good = encode("m", "", {"x": X})
-    path = recorded(tmp_path, good, good, good) / warmup_records.FILE
+    path = recorded(tmp_path, good, good, good) / warmup.FILE
     whole, size = path.read_bytes(), len(tfrecord.frame(good))
     for at, ran, told in (
         (size + 20, 2, "record 2: its content is damaged"),
@@ -274,19 +274,19 @@ def test_damaged_files_are_told(tmp_path: Path, noting: Noting) -> None:
     ):
         path.write_bytes(whole[:at] + bytes([whole[at] ^ 1]) + whole[at + 1 :])
         noting.seen.clear()
-        assert [one[: len(told)] for one in warmup_records.run(served(noting), tmp_path).faults] == [told]
+        assert [one[: len(told)] for one in warmup.run_recorded(served(noting), tmp_path).faults] == [told]
         assert len(noting.seen) == ran
     for cut, told in ((5, "the file ends 5 bytes into it"), (30, f"it has {len(good)} bytes and the file has 14")):
         path.write_bytes(whole[: size + cut])
-        assert told in warmup_records.run(served(noting), tmp_path).faults[0]
+        assert told in warmup.run_recorded(served(noting), tmp_path).faults[0]
     path.write_bytes(struct.pack("<Q", 1 << 62))
-    assert len(warmup_records.run(served(noting), tmp_path).faults) == 1
+    assert len(warmup.run_recorded(served(noting), tmp_path).faults) == 1
 
 
 def test_a_thousand_are_run(tmp_path: Path, noting: Noting) -> None:
     """TensorFlow Serving's limit holds: what comes after it is not run, and told."""
-    warmed = warmup_records.run(served(noting), recorded(tmp_path, *[encode("m", "", {"x": X})] * 1002))
-    assert len(noting.seen) == warmup_records.MAX_RECORDS
+    warmed = warmup.run_recorded(served(noting), recorded(tmp_path, *[encode("m", "", {"x": X})] * 1002))
+    assert len(noting.seen) == warmup.MAX_RECORDS
     assert warmed.faults == ["it has more than 1000 records: those after them are not run"]
 
 
@@ -308,6 +308,6 @@ def test_real_models_are_warmed(tmp_path: Path, caplog: pytest.LogCaptureFixture
 def test_python_models_are_warmed(tmp_path: Path) -> None:
     """A Python model that declares nothing takes recorded requests as clients would send them; without a file, none."""
     session = PythonSession.open("served_models:Doubler", "cpu")
-    warmed = warmup_records.run(served(session), recorded(tmp_path, encode("m", "", {"x": X, "other": X})))
+    warmed = warmup.run_recorded(served(session), recorded(tmp_path, encode("m", "", {"x": X, "other": X})))
     assert (warmed.runs, warmed.faults) == ({"serving_default": 1}, [])
-    assert warmup_records.run(served(session), tmp_path / "none", strict=True).runs == {}
+    assert warmup.run_recorded(served(session), tmp_path / "none", strict=True).runs == {}

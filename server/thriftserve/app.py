@@ -66,13 +66,13 @@ def serve(source: SettingsSource) -> ExitCode:
     """
     settings = source()
     configs = models_of(settings)
-    chosen = devices.chosen(settings, configs)
-    devices.plan(chosen.devices, chosen.worker_processes)  # fail now, not in each worker after importing TensorFlow
+    chosen = devices.choose_devices(settings, configs)
+    devices.assign_devices(chosen.devices, chosen.worker_processes)  # fail now, not in each worker after importing TensorFlow
     control_port = control_port_settings(settings)
     with _state_dir(settings) as directory:
         state = StateDir(Path(directory).absolute())
         plan, watcher = first_plan(settings, configs, state)
-        placed = process_layout.placed(chosen, plan.models)
+        placed = process_layout.lay_out(chosen, plan.models)
         factory = PredictFactory(source, placed, state)
         service = Service(
             factory.create,
@@ -154,7 +154,7 @@ class PredictFactory:
             StartError: a setting has become wrong, a device does not exist, or a model can't be loaded.
         """
         assert self._plan is not None, "read_plan was not called"
-        settings = devices.chosen(self._source(), (model.config for model in self._plan.models))
+        settings = devices.choose_devices(self._source(), (model.config for model in self._plan.models))
         settings = replace(settings, **{name: getattr(self._placed, name) for name in process_layout.KEYS})
         with in_background(not self._plan.first):
             processor = self._load(settings, self._plan, context)
@@ -187,7 +187,7 @@ class PredictFactory:
                     warmup.run(servable, path, strict=settings.strict_warmup)
                 if servable in to_warm_up or not on_word(servable):  # otherwise there is nothing to prove
                     batcher.examine(servable, path)
-        loader.give_memory_back()
+        loader.release_free_memory()
         if report is not None:
             report.done()
         return PredictProcessor(handler)
@@ -212,7 +212,7 @@ def _batcher(settings: ServeSettings, unmerged: UnmergedModels) -> Batcher:
 def _session_options(settings: ServeSettings, context: WorkerContext) -> SessionOptions:
     """Claim this worker's device, and return the options of its sessions."""
     places = max(context.workers, context.index + 1)  # each child of a forking server has its own, behind the worker's
-    device = devices.plan(settings.devices, places)[context.index]
+    device = devices.assign_devices(settings.devices, places)[context.index]
     devices.claim(device)
     context.set_device(device)
     return SessionOptions.divided(

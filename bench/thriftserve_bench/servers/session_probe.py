@@ -113,7 +113,7 @@ def frozen_rates(path: Path, windows: int, seconds: float) -> dict[str, list[flo
 
 def _caller(model: Servable, rows: int) -> Callable[[], object]:
     signature = model.signatures[_SIGNATURE]
-    *_, batch = sample_inputs.probes(signature, model.image)
+    *_, batch = sample_inputs.random_inputs(signature, model.image)
     inputs = {name: np.resize(value, (rows, *value.shape[1:])) for name, value in batch.items()}
     outputs = tuple(signature.outputs)
     return lambda: model.session.run(_SIGNATURE, inputs, outputs)

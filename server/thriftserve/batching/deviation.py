@@ -16,7 +16,7 @@ import numpy as np
 
 from thriftserve.batching.job import Task
 from thriftserve.errors import ThriftServeError
-from thriftserve.models import trial_rows
+from thriftserve.models import sample_inputs
 from thriftserve.models.session import Array, Arrays
 
 #: Distance between 1 and the next float, by bytes of an element; bfloat16's for two bytes, which is the larger one.
@@ -65,7 +65,7 @@ def unstable(job: Task, name: str, alone: Arrays, apart: float, rounding: float,
         rounding: what the model is known to round answers by; inputs are moved by as much.
     """
     for seed in range(_NUDGES):
-        moved = trial_rows.nudged(job.arrays, rounding, seed)
+        moved = sample_inputs.nudge(job.arrays, rounding, seed)
         if moved is None:
             return False
         try:

@@ -21,7 +21,7 @@ from thriftserve.batching.independence import Proof, RunTogether
 from thriftserve.batching.job import Task
 from thriftserve.batching.verdict import Verdict
 from thriftserve.deadline import Deadline
-from thriftserve.models import trial_rows, warmup_records
+from thriftserve.models import sample_inputs, warmup
 from thriftserve.models.servable import Servable
 from thriftserve.models.session import Arrays
 from thriftserve.models.signature import Signature
@@ -61,7 +61,7 @@ class Examination:
         self._side_by_side = side_by_side
         self._recorded: dict[str, list[Arrays]] = {}
         if version_path is not None:
-            self._recorded = warmup_records.samples(servable, version_path, MOST_RECORDED)
+            self._recorded = warmup.recorded_inputs(servable, version_path, MOST_RECORDED)
 
     def of(self, signature: Signature) -> Finding | None:
         """What was found; None where its requests could not share runs anyway."""
@@ -107,12 +107,12 @@ class Examination:
 
     def _jobs(self, signature: Signature, outputs: tuple[str, ...], *, padded: bool) -> Iterable[Task]:
         image = self._servable.image
-        sizes = (*trial_rows.INNER_SIZES, trial_rows.PADDED_SIZE) if padded else trial_rows.INNER_SIZES
+        sizes = (*sample_inputs.INNER_SIZES, sample_inputs.PADDED_SIZE) if padded else sample_inputs.INNER_SIZES
         free = any(None in (spec.shape or ())[1:] for spec in signature.inputs.values())
         rows = chain(
-            trial_rows.recorded(signature, self._recorded.get(signature.name, ())),
+            sample_inputs.recorded_rows(signature, self._recorded.get(signature.name, ())),
             *(
-                trial_rows.made_up(signature, image, self._servable.words, size)
+                sample_inputs.random_rows(signature, image, self._servable.words, size)
                 for size in (sizes if free else sizes[:1])
             ),
         )

@@ -78,7 +78,7 @@ def models_of(settings: ServeSettings) -> tuple[ModelConfig, ...]:
         raise ConfigError(
             "no model to serve: give one or more as --model NAME=BASE_PATH, for example --model digits=/models/digits"
         )
-    devices.chosen(settings, models)
+    devices.choose_devices(settings, models)
     process_layout.check(settings, models)
     return models
 

@@ -95,8 +95,8 @@ class PlacementWarning:
     def tell(self, settings: ServeSettings, plan: Plan) -> None:
         """Logs, once for each difference, what a plan asks for that only a restart of the server gives."""
         with contextlib.suppress(StartError):  # the workers that load it will tell
-            chosen = devices.chosen(settings, (model.config for model in plan.models))
-            changed = process_layout.changed(self._laid_out, process_layout.placed(chosen, plan.models))
+            chosen = devices.choose_devices(settings, (model.config for model in plan.models))
+            changed = process_layout.list_changes(self._laid_out, process_layout.lay_out(chosen, plan.models))
             if changed and changed != self._told:
                 log.warning("models ask for what a restart of the server gives: %s", "; ".join(changed))
             self._told = changed

@@ -1,62 +1,85 @@
-"""A run of each signature before the first client, who then pays for no tracing and no allocation.
+"""Runs each signature before the first client, who then pays for no tracing and no allocation.
 
-    recorded requests of the version          -->  session.run
-    a signature that none of them has called  --zeros-->  {"x": zeros of its own shape at batch 1}  -->  session.run
+    requests recorded for the version  --run_recorded-->  session.run
+    a signature that none of them called  --zeros at batch 1-->  session.run
 
-What an operator sees of it is one log line a model, with the seconds it took.
+TensorFlow Serving's warm-up file has the recorded requests: VERSION_DIR/assets.extra/tf_serving_warmup_requests, a
+TFRecord file of PredictionLogs. The log gets one line a model with the seconds it took, and one for each record that
+can't be run; that fails the load only if `strict` asks for it.
 """
 
 from __future__ import annotations
 
+import contextlib
 import logging
 import time
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass, field
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 
-from thriftserve.errors import ThriftServeError
-from thriftserve.models import warmup_records
+from thriftserve.errors import ModelLoadError, ThriftServeError
+from thriftserve.files import CorruptFile
+from thriftserve.models import tfrecord
+from thriftserve.models.prediction_log import RecordedRequest, Unsupported, decode
+from thriftserve.models.sample_inputs import zeros
 from thriftserve.models.servable import Servable
-from thriftserve.models.session import Array
+from thriftserve.models.session import Arrays
 from thriftserve.models.signature import Signature, TensorSpec
-from thriftserve.repository.image_settings import ImageSettings
 from thriftserve_client.codec import numpy_dtype
+from thriftserve_client.errors import TensorError
+from thriftserve_idl.ttypes import DataType
 
-#: Height, width, channels at the end of a batch of images.
-_IMAGE_RANK = 4
+#: Below a version's directory.
+FILE = Path("assets.extra", "tf_serving_warmup_requests")
+#: TensorFlow Serving's limit: it refuses a file of more as a mistake.
+MAX_RECORDS = 1000
 
 log = logging.getLogger(__name__)
 
 
-def run(servable: Servable, version_path: Path | None = None, *, strict: bool = False) -> float:
-    """Runs the requests recorded for a version, and every other signature once with zeros.
+@dataclass
+class RecordedRuns:
+    """The outcome of running a file of recorded requests."""
 
-    A signature that fails is told in the log and left at that: some models take no zeros, and serve well.
+    #: How many ran, by signature.
+    runs: dict[str, int] = field(default_factory=dict)
+    #: What was wrong, a line a record.
+    faults: list[str] = field(default_factory=list)
+
+
+def run(servable: Servable, version_path: Path | None = None, *, strict: bool = False) -> float:
+    """Run the requests recorded for a version, then every other signature once with zeros.
+
+    A signature that fails with zeros is only logged: some models refuse zeros, and serve well.
 
     Args:
-        version_path: where the version's files are; None: there are none, as of a Python class.
-        strict: a recorded request that can't be run is an error.
+        servable: the version.
+        version_path: its directory; None: it has none, as a Python class.
+        strict: fail if a recorded request can't be run.
 
     Returns:
         Seconds it took.
 
     Raises:
-        ModelLoadError: with `strict`, a recorded request could not be run.
+        ModelLoadError: With `strict`, a recorded request could not be run.
     """
     began = time.monotonic()
-    warmed = warmup_records.Warmed()
+    recorded = RecordedRuns()
     if version_path is not None:
-        warmed = warmup_records.run(servable, version_path, strict=strict)
+        recorded = run_recorded(servable, version_path, strict=strict)
     for signature in servable.signatures.values():
-        if signature.validated and signature.name not in warmed.runs:
-            _run_one(servable, signature)
-    took = time.monotonic() - began
-    told = f", with {sum(warmed.runs.values())} recorded requests" if warmed.runs else ""
-    log.info("warmed model %s version %d up in %.3f s%s", servable.name, servable.version, took, told)
-    return took
+        if signature.validated and signature.name not in recorded.runs:
+            _run_zeros(servable, signature)
+    seconds = time.monotonic() - began
+    requests = f", with {sum(recorded.runs.values())} recorded requests" if recorded.runs else ""
+    log.info("warmed model %s version %d up in %.3f s%s", servable.name, servable.version, seconds, requests)
+    return seconds
 
 
-def _run_one(servable: Servable, signature: Signature) -> None:
+def _run_zeros(servable: Servable, signature: Signature) -> None:
     try:
         servable.session.run(signature.name, zeros(signature, servable.image), tuple(signature.outputs))
     except ThriftServeError as error:
@@ -66,23 +89,133 @@ def _run_one(servable: Servable, signature: Signature) -> None:
         )  # fmt: skip
 
 
-def zeros(signature: Signature, image: ImageSettings | None = None) -> dict[str, Array]:
-    """One array of zeros (empty strings for STRING) for each input, at batch 1.
+def run_recorded(servable: Servable, version_path: Path, *, strict: bool = False) -> RecordedRuns:
+    """Run the requests recorded for a version, if it has any.
 
-    Free sizes are 1, those of the image input as the image settings say; an input of any rank gets one element.
+    Raises:
+        ModelLoadError: With `strict`, the first record could not be run, or the file can't be read.
     """
-    return {name: _zero(spec, _shape(spec, image)) for name, spec in signature.inputs.items()}
+    path, recorded = version_path / FILE, RecordedRuns()
+    if not path.is_file():
+        return recorded
+    for fault in _run_file(servable, path, recorded):
+        if strict:
+            raise ModelLoadError(f"{path}: {fault}; without strict_warmup, the rest would be run")
+        log.warning("model %s version %d: %s: %s", servable.name, servable.version, path, fault)
+        recorded.faults.append(fault)
+    return recorded
 
 
-def _zero(spec: TensorSpec, shape: tuple[int, ...]) -> Array:
-    dtype = numpy_dtype(spec.dtype)
-    return np.full(shape, b"", dtype) if dtype == np.dtype(object) else np.zeros(shape, dtype)
+def _run_file(servable: Servable, path: Path, recorded: RecordedRuns) -> Iterator[str]:
+    """Run each record; yield the faults."""
+    try:
+        for number, content in tfrecord.read(path):
+            if number > MAX_RECORDS:
+                yield f"it has more than {MAX_RECORDS} records: those after them are not run"
+                return
+            try:
+                _run_record(servable, content, recorded)
+            except (CorruptFile, ThriftServeError) as error:
+                yield f"record {number}: {error}"
+            except Unsupported as error:
+                yield f"record {number} is skipped: {error}"
+    except OSError as error:
+        yield f"can't be read: {error.strerror}"
 
 
-def _shape(spec: TensorSpec, image: ImageSettings | None) -> tuple[int, ...]:
-    if spec.shape is None:
-        return (1,)
-    free: list[int | None] = [None] * len(spec.shape)
-    if image is not None and len(spec.shape) == _IMAGE_RANK and image.input in (None, spec.name):
-        free = [None, image.height, image.width, image.channels]
-    return tuple(size if size is not None else other or 1 for size, other in zip(spec.shape, free, strict=True))
+def _run_record(servable: Servable, content: bytes | CorruptFile, recorded: RecordedRuns) -> None:
+    if isinstance(content, CorruptFile):
+        raise content
+    for request in decode(content):
+        signature = servable.signatures.get(request.signature)
+        if signature is None:
+            raise CorruptFile(
+                f"the model has no signature {request.signature!r}; it has {', '.join(servable.signatures)}"
+            )
+        inputs = request_inputs(request, signature)
+        servable.session.run(signature.name, inputs, request_outputs(request, signature))
+        recorded.runs[signature.name] = recorded.runs.get(signature.name, 0) + 1
+
+
+def recorded_inputs(servable: Servable, version_path: Path, most: int) -> dict[str, list[Arrays]]:
+    """Return the inputs of recorded requests, by signature: the first `most` of each, without damaged records."""
+    inputs: dict[str, list[Arrays]] = {name: [] for name in servable.signatures}
+    with contextlib.suppress(OSError):
+        for number, content in tfrecord.read(version_path / FILE):
+            if number > MAX_RECORDS or all(len(own) >= most for own in inputs.values()):
+                break
+            with contextlib.suppress(CorruptFile, Unsupported):
+                for request in decode(content) if isinstance(content, bytes) else ():
+                    own = inputs.get(request.signature)
+                    if own is not None and len(own) < most:
+                        own.append(request_inputs(request, servable.signatures[request.signature]))
+    return inputs
+
+
+def request_inputs(request: RecordedRequest, signature: Signature) -> Arrays:
+    """Return the inputs that a recorded request has for a signature.
+
+    Raises:
+        CorruptFile: They are not what the signature declares.
+        Unsupported: The signature can't be called with serialized examples.
+    """
+    if request.examples is not None:
+        return _example_input(request.examples, signature)
+    if signature.validated:
+        _check_inputs(request.inputs, signature)
+    return request.inputs
+
+
+def request_outputs(request: RecordedRequest, signature: Signature) -> tuple[str, ...]:
+    """Return the outputs that a recorded request wants, in the signature's order, as clients' requests have them.
+
+    Raises:
+        CorruptFile: The signature has no such output.
+    """
+    if not signature.validated:
+        return tuple(request.outputs)
+    unknown = [name for name in request.outputs if name not in signature.outputs]
+    if unknown:
+        raise CorruptFile(f"{signature.name!r} has no output {unknown[0]!r}; it has {', '.join(signature.outputs)}")
+    return tuple(name for name in signature.outputs if not request.outputs or name in request.outputs)
+
+
+def _example_input(examples: Sequence[bytes], signature: Signature) -> Arrays:
+    """Return examples as the only input of a signature, which must be STRING and of one dimension."""
+    specs = list(signature.inputs.values())
+    if len(specs) != 1 or specs[0].dtype is not DataType.STRING or (specs[0].shape and len(specs[0].shape) != 1):
+        raise Unsupported(f"its examples need a signature with one input of strings, which {signature.name!r} is not")
+    if not examples:
+        raise CorruptFile("it has no examples")
+    content = np.empty(len(examples), object)
+    content[:] = examples
+    return {specs[0].name: content}
+
+
+def _check_inputs(inputs: Arrays, signature: Signature) -> None:
+    if inputs.keys() != signature.inputs.keys():
+        given, expected = (", ".join(map(repr, sorted(names))) or "none" for names in (inputs, signature.inputs))
+        raise CorruptFile(f"{signature.name!r} takes the inputs {expected}, and it has {given}")
+    for name, spec in signature.inputs.items():
+        array = inputs[name]
+        if array.dtype != _dtype(spec) or not _fits(array.shape, spec.shape):
+            shape = "any" if spec.shape is None else [size if size is not None else "?" for size in spec.shape]
+            raise CorruptFile(
+                f"{name!r} of {signature.name!r} is {spec.dtype.name} of shape {shape}, "
+                f"and it has {array.dtype.name} of shape {list(array.shape)}"
+            )
+
+
+def _dtype(spec: TensorSpec) -> np.dtype[Any]:
+    try:
+        return numpy_dtype(spec.dtype)
+    except TensorError as error:
+        raise CorruptFile(str(error)) from None
+
+
+def _fits(shape: tuple[int, ...], declared: tuple[int | None, ...] | None) -> bool:
+    if declared is None:
+        return True
+    return len(shape) == len(declared) and all(
+        size in (None, actual) for actual, size in zip(shape, declared, strict=True)
+    )

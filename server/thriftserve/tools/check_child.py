@@ -19,7 +19,7 @@ import numpy as np
 
 from thriftserve.batching import Batcher
 from thriftserve.errors import InvalidArgument, StartError, ThriftServeError
-from thriftserve.models import devices, loader, trial_rows, warmup, warmup_records
+from thriftserve.models import devices, loader, sample_inputs, warmup
 from thriftserve.models.devices import SessionOptions
 from thriftserve.models.servable import Servable
 from thriftserve.models.session import Arrays
@@ -85,10 +85,10 @@ def examine(path: Path) -> Findings:
     found.notes += _origin(path)
     for signature in session.signatures.values():
         _probe(session, signature, image, found)
-    words = (*trial_rows.vocabulary(path), *session.words)
+    words = (*sample_inputs.read_vocabulary(path), *session.words)
     servable = Servable(path.parent.name, 1, session, labels, image, settings.batching, words=words)
-    warmed = warmup_records.run(servable, path)
-    found.notes += [f"{warmup_records.FILE}: {one}" for one in warmed.faults]
+    warmed = warmup.run_recorded(servable, path)
+    found.notes += [f"{warmup.FILE}: {one}" for one in warmed.faults]
     if warmed.runs:
         found.notes.append(f"{sum(warmed.runs.values())} recorded requests ran")
     batcher = Batcher(1)
@@ -110,7 +110,7 @@ def _origin(path: Path) -> list[str]:
 
 
 def _probe(session: Any, signature: Signature, image: ImageSettings | None, found: Findings) -> None:
-    zeros = warmup.zeros(signature, image)
+    zeros = sample_inputs.zeros(signature, image)
     batched = [name for name, spec in signature.inputs.items() if spec.shape and spec.shape[0] is None]
     for rows in (1, 2) if batched else (1,):
         inputs = {name: np.repeat(one, rows, axis=0) if name in batched else one for name, one in zeros.items()}

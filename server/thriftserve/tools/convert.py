@@ -164,7 +164,7 @@ def run(flags: argparse.Namespace) -> int:
             _export(source, scratch)
         else:
             convert(source, scratch, naming)
-        found = meta_graph.described(scratch)
+        found = meta_graph.read_endpoints(scratch)
         os.rename(scratch, target)
     except OSError as error:
         raise ConfigError(f"{target}: can't be written: {error.strerror or error}") from error

@@ -11,7 +11,7 @@ from pathlib import Path
 
 from thriftserve.errors import ConfigError, ExitCode, ModelLoadError
 from thriftserve.files import CorruptFile, write_atomically
-from thriftserve.models import tfrecord, warmup_records
+from thriftserve.models import tfrecord, warmup
 from thriftserve.models.prediction_log import RecordedRequest, encode
 from thriftserve.models.signature import Signature, TensorSpec
 from thriftserve.models.tensorflow import meta_graph
@@ -56,12 +56,12 @@ def run(flags: argparse.Namespace) -> int:
         inputs = read_inputs(flags.input, lambda: _info(signature, flags.signature))
         request = RecordedRequest(flags.signature, inputs, flags.output)
         if signature is not None:
-            warmup_records.arrays(request, signature)
-            warmup_records.outputs(request, signature)
+            warmup.request_inputs(request, signature)
+            warmup.request_outputs(request, signature)
         content = encode(version.parent.name, flags.signature, inputs, flags.output)
     except (UsageError, CorruptFile, TensorError, OSError) as error:
         raise ConfigError(str(error)) from error
-    path = version / warmup_records.FILE
+    path = version / warmup.FILE
     count = add(path, content, replace=flags.replace)
     print(f"{path}: {count} {'request' if count == 1 else 'requests'}")
     return ExitCode.OK
@@ -82,7 +82,7 @@ def add(path: Path, content: bytes, *, replace: bool = False) -> int:
         faults = [f"record {number}: {one}" for number, one in records if isinstance(one, CorruptFile)]
         if faults:
             raise ConfigError(f"{path}: {faults[0]}; --replace drops what the file has")
-        if len(records) >= warmup_records.MAX_RECORDS:
+        if len(records) >= warmup.MAX_RECORDS:
             raise ConfigError(f"{path}: it has {len(records)} requests, and no more are run; --replace drops them")
         path.parent.mkdir(exist_ok=True)
         write_atomically(path, before + tfrecord.frame(content))
@@ -96,7 +96,7 @@ def _signature(version: Path, name: str) -> Signature | None:
     if not any((version / one).exists() for one in SAVED_MODEL_FILES):
         return None
     preload()
-    found = meta_graph.described(version)
+    found = meta_graph.read_endpoints(version)
     if name not in found:
         raise ConfigError(f"signature is {name!r}: {version} has {', '.join(found)}")
     return found[name].signature

@@ -111,7 +111,7 @@ def run(flags: argparse.Namespace) -> int:
     version = newest_version(Path(flags.path).expanduser().absolute()).path
     target = file_of(version)
     model_settings.load_file(target)  # a mistake in it is told before the measuring, not after
-    devices.plan(flags.devices, 1)
+    devices.assign_devices(flags.devices, 1)
     preload()
     job, batched = _job(version, flags.signature)
     hire = _hiring(job, flags.devices)
@@ -132,7 +132,7 @@ def run(flags: argparse.Namespace) -> int:
 
 
 def _hiring(job: TunedSignature, where: str) -> Callable[[int, int], TuneWorkers]:
-    return lambda workers, threads: TuneWorkers(job, devices.plan(where, workers), threads)
+    return lambda workers, threads: TuneWorkers(job, devices.assign_devices(where, workers), threads)
 
 
 def _why_apart(hire: Callable[[int, int], TuneWorkers]) -> str:
@@ -156,7 +156,7 @@ def _batch_sizes(text: str) -> tuple[int, ...]:
 
 def _job(version: Path, name: str | None) -> tuple[TunedSignature, bool]:
     """What to call, and whether it has rows; the file is read, nothing is loaded."""
-    found = meta_graph.described(version)
+    found = meta_graph.read_endpoints(version)
     if name is None:
         name = DEFAULT_SIGNATURE if DEFAULT_SIGNATURE in found or len(found) != 1 else next(iter(found))
     if name not in found:

@@ -23,7 +23,7 @@ import numpy as np
 
 from thriftserve.batching import Batcher, on_word
 from thriftserve.errors import ExitCode, ModelLoadError, StartError, ThriftServeError
-from thriftserve.models import devices, loader, sample_inputs, warmup
+from thriftserve.models import devices, loader, sample_inputs
 from thriftserve.models.servable import Servable
 from thriftserve.models.session import Arrays
 from thriftserve.models.signature import Signature
@@ -163,12 +163,13 @@ def caller(model: Servable, name: str, rows: int) -> Callable[[], object]:
     """
     signature = model.signatures[name]
     outputs = tuple(signature.outputs)
-    *_, random = sample_inputs.probes(signature, model.image)
+    *_, random = sample_inputs.random_inputs(signature, model.image)
     try:
         inputs = _sized(signature, random, rows)
         model.session.run(name, inputs, outputs)
     except ThriftServeError:
-        inputs = _sized(signature, warmup.zeros(signature, model.image), rows)  # some models take no random numbers
+        # Some models refuse random numbers.
+        inputs = _sized(signature, sample_inputs.zeros(signature, model.image), rows)
         model.session.run(name, inputs, outputs)
     return lambda: model.session.run(name, inputs, outputs)
 

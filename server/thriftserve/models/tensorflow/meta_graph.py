@@ -1,10 +1,10 @@
-"""What a SavedModel's file says of itself, read before it is loaded.
+"""The meta graphs of a SavedModel: which one to load, and the signatures in it.
 
-    VERSION_DIR/saved_model.pb  --read-->  tags to load
+    VERSION_DIR/saved_model.pb  --choose_tags-->  tags to load
     loaded meta graph  --endpoints-->  {signature name: Endpoint(Signature, its tensors' names)}
 
-Reading comes first because the tags must be known to load, and because a damaged file is told apart
-from a graph that TensorFlow refuses.
+The file is read before it is loaded: loading needs the tags, and a damaged file is told apart from a graph that
+TensorFlow refuses.
 """
 
 from __future__ import annotations
@@ -16,14 +16,14 @@ from pathlib import Path
 from typing import Any
 
 from thriftserve.errors import ModelLoadError
-from thriftserve.models import trial_rows
+from thriftserve.models import sample_inputs
 from thriftserve.models.signature import Signature, TensorSpec
 from thriftserve_idl.ttypes import DataType
 
 SERVE = "serve"
 #: Signatures that loading itself uses.
 INTERNAL_SIGNATURES = frozenset({"__saved_model_init_op", "__saved_model_train_op"})
-#: TensorFlow adds this to the number of a type to say "a reference to it" (outputs that are old variables).
+#: TensorFlow adds this to the number of a type for a reference to it (outputs that are old variables).
 _REFERENCE = 100
 #: Number of the type of strings, and how many of a graph's strings are enough to try it with.
 _STRING, _MOST_WORDS = 7, 24
@@ -41,10 +41,10 @@ class Endpoint:
 
 
 def choose_tags(path: Path) -> tuple[str, ...]:
-    """The tags of the meta graph to serve: exactly "serve", else one that has it, else the only one.
+    """Return the tags of the meta graph to serve: exactly "serve", else one that has it, else the only one.
 
     Raises:
-        ModelLoadError: the file is missing or damaged, or none of several meta graphs is for serving.
+        ModelLoadError: The file is missing or damaged, or none of several meta graphs is for serving.
     """
     tag_sets = [tuple(graph.meta_info_def.tags) for graph in _read(path).meta_graphs]
     serving = sorted((tags for tags in tag_sets if SERVE in tags), key=len)
@@ -58,14 +58,14 @@ def choose_tags(path: Path) -> tuple[str, ...]:
     )
 
 
-def described(path: Path) -> dict[str, Endpoint]:
-    """The signatures of a version directory, by its file alone: nothing is loaded.
+def read_endpoints(path: Path) -> dict[str, Endpoint]:
+    """Return the signatures of a version directory from its file alone: nothing is loaded.
 
     Raises:
-        ModelLoadError: as `choose_tags` and `endpoints`.
+        ModelLoadError: As `choose_tags` and `endpoints`.
     """
     tags = choose_tags(path)
-    return endpoints(next(one for one in _read(path).meta_graphs if tuple(one.meta_info_def.tags) == tags), path)
+    return endpoints(next(graph for graph in _read(path).meta_graphs if tuple(graph.meta_info_def.tags) == tags), path)
 
 
 def _read(path: Path) -> Any:
@@ -90,55 +90,55 @@ def _read(path: Path) -> Any:
 
 
 def endpoints(meta_graph: Any, path: Path) -> dict[str, Endpoint]:
-    """Every signature of a loaded meta graph that can be served; one that can't is named in the log.
+    """Return every signature of a meta graph that can be served; one that can't is named in the log.
 
     Raises:
-        ModelLoadError: there is none.
+        ModelLoadError: There is none.
     """
-    found: dict[str, Endpoint] = {}
+    endpoints_by_name: dict[str, Endpoint] = {}
     faults: list[str] = []
     for name, definition in sorted(meta_graph.signature_def.items()):
         if name in INTERNAL_SIGNATURES:
             continue
         try:
-            found[name] = _endpoint(name, definition)
+            endpoints_by_name[name] = _endpoint(name, definition)
         except ValueError as error:
             faults.append(f"{name}: {error}")
             log.warning("%s: signature %s is not served: %s", path, name, error)
-    if not found:
+    if not endpoints_by_name:
         raise ModelLoadError(f"{path}: no signature in it can be served ({'; '.join(faults) or 'it has none'})")
-    return found
+    return endpoints_by_name
 
 
-def words(meta_graph: Any) -> list[bytes]:
-    """Some of the strings that the graph has as constants: the keys of its tables, mostly."""
+def graph_words(meta_graph: Any) -> list[bytes]:
+    """Return some of the strings that the graph has as constants: the keys of its tables, mostly."""
     graph = meta_graph.graph_def
-    found = [
+    functions = [function for function in graph.library.function if not _is_of_saver(function.signature.name)]
+    constants = [
         node.attr["value"].tensor.string_val
-        for nodes in (graph.node, *(one.node_def for one in graph.library.function if not _saves(one.signature.name)))
+        for nodes in (graph.node, *(function.node_def for function in functions))
         for node in nodes
         if node.op == "Const" and node.attr["dtype"].type == _STRING
     ]
-    tables = [word for strings in sorted(found, key=len, reverse=True) for word in trial_rows.some(strings)]
-    return list(dict.fromkeys(tables))[:_MOST_WORDS]
+    longest_first = sorted(constants, key=len, reverse=True)
+    words = [word for strings in longest_first for word in sample_inputs.choose_words(strings)]
+    return list(dict.fromkeys(words))[:_MOST_WORDS]
 
 
-def _saves(function: str) -> bool:
-    """Whether a function writes or reads a checkpoint: its strings are names of variables."""
+def _is_of_saver(function: str) -> bool:
+    """Return whether a function writes or reads a checkpoint: its strings are names of variables."""
     return "traced_save" in function or "traced_restore" in function
 
 
 def _endpoint(name: str, definition: Any) -> Endpoint:
-    return Endpoint(
-        Signature(
-            name,
-            {key: _spec(key, info) for key, info in sorted(definition.inputs.items())},
-            {key: _spec(key, info) for key, info in sorted(definition.outputs.items())},
-            definition.method_name,
-        ),
-        {key: info.name for key, info in sorted(definition.inputs.items())},
-        {key: info.name for key, info in sorted(definition.outputs.items())},
+    inputs, outputs = sorted(definition.inputs.items()), sorted(definition.outputs.items())
+    signature = Signature(
+        name,
+        {key: _spec(key, info) for key, info in inputs},
+        {key: _spec(key, info) for key, info in outputs},
+        definition.method_name,
     )
+    return Endpoint(signature, {key: info.name for key, info in inputs}, {key: info.name for key, info in outputs})
 
 
 def _spec(key: str, info: Any) -> TensorSpec:

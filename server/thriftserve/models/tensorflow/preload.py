@@ -1,6 +1,6 @@
-"""TensorFlow imported and left untouched, so that a process may fork afterwards.
+"""Imports TensorFlow and leaves it untouched, so that a process may fork afterwards.
 
-preload()  -->  TensorFlow in sys.modules, without Keras, without a word on stderr that is of no use
+preload()  -->  TensorFlow in sys.modules, without Keras, without useless lines on stderr
 """
 
 from __future__ import annotations
@@ -15,21 +15,21 @@ import tempfile
 from collections.abc import Iterator
 from typing import Any
 
-#: Lines of no use to anybody, written before TensorFlow has read the log level it is given.
+#: Useless lines, written before TensorFlow has read its log level.
 _CHATTER = re.compile(rb"WARNING: All log messages before absl::InitializeLog|I0000 .* (port|cpu_feature_guard)\.cc:")
-#: What TensorFlow imports where it can be had, and does without where it can't: its last step is the first of these,
-#: and with it all of Keras and, where it is installed, scikit-learn; the others are for its old, hidden copy of Keras.
+#: What TensorFlow imports if it is installed, and does without if not: its last step is the first of these, and with it
+#: all of Keras and, if installed, scikit-learn; the others are for its old, hidden copy of Keras.
 _OF_KERAS = ("keras.src.optimizers", "scipy.sparse", "h5py")
 
 
 def preload() -> None:
-    """Imports TensorFlow and touches nothing of it.
+    """Import TensorFlow and call nothing of it.
 
-    A parent may do this before it forks: its children are spared the 2 s of the import. A parent that
-    has made a single tensor or session must not fork: its child's first operation never returns.
+    A parent may do this before it forks: its children are spared the 2 s of the import. A parent that has made a
+    single tensor or session must not fork: its child's first operation never returns.
 
-    A SavedModel needs nothing of Keras, which would take another second and 100 MB. A Python model that
-    uses it imports it as usual, `tf.keras` included. What is in memory afterwards is kept from the collector.
+    A SavedModel needs nothing of Keras, which would add another second and 100 MB. A Python model that uses it imports
+    it as usual, `tf.keras` included. The garbage collector leaves alone what is in memory afterwards.
     """
     os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "2")
     if "tensorflow" in sys.modules:
@@ -43,7 +43,7 @@ def _without_keras() -> Iterator[None]:
     modules: dict[str, Any] = sys.modules
     absent = [name for name in _OF_KERAS if name not in modules]
     for name in absent:
-        modules[name] = None  # as Python marks a module that is not to be had
+        modules[name] = None  # as Python marks a module that can't be imported
     try:
         yield
     finally:
@@ -53,7 +53,7 @@ def _without_keras() -> Iterator[None]:
 
 @contextlib.contextmanager
 def _without_collector() -> Iterator[None]:
-    """Some 250,000 objects come to stay: to look through them time and again takes a quarter of the import."""
+    """Turn the collector off: to scan the 250,000 objects that stay, again and again, is a quarter of the import."""
     enabled = gc.isenabled()
     gc.disable()
     try:
@@ -67,18 +67,18 @@ def _without_collector() -> Iterator[None]:
 
 @contextlib.contextmanager
 def _without_chatter() -> Iterator[None]:
-    """Leaves out what TensorFlow's C++ part tells on stderr, whatever its log level, before it has read that."""
+    """Drop the lines that TensorFlow's C++ part writes to stderr before it has read its log level."""
     sys.stderr.flush()
-    kept = os.dup(2)
-    with tempfile.TemporaryFile() as said:
-        os.dup2(said.fileno(), 2)
+    stderr = os.dup(2)
+    with tempfile.TemporaryFile() as written:
+        os.dup2(written.fileno(), 2)
         try:
             yield
         finally:
             sys.stderr.flush()
-            os.dup2(kept, 2)
-            os.close(kept)
-            said.seek(0)
-            for line in said:
+            os.dup2(stderr, 2)
+            os.close(stderr)
+            written.seek(0)
+            for line in written:
                 if not _CHATTER.match(line):
                     os.write(2, line)
