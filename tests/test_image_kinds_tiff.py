@@ -218,7 +218,7 @@ def test_fax_in_tiff(compression: str) -> None:
 GREY = np.arange(12).reshape(3, 4)
 FOUR = np.zeros((2, 2, 4), int)
 REFUSED: dict[str, tuple[bytes, str]] = {
-    "no polarity": (tiff(GREY, 8, None), "image 0: a TIFF that doesn't tell what its samples mean"),
+    "no polarity": (tiff(GREY, 8, None), "image 0: a TIFF that doesn't say what its samples mean"),
     "mask": (tiff(GREY % 2, 1, 4), "image 0: a TIFF that is a transparency mask can't be read"),
     "raw": (tiff(GREY, 8, 32803), "image 0: a camera's raw file"),
     "DNG": (tiff(GREY, 8, tags={"DNGVersion": ("byte", [1, 4, 0, 0])}), "image 0: a camera's raw file"),
@@ -238,8 +238,8 @@ REFUSED: dict[str, tuple[bytes, str]] = {
     ),
     "complex": (tiff(GREY, 32, tags={"SampleFormat": 6}), "image 0: a TIFF with SampleFormat 6 can't be read; save it"),
     "64 bits": (tiff(GREY, 64), "image 0: a TIFF of unsigned 64-bit samples can't be read; save it with 8 or 16"),
-    "fourth sample": (tiff(FOUR, 8, RGB), r"doesn't tell what 1 of its samples are \(ExtraSamples\)"),
-    "two samples": (tiff(FOUR[..., :2], 8), "doesn't tell what 1 of its samples are"),
+    "fourth sample": (tiff(FOUR, 8, RGB), r"doesn't say what 1 of its samples are \(ExtraSamples\)"),
+    "two samples": (tiff(FOUR[..., :2], 8), "doesn't say what 1 of its samples are"),
     "mixed sizes": (tiff(FOUR[..., :3], 8, RGB, tags={"BitsPerSample": [5, 6, 5]}), "samples of 5 and 6 and 5 bits"),
     "compression": (tiff(GREY, 8, tags={"Compression": 34712}), "image 0: a TIFF with compression 34712 can't be read"),
     "predictor": (tiff(GREY, 8, compression=8, tags={"Predictor": 3}), "8-bit samples with predictor 3"),
@@ -266,7 +266,7 @@ REFUSED: dict[str, tuple[bytes, str]] = {
     ),
     "a huge tile": (
         tiff(GREY, 8, tile=(16, 16), tags={"TileWidth": ("long", [1 << 20]), "TileLength": ("long", [1 << 12])}),
-        "tells of tiles of 1048576x4096",
+        "declares tiles of 1048576x4096",
     ),
     "no directory": (tiff(GREY, 8)[:20], "it has no directory"),
 }  # fmt: skip

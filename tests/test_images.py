@@ -11,7 +11,7 @@ from PIL import Image, ImageFile
 
 from encoded_images import encoded, oriented, photo, plain, png_bomb
 from thriftserve.errors import FailedPrecondition, InvalidArgument
-from thriftserve.models.images import DecodedImage, Target, decode, scaled
+from thriftserve.models.images import DecodedImage, Target, decode, scale_pixels
 from thriftserve.repository.image_settings import ImageSettings
 
 LIMIT = 1_000_000
@@ -302,26 +302,26 @@ def test_damaged_images_are_refused_or_decoded(file_format: str) -> None:
 def test_float_inputs_are_scaled() -> None:
     """A float input is pixel * scale + offset, one number for all channels or one for each."""
     pixels = np.full((1, 2, 2, 3), 100, np.uint8)
-    plain_values = scaled(pixels, np.dtype(np.float32), ImageSettings())
+    plain_values = scale_pixels(pixels, np.dtype(np.float32), ImageSettings())
     assert plain_values.dtype == np.float32
     assert (plain_values == 100).all()
-    values = scaled(pixels, np.dtype(np.float64), ImageSettings(scale=(1.0, 2.0, 0.5), offset=-1.0))
+    values = scale_pixels(pixels, np.dtype(np.float64), ImageSettings(scale=(1.0, 2.0, 0.5), offset=-1.0))
     assert values[0, 0, 0].tolist() == [99.0, 199.0, 49.0]
-    assert scaled(pixels, np.dtype(np.float16), ImageSettings(scale=1 / 255)).dtype == np.float16
+    assert scale_pixels(pixels, np.dtype(np.float16), ImageSettings(scale=1 / 255)).dtype == np.float16
 
 
 def test_integer_inputs_are_scaled_only_where_set() -> None:
     """Integer inputs get pixels; with a scale the result is rounded and cut to the type's range."""
     pixels = np.array([[[0], [100], [255]]], np.uint8)
-    assert scaled(pixels, np.dtype(np.uint8), ImageSettings()) is pixels
-    assert scaled(pixels, np.dtype(np.int32), ImageSettings()).ravel().tolist() == [0, 100, 255]
-    assert scaled(pixels, np.dtype(np.int8), ImageSettings()).ravel().tolist() == [0, 100, 127]
-    signed = scaled(pixels, np.dtype(np.int8), ImageSettings(offset=-128.0))
+    assert scale_pixels(pixels, np.dtype(np.uint8), ImageSettings()) is pixels
+    assert scale_pixels(pixels, np.dtype(np.int32), ImageSettings()).ravel().tolist() == [0, 100, 255]
+    assert scale_pixels(pixels, np.dtype(np.int8), ImageSettings()).ravel().tolist() == [0, 100, 127]
+    signed = scale_pixels(pixels, np.dtype(np.int8), ImageSettings(offset=-128.0))
     assert signed.ravel().tolist() == [-128, -28, 127]
-    assert scaled(pixels, np.dtype(np.uint8), ImageSettings(scale=2.0)).ravel().tolist() == [0, 200, 255]
+    assert scale_pixels(pixels, np.dtype(np.uint8), ImageSettings(scale=2.0)).ravel().tolist() == [0, 200, 255]
 
 
 def test_scale_for_other_channels_is_told() -> None:
     """Three numbers for a grey input: the message names the key and both counts."""
     with pytest.raises(FailedPrecondition, match=r"scale .* has 3 numbers: its image input has 1 channels"):
-        scaled(np.zeros((1, 1, 1), np.uint8), np.dtype(np.float32), ImageSettings(scale=(1.0, 2.0, 3.0)))
+        scale_pixels(np.zeros((1, 1, 1), np.uint8), np.dtype(np.float32), ImageSettings(scale=(1.0, 2.0, 3.0)))

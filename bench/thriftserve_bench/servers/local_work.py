@@ -71,7 +71,7 @@ class Work:
         assert self._image is not None, "the model has no settings for pictures"
         target = images.Target(self._image.height, self._image.width, 3, self._image)
         decoded = images.decode(question.content, target, max_pixels=_MAX_PIXELS, index=0)
-        return images.scaled(decoded.pixels[None], np.dtype(np.float32), self._image)
+        return images.scale_pixels(decoded.pixels[None], np.dtype(np.float32), self._image)
 
     def _run(self, session: SavedModelSession, batch: Sequence[Sample]) -> list[Array]:
         inputs = [self.rows(one) for one in batch]

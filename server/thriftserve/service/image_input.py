@@ -109,7 +109,7 @@ class ImageInput:
                 "per request; send them separately, or set height and width in the model's image.toml"
             )
         batch = np.stack(pixels) if self.batched else pixels[0]
-        return images.scaled(batch, numpy_dtype(self.dtype), self.target.settings)
+        return images.scale_pixels(batch, numpy_dtype(self.dtype), self.target.settings)
 
 
 def image_inputs(signature: Signature, settings: ImageSettings | None, max_pixels: int) -> Mapping[str, ImageInput]:

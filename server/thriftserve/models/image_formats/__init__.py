@@ -32,7 +32,7 @@ def format_of(data: bytes) -> str | None:
     """Return which of FORMATS a file has by its first bytes; None for none of them.
 
     Raises:
-        UnreadableKind: it is a file of another, known kind.
+        UnreadableKind: It is a file of another, known kind.
     """
     if data.startswith(jpeg.SIGNATURE) and data[2:3] in (b"\xff", b""):
         return "JPEG"
@@ -58,7 +58,7 @@ def open_image(data: bytes, image_format: str) -> OpenedImage:
         image_format: what `format_of` said.
 
     Raises:
-        UnreadableKind: its kind has no one right reading.
-        ValueError: it is damaged; or whatever a parser makes of damaged bytes.
+        UnreadableKind: Its kind has no one right reading.
+        ValueError: It is damaged; or whatever a parser makes of damaged bytes.
     """
     return _READERS[image_format](data)

@@ -9,9 +9,8 @@ import io
 import struct
 from typing import TYPE_CHECKING
 
-from thriftserve.models.image_formats.opened import Draft, OpenedImage
-from thriftserve.models.image_formats.orientation import UPRIGHT
-from thriftserve.models.image_formats.palette import check_palette
+from thriftserve.models.image_formats.opened import UPRIGHT, Draft, OpenedImage
+from thriftserve.models.image_formats.samples import check_palette
 
 if TYPE_CHECKING:
     from PIL.Image import Image
@@ -27,15 +26,15 @@ def open_bmp(data: bytes) -> OpenedImage:
     from PIL import Image as Pillow
 
     image = Pillow.open(io.BytesIO(data), formats=("BMP",))
-    bits, colours = _depth(data)
+    bits, colours = _read_depth(data)
 
     def load(_draft: Draft | None) -> Image:
-        return _pixels(image, data, bits, colours)
+        return _decode(image, data, bits, colours)
 
     return OpenedImage("BMP", *image.size, UPRIGHT, load)
 
 
-def _depth(data: bytes) -> tuple[int, int]:
+def _read_depth(data: bytes) -> tuple[int, int]:
     """Return the bits of a pixel, and the colours of its palette."""
     core = int.from_bytes(data[14:18], "little") == _CORE_HEADER
     bits = struct.unpack_from("<H", data, 24 if core else 28)[0]
@@ -43,7 +42,7 @@ def _depth(data: bytes) -> tuple[int, int]:
     return bits, used or 1 << bits
 
 
-def _pixels(image: ImageFile, data: bytes, bits: int, colours: int) -> Image:
+def _decode(image: ImageFile, data: bytes, bits: int, colours: int) -> Image:
     from PIL import Image as Pillow
 
     codec, _, offset, arguments = image.tile[0]

@@ -1,4 +1,4 @@
-"""Files that are no image of ours, told by their first bytes: what somebody sent, and what to send instead."""
+"""Files that are no image of ours, recognised by their first bytes: what somebody sent, and what to send instead."""
 
 from __future__ import annotations
 
@@ -6,8 +6,8 @@ import re
 
 from thriftserve.models.image_formats.opened import UnreadableKind
 
-#: How many bytes the table looks at.
-_LOOKED_AT = 1024
+#: Bytes that the table is compared with.
+_HEAD_BYTES = 1024
 _CONVERT = "convert it to JPEG or PNG"
 _RENDER = "render it to PNG"
 _AS_BYTES = "send the image's own bytes"
@@ -20,7 +20,7 @@ _KINDS = (
     (rb".{4}ftypm[is]f1.{4}.*?avi[fs]", "an AVIF image", _CONVERT),
     (rb".{4}ftypm[is]f1", "a HEIF image", _CONVERT),
     (rb".{4}ftypcrx", "a camera's raw file", _CONVERT),
-    (rb".{4}ftyp|\x1aE\xdf\xa3|RIFF.{4}AVI ", "a video", "send one of its frames as JPEG or PNG"),
+    (rb".{4}ftyp|\x1aE\xdf\xa3|RIFF.{4}AVI ", "a video", "send a frame of it as JPEG or PNG"),
     (rb"\xff\x0a|\x00\x00\x00\x0cJXL \r\n", "a JPEG XL image", _CONVERT),
     (rb"\xff\x4f\xff\x51|\x00\x00\x00\x0cjP  \r\n", "a JPEG 2000 image", _CONVERT),
     (rb"II\xbc\x01", "a JPEG XR image", _CONVERT),
@@ -49,12 +49,12 @@ _PATTERNS = tuple((re.compile(pattern, _FLAGS), name, remedy) for pattern, name,
 
 
 def check_not_foreign(data: bytes) -> None:
-    """Check that a file is none of the kinds that are told by name.
+    """Check that a file is none of the kinds that are known by name.
 
     Raises:
-        UnreadableKind: it is one; the message says which.
+        UnreadableKind: It is one; the message says which.
     """
-    head = data[:_LOOKED_AT]
+    head = data[:_HEAD_BYTES]
     for pattern, name, remedy in _PATTERNS:
         if pattern.match(head):
             raise UnreadableKind(name, remedy)

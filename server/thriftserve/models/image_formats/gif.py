@@ -1,6 +1,6 @@
-"""GIF files: their first frame, as it stands on its canvas.
+"""GIF files: their first frame, placed on its canvas.
 
-bytes --> Pillow's header --> OpenedImage --> 8 bits, transparent where the frame leaves the canvas open
+bytes --> Pillow's header --> OpenedImage --> 8 bits, transparent outside the frame
 """
 
 from __future__ import annotations
@@ -8,9 +8,8 @@ from __future__ import annotations
 import io
 from typing import TYPE_CHECKING
 
-from thriftserve.models.image_formats.opened import Draft, OpenedImage, UnreadableKind
-from thriftserve.models.image_formats.orientation import UPRIGHT
-from thriftserve.models.image_formats.palette import check_palette
+from thriftserve.models.image_formats.opened import UPRIGHT, Draft, OpenedImage, UnreadableKind
+from thriftserve.models.image_formats.samples import check_palette
 
 if TYPE_CHECKING:
     from PIL.Image import Image
@@ -24,12 +23,12 @@ def open_gif(data: bytes) -> OpenedImage:
     """Read a GIF up to its first frame.
 
     Raises:
-        UnreadableKind: it has no palette.
+        UnreadableKind: It has no palette.
     """
     from PIL import Image as Pillow
 
     image = Pillow.open(io.BytesIO(data), formats=("GIF",))
-    entries = _palette_entries(data)
+    entries = _count_colours(data)
     if not entries:
         raise UnreadableKind("a GIF without a palette")
 
@@ -47,7 +46,7 @@ def open_gif(data: bytes) -> OpenedImage:
     return OpenedImage("GIF", *image.size, UPRIGHT, load)
 
 
-def _palette_entries(data: bytes) -> int:
+def _count_colours(data: bytes) -> int:
     """Return how many colours the palette of the first frame has, its own or else the file's."""
     flags, at = data[10], 13
     entries = 2 << (flags & 7) if flags & _TABLE else 0

@@ -1,9 +1,9 @@
-"""JPEG files: what libjpeg would make up, or guess, is found out here before Pillow decodes them.
+"""JPEG files: what libjpeg would make up, or guess, is checked here before Pillow decodes them.
 
     bytes --> Header: frame, first scan, Adobe's marker --> OpenedImage --> 8 bits
 
 libjpeg fills what is missing with grey and says so only in a warning that Pillow drops. It does so where it comes to
-the end marker; where the data just stops it asks for more instead. So a baseline file is decoded without its end
+the end marker; if the data just stops it asks for more instead. So a baseline file is decoded without its end
 marker: complete data needs none, and incomplete data shows.
 """
 
@@ -12,10 +12,10 @@ from __future__ import annotations
 import io
 import re
 from dataclasses import dataclass, field
+from itertools import product
 from typing import TYPE_CHECKING
 
-from thriftserve.models.image_formats.opened import Draft, OpenedImage, UnreadableKind
-from thriftserve.models.image_formats.orientation import EXIF, XMP, orientation_of
+from thriftserve.models.image_formats.opened import EXIF, XMP, Draft, OpenedImage, UnreadableKind, read_orientation
 
 if TYPE_CHECKING:
     from PIL.ImageFile import ImageFile
@@ -23,7 +23,7 @@ if TYPE_CHECKING:
 SIGNATURE = b"\xff\xd8"
 _END = b"\xff\xd9"
 _START_OF_SCAN, _RESTART_INTERVAL, _APPLICATION_0, _APPLICATION_1, _ADOBE = 0xDA, 0xDD, 0xE0, 0xE1, 0xEE
-#: Markers that a length and a body follow: all but fill bytes, stuffed ones and those that stand alone.
+#: Markers that a length and a body follow: all but fill bytes, stuffed ones and those without a body.
 _SEGMENTS = frozenset(range(0x02, 0xFF)) - set(range(0xD0, 0xDA))
 _EXIF, _XMP = b"Exif\0\0", b"http://ns.adobe.com/xap/1.0/\0"
 _FRAMES = frozenset(range(0xC0, 0xD0)) - {0xC4, 0xC8, 0xCC}
@@ -32,7 +32,7 @@ _SEQUENTIAL = (0xC0, 0xC1)
 _UNSUPPORTED = {0xC3: "a lossless JPEG"} | dict.fromkeys(
     (0xC5, 0xC6, 0xC7, 0xCB, 0xCD, 0xCE, 0xCF), "a hierarchical or lossless JPEG"
 )
-#: libjpeg looks up to 8 bytes ahead of what it decodes.
+#: libjpeg reads up to 8 bytes ahead of what it decodes.
 _AHEAD = 8
 #: What is put behind data without an end marker. Missing bits come out differently with each.
 _FILLINGS = (b"\x00" * _AHEAD, b"\xaa" * _AHEAD, b"\x55" * _AHEAD)
@@ -64,7 +64,7 @@ class Header:
         """
         header, at = cls(), len(SIGNATURE)
         while not header.scan:
-            marker, start, at = _segment(data, at)
+            marker, start, at = _next_segment(data, at)
             header.segments.append((marker, start, at))
             if marker in _FRAMES and not header.frame:
                 header.frame, header.precision, count = marker, data[start + 4], data[start + 9]
@@ -81,7 +81,7 @@ class Header:
 
     @property
     def one_pass(self) -> bool:
-        """Whether one Huffman-coded scan brings the whole image."""
+        """Whether one Huffman-coded scan has the entire image."""
         return self.frame in _SEQUENTIAL and len(self.scan) == len(self.components)
 
 
@@ -90,25 +90,25 @@ def open_jpeg(data: bytes) -> OpenedImage:
 
     Raises:
         UnreadableKind: Pillow has no decoder for it, or its colours are ambiguous.
-        ValueError: the header is damaged.
+        ValueError: The header is damaged.
     """
     header = Header.read(data)
     _check_kind(header)
     ended = data.endswith(_END)
-    image = _opened(data[: -len(_END)] + _FILLINGS[0] if ended and header.one_pass else data, header)
+    image = _open(data[: -len(_END)] + _FILLINGS[0] if ended and header.one_pass else data, header)
 
     def load(draft: Draft | None) -> ImageFile:
         try:
-            return _decoded(image, draft)
+            return _decode(image, draft)
         except OSError:
             if ended or not (header.one_pass or _is_complete(data, header)):
                 raise
-        return _decoded_without_end(data, header, draft)
+        return _decode_without_end(data, header, draft)
 
-    return OpenedImage("JPEG", *image.size, orientation_of(image), load)
+    return OpenedImage("JPEG", *image.size, read_orientation(image), load)
 
 
-def _segment(data: bytes, at: int) -> tuple[int, int, int]:
+def _next_segment(data: bytes, at: int) -> tuple[int, int, int]:
     """Return the next segment from `at` on, past fill bytes and junk: its marker, start and end."""
     while True:
         at = data.find(b"\xff", at)
@@ -139,12 +139,12 @@ def _check_kind(header: Header) -> None:
         raise UnreadableKind(f"a JPEG of {len(header.components)} colour components", "convert it to RGB")
     if len(header.components) == 4 and not header.adobe:
         raise UnreadableKind(
-            "a CMYK JPEG without Adobe's marker, which tells whether 0 is no ink or full ink,", "convert it to RGB"
+            "a CMYK JPEG without Adobe's marker, which says whether 0 is no ink or full ink,", "convert it to RGB"
         )
 
 
-def _opened(data: bytes, header: Header) -> ImageFile:
-    """Return the image opened by Pillow; without its metadata where that is damaged."""
+def _open(data: bytes, header: Header) -> ImageFile:
+    """Return the image opened by Pillow; without its metadata if that is damaged."""
     from PIL import Image
 
     try:
@@ -152,7 +152,7 @@ def _opened(data: bytes, header: Header) -> ImageFile:
     except (MemoryError, Image.DecompressionBombError, Image.DecompressionBombWarning):
         raise
     except Exception:  # whatever a parser makes of damaged metadata
-        image = Image.open(io.BytesIO(_bare(data, header)), formats=("JPEG",))
+        image = Image.open(io.BytesIO(_strip_metadata(data, header)), formats=("JPEG",))
     for marker, start, end in header.segments:
         body = data[start + 4 : end] if marker == _APPLICATION_1 else b""
         if body.startswith(_EXIF):
@@ -162,32 +162,32 @@ def _opened(data: bytes, header: Header) -> ImageFile:
     return image
 
 
-def _bare(data: bytes, header: Header) -> bytes:
+def _strip_metadata(data: bytes, header: Header) -> bytes:
     """Return the file without application segments and comments, but for those that decide about colours."""
-    kept = [SIGNATURE]
+    parts = [SIGNATURE]
     for marker, start, end in header.segments:
         body = data[start + 4 : end]
         decides = (marker == _APPLICATION_0 and body.startswith(b"JFIF\0") and len(body) >= 14) or _is_adobe(body)
         if decides or not (0xE0 <= marker <= 0xEF or marker == 0xFE):
-            kept.append(data[start:end])
-    return b"".join((*kept, data[header.segments[-1][2] :]))
+            parts.append(data[start:end])
+    return b"".join((*parts, data[header.segments[-1][2] :]))
 
 
-def _decoded(image: ImageFile, draft: Draft | None) -> ImageFile:
+def _decode(image: ImageFile, draft: Draft | None) -> ImageFile:
     if draft is not None:
         image.draft(*draft)
     image.load()
     return image
 
 
-def _decoded_without_end(data: bytes, header: Header, draft: Draft | None) -> ImageFile:
+def _decode_without_end(data: bytes, header: Header, draft: Draft | None) -> ImageFile:
     """Decode a file that may lack its end marker alone.
 
     Raises:
-        OSError: it lacks more: what stands behind it changes its pixels.
+        OSError: It lacks more: what follows it changes its pixels.
     """
     end = b"" if header.one_pass else _END
-    image, *others = (_decoded(_opened(data + filling + end, header), draft) for filling in _FILLINGS)
+    image, *others = (_decode(_open(data + filling + end, header), draft) for filling in _FILLINGS)
     pixels = image.tobytes()
     if any(other.tobytes() != pixels for other in others):
         raise OSError("it ends in the middle of its image data")
@@ -203,7 +203,7 @@ def _is_complete(data: bytes, header: Header) -> bool:
     restarts, at = header.restarts, header.scan_at
     while not restarts:
         try:
-            marker, start, at = _segment(data, at)
+            marker, start, at = _next_segment(data, at)
         except ValueError:
             break
         body = data[start + 4 : at]
@@ -211,7 +211,7 @@ def _is_complete(data: bytes, header: Header) -> bool:
         if marker == _START_OF_SCAN and len(body) >= 4 + 2 * body[0]:
             first, last, precision = body[1 + 2 * body[0] : 4 + 2 * body[0]]
             if not precision & 0x0F:
-                missing -= {(one, place) for one in body[1 : 1 + 2 * body[0] : 2] for place in range(first, last + 1)}
-            found = _MARKER.search(data, at)
-            at = found.start() if found else len(data)
+                missing -= set(product(body[1 : 1 + 2 * body[0] : 2], range(first, last + 1)))
+            marker_match = _MARKER.search(data, at)
+            at = marker_match.start() if marker_match else len(data)
     return not missing

@@ -18,7 +18,7 @@ if TYPE_CHECKING:
 
 #: TIFF's number of the type of unsigned numbers of 32 bits.
 LONG = 4
-#: From this version on, Pillow's decoder is not told the compression, which it never looked at.
+#: From this version on, Pillow's decoder gets no compression, which it never used.
 _WITHOUT_COMPRESSION = 13
 
 
@@ -46,7 +46,7 @@ def write(tags: dict[int, tuple[int, Values]], pieces: Sequence[bytes | memoryvi
 
 
 def decode(mode: str, size: tuple[int, int], data: bytes, at: int, stored: str) -> Image:
-    """Decode a TIFF without a look at its size first, as Pillow's own reader has.
+    """Decode a TIFF without checking its size first, as Pillow's own reader does.
 
     Args:
         mode: Pillow's mode of the image.
@@ -56,7 +56,7 @@ def decode(mode: str, size: tuple[int, int], data: bytes, at: int, stored: str) 
         stored: Pillow's name for how the samples lie in the file.
 
     Raises:
-        ValueError: the data is damaged, or this Pillow has no libtiff.
+        ValueError: The data is damaged, or this Pillow has no libtiff.
     """
     import PIL
     from PIL import Image, features

@@ -17,10 +17,8 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from thriftserve.models.image_formats.opened import Draft, OpenedImage, UnreadableKind
-from thriftserve.models.image_formats.orientation import EXIF, XMP, orientation_in
-from thriftserve.models.image_formats.palette import check_palette
-from thriftserve.models.image_formats.samples import bands, to_eight_bits
+from thriftserve.models.image_formats.opened import EXIF, XMP, Draft, OpenedImage, UnreadableKind, find_orientation
+from thriftserve.models.image_formats.samples import bands, check_palette, to_eight_bits
 
 if TYPE_CHECKING:
     from PIL.Image import Image
@@ -49,7 +47,7 @@ _LAYOUTS = {
 _SAMPLES = {GREY: 1, RGB: 3, PALETTE: 1, GREY_ALPHA: 2, RGBA: 4}
 #: Adam7's passes: first column, first row, columns apart, rows apart.
 _PASSES = ((0, 0, 8, 8), (4, 0, 8, 8), (0, 4, 4, 8), (2, 0, 4, 4), (0, 2, 2, 4), (1, 0, 2, 2), (0, 1, 1, 2))
-#: By mode, what few pixels are: where the last row begins like this, it is looked into whether there was data for it.
+#: By mode, what few pixels are: if the last row begins like this, the data is checked for it.
 _UNLIKELY: dict[str, int | tuple[int, ...]] = {
     "1": 0,
     "L": 171,
@@ -64,7 +62,7 @@ _METADATA_BYTES = 1 << 20
 #: Bytes that become 16 MB at most.
 _INFLATED_AT_ONCE = 1 << 14
 _NAME = re.compile(rb"[A-Za-z]{4}").fullmatch
-#: Chunks that are read. Nobody looks at the checksums of others.
+#: Chunks that are read. The checksums of others are not checked.
 _CHECKED = {b"IHDR", b"PLTE", b"tRNS", b"IDAT", b"eXIf", b"tEXt", b"zTXt", b"iTXt"}
 
 
@@ -92,22 +90,22 @@ def open_png(data: bytes) -> OpenedImage:
     """Read the chunks of a PNG.
 
     Raises:
-        UnreadableKind: it is no PNG by the specification, but a kind of its own.
-        ValueError: a chunk that decides about pixels is damaged or missing.
+        UnreadableKind: It is no PNG by the specification, but a kind of its own.
+        ValueError: A chunk that decides about pixels is damaged or missing.
     """
-    parts = _parts(data)
+    parts = _read_parts(data)
     header = _header(parts.header)
-    transparency = _transparency(header, parts)
+    transparency = _read_transparency(header, parts)
     if not parts.data:
         raise ValueError("it has no image data")
 
     def load(_draft: Draft | None) -> Image:
-        return _pixels(header, parts.palette, transparency, b"".join(parts.data))
+        return _decode(header, parts.palette, transparency, b"".join(parts.data))
 
-    return OpenedImage("PNG", header.width, header.height, orientation_in(parts.metadata), load)
+    return OpenedImage("PNG", header.width, header.height, find_orientation(parts.metadata), load)
 
 
-def _parts(data: bytes) -> _Parts:
+def _read_parts(data: bytes) -> _Parts:
     parts = _Parts()
     for kind, body, sound in _chunks(data):
         if kind == b"IDAT":
@@ -168,16 +166,16 @@ def _read_metadata(kind: bytes, body: memoryview, metadata: dict[str | tuple[int
     elif kind in (b"tEXt", b"zTXt", b"iTXt"):
         keyword, _, text = bytes(body).partition(b"\0")
         if keyword == b"Raw profile type exif" and kind != b"iTXt":
-            plain = text if kind == b"tEXt" else _inflated(text[1:])
+            plain = text if kind == b"tEXt" else _inflate(text[1:])
             metadata["Raw profile type exif"] = plain.decode("latin-1")
         elif keyword == b"XML:com.adobe.xmp" and kind == b"iTXt":
             compressed = text[:1] == b"\1"
             text = text[2:].split(b"\0", 2)[-1]
-            metadata[XMP] = (_inflated(text) if compressed else text).decode("latin-1")
+            metadata[XMP] = (_inflate(text) if compressed else text).decode("latin-1")
 
 
-def _inflated(text: bytes) -> bytes:
-    """Return at most _METADATA_BYTES of it; nothing where it is damaged."""
+def _inflate(text: bytes) -> bytes:
+    """Return at most _METADATA_BYTES of it; nothing if it is damaged."""
     try:
         return zlib.decompressobj().decompress(text, _METADATA_BYTES)
     except zlib.error:
@@ -186,17 +184,17 @@ def _inflated(text: bytes) -> bytes:
 
 def _header(body: bytes) -> _Header:
     if len(body) != 13:
-        raise ValueError("it has no whole header (chunk IHDR)")
+        raise ValueError("it has no complete header (chunk IHDR)")
     width, height, bits, colour, compression, filters, interlace = struct.unpack(">IIBBBBB", body)
     if (colour, bits) not in _LAYOUTS:
-        raise ValueError(f"its header tells of colour type {colour} with {bits} bits, which PNG does not have")
+        raise ValueError(f"its header declares colour type {colour} with {bits} bits, which PNG does not have")
     if compression or filters or interlace > 1 or not 0 < width < 1 << 31 or not 0 < height < 1 << 31:
         raise ValueError("its header has values that PNG does not have")
     return _Header(width, height, bits, colour, interlace == 1)
 
 
-def _transparency(header: _Header, parts: _Parts) -> int | bytes | tuple[int, ...] | None:
-    """Return what is transparent: the alphas of a palette, or the one sample or colour; None where nothing is.
+def _read_transparency(header: _Header, parts: _Parts) -> int | bytes | tuple[int, ...] | None:
+    """Return what is transparent: the alphas of a palette, or the one sample or colour; None if nothing is.
 
     Only the bits that a sample has count: https://www.w3.org/TR/png-3/#11tRNS
     """
@@ -208,7 +206,7 @@ def _transparency(header: _Header, parts: _Parts) -> int | bytes | tuple[int, ..
         return None
     if header.colour == PALETTE:
         if len(body) > entries:
-            raise ValueError(f"it tells the transparency of {len(body)} colours: its palette has {entries}")
+            raise ValueError(f"it declares the transparency of {len(body)} colours: its palette has {entries}")
         return body
     count = _SAMPLES[header.colour]
     if len(body) != 2 * count:
@@ -217,11 +215,11 @@ def _transparency(header: _Header, parts: _Parts) -> int | bytes | tuple[int, ..
     return levels[0] if header.colour == GREY else levels
 
 
-def _pixels(header: _Header, palette: bytes, transparency: int | bytes | tuple[int, ...] | None, data: bytes) -> Image:
+def _decode(header: _Header, palette: bytes, transparency: int | bytes | tuple[int, ...] | None, data: bytes) -> Image:
     mode, layout = _LAYOUTS[header.colour, header.bits]
-    image = _unfiltered(header, mode, layout, data)
+    image = _unfilter(header, mode, layout, data)
     if header.bits == 16:
-        return _of_sixteen_bits(header, image, transparency, data)
+        return _reduce_sixteen_bits(header, image, transparency, data)
     if header.colour == PALETTE:
         image.putpalette(palette)
         check_palette(image, len(palette) // 3)
@@ -233,8 +231,8 @@ def _pixels(header: _Header, palette: bytes, transparency: int | bytes | tuple[i
     return image
 
 
-def _of_sixteen_bits(header: _Header, high: Image, transparency: Any, data: bytes) -> Image:
-    """Return an image of 16 bits in 8, with alpha where a colour is transparent."""
+def _reduce_sixteen_bits(header: _Header, high: Image, transparency: Any, data: bytes) -> Image:
+    """Return an image of 16 bits in 8, with alpha if a colour is transparent."""
     from PIL import Image as Pillow
 
     mode = {GREY: "L", RGB: "RGB", GREY_ALPHA: "LA", RGBA: "RGBA"}[header.colour]
@@ -243,7 +241,7 @@ def _of_sixteen_bits(header: _Header, high: Image, transparency: Any, data: byte
     low = None
     if header.colour in (RGB, RGBA):
         # Pillow gives one byte of each sample: the second time the other one.
-        low = _unfiltered(header, high.mode, f"{high.mode};16L", data)
+        low = _unfilter(header, high.mode, f"{high.mode};16L", data)
     image = Pillow.new(mode, high.size)
     for top, rows in bands(high):
         if low is not None:
@@ -261,11 +259,11 @@ def _of_sixteen_bits(header: _Header, high: Image, transparency: Any, data: byte
     return image
 
 
-def _unfiltered(header: _Header, mode: str, layout: str, data: bytes) -> Image:
+def _unfilter(header: _Header, mode: str, layout: str, data: bytes) -> Image:
     """Return the image data in a mode of Pillow's.
 
     Raises:
-        ValueError: the data is damaged, or ends before the last row.
+        ValueError: The data is damaged, or ends before the last row.
     """
     from PIL import Image as Pillow
 
@@ -273,12 +271,12 @@ def _unfiltered(header: _Header, mode: str, layout: str, data: bytes) -> Image:
     image = Pillow.new(mode, (header.width, header.height), _UNLIKELY[mode])
     image.frombytes(data, "zip", (layout, int(header.interlaced)))
     untouched = header.interlaced or image.getpixel((0, header.height - 1)) == _UNLIKELY[mode]
-    if untouched and not _is_whole(header, data):
+    if untouched and not _is_complete(header, data):
         raise ValueError("its image data ends before its last row")
     return image
 
 
-def _is_whole(header: _Header, data: bytes) -> bool:
+def _is_complete(header: _Header, data: bytes) -> bool:
     """Return whether the image data inflates to all rows, each with its filter's byte."""
     width, height = header.width, header.height
     passes = _PASSES if header.interlaced else ((0, 0, 1, 1),)

@@ -1,6 +1,6 @@
-"""Samples of any size to 8 bits.
+"""Samples of any size to 8 bits, and the check of palettes.
 
-    rows of bytes --unpacked--> one number a sample --to_eight_bits--> 0 to 255
+    rows of bytes --unpack--> one number a sample --to_eight_bits--> 0 to 255
 
 The largest sample becomes 255 and the rest follows in proportion, rounded: round(sample * 255 / (2 ** bits - 1)).
 """
@@ -18,7 +18,7 @@ if TYPE_CHECKING:
 
 Samples = NDArray[Any]
 Levels = NDArray[np.uint8]
-#: Rows are worked on in bands of about this many bytes, so that temporary arrays stay small.
+#: Rows are processed in bands of about this many bytes, so that temporary arrays stay small.
 _BAND_BYTES = 1 << 20
 
 
@@ -33,7 +33,7 @@ def bands(image: Image) -> Iterator[tuple[int, Samples]]:
         yield top, np.asarray(image.crop((0, top, width, min(top + rows, height))))
 
 
-def unpacked(rows: NDArray[np.uint8], count: int, bits: int, order: str) -> Samples:
+def unpack(rows: NDArray[np.uint8], count: int, bits: int, order: str) -> Samples:
     """Return the first `count` samples of each row of bytes, as unsigned integers.
 
     Args:
@@ -73,29 +73,47 @@ def to_eight_bits(samples: Samples, bits: int) -> Levels:
         # The same as the rounded quotient by 257, for each of the 65,536 samples.
         rounded: Levels = ((samples.astype(np.uint32) * 255 + 32895) >> 16).astype(np.uint8)
         return rounded
-    return _rounded(samples * 255.0 / largest)
+    return _round(samples * 255.0 / largest)
 
 
 def spread(samples: Samples, low: float, high: float) -> Levels:
     """Scale samples from `low` to `high` to 0 to 255, rounded.
 
     Raises:
-        ValueError: a sample lies outside, or is no number.
+        ValueError: A sample lies outside, or is no number.
     """
     exact = samples.astype(np.float64)
     if not ((exact >= low) & (exact <= high)).all():
         raise ValueError(f"it has samples outside the range {low:g} to {high:g} that it declares")
-    return _rounded((exact - low) * 255 / (high - low))
+    return _round((exact - low) * 255 / (high - low))
 
 
-def unmultiplied(colours: Samples, alpha: Samples) -> Levels:
+def unmultiply(colours: Samples, alpha: Samples) -> Levels:
     """Undo a multiplication with alpha, both unsigned [H, W, …] of one range, and scale the colours to 0 to 255."""
     exact = colours.astype(np.float64) * 255
     np.divide(exact, alpha, out=exact, where=alpha > 0)
     exact[np.broadcast_to(alpha == 0, exact.shape)] = 0
-    return _rounded(np.minimum(exact, 255))
+    return _round(np.minimum(exact, 255))
 
 
-def _rounded(exact: NDArray[np.float64]) -> Levels:
+def check_palette(image: Image, entries: int, transparent: int | None = None) -> None:
+    """Check that every index of a decoded palette image has a colour: decoders disagree about what others show.
+
+    Args:
+        image: of Pillow's mode P.
+        entries: colours of its palette.
+        transparent: an index that needs no colour.
+
+    Raises:
+        ValueError: A pixel has another index.
+    """
+    if entries >= 256 or max(int(rows.max()) for _, rows in bands(image)) < entries:
+        return
+    missing = [index for index, count in enumerate(image.histogram()[:256]) if count and index >= entries]
+    if [index for index in missing if index != transparent]:
+        raise ValueError(f"it uses colour {missing[-1]} of a palette of {entries} colours")
+
+
+def _round(exact: NDArray[np.float64]) -> Levels:
     """Round numbers from 0 to 255, halves up."""
     return np.floor(exact + 0.5).astype(np.uint8)

@@ -15,9 +15,8 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from thriftserve.models.image_formats import libtiff
-from thriftserve.models.image_formats.opened import Draft, OpenedImage, UnreadableKind
-from thriftserve.models.image_formats.orientation import UPRIGHT, XMP, orientation_in
-from thriftserve.models.image_formats.samples import Levels, Samples, spread, to_eight_bits, unmultiplied
+from thriftserve.models.image_formats.opened import UPRIGHT, XMP, Draft, OpenedImage, UnreadableKind, find_orientation
+from thriftserve.models.image_formats.samples import Levels, Samples, spread, to_eight_bits, unmultiply
 from thriftserve.models.image_formats.tiff_directory import Directory, Tag, Values
 from thriftserve.models.image_formats.tiff_layout import PLAIN, TiffLayout
 
@@ -75,68 +74,68 @@ def open_tiff(data: bytes) -> OpenedImage:
     """Read the first directory of a TIFF.
 
     Raises:
-        UnreadableKind: the kind has no one right reading.
-        ValueError: the directory is damaged, or tells of more data than the file has.
+        UnreadableKind: The kind has no one right reading.
+        ValueError: The directory is damaged, or declares more data than the file has.
     """
     directory = Directory.read(data)
     preview = directory.number(Tag.NEW_SUBFILE_TYPE, 0) & _REDUCED_RESOLUTION
     if preview or Tag.DNG_VERSION in directory or data[8:10] == _CANON_RAW:
         raise UnreadableKind("a camera's raw file, or another TIFF that begins with a preview,", "convert it to JPEG")
-    photometric = _photometric(directory)
+    photometric = _read_photometric(directory)
     layout = TiffLayout.of(directory, len(data), subsampled=photometric == YCBCR)
-    kind = _kind(directory, photometric, layout)
+    kind = _read_kind(directory, photometric, layout)
     xmp = directory.tags.get(Tag.XMP)
     orientation = (
         directory.number(Tag.ORIENTATION, UPRIGHT)
         if Tag.ORIENTATION in directory or xmp is None
-        else orientation_in({XMP: xmp[1].tobytes().decode("latin-1")})
+        else find_orientation({XMP: xmp[1].tobytes().decode("latin-1")})
     )
 
     def load(_draft: Draft | None) -> Image:
         if layout.compression in PLAIN and not _libtiff_mode(layout, kind):
-            return _pixels(data, directory, layout, kind)
-        return _decoded_by_libtiff(data, directory, layout, kind)
+            return _decode(data, directory, layout, kind)
+        return _decode_by_libtiff(data, directory, layout, kind)
 
     return OpenedImage("TIFF", layout.width, layout.height, orientation, load)
 
 
-def _photometric(directory: Directory) -> int:
+def _read_photometric(directory: Directory) -> int:
     if Tag.PHOTOMETRIC not in directory:
-        raise UnreadableKind("a TIFF that doesn't tell what its samples mean (no PhotometricInterpretation)")
+        raise UnreadableKind("a TIFF that doesn't say what its samples mean (no PhotometricInterpretation)")
     photometric = directory.number(Tag.PHOTOMETRIC, 0)
     if photometric not in _COLOURS:
         other = f"a TIFF with PhotometricInterpretation {photometric}"
         raise UnreadableKind(_OTHER_PHOTOMETRICS.get(photometric, other))
     # The one sample of a YCbCr image without colours is its grey.
-    one = photometric == YCBCR and directory.number(Tag.SAMPLES_PER_PIXEL, 1) == 1
-    return BLACK_IS_ZERO if one else photometric
+    grey = photometric == YCBCR and directory.number(Tag.SAMPLES_PER_PIXEL, 1) == 1
+    return BLACK_IS_ZERO if grey else photometric
 
 
-def _kind(directory: Directory, photometric: int, layout: TiffLayout) -> TiffKind:
+def _read_kind(directory: Directory, photometric: int, layout: TiffLayout) -> TiffKind:
     colours = _COLOURS[photometric]
     extra = [int(value) for value in directory.values(Tag.EXTRA_SAMPLES)]
     if layout.samples < colours + len(extra):
-        raise ValueError(f"its directory tells of {layout.samples} samples a pixel: its colours alone take {colours}")
+        raise ValueError(f"its directory declares {layout.samples} samples a pixel: its colours alone take {colours}")
     if layout.samples > colours + len(extra):
         more = layout.samples - colours - len(extra)
-        raise UnreadableKind(f"a TIFF that doesn't tell what {more} of its samples are (ExtraSamples)")
+        raise UnreadableKind(f"a TIFF that doesn't say what {more} of its samples are (ExtraSamples)")
     known = [_UNASSOCIATED if value == _COREL_ALPHA else value for value in extra]
     alpha = next((at for at, value in enumerate(known) if value in (_ASSOCIATED, _UNASSOCIATED)), None)
     kind = TiffKind(
         photometric=photometric,
         colours=colours,
-        format=_format(directory),
+        format=_read_format(directory),
         alpha=None if alpha is None else colours + alpha,
         associated=alpha is not None and known[alpha] == _ASSOCIATED,
     )
     _check_kind(directory, layout, kind)
     if kind.format == UNSIGNED:
         return kind
-    low, high = _declared_range(directory, layout, kind)
+    low, high = _read_range(directory, layout, kind)
     return TiffKind(photometric, colours, kind.format, kind.alpha, kind.associated, low, high)
 
 
-def _format(directory: Directory) -> int:
+def _read_format(directory: Directory) -> int:
     formats = {int(value) for value in directory.values(Tag.SAMPLE_FORMAT, (UNSIGNED,))}
     if len(formats) > 1 or not formats <= _FORMATS.keys():
         raise UnreadableKind(f"a TIFF with SampleFormat {' and '.join(map(str, sorted(formats)))}", _EIGHT_BITS)
@@ -167,8 +166,8 @@ def _check_kind(directory: Directory, layout: TiffLayout, kind: TiffKind) -> Non
         raise UnreadableKind("a TIFF of other inks than CMYK, or of a range of its own", "convert it to RGB")
 
 
-def _declared_range(directory: Directory, layout: TiffLayout, kind: TiffKind) -> tuple[float, float]:
-    """Return what signed and floating-point samples range over: nothing but the file can tell."""
+def _read_range(directory: Directory, layout: TiffLayout, kind: TiffKind) -> tuple[float, float]:
+    """Return what signed and floating-point samples range over: only the file says it."""
     low = set(directory.values(Tag.SMIN_SAMPLE_VALUE))
     high = set(directory.values(Tag.SMAX_SAMPLE_VALUE))
     named = f"a TIFF of {_FORMATS[kind.format]} {layout.bits}-bit samples"
@@ -177,23 +176,23 @@ def _declared_range(directory: Directory, layout: TiffLayout, kind: TiffKind) ->
     return float(low.pop()), float(high.pop())
 
 
-def _pixels(data: bytes, directory: Directory, layout: TiffLayout, kind: TiffKind) -> Image:
+def _decode(data: bytes, directory: Directory, layout: TiffLayout, kind: TiffKind) -> Image:
     from PIL import Image as Pillow
 
-    palette = _palette(directory, layout) if kind.photometric == PALETTE else None
+    palette = _read_palette(directory, layout) if kind.photometric == PALETTE else None
     grey = kind.photometric in (WHITE_IS_ZERO, BLACK_IS_ZERO)
     mode = ("L" if grey else "RGB") + ("A" if kind.alpha is not None else "")
     image = Pillow.new(mode, (layout.width, layout.height))
     for top, samples in layout.bands(data):
-        levels = _coloured(samples, layout.bits, kind, palette)
+        levels = _to_colours(samples, layout.bits, kind, palette)
         if kind.alpha is not None:
-            alpha = _levels(samples[:, :, kind.alpha : kind.alpha + 1], layout.bits, kind)
+            alpha = _to_levels(samples[:, :, kind.alpha : kind.alpha + 1], layout.bits, kind)
             levels = np.concatenate([levels, alpha], axis=2)
         image.paste(Pillow.fromarray(levels[:, :, 0] if mode == "L" else levels), (0, top))
     return image
 
 
-def _coloured(samples: Samples, bits: int, kind: TiffKind, palette: Levels | None) -> Levels:
+def _to_colours(samples: Samples, bits: int, kind: TiffKind, palette: Levels | None) -> Levels:
     """Return grey [rows, width, 1] or RGB [rows, width, 3] of 8 bits."""
     from PIL import Image as Pillow
 
@@ -201,8 +200,8 @@ def _coloured(samples: Samples, bits: int, kind: TiffKind, palette: Levels | Non
     if palette is not None:
         return palette[colours[:, :, 0]]
     if kind.associated and kind.alpha is not None:
-        return unmultiplied(colours, samples[:, :, kind.alpha : kind.alpha + 1])
-    levels = _levels(colours, bits, kind)
+        return unmultiply(colours, samples[:, :, kind.alpha : kind.alpha + 1])
+    levels = _to_levels(colours, bits, kind)
     if kind.photometric == WHITE_IS_ZERO:
         return 255 - levels
     if kind.photometric in (CMYK, CIELAB):
@@ -212,14 +211,14 @@ def _coloured(samples: Samples, bits: int, kind: TiffKind, palette: Levels | Non
     return levels
 
 
-def _levels(samples: Samples, bits: int, kind: TiffKind) -> Levels:
+def _to_levels(samples: Samples, bits: int, kind: TiffKind) -> Levels:
     if kind.format == UNSIGNED:
         return to_eight_bits(samples, bits)
     typed = np.ascontiguousarray(samples).view(f"{'i' if kind.format == SIGNED else 'f'}{bits // 8}")
     return spread(typed, kind.low, kind.high)
 
 
-def _palette(directory: Directory, layout: TiffLayout) -> Levels:
+def _read_palette(directory: Directory, layout: TiffLayout) -> Levels:
     """Return the palette as RGB [entries, 3].
 
     Writers fill 16 bits by value * 256 or value * 257: the high byte is the value with both.
@@ -232,7 +231,7 @@ def _palette(directory: Directory, layout: TiffLayout) -> Levels:
     return (np.array(entries, np.uint16) >> 8).astype(np.uint8).reshape(3, -1).T
 
 
-#: Tags that tell libtiff how to decode.
+#: Tags that libtiff needs for decoding.
 _DECODING = (
     Tag.IMAGE_WIDTH, Tag.IMAGE_LENGTH, Tag.BITS_PER_SAMPLE, Tag.COMPRESSION, Tag.FILL_ORDER, Tag.SAMPLES_PER_PIXEL,
     Tag.ROWS_PER_STRIP, Tag.PLANAR_CONFIGURATION, Tag.T4_OPTIONS, Tag.T6_OPTIONS, Tag.PREDICTOR, Tag.COLOR_MAP,
@@ -251,7 +250,7 @@ def _libtiff_mode(layout: TiffLayout, kind: TiffKind) -> tuple[str, str] | None:
     return None
 
 
-def _decoded_by_libtiff(data: bytes, directory: Directory, layout: TiffLayout, kind: TiffKind) -> Image:
+def _decode_by_libtiff(data: bytes, directory: Directory, layout: TiffLayout, kind: TiffKind) -> Image:
     """Return an image whose compression, or colours, only libtiff knows."""
     from PIL import Image as Pillow
 

@@ -3,7 +3,7 @@
     bytes --> Directory of the first image: tag --> type and values
 
 Everything that a tag points to lies within the file, or the directory is damaged. Tags that don't matter for pixels
-are never looked at. https://www.itu.int/itudoc/itu-t/com16/tiff-fx/docs/tiff6.pdf is the specification.
+are never read. https://www.itu.int/itudoc/itu-t/com16/tiff-fx/docs/tiff6.pdf is the specification.
 """
 
 from __future__ import annotations
@@ -94,7 +94,7 @@ class Directory:
         """Read a file's first directory, of TIFF or BigTIFF.
 
         Raises:
-            ValueError: there is none, or it is cut off.
+            ValueError: There is none, or it is cut off.
         """
         order = "<" if data[:2] == b"II" else ">"
         big = 43 in (data[2], data[3])
@@ -110,7 +110,7 @@ class Directory:
             for place in range(at, at + count * (entry.size + room), entry.size + room):
                 tag, kind, length = entry.unpack_from(data, place)
                 if tag in _WANTED and length and tag not in tags:
-                    values = _values(data, order, kind, length, place + entry.size, room)
+                    values = _read_values(data, order, kind, length, place + entry.size, room)
                     if values is not None:
                         tags[tag] = kind, values
                     elif tag != Tag.XMP:
@@ -124,8 +124,8 @@ class Directory:
 
     def values(self, tag: Tag, default: Sequence[int] = ()) -> list[int | float]:
         """Return a tag's values, or the default."""
-        found: list[int | float] = self.tags[tag][1].tolist() if tag in self.tags else list(default)
-        return found
+        values: list[int | float] = self.tags[tag][1].tolist() if tag in self.tags else list(default)
+        return values
 
     def number(self, tag: Tag, default: int) -> int:
         """Return a tag's first value as a whole number, or the default."""
@@ -135,8 +135,8 @@ class Directory:
 _WANTED = frozenset(Tag)
 
 
-def _values(data: bytes, order: str, kind: int, length: int, at: int, room: int) -> Values | None:
-    """Return an entry's values; None where they lie outside the file, or have no type."""
+def _read_values(data: bytes, order: str, kind: int, length: int, at: int, room: int) -> Values | None:
+    """Return an entry's values; None if they lie outside the file, or have no type."""
     if kind not in TYPES:
         return None
     letter, parts = TYPES[kind]

@@ -16,7 +16,7 @@ from numpy.typing import NDArray
 
 from thriftserve.models.image_formats import libtiff
 from thriftserve.models.image_formats.opened import UnreadableKind
-from thriftserve.models.image_formats.samples import Samples, bands, unpacked
+from thriftserve.models.image_formats.samples import Samples, bands, unpack
 from thriftserve.models.image_formats.tiff_directory import Directory, Tag, Values
 
 NONE, LZW, DEFLATE, OLD_DEFLATE, PACKBITS, LZMA, ZSTD = 1, 5, 8, 32946, 32773, 34925, 50000
@@ -56,7 +56,7 @@ class TiffLayout:
 
     @classmethod
     def of(cls, directory: Directory, file_bytes: int, *, subsampled: bool) -> TiffLayout:
-        """Return the layout that a directory tells.
+        """Return the layout of a directory.
 
         Args:
             directory: the image's.
@@ -69,10 +69,10 @@ class TiffLayout:
         """
         width, height = directory.number(Tag.IMAGE_WIDTH, 0), directory.number(Tag.IMAGE_LENGTH, 0)
         if min(width, height) < 1:
-            raise ValueError("its directory tells no size")
-        bits, samples = _sample_sizes(directory)
+            raise ValueError("its directory declares no size")
+        bits, samples = _read_sample_sizes(directory)
         tiled = Tag.STRIP_OFFSETS not in directory
-        block = _tile(directory, width, height) if tiled else (width, _rows_per_strip(directory, height))
+        block = _read_tile(directory, width, height) if tiled else (width, _read_rows_per_strip(directory, height))
         compression = directory.number(Tag.COMPRESSION, NONE)
         layout = cls(
             width=width,
@@ -86,11 +86,11 @@ class TiffLayout:
             predictor=directory.number(Tag.PREDICTOR, 1),
             tiled=tiled,
             block=block,
-            offsets=_whole(directory, Tag.TILE_OFFSETS if tiled else Tag.STRIP_OFFSETS),
-            counts=_whole(directory, Tag.TILE_BYTE_COUNTS if tiled else Tag.STRIP_BYTE_COUNTS),
+            offsets=_integers(directory, Tag.TILE_OFFSETS if tiled else Tag.STRIP_OFFSETS),
+            counts=_integers(directory, Tag.TILE_BYTE_COUNTS if tiled else Tag.STRIP_BYTE_COUNTS),
             sized=compression == NONE and not subsampled,
         )
-        return layout._checked(file_bytes)
+        return layout._check(file_bytes)
 
     def bands(self, data: bytes) -> Iterator[tuple[int, Samples]]:
         """Yield the samples of some rows at a time, unsigned [rows, width, samples], with the number of the first row.
@@ -106,9 +106,9 @@ class TiffLayout:
         together = max(1, _BAND_BYTES // (rows * self._row_bytes * (self.samples if self.planar else 1)))
         down = -(-self.height // rows)
         for first in range(0, down, together):
-            planes = [self._decompressed(data, plane, first, min(first + together, down)) for plane in self._planes]
+            planes = [self._decompress(data, plane, first, min(first + together, down)) for plane in self._planes]
             for parts in zip(*planes, strict=True):
-                stacked = [self._samples(part, predictor == _HORIZONTAL) for _, part in parts]
+                stacked = [self._unpack(part, predictor == _HORIZONTAL) for _, part in parts]
                 yield first * rows + parts[0][0], np.concatenate(stacked, axis=2) if self.planar else stacked[0]
 
     @property
@@ -139,13 +139,13 @@ class TiffLayout:
         counts = self._block_bytes(indices.stop) if self.sized else self.counts
         return [view[self.offsets[index] : self.offsets[index] + counts[index]] for index in indices]
 
-    def _checked(self, file_bytes: int) -> TiffLayout:
+    def _check(self, file_bytes: int) -> TiffLayout:
         number = self.blocks
         if len(self.offsets) < number or (not self.sized and len(self.counts) < number):
-            raise ValueError(f"its directory tells of fewer strips or tiles than the {number} that the image has")
+            raise ValueError(f"its directory declares fewer strips or tiles than the {number} that the image has")
         sizes = self._block_bytes(number) if self.sized else self.counts[:number]
         if any(at + size > file_bytes for at, size in zip(self.offsets, sizes, strict=False)):
-            raise ValueError("it is cut off: its directory tells of more data")
+            raise ValueError("it is cut off: its directory declares more data")
         if not self.sized and sum(sizes) > file_bytes:
             raise ValueError("its strips or tiles overlap")
         return self
@@ -160,7 +160,7 @@ class TiffLayout:
         last = self.height - (down - 1) * rows
         return ([line * rows] * (down - 1) + [line * last]) * len(self._planes)
 
-    def _decompressed(self, data: bytes, plane: int, first: int, end: int) -> Iterator[tuple[int, NDArray[np.uint8]]]:
+    def _decompress(self, data: bytes, plane: int, first: int, end: int) -> Iterator[tuple[int, NDArray[np.uint8]]]:
         """Yield rows of bytes of one plane's strips, or rows of tiles, from number `first` to before `end`."""
         per_plane = self._across * -(-self.height // self.block[1])
         indices = range(plane * per_plane + first * self._across, plane * per_plane + end * self._across)
@@ -183,28 +183,28 @@ class TiffLayout:
         small, at = libtiff.write(tags, self.pieces(data, indices), self.tiled)
         return bands(libtiff.decode("L", (self._row_bytes, rows), small, at, "L"))
 
-    def _samples(self, rows: NDArray[np.uint8], differences: bool) -> Samples:
+    def _unpack(self, rows: NDArray[np.uint8], differences: bool) -> Samples:
         """Return rows of bytes as samples [rows, width, samples that lie together]."""
         columns = self._across * self.block[0]
-        samples = unpacked(rows, columns * self._together, self.bits, self.order)
+        samples = unpack(rows, columns * self._together, self.bits, self.order)
         if differences:
             apart = samples.reshape(len(rows), self._across, self.block[0], self._together)
             samples = np.cumsum(apart, axis=2, dtype=samples.dtype)
         return samples.reshape(len(rows), columns, self._together)[:, : self.width]
 
 
-def _whole(directory: Directory, tag: Tag) -> list[int]:
+def _integers(directory: Directory, tag: Tag) -> list[int]:
     return [int(value) for value in directory.values(tag)]
 
 
-def _sample_sizes(directory: Directory) -> tuple[int, int]:
+def _read_sample_sizes(directory: Directory) -> tuple[int, int]:
     """Return the bits of a sample and the samples a pixel."""
-    sizes = _whole(directory, Tag.BITS_PER_SAMPLE) or [1]
+    sizes = _integers(directory, Tag.BITS_PER_SAMPLE) or [1]
     samples = directory.number(Tag.SAMPLES_PER_PIXEL, len(sizes))
     sizes = sizes[:samples]
     bits = sizes[0] if sizes else 0
     if samples < 1 or len(sizes) not in (1, samples):
-        raise ValueError(f"its directory tells of {samples} samples a pixel and the sizes of {len(sizes)}")
+        raise ValueError(f"its directory declares {samples} samples a pixel and the sizes of {len(sizes)}")
     if len(set(sizes)) > 1:
         raise UnreadableKind(f"a TIFF with samples of {' and '.join(map(str, sizes))} bits")
     if not 1 <= bits <= 64 or bits * samples > 8 * _PIXEL_BYTES:
@@ -212,13 +212,13 @@ def _sample_sizes(directory: Directory) -> tuple[int, int]:
     return bits, samples
 
 
-def _rows_per_strip(directory: Directory, height: int) -> int:
+def _read_rows_per_strip(directory: Directory, height: int) -> int:
     return max(1, min(directory.number(Tag.ROWS_PER_STRIP, height), height))
 
 
-def _tile(directory: Directory, width: int, height: int) -> tuple[int, int]:
+def _read_tile(directory: Directory, width: int, height: int) -> tuple[int, int]:
     tile = directory.number(Tag.TILE_WIDTH, 0), directory.number(Tag.TILE_LENGTH, 0)
     # Of the size that the specification asks for, its rows are whole bytes.
     if min(tile) < 1 or tile[0] % 8 or tile[0] * tile[1] > max(width * height, _TILE_PIXELS):
-        raise ValueError(f"its directory tells of tiles of {tile[0]}x{tile[1]}")
+        raise ValueError(f"its directory declares tiles of {tile[0]}x{tile[1]}")
     return tile

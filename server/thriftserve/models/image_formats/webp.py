@@ -12,8 +12,7 @@ import struct
 from collections.abc import Iterator
 from typing import TYPE_CHECKING, Any
 
-from thriftserve.models.image_formats.opened import Draft, OpenedImage
-from thriftserve.models.image_formats.orientation import EXIF, XMP, orientation_in
+from thriftserve.models.image_formats.opened import EXIF, XMP, Draft, OpenedImage, find_orientation
 
 if TYPE_CHECKING:
     from PIL.Image import Image
@@ -25,37 +24,37 @@ def open_webp(data: bytes) -> OpenedImage:
     """Read the chunks of a WebP.
 
     Raises:
-        ValueError: none of the whole ones tells a size.
+        ValueError: No complete chunk has a size.
     """
     metadata: dict[str | tuple[int, int], Any] = {}
-    kept = b""
+    chunks = b""
     size = None
     for kind, body in _chunks(data):
-        size = size or _size(kind, body)
+        size = size or _read_size(kind, body)
         if kind == b"EXIF":
             metadata[EXIF] = body
         elif kind == b"XMP ":
             metadata[XMP] = body.decode("latin-1")
         elif kind in _IMAGE:
-            kept += kind + struct.pack("<I", len(body)) + body + bytes(len(body) % 2)
+            chunks += kind + struct.pack("<I", len(body)) + body + bytes(len(body) % 2)
     if size is None:
         raise ValueError("its image data is cut off")
 
     def load(_draft: Draft | None) -> Image:
         from PIL import Image as Pillow
 
-        bare = b"RIFF" + struct.pack("<I", 4 + len(kept)) + b"WEBP" + kept
+        bare = b"RIFF" + struct.pack("<I", 4 + len(chunks)) + b"WEBP" + chunks
         image = Pillow.open(io.BytesIO(bare), formats=("WEBP",))
         image.load()
         if image.size != size:
-            raise ValueError(f"its header tells of {size[0]}x{size[1]} pixels: it has {image.width}x{image.height}")
+            raise ValueError(f"its header declares {size[0]}x{size[1]} pixels: it has {image.width}x{image.height}")
         return image
 
-    return OpenedImage("WEBP", *size, orientation_in(metadata), load)
+    return OpenedImage("WEBP", *size, find_orientation(metadata), load)
 
 
 def _chunks(data: bytes) -> Iterator[tuple[bytes, bytes]]:
-    """Yield each whole chunk's name and body."""
+    """Yield each complete chunk's name and body."""
     end = min(len(data), 8 + int.from_bytes(data[4:8], "little"))
     at = 12
     while at + 8 <= end:
@@ -66,8 +65,8 @@ def _chunks(data: bytes) -> Iterator[tuple[bytes, bytes]]:
         at += 8 + length + length % 2
 
 
-def _size(kind: bytes, body: bytes) -> tuple[int, int] | None:
-    """Return width and height, where this chunk tells them."""
+def _read_size(kind: bytes, body: bytes) -> tuple[int, int] | None:
+    """Return width and height, if this chunk has them."""
     if kind == b"VP8X" and len(body) >= 10:
         return 1 + int.from_bytes(body[4:7], "little"), 1 + int.from_bytes(body[7:10], "little")
     if kind == b"VP8 " and body[3:6] == b"\x9d\x01\x2a" and len(body) >= 10:
