@@ -16,8 +16,11 @@ from pathlib import Path
 from typing import Any
 
 from thriftserve.errors import ModelLoadError
+from thriftserve.files import CorruptFile
 from thriftserve.models import sample_inputs
 from thriftserve.models.signature import Signature, TensorSpec
+from thriftserve.repository import saved_model_file
+from thriftserve.repository.versions import SAVED_MODEL_FILES
 from thriftserve_idl.ttypes import DataType
 
 SERVE = "serve"
@@ -46,47 +49,36 @@ def choose_tags(path: Path) -> tuple[str, ...]:
     Raises:
         ModelLoadError: The file is missing or damaged, or none of several meta graphs is for serving.
     """
-    tag_sets = [tuple(graph.meta_info_def.tags) for graph in _read(path).meta_graphs]
-    serving = sorted((tags for tags in tag_sets if SERVE in tags), key=len)
-    if serving:
-        return serving[0]
-    if len(tag_sets) == 1:
-        return tag_sets[0]
-    raise ModelLoadError(
-        f"{path}: none of its {len(tag_sets)} meta graphs has the tag {SERVE!r}; "
-        f"there is {'; '.join(', '.join(tags) or '(none)' for tags in tag_sets) or 'nothing in it'}"
-    )
+    return tuple(_read_graph(path).meta_info_def.tags)
 
 
 def read_endpoints(path: Path) -> dict[str, Endpoint]:
-    """Return the signatures of a version directory from its file alone: nothing is loaded.
+    """Return the signatures of a version directory from its file alone, without TensorFlow.
 
     Raises:
         ModelLoadError: As `choose_tags` and `endpoints`.
     """
-    tags = choose_tags(path)
-    return endpoints(next(graph for graph in _read(path).meta_graphs if tuple(graph.meta_info_def.tags) == tags), path)
+    return endpoints(_read_graph(path), path)
 
 
-def _read(path: Path) -> Any:
-    from google.protobuf import message, text_format
-    from tensorflow.core.protobuf import saved_model_pb2
-
-    saved_model = saved_model_pb2.SavedModel()
-    binary, text = path / "saved_model.pb", path / "saved_model.pbtxt"
+def _read_graph(path: Path) -> Any:
+    """Return the meta graph to serve, without TensorFlow."""
+    file = next((path / name for name in SAVED_MODEL_FILES if (path / name).exists()), None)
+    if file is None:
+        raise ModelLoadError(f"{path}: there is no saved_model.pb (or .pbtxt) in it")
     try:
-        if binary.exists():
-            saved_model.ParseFromString(binary.read_bytes())
-        else:
-            text_format.Parse(text.read_text(encoding="utf-8"), saved_model)
-    except FileNotFoundError:
-        raise ModelLoadError(f"{path}: there is no saved_model.pb (or .pbtxt) in it") from None
+        graphs = list(saved_model_file.read(file).meta_graphs)
     except OSError as error:
         raise ModelLoadError(f"{error.filename}: {error.strerror}") from error
-    except (message.DecodeError, text_format.ParseError, UnicodeDecodeError) as error:
-        damaged = binary if binary.exists() else text
-        raise ModelLoadError(f"{damaged}: not a SavedModel, or damaged ({error})") from error
-    return saved_model
+    except CorruptFile as error:
+        raise ModelLoadError(f"{file}: not a SavedModel, or damaged ({error})") from error
+    serving = [graph for graph in graphs if SERVE in graph.meta_info_def.tags]
+    if serving:
+        return min(serving, key=lambda graph: len(graph.meta_info_def.tags))
+    if len(graphs) == 1:
+        return graphs[0]
+    tag_sets = "; ".join(", ".join(graph.meta_info_def.tags) or "(none)" for graph in graphs)
+    raise ModelLoadError(f"{path}: none of its {len(graphs)} meta graphs has the tag {SERVE!r}; there is {tag_sets}")
 
 
 def endpoints(meta_graph: Any, path: Path) -> dict[str, Endpoint]:
