@@ -92,7 +92,7 @@ def test_what_only_loading_shows(half: Path, tmp_path: Path) -> None:
     )
     assert changed(lambda graph, _: graph.signature_def.clear()).startswith("it has no signature to serve")
     assert "image.toml" in changed(lambda _, copy: _write(copy / "assets.extra" / "image.toml", "x = ["))
-    assert diagnosis.told("as it is") == "as it is"
+    assert diagnosis.explain("as it is") == "as it is"
 
 
 def _write(path: Path, text: str) -> None:
@@ -112,7 +112,7 @@ def test_a_process_that_dies_is_told(half: Path) -> None:
     """A model that takes longer than it may, or ends the process that loads it, is a fault with its reason."""
     assert "not loaded and run within 0.1 s" in check_command.check(half, 0.1).faults[0]
     done = subprocess.CompletedProcess([], -11, "", "deep in C++\n")
-    assert check_command._death(done) == "the process that loaded it ended with SIGSEGV: deep in C++"
+    assert check_command.explain_exit(done) == "the process that loaded it ended with SIGSEGV: deep in C++"
 
 
 @pytest.mark.parametrize(

@@ -195,6 +195,6 @@ def test_unwritable_places_are_told(tmp_path: Path) -> None:
 def test_versions_own_file_goes_before(tmp_path: Path) -> None:
     """The file that is written is the one that is read: the version's where it has one, else the base path's."""
     (tmp_path / "1").mkdir()
-    assert tune.file_of(tmp_path / "1") == tmp_path / "model.toml"
+    assert tune.settings_file(tmp_path / "1") == tmp_path / "model.toml"
     (tmp_path / "1" / "model.toml").touch()
-    assert tune.file_of(tmp_path / "1") == tmp_path / "1" / "model.toml"
+    assert tune.settings_file(tmp_path / "1") == tmp_path / "1" / "model.toml"

@@ -26,7 +26,7 @@ from thriftserve.settings.field import Settings, settings_of
 from thriftserve.settings.flags import add_flags, flag_names, format_value, given_flags
 from thriftserve.settings.gateway import GatewaySettings
 from thriftserve.settings.sources import did_you_mean
-from thriftserve.tools import flags as model_flags
+from thriftserve.tools import cli as model_cli
 
 _Parser = argparse.ArgumentParser
 
@@ -97,9 +97,7 @@ def _run(arguments: Sequence[str]) -> int:
     if unknown:
         serve.error(_unknown_argument(unknown[0], ServeSettings))
     if options.command == "model":
-        from thriftserve.tools import cli as commands
-
-        return commands.run(options)
+        return model_cli.run(options)
     if options.command == "gateway":
         return _run_gateway(options)
     if options.command == "serve":
@@ -149,7 +147,7 @@ def _parsers() -> tuple[_Parser, _Parser, _Parser, Mapping[str, _Parser]]:
         allow_abbrev=False,
     )
     add_flags(serve, ServeSettings)
-    return parser, serve, gateway_command.add_to(commands), model_flags.add_to(commands)
+    return parser, serve, gateway_command.add_to(commands), model_cli.add_to(commands)
 
 
 def _unknown_argument(argument: str, cls: type[Settings]) -> str:

@@ -1,7 +1,7 @@
-"""Loads a model and tries it, in a process of its own: what a damaged one does to a process stays there.
+"""Loads a model and tries it, in a process of its own: a damaged model can only crash that.
 
 argv: VERSION_DIR, FILE  -->  load, signatures, runs with zeros, warm-up file, whether requests may share runs
-                         -->  Findings as JSON in FILE
+-->  Findings as JSON in FILE
 """
 
 from __future__ import annotations
@@ -13,7 +13,6 @@ import sys
 import time
 from dataclasses import asdict
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 
@@ -22,7 +21,7 @@ from thriftserve.errors import InvalidArgument, StartError, ThriftServeError
 from thriftserve.models import devices, loader, sample_inputs, warmup
 from thriftserve.models.devices import SessionOptions
 from thriftserve.models.servable import Servable
-from thriftserve.models.session import Arrays
+from thriftserve.models.session import Arrays, Session
 from thriftserve.models.signature import Signature
 from thriftserve.models.tensorflow.preload import preload
 from thriftserve.models.tensorflow.saved_model import SavedModelSession
@@ -31,8 +30,7 @@ from thriftserve.repository.image_settings import ImageSettings
 from thriftserve.tools.check import Findings
 from thriftserve_idl.ttypes import DataType
 
-# TensorFlow's own words about a model that it can't load, and what they mean for who has it.
-
+#: What TensorFlow says of a model that it can't load -> what it means for the model's owner.
 _MEANINGS = (
     (
         re.compile(r"Op type not registered '(\w+)'"),
@@ -58,18 +56,18 @@ _MEANINGS = (
 )
 
 
-def told(message: str) -> str:
-    """A message with what it means before it, where that is known."""
+def explain(message: str) -> str:
+    """Return a message of TensorFlow's with its meaning before it, if that is known."""
     for pattern, meaning in _MEANINGS:
-        found = pattern.search(message)
-        if found:
-            return f"{meaning.format(*found.groups())} ({message})"
+        match = pattern.search(message)
+        if match:
+            return f"{meaning.format(*match.groups())} ({message})"
     return message
 
 
 def examine(path: Path) -> Findings:
-    """Loads a version and runs it."""
-    found = Findings(str(path))
+    """Load a version, run it, and return the findings."""
+    findings = Findings(str(path))
     devices.claim(devices.CPU)
     preload()
     began = time.monotonic()
@@ -78,84 +76,85 @@ def examine(path: Path) -> Findings:
         settings = model_settings.load(path)
         session = SavedModelSession.open(path, SessionOptions())
     except StartError as error:
-        found.faults.append(told(error.message))
-        return found
-    found.load_s = time.monotonic() - began
-    found.describe(session.signatures)
-    found.notes += _origin(path)
+        findings.faults.append(explain(error.message))
+        return findings
+    findings.load_s = time.monotonic() - began
+    findings.add_signatures(session.signatures)
+    findings.notes += _origin_notes(path)
     for signature in session.signatures.values():
-        _probe(session, signature, image, found)
+        _run_zeros(session, signature, image, findings)
     words = (*sample_inputs.read_vocabulary(path), *session.words)
     servable = Servable(path.parent.name, 1, session, labels, image, settings.batching, words=words)
-    warmed = warmup.run_recorded(servable, path)
-    found.notes += [f"{warmup.FILE}: {one}" for one in warmed.faults]
-    if warmed.runs:
-        found.notes.append(f"{sum(warmed.runs.values())} recorded requests ran")
+    recorded = warmup.run_recorded(servable, path)
+    findings.notes += [f"{warmup.FILE}: {fault}" for fault in recorded.faults]
+    if recorded.runs:
+        findings.notes.append(f"{sum(recorded.runs.values())} recorded requests ran")
     batcher = Batcher(1)
     batcher.examine(servable, path)
-    found.notes += batcher.findings(servable)
-    return found
+    findings.notes += batcher.findings(servable)
+    return findings
 
 
-def _origin(path: Path) -> list[str]:
-    """Who wrote it, where that matters."""
+def _origin_notes(path: Path) -> list[str]:
+    """Return which TensorFlow wrote it, and what follows from that."""
     from tensorflow.python.saved_model import loader_impl
 
     graphs = loader_impl.parse_saved_model(str(path)).meta_graphs
-    version = next((one.meta_info_def.tensorflow_version for one in graphs), "")
+    version = next((graph.meta_info_def.tensorflow_version for graph in graphs), "")
     notes = [f"written by TensorFlow {version or '(it does not say which)'}"]
-    if not any(one.HasField("object_graph_def") for one in graphs):
+    if not any(graph.HasField("object_graph_def") for graph in graphs):
         notes.append("an export of TensorFlow 1.x: it is served, and tf.saved_model.load may refuse it")
     return notes
 
 
-def _probe(session: Any, signature: Signature, image: ImageSettings | None, found: Findings) -> None:
+def _run_zeros(session: Session, signature: Signature, image: ImageSettings | None, findings: Findings) -> None:
+    """Run a signature with one row of zeros, and with two if it has rows."""
     zeros = sample_inputs.zeros(signature, image)
     batched = [name for name, spec in signature.inputs.items() if spec.shape and spec.shape[0] is None]
     for rows in (1, 2) if batched else (1,):
-        inputs = {name: np.repeat(one, rows, axis=0) if name in batched else one for name, one in zeros.items()}
+        inputs = {name: np.repeat(row, rows, axis=0) if name in batched else row for name, row in zeros.items()}
         try:
-            outputs = _timed(session, signature, inputs, rows, found)
+            outputs = _run_timed(session, signature, inputs, rows, findings)
         except ThriftServeError as error:
-            _note_failure(signature, rows, error, found)
+            _add_failure(signature, rows, error, findings)
             return
         if rows > 1:
-            _note_rows(signature, outputs, rows, found)
+            _check_rows(signature, outputs, rows, findings)
 
 
-def _timed(session: Any, signature: Signature, inputs: Arrays, rows: int, found: Findings) -> Arrays:
+def _run_timed(session: Session, signature: Signature, inputs: Arrays, rows: int, findings: Findings) -> Arrays:
     began = time.monotonic()
-    outputs: Arrays = session.run(signature.name, inputs, tuple(signature.outputs))
-    found.runs.append((signature.name, rows, 1000 * (time.monotonic() - began)))
-    odd = [name for name, one in outputs.items() if one.dtype.kind == "f" and not np.isfinite(one).all()]
+    outputs = session.run(signature.name, inputs, tuple(signature.outputs))
+    findings.runs.append((signature.name, rows, 1000 * (time.monotonic() - began)))
+    odd = [name for name, array in outputs.items() if array.dtype.kind == "f" and not np.isfinite(array).all()]
     if odd and rows == 1:
-        found.notes.append(f"{signature.name!r} gives {odd[0]!r} that is not finite for zeros")
+        findings.notes.append(f"{signature.name!r} gives {odd[0]!r} that is not finite for zeros")
     return outputs
 
 
-def _note_failure(signature: Signature, rows: int, error: ThriftServeError, found: Findings) -> None:
+def _add_failure(signature: Signature, rows: int, error: ThriftServeError, findings: Findings) -> None:
     if rows > 1:
-        found.notes.append(
+        findings.notes.append(
             f"{signature.name!r} runs with one row and not with {rows}: its model.toml needs max_batch_size = 1 "
             f"({error.message})"
         )
-    elif isinstance(error, InvalidArgument):  # some models take no zeros, and serve well
-        found.notes.append(f"{signature.name!r} refuses zeros: {told(error.message)}")
+    elif isinstance(error, InvalidArgument):  # some models refuse zeros, and serve well
+        findings.notes.append(f"{signature.name!r} refuses zeros: {explain(error.message)}")
     else:
-        found.faults.append(f"{signature.name!r} fails: {told(error.message)}")
+        findings.faults.append(f"{signature.name!r} fails: {explain(error.message)}")
 
 
-def _note_rows(signature: Signature, outputs: Arrays, rows: int, found: Findings) -> None:
-    alone = [name for name, one in outputs.items() if one.shape[:1] != (rows,)]
-    if alone and signature.outputs[alone[0]].dtype is not DataType.STRING:
-        found.notes.append(
-            f"{signature.name!r}: the output {alone[0]!r} has not a row for each row of the inputs: "
+def _check_rows(signature: Signature, outputs: Arrays, rows: int, findings: Findings) -> None:
+    without_rows = [name for name, array in outputs.items() if array.shape[:1] != (rows,)]
+    if without_rows and signature.outputs[without_rows[0]].dtype is not DataType.STRING:
+        findings.notes.append(
+            f"{signature.name!r}: the output {without_rows[0]!r} has not a row for each row of the inputs: "
             "requests for it are not put together"
         )
 
 
 def main(arguments: list[str]) -> int:
-    """What the process does."""
+    """Write the findings about a version directory, the first argument, into a file, the second."""
     logging.disable(logging.CRITICAL)  # all that is worth knowing is in the findings
     Path(arguments[1]).write_text(json.dumps(asdict(examine(Path(arguments[0])))), encoding="utf-8")
     return 0

@@ -1,6 +1,6 @@
-"""`thriftserve model record PATH`: a request as it is typed becomes a record of the version's warm-up file.
+"""`thriftserve model record PATH`: adds a request, as typed, to the version's warm-up file.
 
---input x=[1, 2]  --read_inputs-->  arrays  --held against the signature-->  PredictionLog  -->  one TFRecord more
+--input x=[1, 2]  --read_inputs-->  arrays  --checked by the signature-->  PredictionLog  -->  one TFRecord more
 """
 
 from __future__ import annotations
@@ -15,45 +15,23 @@ from thriftserve.models import tfrecord, warmup
 from thriftserve.models.prediction_log import RecordedRequest, encode
 from thriftserve.models.signature import Signature, TensorSpec
 from thriftserve.models.tensorflow import meta_graph
-from thriftserve.models.tensorflow.preload import preload
 from thriftserve.repository.versions import SAVED_MODEL_FILES, list_versions, newest_version
 from thriftserve_client.cli.flags import UsageError
 from thriftserve_client.cli.inputs import read_inputs
 from thriftserve_client.errors import TensorError
 from thriftserve_client.results import SignatureInfo, TensorInfo
 
-# The version directory that a PATH on the command line means.
-
-
-def version_of(text: str) -> Path:
-    """The directory of the version meant.
-
-    Raises:
-        ModelLoadError: there is no such directory, or no version in it.
-    """
-    path = Path(text).expanduser().absolute()
-    if any((path / name).exists() for name in SAVED_MODEL_FILES):
-        return path
-    if path.name.isdecimal() and path.is_dir() and not list_versions(path):
-        return path  # a damaged version, or one of a Python model: what it lacks is another's to say
-    if not path.is_dir():
-        raise ModelLoadError(f"{path}: there is no such directory")
-    return newest_version(path).path
-
 
 def run(flags: argparse.Namespace) -> int:
-    """Records a request.
-
-    Returns:
-        0.
+    """Record a request, and return 0.
 
     Raises:
-        StartError: the path, a flag or an input is wrong.
+        StartError: The path, a flag or an input is wrong.
     """
-    version = version_of(flags.path)
-    signature = _signature(version, flags.signature)
+    version = find_version(flags.path)
+    signature = _read_signature(version, flags.signature)
     try:
-        inputs = read_inputs(flags.input, lambda: _info(signature, flags.signature))
+        inputs = read_inputs(flags.input, lambda: _signature_info(signature, flags.signature))
         request = RecordedRequest(flags.signature, inputs, flags.output)
         if signature is not None:
             warmup.request_inputs(request, signature)
@@ -62,24 +40,37 @@ def run(flags: argparse.Namespace) -> int:
     except (UsageError, CorruptFile, TensorError, OSError) as error:
         raise ConfigError(str(error)) from error
     path = version / warmup.FILE
-    count = add(path, content, replace=flags.replace)
+    count = add_record(path, content, replace=flags.replace)
     print(f"{path}: {count} {'request' if count == 1 else 'requests'}")
     return ExitCode.OK
 
 
-def add(path: Path, content: bytes, *, replace: bool = False) -> int:
-    """Adds a record to a file, which changes whole or not at all.
-
-    Returns:
-        How many records it has now.
+def find_version(text: str) -> Path:
+    """Return the version directory that a PATH on the command line means.
 
     Raises:
-        ConfigError: it can't be written, is damaged, or is full.
+        ModelLoadError: There is no such directory, or no version in it.
+    """
+    path = Path(text).expanduser().absolute()
+    if any((path / name).exists() for name in SAVED_MODEL_FILES):
+        return path
+    if path.name.isdecimal() and path.is_dir() and not list_versions(path):
+        return path  # a damaged version, or one of a Python model: the caller says what it lacks
+    if not path.is_dir():
+        raise ModelLoadError(f"{path}: there is no such directory")
+    return newest_version(path).path
+
+
+def add_record(path: Path, content: bytes, *, replace: bool = False) -> int:
+    """Add a record to a file, which changes whole or not at all; return how many records it has now.
+
+    Raises:
+        ConfigError: The file can't be written, is damaged, or is full.
     """
     try:
         before = path.read_bytes() if path.exists() and not replace else b""
         records = list(tfrecord.read(path)) if before else []
-        faults = [f"record {number}: {one}" for number, one in records if isinstance(one, CorruptFile)]
+        faults = [f"record {number}: {record}" for number, record in records if isinstance(record, CorruptFile)]
         if faults:
             raise ConfigError(f"{path}: {faults[0]}; --replace drops what the file has")
         if len(records) >= warmup.MAX_RECORDS:
@@ -91,22 +82,21 @@ def add(path: Path, content: bytes, *, replace: bool = False) -> int:
     return len(records) + 1
 
 
-def _signature(version: Path, name: str) -> Signature | None:
-    """None for a Python model's directory: nothing tells its signatures without running it."""
-    if not any((version / one).exists() for one in SAVED_MODEL_FILES):
+def _read_signature(version: Path, name: str) -> Signature | None:
+    """Return a signature, or None for a Python model's directory: only running the model shows its signatures."""
+    if not any((version / file).exists() for file in SAVED_MODEL_FILES):
         return None
-    preload()
-    found = meta_graph.read_endpoints(version)
-    if name not in found:
-        raise ConfigError(f"signature is {name!r}: {version} has {', '.join(found)}")
-    return found[name].signature
+    endpoints = meta_graph.read_endpoints(version)
+    if name not in endpoints:
+        raise ConfigError(f"signature is {name!r}: {version} has {', '.join(endpoints)}")
+    return endpoints[name].signature
 
 
-def _info(signature: Signature | None, name: str) -> SignatureInfo:
+def _signature_info(signature: Signature | None, name: str) -> SignatureInfo:
     if signature is None:
         raise UsageError("there is no SavedModel that would tell the types of inputs: give them as NAME=FILE.npy")
     return SignatureInfo(name, signature.method_name, _tensors(signature.inputs), _tensors(signature.outputs))
 
 
 def _tensors(specs: Mapping[str, TensorSpec]) -> dict[str, TensorInfo]:
-    return {name: TensorInfo(name, one.dtype, one.shape) for name, one in specs.items()}
+    return {name: TensorInfo(name, spec.dtype, spec.shape) for name, spec in specs.items()}

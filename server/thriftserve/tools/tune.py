@@ -1,6 +1,6 @@
-"""`thriftserve model tune PATH`: what it does: flags in, a table out, the winner in the model's settings file.
+"""`thriftserve model tune PATH`: measures a model, prints a table, writes the winner into its settings file.
 
-argv  -->  cells  --Search-->  results  -->  table, BASE_PATH/model.toml
+argv  -->  candidates  --Search-->  results  -->  table, BASE_PATH/model.toml
 """
 
 from __future__ import annotations
@@ -18,135 +18,113 @@ from thriftserve.models.signature import DEFAULT_SIGNATURE
 from thriftserve.models.tensorflow import meta_graph
 from thriftserve.models.tensorflow.preload import preload
 from thriftserve.repository import model_settings
-from thriftserve.repository.model_settings import write_model_settings
 from thriftserve.repository.versions import newest_version
 from thriftserve.tools.tune_search import Candidate, Result, Search, arrangements, best, ranked
 from thriftserve.tools.tune_workers import TunedSignature, TuneWorkers, has_rows
 
-# What the terminal shows: a line of progress while it measures, a table at the end.
+#: Characters of the progress bar, and rows of the table: the rest is far from the best.
+_BAR, _SHOWN = 24, 15
+#: As shells report a process that SIGINT ended.
+_INTERRUPTED = 130
 
-_BAR = 24
-#: Rows of the table: the rest is far from the best.
-_SHOWN = 15
+#: The tables of a model.toml with the keys to set.
+Tables = Mapping[str, Mapping[str, int]]
 
 
-def show_progress(done: int, total: int, cell: Candidate) -> None:
-    """Draws the bar over itself; where stderr is no terminal, nothing is shown."""
+def run(flags: argparse.Namespace) -> int:
+    """Tune a model.
+
+    Returns:
+        The exit code: 0, or 130 after Ctrl-C.
+
+    Raises:
+        StartError: A flag is wrong, the model can't be loaded, or there is no such device.
+    """
+    batch_sizes = _read_batch_sizes(flags.batch_sizes)
+    if not (flags.seconds > 0 and flags.budget_s > 0):
+        raise ConfigError(f"seconds is {flags.seconds:g}, budget_s {flags.budget_s:g}: both must be above 0")
+    version = newest_version(Path(flags.path).expanduser().absolute()).path
+    target = settings_file(version)
+    model_settings.load_file(target)  # a mistake in it shows before the measuring, not after
+    devices.assign_devices(flags.devices, 1)
+    preload()
+    signature, batched = _choose_signature(version, flags.signature)
+
+    def start_workers(workers: int, threads: int) -> TuneWorkers:
+        return TuneWorkers(signature, devices.assign_devices(flags.devices, workers), threads)
+
+    if batched and (reason := _why_apart(start_workers)):
+        message = f"requests for {signature.name!r} do not share runs, so only batch 1 is measured: {reason}"
+        print(message, file=sys.stderr)
+        batched = False
+    sizes = batch_sizes if batched else (1,)
+    candidates = [Candidate(arrangement, size) for arrangement in arrangements(usable_cores()) for size in sizes]
+    search = Search(start_workers, flags.objective, flags.seconds, flags.budget_s, show_progress)
+    print(f"measuring {len(candidates)} combinations of {version}, at most {flags.budget_s:g} s …", file=sys.stderr)
+    interrupted = False
+    try:
+        search.run(candidates)
+    except KeyboardInterrupt:
+        interrupted = True
+    finally:
+        clear_progress()
+    return _conclude(search, target, write=not (interrupted or flags.dry_run), interrupted=interrupted)
+
+
+def show_progress(measured: int, total: int, candidate: Candidate) -> None:
+    """Draw the progress bar over itself, if stderr is a terminal."""
     if not sys.stderr.isatty():
         return
-    filled = _BAR * done // max(1, total)
-    at = cell.arrangement
-    told = f"workers {at.workers}, runs {at.runs}, threads {at.threads}, batch {cell.rows}"
-    sys.stderr.write(f"\r[{'#' * filled:{_BAR}}] {done}/{total}  {told}\x1b[K")
+    filled = _BAR * measured // max(1, total)
+    arrangement = candidate.arrangement
+    label = (
+        f"workers {arrangement.workers}, runs {arrangement.runs}, threads {arrangement.threads}, batch {candidate.rows}"
+    )
+    sys.stderr.write(f"\r[{'#' * filled:{_BAR}}] {measured}/{total}  {label}\x1b[K")
     sys.stderr.flush()
 
 
-def end_progress() -> None:
-    """Takes the bar away."""
+def clear_progress() -> None:
+    """Remove the progress bar."""
     if sys.stderr.isatty():
         sys.stderr.write("\r\x1b[K")
 
 
-def table(results: Iterable[Result], winner: Result, objective: str) -> list[str]:
-    """The best results, best first, the winner with an arrow."""
-    lines = ["   workers  runs  threads  batch      rows/s   ms a run  p99 ms  measured s"]
-    order = ranked(results, objective)
-    shown = order[:_SHOWN] if winner in order[:_SHOWN] else [*order[: _SHOWN - 1], winner]
-    for one in shown:
-        at = one.cell.arrangement
-        lines.append(
-            f"{'->' if one is winner else '  '} {at.workers:7d} {at.runs:5d} {at.threads:8d} {one.cell.rows:6d} "
-            f"{one.rows_per_s:11.1f} {one.median_ms:10.3f} {one.p99_ms:7.2f} {one.seconds:11.2f}"
-        )
-    if len(order) > len(shown):
-        lines.append(f"   … and {len(order) - len(shown)} slower ones")
-    return lines
-
-
-def toml(tables: Mapping[str, Mapping[str, int]]) -> list[str]:
-    """Settings as the lines of a file."""
-    return [line for name, keys in tables.items() for line in (f"[{name}]", *(f"{k} = {v}" for k, v in keys.items()))]
-
-
-# The winner's settings in the model's own file, beside whatever else that says.
-
-Tables = Mapping[str, Mapping[str, int]]
-
-
-def file_of(version_path: Path) -> Path:
-    """The file that holds for a version: its own where it has one, else that of its base path."""
+def settings_file(version_path: Path) -> Path:
+    """Return the settings file of a version: its own if it has one, else that of its base path."""
     own = version_path / model_settings.FILE
     return own if own.exists() else version_path.parent / model_settings.FILE
 
 
 def write_settings(path: Path, tables: Tables) -> None:
-    """Sets keys of a model.toml; the file changes whole or not at all.
+    """Set keys of a model.toml; the file changes whole or not at all.
 
     Raises:
-        ModelLoadError: what is there already can't be read as a model's settings.
-        ConfigError: it can't be written.
+        ModelLoadError: The file is there, and can't be read as a model's settings.
+        ConfigError: It can't be written.
     """
-    now = model_settings.load_file(path) or model_settings.UNSET
-    then = replace(now, **{name: replace(getattr(now, name), **keys) for name, keys in tables.items()})
+    present = model_settings.load_file(path) or model_settings.UNSET
+    wanted = replace(present, **{name: replace(getattr(present, name), **keys) for name, keys in tables.items()})
     try:
-        write_model_settings(path, then)
+        model_settings.write_model_settings(path, wanted)
     except OSError as error:
         raise ConfigError(
             f"{path}: can't be written: {error.strerror}; --dry-run shows the settings, to be put there by hand"
         ) from error
 
 
-def run(flags: argparse.Namespace) -> int:
-    """Tunes a model.
-
-    Returns:
-        The exit code: 0, or 130 where it was interrupted.
-
-    Raises:
-        StartError: a flag is wrong, the model can't be loaded, or a device is not there.
-    """
-    rows = _batch_sizes(flags.batch_sizes)
-    if not (flags.seconds > 0 and flags.budget_s > 0):
-        raise ConfigError(f"seconds is {flags.seconds:g}, budget_s {flags.budget_s:g}: both must be above 0")
-    version = newest_version(Path(flags.path).expanduser().absolute()).path
-    target = file_of(version)
-    model_settings.load_file(target)  # a mistake in it is told before the measuring, not after
-    devices.assign_devices(flags.devices, 1)
-    preload()
-    job, batched = _job(version, flags.signature)
-    hire = _hiring(job, flags.devices)
-    if batched and (why := _why_apart(hire)):
-        print(f"requests for {job.signature!r} do not share runs, so only batch 1 is measured: {why}", file=sys.stderr)
-        batched = False
-    cells = [Candidate(at, size) for at in arrangements(usable_cores()) for size in (rows if batched else (1,))]
-    search = Search(hire, flags.objective, flags.seconds, flags.budget_s, show_progress)
-    print(f"measuring {len(cells)} combinations of {version}, at most {flags.budget_s:g} s …", file=sys.stderr)
-    interrupted = False
+def _why_apart(start_workers: Callable[[int, int], TuneWorkers]) -> str:
+    """Return why larger batches must not be chosen, or "": what the settings say counts as the author's word."""
+    workers = start_workers(1, usable_cores())
     try:
-        search.run(cells)
-    except KeyboardInterrupt:
-        interrupted = True
+        return workers.why_apart()
     finally:
-        end_progress()
-    return _conclude(search, target, write=not (interrupted or flags.dry_run), interrupted=interrupted)
+        workers.close()
 
 
-def _hiring(job: TunedSignature, where: str) -> Callable[[int, int], TuneWorkers]:
-    return lambda workers, threads: TuneWorkers(job, devices.assign_devices(where, workers), threads)
-
-
-def _why_apart(hire: Callable[[int, int], TuneWorkers]) -> str:
-    """Why larger batches must not be chosen: what is written into the settings is taken for the author's word."""
-    crew = hire(1, usable_cores())
+def _read_batch_sizes(text: str) -> tuple[int, ...]:
     try:
-        return crew.why_apart()
-    finally:
-        crew.close()
-
-
-def _batch_sizes(text: str) -> tuple[int, ...]:
-    try:
-        sizes = tuple(sorted({int(one) for one in text.split(",")}))
+        sizes = tuple(sorted({int(size) for size in text.split(",")}))
     except ValueError:
         sizes = ()
     if not sizes or sizes[0] < 1:
@@ -154,47 +132,62 @@ def _batch_sizes(text: str) -> tuple[int, ...]:
     return sizes
 
 
-def _job(version: Path, name: str | None) -> tuple[TunedSignature, bool]:
-    """What to call, and whether it has rows; the file is read, nothing is loaded."""
-    found = meta_graph.read_endpoints(version)
+def _choose_signature(version: Path, name: str | None) -> tuple[TunedSignature, bool]:
+    """Return the signature to call, and whether it has rows; the file is read, nothing is loaded."""
+    endpoints = meta_graph.read_endpoints(version)
     if name is None:
-        name = DEFAULT_SIGNATURE if DEFAULT_SIGNATURE in found or len(found) != 1 else next(iter(found))
-    if name not in found:
-        raise ConfigError(f"signature {name!r}: {version} has {', '.join(found)}; name one with --signature")
-    batched = any(has_rows(one.shape) for one in found[name].signature.inputs.values())
+        name = DEFAULT_SIGNATURE if DEFAULT_SIGNATURE in endpoints or len(endpoints) != 1 else next(iter(endpoints))
+    if name not in endpoints:
+        raise ConfigError(f"signature {name!r}: {version} has {', '.join(endpoints)}; name one with --signature")
+    batched = any(has_rows(spec.shape) for spec in endpoints[name].signature.inputs.values())
     return TunedSignature(version.parent, name), batched
 
 
 def _conclude(search: Search, target: Path, *, write: bool, interrupted: bool) -> int:
     results = list(search.results.values())
     winner = best(results, search.objective)
-    for cell, why in search.failed.items():
-        print(f"not measured: {cell.arrangement}, batch {cell.rows}: {why}", file=sys.stderr)
+    for candidate, reason in search.failed.items():
+        print(f"not measured: {candidate.arrangement}, batch {candidate.rows}: {reason}", file=sys.stderr)
     if search.skipped:
         print(f"{search.skipped} combinations were not measured: give more --budget-s", file=sys.stderr)
     if winner is None:
-        why = "interrupted before anything was measured" if interrupted else "nothing could be measured"
-        print(f"thriftserve: error: {why}", file=sys.stderr)
-        return 130 if interrupted else ExitCode.MODEL_LOAD
-    print("\n".join(table(results, winner, search.objective)))
-    tables = settings_of(winner)
+        reason = "interrupted before anything was measured" if interrupted else "nothing could be measured"
+        print(f"thriftserve: error: {reason}", file=sys.stderr)
+        return _INTERRUPTED if interrupted else ExitCode.MODEL_LOAD
+    print("\n".join(_table(results, winner, search.objective)))
+    tables = _settings_of(winner)
     if write:
         write_settings(target, tables)
-        print(f"written to {target}:")
-    else:
-        print(f"not written; for {target}:")
-    print("\n".join(toml(tables)))
-    return 130 if interrupted else ExitCode.OK
+    print(f"written to {target}:" if write else f"not written; for {target}:")
+    for name, keys in tables.items():
+        print("\n".join((f"[{name}]", *(f"{key} = {value}" for key, value in keys.items()))))
+    return _INTERRUPTED if interrupted else ExitCode.OK
 
 
-def settings_of(winner: Result) -> dict[str, dict[str, int]]:
-    """A result's cell as the tables of a model.toml."""
-    at = winner.cell.arrangement
+def _table(results: Iterable[Result], winner: Result, objective: str) -> list[str]:
+    """Return the lines of the best results, best first, the winner with an arrow."""
+    lines = ["   workers  runs  threads  batch      rows/s   ms a run  p99 ms  measured s"]
+    order = ranked(results, objective)
+    shown = order[:_SHOWN] if winner in order[:_SHOWN] else [*order[: _SHOWN - 1], winner]
+    for result in shown:
+        arrangement = result.candidate.arrangement
+        lines.append(
+            f"{'->' if result is winner else '  '} {arrangement.workers:7d} {arrangement.runs:5d} "
+            f"{arrangement.threads:8d} {result.candidate.rows:6d} {result.rows_per_s:11.1f} {result.median_ms:10.3f} "
+            f"{result.p99_ms:7.2f} {result.seconds:11.2f}"
+        )
+    if len(order) > len(shown):
+        lines.append(f"   … and {len(order) - len(shown)} slower ones")
+    return lines
+
+
+def _settings_of(winner: Result) -> Tables:
+    arrangement = winner.candidate.arrangement
     return {
-        "batching": {"max_batch_size": winner.cell.rows},
+        "batching": {"max_batch_size": winner.candidate.rows},
         "session": {
-            "workers": at.workers,
-            "runs_per_worker": at.runs,
-            "intra_op_threads": at.threads,
+            "workers": arrangement.workers,
+            "runs_per_worker": arrangement.runs,
+            "intra_op_threads": arrangement.threads,
         },
     }

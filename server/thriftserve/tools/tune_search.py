@@ -1,8 +1,8 @@
-"""Which cells are measured, and for how long: all of them briefly, the promising ones again.
+"""Which candidates are measured, and for how long: all of them briefly, the promising ones again.
 
-    arrangements x batch sizes  --a short look-->  the best of them  --twice as long-->  …  -->  results
+    arrangements x batch sizes  --a short round-->  the best of them  --a longer round-->  …  -->  results
 
-A crew of processes is made for each number of workers and threads, since both hold for a process's life.
+Processes are started anew for each number of workers and threads, since both stay the same for a process's life.
 """
 
 from __future__ import annotations
@@ -15,10 +15,12 @@ from itertools import groupby, product
 from thriftserve.errors import StartError, ThriftServeError
 from thriftserve.tools.tune_workers import TuneWorkers
 
-# What is tried: how many processes, runs and threads, and how many rows a run.
-
 #: A result this near to the best one counts as good as it: measuring again would differ by as much.
 _AS_GOOD = 0.97
+#: The part of a candidate's time that each round uses.
+_ROUNDS = (0.25, 0.5, 1.0)
+#: The part of the candidates of a round that go on to the next, and how many at least.
+_FINALISTS_PART, _MIN_FINALISTS = 0.3, 4
 
 
 @dataclass(frozen=True, order=True)
@@ -48,138 +50,140 @@ class Candidate:
 
 @dataclass(frozen=True)
 class Result:
-    """What a cell came to."""
+    """The figures of a candidate."""
 
-    cell: Candidate
+    candidate: Candidate
     rows_per_s: float
-    #: Of one run: the median, and what one run in a hundred exceeds.
+    #: Of one run: the median, and the 99th percentile.
     median_ms: float
     p99_ms: float
     #: How long it was measured.
     seconds: float
 
 
+#: Starts a number of workers with a number of threads each.
+StartWorkers = Callable[[int, int], TuneWorkers]
+#: Called before each candidate: how many are measured, how many there are in this round, and the candidate.
+Progress = Callable[[int, int, Candidate], None]
+
+
 def arrangements(cores: int) -> list[Arrangement]:
-    """Every way, in powers of two, to keep all of `cores` busy, and one run alone for comparison."""
-    powers = [2**power for power in range(cores.bit_length())]
-    sizes = sorted({*powers, cores})
-    every = (Arrangement(*sizes_of) for sizes_of in product(sizes, repeat=3))
-    full = [one for one in every if cores / 2 < one.cores <= cores]
+    """Return every way, in powers of two, to keep all of `cores` busy, and one run alone for comparison."""
+    sizes = sorted({*(2**power for power in range(cores.bit_length())), cores})
+    all_arrangements = (Arrangement(*counts) for counts in product(sizes, repeat=3))
+    full = [arrangement for arrangement in all_arrangements if cores / 2 < arrangement.cores <= cores]
     return sorted({Arrangement(1, 1, 1), *full})
 
 
 def best(results: Iterable[Result], objective: str) -> Result | None:
-    """The winner: most rows a second, or the shortest run; None where nothing was measured.
+    """Return the winner: most rows a second, or the shortest run; None if nothing was measured.
 
-    Of those that are as good as the best one, the one with the fewest processes (each holds the model once more),
-    then the smallest batches (nobody waits for others' rows), then the fewest threads.
+    Of those that are as good as the best one, it is the one with the fewest processes (each holds the model once
+    more), then the smallest batches (nobody waits for others' rows), then the fewest threads.
     """
-    found = list(results)
-    if not found:
+    measured = list(results)
+    if not measured:
         return None
-    top = max(_score(one, objective) for one in found)
-    good = [one for one in found if _score(one, objective) >= top * _AS_GOOD]
-    return min(good, key=lambda one: (one.cell.arrangement.workers, one.cell.rows, one.cell.arrangement))
+    top = max(_score(result, objective) for result in measured)
+    good = [result for result in measured if _score(result, objective) >= top * _AS_GOOD]
+    return min(
+        good,
+        key=lambda result: (
+            result.candidate.arrangement.workers,
+            result.candidate.rows,
+            result.candidate.arrangement,
+        ),
+    )
 
 
 def ranked(results: Iterable[Result], objective: str) -> list[Result]:
-    """Best first."""
-    return sorted(results, key=lambda one: -_score(one, objective))
+    """Return the results, best first."""
+    return sorted(results, key=lambda result: -_score(result, objective))
 
 
 def _score(result: Result, objective: str) -> float:
     return result.rows_per_s if objective == "throughput" else 1 / result.median_ms
 
 
-#: Of a cell's time, what the first and the second look take; the last takes all of it.
-_LOOKS = (0.25, 0.5, 1.0)
-#: Of the cells of one look, the part that has another.
-_KEPT = 0.3
-#: At least so many have another look.
-_FINALISTS = 4
-
-Hire = Callable[[int, int], TuneWorkers]
-#: Told before each cell: how many are done, how many there are in this look, and the cell.
-Progress = Callable[[int, int, Candidate], None]
-
-
 @dataclass
 class Search:
-    """A search over cells; `results` grows as it goes, so that an interrupted one has something to show.
+    """A search over candidates; `results` grows as it goes, so that an interrupted one has something to show.
 
     Args:
-        hire: makes the crew for a number of workers and of threads.
+        start_workers: starts the processes for a number of workers and of threads.
         objective: "throughput" or "latency".
-        seconds: the longest that one cell is measured.
-        budget_s: no look begins after so much time; None: no limit.
-        progress: told of each cell.
+        seconds: the longest that one candidate is measured.
+        budget_s: nothing new begins after so much time.
+        progress: called before each candidate.
     """
 
-    hire: Hire
+    start_workers: StartWorkers
     objective: str
     seconds: float
     budget_s: float
     progress: Progress
-    #: The latest, and longest, look at each cell.
+    #: The latest, and longest, measurement of each candidate.
     results: dict[Candidate, Result] = field(default_factory=dict)
-    #: Cells that could not be measured, and why.
+    #: Candidates that could not be measured, and why.
     failed: dict[Candidate, str] = field(default_factory=dict)
-    #: Cells that the time was too short for.
+    #: Candidates that there was no time for.
     skipped: int = 0
 
-    def run(self, cells: Iterable[Candidate]) -> None:
-        """Measures.
+    def run(self, candidates: Iterable[Candidate]) -> None:
+        """Measure.
 
         Raises:
-            StartError: not one crew could load the model.
+            StartError: No process could load the model.
         """
         self._end = time.monotonic() + self.budget_s
-        left = list(cells)
-        for part in _LOOKS:
-            self._look(left, self.seconds * part)
-            finalists = max(_FINALISTS, int(len(left) * _KEPT))
-            left = [one.cell for one in ranked(self._of(left), self.objective)][:finalists]
+        left = list(candidates)
+        for part in _ROUNDS:
+            self._run_round(left, self.seconds * part)
+            finalists = max(_MIN_FINALISTS, int(len(left) * _FINALISTS_PART))
+            measured = [self.results[candidate] for candidate in left if candidate in self.results]
+            left = [result.candidate for result in ranked(measured, self.objective)][:finalists]
 
-    def _of(self, cells: Iterable[Candidate]) -> list[Result]:
-        return [self.results[cell] for cell in cells if cell in self.results]
-
-    def _look(self, cells: list[Candidate], seconds: float) -> None:
-        done = 0
-        for (workers, threads), group in groupby(sorted(cells, key=_order), key=lambda cell: _order(cell)[:2]):
-            mine = list(group)
-            if time.monotonic() >= self._end and self.results:
-                self.skipped += len([cell for cell in mine if cell not in self.results])
+    def _run_round(self, candidates: list[Candidate], seconds: float) -> None:
+        measured = 0
+        ordered = sorted(candidates, key=_order)
+        for (workers, threads), group in groupby(ordered, key=lambda candidate: _order(candidate)[:2]):
+            same_processes = list(group)
+            if self._is_over():
+                self.skipped += sum(candidate not in self.results for candidate in same_processes)
                 continue
-            self.progress(done, len(cells), mine[0])
+            self.progress(measured, len(candidates), same_processes[0])
             try:
-                crew = self.hire(workers, threads)
+                tune_workers = self.start_workers(workers, threads)
             except StartError as error:
                 if not self.results:
                     raise
-                self.failed.update(dict.fromkeys(mine, error.message))
+                self.failed.update(dict.fromkeys(same_processes, error.message))
                 continue
             try:
-                for cell in mine:
-                    self.progress(done, len(cells), cell)
-                    self._measure(crew, cell, seconds)
-                    done += 1
+                for candidate in same_processes:
+                    self.progress(measured, len(candidates), candidate)
+                    self._measure(tune_workers, candidate, seconds)
+                    measured += 1
             finally:
-                crew.close()
+                tune_workers.close()
 
-    def _measure(self, crew: TuneWorkers, cell: Candidate, seconds: float) -> None:
-        if time.monotonic() >= self._end and self.results:
-            self.skipped += cell not in self.results
+    def _is_over(self) -> bool:
+        return time.monotonic() >= self._end and bool(self.results)
+
+    def _measure(self, tune_workers: TuneWorkers, candidate: Candidate, seconds: float) -> None:
+        if self._is_over():
+            self.skipped += candidate not in self.results
             return
         try:
-            rate, times = crew.call(cell.arrangement.runs, cell.rows, seconds)
+            rate, times = tune_workers.call(candidate.arrangement.runs, candidate.rows, seconds)
         except ThriftServeError as error:
-            self.failed[cell] = error.message
+            self.failed[candidate] = error.message
             return
         median, p99 = times[len(times) // 2] * 1000, times[min(len(times) - 1, len(times) * 99 // 100)] * 1000
-        self.results[cell] = Result(cell, rate, median, p99, seconds)
+        self.results[candidate] = Result(candidate, rate, median, p99, seconds)
 
 
-def _order(cell: Candidate) -> tuple[int, int, int, int]:
-    """Cells of one crew beside each other, the smallest first."""
-    at: Arrangement = cell.arrangement
-    return at.workers, at.threads, at.runs, cell.rows
+def _order(candidate: Candidate) -> tuple[int, int, int, int]:
+    """Sort candidates of the same processes together, the smallest first."""
+    arrangement = candidate.arrangement
+    return arrangement.workers, arrangement.threads, arrangement.runs, candidate.rows

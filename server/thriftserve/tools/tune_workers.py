@@ -1,9 +1,9 @@
-"""The processes of one arrangement: each loads the model as a worker would, and calls it as it is told.
+"""The processes of one arrangement: each loads the model as a worker does, and calls it on order.
 
-    Crew(model, workers, threads)  --fork-->  workers, each with the model loaded  --call(runs, rows)-->  run times
+    TuneWorkers(signature, places, threads)  --fork-->  processes with the model  --call(runs, rows)-->  run times
 
-The parent has imported TensorFlow and never used it; so each process is forked, has TensorFlow at once, and its
-thread settings are its own: TensorFlow makes its threads once in a process.
+The parent has imported TensorFlow and never used it. So each process is forked, has TensorFlow at once, and has its
+own thread settings: TensorFlow makes its threads once in a process.
 """
 
 from __future__ import annotations
@@ -30,106 +30,109 @@ from thriftserve.models.signature import Signature
 from thriftserve.repository.versions import ModelConfig
 from thriftserve.supervisor.child import die_with_parent
 
-#: Longest wait for a model to load and for a cell's calls, in seconds.
-_PATIENCE_S = 600.0
+#: Longest wait for a model to load and for a candidate's calls, in seconds.
+_ANSWER_TIMEOUT_S = 600.0
 
 
 @dataclass(frozen=True)
 class TunedSignature:
-    """What is called: a model's base path and the name of its signature."""
+    """The signature to call, of the newest version of a base path."""
 
     base_path: Path
-    signature: str
+    name: str
 
 
 class TuneWorkers:
-    """Worker processes with the model loaded, from construction until `close`.
+    """Worker processes with the model loaded, from construction until `close`. Used by one thread.
 
     Args:
-        job: what they call.
+        signature: what they call.
         places: the device of each.
         threads: inside one operation, of each.
 
     Raises:
-        StartError: one of them could not load the model, or its device is not there.
+        StartError: One of them could not load the model, or there is no such device.
     """
 
-    def __init__(self, job: TunedSignature, places: tuple[str, ...], threads: int) -> None:
+    def __init__(self, signature: TunedSignature, places: tuple[str, ...], threads: int) -> None:
         context = multiprocessing.get_context("fork")
         self._pipes: list[Connection] = []
         self._processes: list[Any] = []
         for place in places:
             ours, theirs = context.Pipe()
             options = devices.SessionOptions(place, threads)
-            process = context.Process(target=_work, args=(theirs, job, options, os.getpid()), daemon=True)
+            process = context.Process(target=_work, args=(theirs, signature, options, os.getpid()), daemon=True)
             process.start()
             theirs.close()
             self._pipes.append(ours)
             self._processes.append(process)
         try:
-            self._answers()
+            self._receive_all()
         except BaseException:
             self.close()
             raise
 
     def call(self, runs: int, rows: int, seconds: float) -> tuple[float, list[float]]:
-        """Has each process make calls of `rows` rows from `runs` threads at once.
+        """Have each process call the model with `rows` rows from `runs` threads at once.
 
         Returns:
             Rows a second of all together, and the seconds that each run took, ascending.
 
         Raises:
-            StartError: a process has ended.
-            ThriftServeError: the model refused the calls.
+            StartError: A process has ended.
+            ThriftServeError: The model refused the calls.
         """
         for pipe in self._pipes:
             pipe.send((runs, rows, seconds))
-        answers = self._answers()
-        return sum(rate for rate, _ in answers), sorted(took for _, times in answers for took in times)
+        answers = self._receive_all()
+        return sum(rate for rate, _ in answers), sorted(seconds for _, times in answers for seconds in times)
 
     def why_apart(self) -> str:
-        """Why the signature's requests must not share runs; empty where they may. Tried in the first process.
+        """Return why the signature's requests must not share runs, or "" if they may. The first process tries it.
 
         Raises:
-            StartError: the process has ended.
+            StartError: The process has ended.
         """
         self._pipes[0].send(None)
-        answer = _answer(self._pipes[0])
+        answer = _receive(self._pipes[0])
         if isinstance(answer, Exception):
             raise answer
         return str(answer)
 
     def close(self) -> None:
-        """Ends the processes."""
+        """End the processes."""
         for process in self._processes:
             process.kill()
         for process, pipe in zip(self._processes, self._pipes, strict=True):
             process.join()
             pipe.close()
 
-    def _answers(self) -> list[Any]:
-        answers = [_answer(pipe) for pipe in self._pipes]
+    def _receive_all(self) -> list[Any]:
+        answers = [_receive(pipe) for pipe in self._pipes]
         for answer in answers:
             if isinstance(answer, ThriftServeError):
                 raise answer
         return answers
 
 
-def _answer(pipe: Connection) -> Any:
-    """What a process said; an error is returned, so that those of the others are read too."""
+def _receive(pipe: Connection) -> Any:
+    """Return a process's answer; an error is returned too, so that the answers of the others are read."""
     try:
-        return pipe.recv() if pipe.poll(_PATIENCE_S) else ModelLoadError(f"no answer within {_PATIENCE_S:g} s")
+        if pipe.poll(_ANSWER_TIMEOUT_S):
+            return pipe.recv()
+        return ModelLoadError(f"no answer within {_ANSWER_TIMEOUT_S:g} s")
     except (EOFError, ConnectionError):
         return ModelLoadError("a process ended while it was measured: the machine may be short of memory")
 
 
-def _work(pipe: Connection, job: TunedSignature, options: devices.SessionOptions, parent: int) -> None:
-    """A process's life: load, say so, then carry out orders."""
+def _work(pipe: Connection, signature: TunedSignature, options: devices.SessionOptions, parent: int) -> None:
+    """Run a process: load the model, report that, then carry out orders until it is killed."""
     die_with_parent(parent)
     signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C reaches the whole group: the parent decides
+    config = ModelConfig(signature.base_path.name, "tensorflow", str(signature.base_path))
     try:
         devices.claim(options.device)
-        model = loader.load(ModelConfig(job.base_path.name, "tensorflow", str(job.base_path)), options)
+        servable = loader.load(config, options)
         pipe.send(None)
     except StartError as error:
         pipe.send(error)
@@ -137,77 +140,78 @@ def _work(pipe: Connection, job: TunedSignature, options: devices.SessionOptions
     while True:
         order = pipe.recv()
         if order is None:
-            pipe.send(why_apart(model, job.signature))
+            pipe.send(why_apart(servable, signature.name))
             continue
         runs, rows, seconds = order
         try:
-            pipe.send(_calls(caller(model, job.signature, rows), runs, rows, seconds))
+            pipe.send(_measure(_make_call(servable, signature.name, rows), runs, rows, seconds))
         except ThriftServeError as error:
             pipe.send(error)
 
 
-def why_apart(model: Servable, signature: str) -> str:
-    """Why requests for a signature must not share runs; empty where they may, or where the author says so."""
-    if on_word(model):
+def why_apart(servable: Servable, signature: str) -> str:
+    """Return why requests for a signature must not share runs; "" if they may, or the author says that they do."""
+    if on_word(servable):
         return ""
     batcher = Batcher(1)
-    batcher.examine(model)
-    return batcher.why_apart(model, signature)
+    batcher.examine(servable)
+    return batcher.why_apart(servable, signature)
 
 
-def caller(model: Servable, name: str, rows: int) -> Callable[[], object]:
-    """A call of a signature with seeded random inputs of `rows` rows, where it has rows.
+def _make_call(servable: Servable, name: str, rows: int) -> Callable[[], object]:
+    """Return a call of a signature with seeded random inputs, of `rows` rows if it has rows.
 
     Raises:
-        ThriftServeError: the model refused them, and zeros too.
+        ThriftServeError: The model refused them, and zeros too.
     """
-    signature = model.signatures[name]
+    signature = servable.signatures[name]
     outputs = tuple(signature.outputs)
-    *_, random = sample_inputs.random_inputs(signature, model.image)
+    *_, random = sample_inputs.random_inputs(signature, servable.image)
+    inputs = _resize(signature, random, rows)
     try:
-        inputs = _sized(signature, random, rows)
-        model.session.run(name, inputs, outputs)
-    except ThriftServeError:
-        # Some models refuse random numbers.
-        inputs = _sized(signature, sample_inputs.zeros(signature, model.image), rows)
-        model.session.run(name, inputs, outputs)
-    return lambda: model.session.run(name, inputs, outputs)
+        servable.session.run(name, inputs, outputs)
+    except ThriftServeError:  # some models refuse random numbers
+        inputs = _resize(signature, sample_inputs.zeros(signature, servable.image), rows)
+        servable.session.run(name, inputs, outputs)
+    return lambda: servable.session.run(name, inputs, outputs)
 
 
-def _sized(signature: Signature, inputs: Arrays, rows: int) -> Arrays:
+def _resize(signature: Signature, inputs: Arrays, rows: int) -> Arrays:
     return {
-        name: np.resize(value, (rows, *value.shape[1:])) if has_rows(signature.inputs[name].shape) else value
-        for name, value in inputs.items()
+        name: np.resize(array, (rows, *array.shape[1:])) if has_rows(signature.inputs[name].shape) else array
+        for name, array in inputs.items()
     }
 
 
 def has_rows(shape: tuple[int | None, ...] | None) -> bool:
-    """Whether an input's first size is free: a batch's."""
+    """Return whether an input's first size is free, as of a batch."""
     return bool(shape) and shape is not None and shape[0] is None
 
 
-def _calls(call: Callable[[], object], runs: int, rows: int, seconds: float) -> tuple[float, list[float]]:
-    times: list[list[float]] = [[] for _ in range(runs)]
-    failed: list[ThriftServeError] = []
+def _measure(call: Callable[[], object], runs: int, rows: int, seconds: float) -> tuple[float, list[float]]:
+    """Return rows a second, and the seconds that each run took."""
+    times_by_thread: list[list[float]] = [[] for _ in range(runs)]
+    errors: list[ThriftServeError] = []
     began = time.perf_counter()
 
-    def work(mine: list[float]) -> None:
+    def work(times: list[float]) -> None:
         last = began
         try:
-            while not mine or last - began < seconds:
+            while not times or last - began < seconds:
                 call()
                 now = time.perf_counter()
-                mine.append(now - last)
+                times.append(now - last)
                 last = now
         except ThriftServeError as error:
-            failed.append(error)
+            errors.append(error)
 
-    threads = [threading.Thread(target=work, args=(mine,)) for mine in times]
+    threads = [threading.Thread(target=work, args=(times,)) for times in times_by_thread]
     for thread in threads:
         thread.start()
     for thread in threads:
         thread.join()
-    if failed:
-        raise failed[0]
-    took = time.perf_counter() - began
-    return sum(map(len, times)) * rows / took, [one for mine in times for one in mine]
+    if errors:
+        raise errors[0]
+    elapsed_s = time.perf_counter() - began
+    all_times = [seconds for times in times_by_thread for seconds in times]
+    return len(all_times) * rows / elapsed_s, all_times
