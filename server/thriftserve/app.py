@@ -67,7 +67,8 @@ def serve(source: SettingsSource) -> ExitCode:
     settings = source()
     configs = models_of(settings)
     chosen = devices.choose_devices(settings, configs)
-    devices.assign_devices(chosen.devices, chosen.worker_processes)  # fail now, not in each worker after importing TensorFlow
+    # Fail now, not in each worker after importing TensorFlow.
+    devices.assign_devices(chosen.devices, chosen.worker_processes)
     control_port = control_port_settings(settings)
     with _state_dir(settings) as directory:
         state = StateDir(Path(directory).absolute())

@@ -216,12 +216,12 @@ class _ModelTable:
         session = self._table.get("session", {})
         if "workers" in session:
             raise self._fault("workers is given here and in session: give it once", "workers")
-        whole = {**session, "workers": self._table["workers"]}
+        merged = {**session, "workers": self._table["workers"]}
 
         def fail(key: str, message: str) -> ConfigFault:
             return self._fault(message, *(("session", key) if key in session else (key,)))
 
-        return build(RunSettings, whole, model_settings.SESSION_CHECKS, fail)
+        return build(RunSettings, merged, model_settings.SESSION_CHECKS, fail)
 
     def _image(self) -> ImageSettings | None:
         settings = self._settings("image", ImageSettings, image_settings.CHECKS)

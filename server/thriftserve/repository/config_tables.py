@@ -167,13 +167,13 @@ class _TextTokens:
 
     def find(self, path: KeyPath) -> Position:
         """Return the position of a model's key, or of the innermost block around it."""
-        whole: KeyPath = (LIST, "config", *path)
-        while whole and whole not in self._positions:
-            whole = whole[:-1]
-        return self._positions.get(whole, Position(1, 1))
+        inner: KeyPath = (LIST, "config", *path)
+        while inner and inner not in self._positions:
+            inner = inner[:-1]
+        return self._positions.get(inner, Position(1, 1))
 
     def _add(self, token: _Token, after: str) -> None:
-        """Take in a token; `after` is the text of the next one."""
+        """Add a token; `after` is the text of the next one."""
         text, block = token.text, self._blocks[-1]
         before = self.places[-1].text if self.places else ""
         if self._skipped:  # inside a block that has no effect
@@ -321,8 +321,8 @@ def _checked_table(
         if key == _LABELS and isinstance(value, dict):
             value = [{"key": label, "value": version} for label, version in value.items()]
         if isinstance(example, MutableSequence):
-            each = value if isinstance(value, list) else [value]
-            values[key] = [_checked_value(one, known, (*here, number), find) for number, one in enumerate(each)]
+            items = value if isinstance(value, list) else [value]
+            values[key] = [_checked_value(item, known, (*here, number), find) for number, item in enumerate(items)]
         elif isinstance(value, list):
             raise ConfigFault(find(here), _one_value(key))
         else:

@@ -18,7 +18,7 @@ from pathlib import Path
 from typing import Any
 
 from thriftserve.errors import ModelLoadError
-from thriftserve.repository.settings_table import Check, build, is_number, is_whole, one_of, read_toml, whole
+from thriftserve.repository.settings_table import Check, build, is_number, is_whole, one_of, read_toml, whole_number
 
 #: The file's place in a version's directory.
 FILE = Path("assets.extra") / "image.toml"
@@ -111,8 +111,8 @@ def _is_colour(value: Any) -> bool:
 _PER_CHANNEL = Check(_is_per_channel, "give one number, or a list of one for each channel (1, 3 or 4)")
 CHECKS: Mapping[str, Check] = {
     "input": Check(_is_name, "give the name of an input"),
-    "height": whole(MOST_SIDE),
-    "width": whole(MOST_SIDE),
+    "height": whole_number(MOST_SIDE),
+    "width": whole_number(MOST_SIDE),
     "channels": Check(lambda value: is_whole(value, 1, 4) and value in CHANNELS, "give 1 (grey), 3 (RGB) or 4 (RGBA)"),
     "scale": _PER_CHANNEL,
     "offset": _PER_CHANNEL,

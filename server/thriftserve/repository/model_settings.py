@@ -28,7 +28,7 @@ from typing import Any
 
 from thriftserve.errors import ModelLoadError
 from thriftserve.files import write_atomically
-from thriftserve.repository.settings_table import Check, build, is_number, is_whole, parse_toml, read_toml, whole
+from thriftserve.repository.settings_table import Check, build, is_number, is_whole, parse_toml, read_toml, whole_number
 
 FILE = "model.toml"
 #: No limit of a batch is larger: rows of one run, or requests that wait.
@@ -175,10 +175,10 @@ def _are_sizes(value: Any) -> bool:
 
 
 BATCHING_CHECKS: Mapping[str, Check] = {
-    "max_batch_size": whole(MOST_ROWS),
+    "max_batch_size": whole_number(MOST_ROWS),
     "batch_timeout_ms": Check(lambda value: is_number(value) and value >= 0, "give milliseconds, 0 or more"),
     "allowed_batch_sizes": Check(_are_sizes, "give a list of whole numbers from 1, each larger than the one before"),
     "pad_variable_length_inputs": Check(lambda value: isinstance(value, bool), "give true or false"),
-    "max_enqueued": whole(MOST_ROWS),
+    "max_enqueued": whole_number(MOST_ROWS),
 }
-SESSION_CHECKS: Mapping[str, Check] = {setting.name: whole(MOST_THREADS) for setting in fields(RunSettings)}
+SESSION_CHECKS: Mapping[str, Check] = {setting.name: whole_number(MOST_THREADS) for setting in fields(RunSettings)}

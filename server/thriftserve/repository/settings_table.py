@@ -98,6 +98,6 @@ def one_of(choices: tuple[str, ...]) -> Check:
     return Check(lambda value: value in choices, f"give one of {', '.join(choices)}")
 
 
-def whole(high: int) -> Check:
+def whole_number(high: int) -> Check:
     """Return the check of a key that takes an integer from 1 to `high`."""
     return Check(lambda value: is_whole(value, 1, high), f"give a whole number from 1 to {high}")
