@@ -1,8 +1,8 @@
-"""A service of the tests on any server type, in a process of its own.
+"""A test service on any server type, in its own process.
 
     with Hosted("TThreadedServer") as server:  -->  ready line  -->  server.client() | server.connect()  -->  SIGTERM
 
-`Wire` is the client's half: Apache's own library, nothing of ours.
+`Wire` is the client's side: Apache's library, nothing of this project.
 """
 
 from __future__ import annotations
@@ -43,16 +43,16 @@ TYPES = (
     "TProcessPoolServer",
     "TBatchingServer",
 )
-#: One client at a time: a second waits for the end of the first.
+#: Types that serve several clients at once. TSimpleServer serves one after the other.
 SEVERAL_AT_ONCE = TYPES[1:]
-#: Types whose model holds any number of idle clients beside an active one.
 FRAMED_ALONE = ("TNonblockingServer", "TBatchingServer")
+#: Types that serve an active client beside any number of idle ones.
 MANY_IDLE = ("TThreadedServer", "TThreadPoolServer", "TNonblockingServer", "TProcessPoolServer", "TBatchingServer")
 TESTS = Path(__file__).parent
-#: No answer takes this long, however busy the machine is.
+#: No response takes this long, even on a busy machine.
 PATIENCE_S = 30.0
 _READY = re.compile(r"thriftserve ready (?:host=(\S+) port=(\d+)|unix_socket=(\S+)) server_type=(\w+) .*pid=(\d+)\n")
-#: What a server writes that was surprised, even where everyone was served all the same.
+#: What a server logs after an error that its code did not foresee, even if every client was served.
 _SURPRISED = re.compile(r"ERROR \S+: closed$|Exception (in|ignored)|worker \d+ failed|ended (by|with) ", re.MULTILINE)
 _PROTOCOLS = {"binary": TBinaryProtocolAccelerated, "compact": TCompactProtocolAccelerated}
 _TRANSPORTS = {"framed": TFramedTransport, "buffered": TBufferedTransport}
@@ -60,7 +60,7 @@ _TRANSPORTS = {"framed": TFramedTransport, "buffered": TBufferedTransport}
 
 @dataclass(frozen=True)
 class Wire:
-    """How messages are laid on a wire."""
+    """How messages are cut and encoded."""
 
     transport: str = "framed"
     protocol: str = "binary"
@@ -69,13 +69,13 @@ class Wire:
         return f"{self.transport}-{self.protocol}"
 
     def message(self, write: Callable[[Any], None], service: Any = Calculator) -> bytes:
-        """The bytes of what `write` does with a client of `service` that nobody answers."""
+        """Return the bytes that `write` sends through a client of `service`."""
         buffer = TMemoryBuffer()
         write(service.Client(self.protocol_over(_TRANSPORTS[self.transport](buffer))))
         return bytes(buffer.getvalue())
 
     def protocol_over(self, transport: Any) -> Any:
-        """Apache's accelerated protocol."""
+        """Return Apache's accelerated protocol over a transport."""
         return _PROTOCOLS[self.protocol](transport, fallback=False)
 
 
@@ -83,7 +83,7 @@ WIRES = tuple(Wire(transport, protocol) for transport in _TRANSPORTS for protoco
 
 
 def places(*wires: Wire) -> list[Any]:
-    """Parameters: every server type with each of the wires that it has."""
+    """Return parameters: every server type with each of the wires that it supports."""
     return [
         pytest.param(server_type, wire, id=f"{server_type}-{wire}")
         for server_type in TYPES
@@ -93,19 +93,19 @@ def places(*wires: Wire) -> list[Any]:
 
 
 def add(left: int, right: int, wire: Wire | None = None) -> bytes:
-    """The message of a call of `add`."""
+    """Return the message of a call of `add`."""
     return (wire or Wire()).message(lambda client: client.send_add(left, right))
 
 
 class Hosted:
-    """A server of a given type; ready when the `with` block begins.
+    """A server of a given type. It is ready when the `with` block begins.
 
     Args:
         server_type: one of `TYPES`.
         service: a name that `services.host.factory_of` knows.
         wire: transport and protocol.
         open_files: the limit of open files in the server.
-        refuses_with_busy: whether it has the refusal hook.
+        refuses_with_busy: whether the service has a refusal.
         settings: fields of `HostSettings`.
     """
 
@@ -121,12 +121,18 @@ class Hosted:
     ) -> None:
         self.server_type = server_type
         self.wire = wire or Wire()
-        own = {"transport": self.wire.transport, "protocol": self.wire.protocol, "port": 0, "workers": 2, "threads": 4}
-        self._told = {
+        defaults = {
+            "transport": self.wire.transport,
+            "protocol": self.wire.protocol,
+            "port": 0,
+            "workers": 2,
+            "threads": 4,
+        }
+        self._arguments = {
             "service": service,
             "open_files": open_files,
             "refuses_with_busy": refuses_with_busy,
-            "settings": own | {"server_type": server_type} | settings,
+            "settings": defaults | {"server_type": server_type} | settings,
         }
         self._log = tempfile.TemporaryFile()  # noqa: SIM115  # closed by __exit__
         self.process: subprocess.Popen[str]
@@ -134,28 +140,28 @@ class Hosted:
     def __enter__(self) -> Hosted:
         self.process = self.start()
         assert self.process.stdout is not None
-        line = self.process.stdout.readline() if self._speaks() else ""
-        found = _READY.fullmatch(line)
-        if found is None:
+        line = self.process.stdout.readline() if self._has_output() else ""
+        ready = _READY.fullmatch(line)
+        if ready is None:
             self._end()
             raise AssertionError(f"not ready: {line!r}, exit code {self.process.returncode}\n{self.log()}")
-        self.family = socket.AF_INET6 if ":" in (found[1] or "") else socket.AF_INET
-        self.address: Any = (found[1], int(found[2])) if found[2] else found[3]
-        if found[3]:
+        self.family = socket.AF_INET6 if ":" in (ready[1] or "") else socket.AF_INET
+        self.address: Any = (ready[1], int(ready[2])) if ready[2] else ready[3]
+        if ready[3]:
             self.family = socket.AF_UNIX
         return self
 
     def start(self) -> subprocess.Popen[str]:
-        """The server's process, as it comes up."""
+        """Start the server's process, and return it without waiting."""
         return subprocess.Popen(
-            [sys.executable, "-m", "services.host", json.dumps(self._told)],
+            [sys.executable, "-m", "services.host", json.dumps(self._arguments)],
             env=os.environ | {"PYTHONPATH": str(TESTS)},
             stdout=subprocess.PIPE,
             stderr=self._log,
             text=True,
         )
 
-    def _speaks(self) -> bool:
+    def _has_output(self) -> bool:
         assert self.process.stdout is not None
         return bool(select.select([self.process.stdout], [], [], PATIENCE_S)[0])
 
@@ -170,7 +176,7 @@ class Hosted:
         assert kind is not None or not _SURPRISED.search(log), log
 
     def fails(self) -> tuple[int, str]:
-        """Starts a server that must not get ready; its exit code and its log."""
+        """Start a server that must not become ready. Return its exit code and its log."""
         self.process = self.start()
         out, _ = self.process.communicate(timeout=PATIENCE_S)
         assert out == ""
@@ -178,7 +184,7 @@ class Hosted:
             return self.process.returncode, self.log()
 
     def stop(self) -> int:
-        """Has it drain; its exit code."""
+        """Drain the server. Return its exit code."""
         if self.process.poll() is None:
             self.process.send_signal(signal.SIGTERM)
         return self.process.wait(PATIENCE_S)
@@ -189,20 +195,20 @@ class Hosted:
         self.process.communicate()
 
     def log(self) -> str:
-        """What it wrote to stderr so far."""
+        """Return what it has written to stderr."""
         return os.pread(self._log.fileno(), 1 << 26, 0).decode()
 
     def cpu_s(self) -> float:
-        """CPU time that it and its children took so far, seconds."""
+        """Return the CPU time that it and its children have used, seconds."""
         parent = psutil.Process(self.process.pid)
         return sum(map(_cpu_s, [parent, *parent.children(recursive=True)]))
 
     def workers(self) -> set[int]:
-        """Its worker processes; TForkingServer's is the one that forks for connections."""
+        """Return its worker processes. TForkingServer's is the one that forks for connections."""
         return {child.pid for child in psutil.Process(self.process.pid).children()}
 
     def connect(self, tls: ssl.SSLContext | None = None) -> socket.socket:
-        """A bare connection."""
+        """Return a new connection."""
         sock = socket.socket(self.family, socket.SOCK_STREAM)
         sock.settimeout(PATIENCE_S)
         try:
@@ -213,7 +219,7 @@ class Hosted:
             raise
 
     def connect_with_small_window(self) -> socket.socket:
-        """A bare connection that holds little of what nobody reads."""
+        """Return a new connection whose receive buffer is small."""
         sock = socket.socket(self.family, socket.SOCK_STREAM)
         sock.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, 4096)
         sock.settimeout(PATIENCE_S)
@@ -222,24 +228,24 @@ class Hosted:
 
     @contextlib.contextmanager
     def client(self, service: Any = Calculator, wire: Wire | None = None, **options: Any) -> Iterator[Any]:
-        """A client of Apache's library, on a connection of its own; `protocol` wraps its protocol."""
+        """A client of Apache's library on a new connection. `wrap` wraps its protocol."""
         with self.connect(options.get("tls")) as sock:
             yield client_on(sock, wire or self.wire, service, options.get("wrap", lambda protocol: protocol))
 
     @property
     def surprised(self) -> bool:
-        """Whether its log tells of an error that no branch of its code foresaw, or of a worker's death."""
+        """Whether its log has an error that its code did not foresee, or the death of a worker."""
         return bool(_SURPRISED.search(self.log()))
 
     def serves(self) -> None:
-        """Asserts that a good client is served, and rightly."""
+        """Assert that a well-behaved client gets the right responses."""
         with self.client() as client:
             assert client.add(20, 22) == 42
             assert client.echo(b"x" * 100_000) == b"x" * 100_000
 
 
 def client_on(sock: socket.socket, wire: Wire, service: Any = Calculator, wrap: Any = lambda protocol: protocol) -> Any:
-    """Apache's client on a connected socket."""
+    """Return Apache's client on a connected socket."""
     carrier = TSocket()
     carrier.setHandle(sock)
     return service.Client(wrap(wire.protocol_over(_TRANSPORTS[wire.transport](carrier))))
@@ -253,7 +259,7 @@ def _cpu_s(process: psutil.Process) -> float:
 
 
 def read_to_end(sock: socket.socket) -> bytes:
-    """Everything until the server closes the connection, or resets it."""
+    """Return everything until the server closes or resets the connection."""
     pieces = []
     with contextlib.suppress(ConnectionError):
         while piece := sock.recv(65536):

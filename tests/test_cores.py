@@ -1,4 +1,4 @@
-"""Usable cores: the limit of a control group counts, whichever group sets it."""
+"""Usable cores: the CPU limit of a control group counts, at whatever level it is set."""
 
 from __future__ import annotations
 
@@ -57,6 +57,6 @@ def test_where_there_are_no_groups(tmp_path: Path) -> None:
 
 @pytest.mark.parametrize(("limit", "usable"), [("50000", 1), ("100000", 1), ("190000", 1), ("99900000", 10**6)])
 def test_whole_cores(tmp_path: Path, limit: str, usable: int) -> None:
-    """As many cores as can be kept busy all the time, at least one, and no more than there are."""
+    """Usable cores are whole cores of the limit: at least 1, and no more than the machine has."""
     cores = usable_cores(*cgroups(tmp_path, {"cpu.max": f"{limit} 100000"}, "0::/\n"))
     assert cores == min(usable, len(os.sched_getaffinity(0)))

@@ -1,4 +1,4 @@
-"""The one call that hosts any Thrift service: where it listens, what it hosts, how it ends."""
+"""`serve` hosts any Thrift service: where it listens, what it serves, how it ends."""
 
 from __future__ import annotations
 
@@ -41,7 +41,7 @@ def test_a_service_has_its_options_itself() -> None:
 
 @pytest.mark.parametrize(("server_type", "wire"), [*places(Wire()), *places(Wire("framed", "compact"))[:1]])
 def test_every_type_of_thrift(server_type: str, wire: Wire) -> None:
-    """A service of every type, made for Apache's client libraries, is hosted by the same call."""
+    """Every server type hosts the service that Apache's client libraries are tested with."""
     with Hosted(server_type, "cross", wire=wire) as server, server.client(Cross) as client:
         _scalars(client)
         _containers(client)
@@ -103,7 +103,7 @@ def _failures(client: Cross.Client) -> None:
 
 @pytest.mark.parametrize(("server_type", "wire"), [*places(Wire()), *places(Wire("buffered", "compact"))[:2]])
 def test_multiplexed(server_type: str, wire: Wire) -> None:
-    """Several services on one port, told apart by Apache's multiplexed protocol; a name that none has is told."""
+    """Apache's multiplexed protocol serves several services on one port. A call without a service name is an error."""
     with Hosted(server_type, "multiplexed", wire=wire) as server, server.connect() as sock:
 
         def named(name: str, service: Any) -> Any:
@@ -121,7 +121,7 @@ def test_multiplexed(server_type: str, wire: Wire) -> None:
 
 @contextlib.contextmanager
 def relayed(server: Hosted) -> Iterator[socket.socket]:
-    """A connection to a server whose bytes are passed on in small pieces."""
+    """A connection to a server through a relay that passes on small pieces."""
     with contextlib.ExitStack() as stack:
         listening = stack.enter_context(socket.create_server(("127.0.0.1", 0)))
         near = stack.enter_context(socket.create_connection(listening.getsockname(), PATIENCE_S))
@@ -145,10 +145,13 @@ def _pump(source: socket.socket, target: socket.socket) -> None:
 
 @pytest.mark.parametrize(
     ("server_type", "calls"),
-    [(each, 200 if each in ("TNonblockingServer", "TProcessPoolServer", "TBatchingServer") else 40) for each in TYPES],
+    [
+        (server_type, 200 if server_type in ("TNonblockingServer", "TProcessPoolServer", "TBatchingServer") else 40)
+        for server_type in TYPES
+    ],
 )
 def test_large_messages_through_a_relay(server_type: str, calls: int) -> None:
-    """Tensors of 602 KB that come in pieces of 16 KiB arrive whole, every one of them."""
+    """Messages of 602 KB that arrive in pieces of 16 KiB are all read correctly."""
     with Hosted(server_type) as server, relayed(server) as sock:
         client = client_on(sock, server.wire)
         for _ in range(calls):
@@ -157,7 +160,7 @@ def test_large_messages_through_a_relay(server_type: str, calls: int) -> None:
 
 @pytest.mark.parametrize(("server_type", "wire"), [*places(Wire()), *places(Wire("buffered"))[-1:]])
 def test_unix_socket(server_type: str, wire: Wire, tmp_path: Path) -> None:
-    """A Unix socket stands in for a port; its file goes with the server."""
+    """A server can listen on a Unix socket. It removes the file when it ends."""
     path = tmp_path / "thrift.sock"
     with Hosted(server_type, wire=wire, unix_socket=str(path)) as server:
         assert path.is_socket()
@@ -169,7 +172,7 @@ def test_unix_socket(server_type: str, wire: Wire, tmp_path: Path) -> None:
 
 
 def test_unix_socket_left_over(tmp_path: Path) -> None:
-    """The socket file of a server that was killed is taken over; one that is served, or no socket at all, is not."""
+    """A server replaces the socket file of a killed server, but no socket in use and no other file."""
     path = tmp_path / "thrift.sock"
     with socket.socket(socket.AF_UNIX) as dead:
         dead.bind(str(path))
@@ -194,14 +197,14 @@ def _ipv6() -> None:
 @pytest.mark.usefixtures("_ipv6")
 @pytest.mark.parametrize("server_type", ["TThreadPoolServer", "TForkingServer", "TProcessPoolServer"])
 def test_ipv6(server_type: str) -> None:
-    """An IPv6 address is listened on like any other."""
+    """A server can listen on an IPv6 address."""
     with Hosted(server_type, host="::1") as server:
         assert server.family == socket.AF_INET6
         server.serves()
 
 
-def test_transport_that_the_type_has_no_use_for() -> None:
-    """TNonblockingServer told to be buffered says in one line that it is not, and serves framed clients."""
+def test_transport_that_the_type_does_not_use() -> None:
+    """TNonblockingServer logs once that it does not use transport=buffered, and serves framed clients."""
     with Hosted("TNonblockingServer", transport="buffered") as server:
         server.serves()
         assert server.log().count("transport=buffered") == 1
@@ -209,7 +212,7 @@ def test_transport_that_the_type_has_no_use_for() -> None:
 
 @pytest.mark.parametrize("server_type", TYPES)
 def test_service_that_fails_to_load(server_type: str) -> None:
-    """A service that can't be made ends the server with the reason and its exit code, and never a ready line."""
+    """If the service can't be created, the server ends with the reason and its exit code, without a ready line."""
     code, log = Hosted(server_type, "broken").fails()
     assert code == ExitCode.MODEL_LOAD
     assert "the service is broken on purpose" in log
@@ -217,7 +220,7 @@ def test_service_that_fails_to_load(server_type: str) -> None:
 
 @pytest.mark.parametrize(("server_type", "wire"), places(Wire("framed"), Wire("buffered")))
 def test_drain(server_type: str, wire: Wire) -> None:
-    """On SIGTERM whatever was sent before is answered, idle connections are closed, new ones refused; exit code 0."""
+    """After SIGTERM, requests sent before are answered, idle connections closed, new ones refused; exit code 0."""
     with Hosted(server_type, wire=wire) as server, contextlib.ExitStack() as stack:
         idle, busy, *late = (stack.enter_context(server.connect()) for _ in range(5))
         if server_type in SEVERAL_AT_ONCE:
@@ -237,13 +240,13 @@ def test_drain(server_type: str, wire: Wire) -> None:
             server.connect()
 
 
-def test_a_client_that_never_pauses_leaves_room() -> None:
-    """A worker with one connection, which always has a next request, takes new ones all the same."""
+def test_a_client_that_never_pauses_does_not_block_others() -> None:
+    """A worker accepts new connections even if its only connection always has a next request."""
     with Hosted("TProcessPoolServer", workers=1) as server, server.client() as busy:
-        over = threading.Event()
+        stop = threading.Event()
 
         def call() -> None:
-            while not over.is_set():
+            while not stop.is_set():
                 busy.add(1, 2)
 
         caller = threading.Thread(target=call)
@@ -253,12 +256,12 @@ def test_a_client_that_never_pauses_leaves_room() -> None:
                 with server.client() as other:
                     assert other.add(3, 4) == 7
         finally:
-            over.set()
+            stop.set()
             caller.join()
 
 
-def test_descriptors_are_not_handed_down() -> None:
-    """A child of TForkingServer holds its own connection and neither the listening socket nor another client's."""
+def test_children_inherit_no_descriptors() -> None:
+    """A child of TForkingServer has its own connection, but neither the listening socket nor other connections."""
     with Hosted("TForkingServer") as server, server.client() as first, server.client() as second:
         first.add(1, 2)
         links = _descriptors(second.process())

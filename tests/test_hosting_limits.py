@@ -1,4 +1,4 @@
-"""More clients than a server has room for: idle ones, waiting ones, ones beyond its descriptors."""
+"""More clients than a server's limits: idle ones, waiting ones, more than its descriptors."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ from services.gen.calculator.ttypes import Busy, Pair
 
 IDLE_CLIENTS = 1500
 OPEN_FILES = 48
-#: Of one core; a loop that spins takes all of it.
+#: The share of one core that a waiting server may use. A loop that spins uses all of it.
 SPINNING = 0.5
 
 
@@ -34,7 +34,7 @@ def _many_files() -> Iterator[None]:
 @pytest.mark.usefixtures("_many_files")
 @pytest.mark.parametrize("server_type", MANY_IDLE)
 def test_idle_connections(server_type: str) -> None:
-    """1,500 connections that were used once and are kept stand in nobody's way, and are there when used again."""
+    """1,500 idle connections don't slow an active client down, and work when they are used again."""
     request, answer = add(1, 2), 4 + 4 + 4 + 3 + 4 + 3 + 8 + 1
     with Hosted(server_type, max_queued=2 * IDLE_CLIENTS) as server, contextlib.ExitStack() as stack:
         idle = [stack.enter_context(server.connect()) for _ in range(IDLE_CLIENTS)]
@@ -51,47 +51,50 @@ def test_idle_connections(server_type: str) -> None:
 
 @pytest.mark.parametrize("server_type", TYPES)
 def test_descriptors_run_out(server_type: str) -> None:
-    """Out of descriptors a server waits without spinning, serves whom it has, and takes new ones when some are free."""
+    """Out of descriptors a server does not spin, serves its clients, and accepts new ones once descriptors are free."""
     with Hosted(server_type, open_files=OPEN_FILES, max_children=8) as server, contextlib.ExitStack() as stack:
-        held = stack.enter_context(server.client())
+        first = stack.enter_context(server.client())
         if server_type in MANY_IDLE:
-            assert held.add(1, 2) == 3
+            assert first.add(1, 2) == 3
         others = [stack.enter_context(server.connect()) for _ in range(4 * OPEN_FILES)]
         for sock in others:
             sock.sendall(add(1, 2))
         if server_type in MANY_IDLE:
             eventually(lambda: "can't accept connections" in server.log(), "out of descriptors")
         before = server.cpu_s()
-        began = time.monotonic()
-        while time.monotonic() - began < 1:  # the one thing that only time shows: what is used while nothing happens
+        start = time.monotonic()
+        while time.monotonic() - start < 1:  # CPU use of a waiting server needs time to measure
             time.sleep(0.25)
             if server_type in MANY_IDLE:
-                assert held.add(1, 2) == 3
-        assert server.cpu_s() - before < SPINNING * (time.monotonic() - began)
+                assert first.add(1, 2) == 3
+        assert server.cpu_s() - before < SPINNING * (time.monotonic() - start)
         for sock in others:
             sock.close()
         stack.close()
         server.serves()
 
 
-def _full(server_type: str) -> dict[str, Any]:
-    """Settings under which one client at work leaves room for few."""
+def _small_limits(server_type: str) -> dict[str, Any]:
+    """Return settings with room for few clients beside a busy one."""
     if server_type == "TThreadedServer":
         return {"max_connections": 3}
     return {"threads": 1, "workers": 1, "max_children": 1, "max_queued": 2}
 
 
 class Crowd:
-    """Clients that call at the same time, each on a connection of its own; what became of each call.
+    """Clients that call at the same time, each on its own connection.
 
-    A client keeps its connection until somebody was refused, or they could come one after the other, and all have room.
+    A client keeps its connection until one was rejected. Otherwise they might call one after the other.
+
+    Attributes:
+        answers: what each call returned or raised.
     """
 
     def __init__(self, server: Hosted, method: str, *arguments: Any) -> None:
         self._server = server
         self._call = (method, arguments)
         self.answers: list[Any] = []
-        self._refused = threading.Event()
+        self._rejected = threading.Event()
         self._threads = [threading.Thread(target=self._run) for _ in range(8)]
 
     def __enter__(self) -> Crowd:
@@ -110,35 +113,35 @@ class Crowd:
                 self.answers.append(getattr(client, method)(*arguments))
             except (TApplicationException, Busy) as error:
                 self.answers.append(error)
-                self._refused.set()
-            self._refused.wait(PATIENCE_S)
+                self._rejected.set()
+            self._rejected.wait(PATIENCE_S)
 
 
 @pytest.mark.parametrize("server_type", TYPES)
 def test_queue_is_full(server_type: str) -> None:
-    """Past the bound of its queue a server refuses, in the service's own words where it has some, and serves on."""
-    with Hosted(server_type, refuses_with_busy=True, **_full(server_type)) as server:
+    """A server with a full queue rejects requests, with the service's own error if it has one, and serves on."""
+    with Hosted(server_type, refuses_with_busy=True, **_small_limits(server_type)) as server:
         for method, argument, refusal in (("total", Pair(1, 2), Busy), ("wait", 3, TApplicationException)):
             with server.connect() as sock:
                 working = client_on(sock, Wire())
                 working.send_wait(700)
                 crowd = Crowd(server, method, argument)
                 with crowd:
-                    eventually(lambda: any(type(each) is refusal for each in crowd.answers), "one refused")  # noqa: B023
+                    eventually(lambda: any(type(answer) is refusal for answer in crowd.answers), "a rejection")  # noqa: B023
                     assert working.recv_wait() == 700
                     sock.close()
-            refused = [each for each in crowd.answers if isinstance(each, Exception)]
-            assert {type(each) for each in refused} == {refusal}
-            assert all(each == 3 for each in crowd.answers if not isinstance(each, Exception))
-            assert 1 <= len(refused) < len(crowd.answers) == 8
-            assert re.search("full|limit", str(refused[0]))
-            # Connections of clients that have gone count until somebody has closed them.
+            errors = [answer for answer in crowd.answers if isinstance(answer, Exception)]
+            assert {type(error) for error in errors} == {refusal}
+            assert all(answer == 3 for answer in crowd.answers if not isinstance(answer, Exception))
+            assert 1 <= len(errors) < len(crowd.answers) == 8
+            assert re.search("full|limit", str(errors[0]))
+            # A connection counts until the server has noticed its end and closed it.
             eventually(lambda: _is_served(server), "room for the next client")
 
 
 @pytest.mark.parametrize("server_type", MANY_IDLE)
-def test_connections_are_capped(server_type: str) -> None:
-    """One connection more than --max-connections is refused with the reason; when another has gone it is welcome."""
+def test_connections_are_limited(server_type: str) -> None:
+    """A connection over --max-connections is rejected with the reason. Once another has ended, it is served."""
     with Hosted(server_type, max_connections=2, workers=1) as server:
         with server.client() as first, server.client() as second:
             assert (first.add(1, 2), second.add(3, 4)) == (3, 7)
@@ -157,7 +160,7 @@ def _is_served(server: Hosted) -> bool:
 
 @pytest.mark.parametrize("server_type", TYPES)
 def test_idle_connection_is_closed(server_type: str) -> None:
-    """A connection without a request for --idle-timeout-s is closed, whether it ever had one or not."""
+    """A connection without a request for --idle-timeout-s is closed, used before or not."""
     with Hosted(server_type, idle_timeout_s=0.3) as server, server.connect() as fresh, server.connect() as used:
         if server_type == "TSimpleServer":
             assert fresh.recv(1) == b""
@@ -167,10 +170,10 @@ def test_idle_connection_is_closed(server_type: str) -> None:
 
 
 @pytest.mark.parametrize("server_type", ["TNonblockingServer", "TProcessPoolServer"])
-def test_oneway_calls_are_no_idleness(server_type: str) -> None:
-    """A client that only sends oneway calls, which nobody answers, is not idle while it does."""
+def test_oneway_calls_are_not_idle(server_type: str) -> None:
+    """Oneway calls, which get no response, restart the idle time-out."""
     with Hosted(server_type, idle_timeout_s=2.0) as server, server.client() as client:
-        for number in range(3):  # late clients are looked for each second, or a second after the last event
+        for number in range(3):  # servers check for idle clients every second
             client.remember(str(number))
             time.sleep(1.3)
         assert client.remembered() == [str(number) for number in range(3)]

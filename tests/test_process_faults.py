@@ -1,4 +1,4 @@
-"""What happens when processes fail: workers killed, parents killed, loads that fail, signals under load."""
+"""Failures of processes: killed workers, killed supervisors, failed loads, signals under load."""
 
 from __future__ import annotations
 
@@ -28,14 +28,14 @@ every_type = pytest.mark.parametrize("server_type", SERVER_TYPES)
 
 
 def ledger_server(server_type: str, ledger: Path, *arguments: str, ms: int = 0) -> Served:
-    """A server of a model that notes each run in `ledger`."""
+    """Return a server whose model writes each run to `ledger`."""
     model = f"m=python:fault_models:Ledger?path={ledger}&ms={ms}"
     return Served("--model", model, "--server-type", server_type, *arguments, PYTHONPATH=HERE)
 
 
 @pytest.fixture(name="lasting", scope="module", params=SERVER_TYPES)
 def _lasting(request: pytest.FixtureRequest) -> Iterator[Served]:
-    """A server of each type for the tests that it survives; its model `bad` crashes."""
+    """A server of each type, for tests that it survives. Its model `bad` crashes."""
     models = ("--model", "m=python:fault_models:Ledger?path=/dev/null", "--model", "bad=python:fault_models:Crasher")
     with Served(*models, "--server-type", request.param, "--workers", "2", PYTHONPATH=HERE) as server:
         yield server
@@ -44,12 +44,12 @@ def _lasting(request: pytest.FixtureRequest) -> Iterator[Served]:
 
 @pytest.fixture
 def server(lasting: Served) -> Served:
-    """The lasting server with all its workers in their places, whatever the test before has done to it."""
-    wait_until(lambda: works(lasting) and len(worker_pids(lasting)) == _places(lasting) and _serving(lasting))
+    """The lasting server, after all its workers have recovered from the previous test."""
+    wait_until(lambda: works(lasting) and len(worker_pids(lasting)) == _worker_count(lasting) and _serving(lasting))
     return lasting
 
 
-def _places(server: Served) -> int:
+def _worker_count(server: Served) -> int:
     return 2 if server.server_type in ("TProcessPoolServer", "TBatchingServer") else 1
 
 
@@ -59,18 +59,18 @@ def _serving(server: Served) -> bool:
 
 
 def runs(ledger: Path) -> int:
-    """How many requests the server ran."""
+    """Return how many requests the server has run."""
     return len(ledger.read_text().splitlines()) if ledger.exists() else 0
 
 
-def wait_until(true: Callable[[], bool]) -> None:
-    """Waits for something that has to happen; pytest's own time-out is the limit."""
-    while not true():
+def wait_until(condition: Callable[[], bool]) -> None:
+    """Wait for a condition. pytest's time-out is the limit."""
+    while not condition():
         time.sleep(0.01)
 
 
 def works(server: Served) -> bool:
-    """Whether a request on a new connection is answered."""
+    """Return whether a request on a new connection is answered."""
     try:
         with Client("127.0.0.1", server.port, timeout_s=20) as client:
             return bool((client.predict("m", {"x": X})["x"] == X).all())
@@ -79,25 +79,27 @@ def works(server: Served) -> bool:
 
 
 def worker_pids(server: Served) -> list[int]:
-    """The parent's own children, those left out that hold no model: fronts, and who looks after the models."""
+    """Return the supervisor's children that have a model: no front, no controller."""
     children = psutil.Process(server.pid).children()
     if server.server_type != "TBatchingServer":
         return [child.pid for child in children if has_listener(child)]
     pids = [child.pid for child in children]
     with server.client() as client:
-        return [each.pid for each in client.server_status().workers if each.role == "worker" and each.pid in pids]
+        return [
+            worker.pid for worker in client.server_status().workers if worker.role == "worker" and worker.pid in pids
+        ]
 
 
 def has_listener(process: psutil.Process) -> bool:
-    """Whether a process holds the socket on which clients connect; who looks after the models does not."""
+    """Return whether a process has the listening socket. The controller has not."""
     try:
-        return any(each.status == psutil.CONN_LISTEN for each in process.net_connections("tcp"))
+        return any(connection.status == psutil.CONN_LISTEN for connection in process.net_connections("tcp"))
     except psutil.NoSuchProcess:
         return False
 
 
 def alive(pid: int) -> bool:
-    """Whether a process runs."""
+    """Return whether a process runs."""
     try:
         return psutil.Process(pid).status() != psutil.STATUS_ZOMBIE
     except psutil.NoSuchProcess:
@@ -105,14 +107,14 @@ def alive(pid: int) -> bool:
 
 
 def served_by(client: Client) -> int:
-    """The worker that answers this client."""
+    """Return the pid of the worker that answers this client."""
     timing = client.predict("m", {"x": X}).timing
     assert timing is not None
     return timing.worker_pid
 
 
 def test_a_killed_worker_is_replaced(server: Served) -> None:
-    """After kill -9 of a worker another takes its place, the status says so, and requests are answered."""
+    """After kill -9 of a worker another replaces it, the status shows that, and requests are answered."""
     restarts, before = _restarts(server), len(server.log())
     victim = worker_pids(server)[0]
     signal_process(victim, signal.SIGKILL)
@@ -132,7 +134,7 @@ def _restarts(server: Served) -> int:
 
 
 def test_the_others_serve_on(tmp_path: Path) -> None:
-    """Clients of the other workers of a pool notice nothing of the death of one."""
+    """The death of a worker does not affect clients of the other workers."""
     with ledger_server("TProcessPoolServer", tmp_path / "ledger", "--workers", "2") as server:
         first, second = server.client(), server.client()
         pids = [served_by(client) for client in (first, second)]
@@ -146,7 +148,7 @@ def test_the_others_serve_on(tmp_path: Path) -> None:
 
 
 def test_every_worker_killed_at_once(server: Served) -> None:
-    """The server comes back from the loss of all its workers, with another generation of them."""
+    """The server recovers from the loss of all its workers."""
     before = worker_pids(server)
     for pid in before:
         signal_process(pid, signal.SIGKILL)
@@ -156,7 +158,7 @@ def test_every_worker_killed_at_once(server: Served) -> None:
 
 @every_type
 def test_nobody_outlives_the_parent(server_type: str, tmp_path: Path) -> None:
-    """After kill -9 of the parent no process of the server is left, and the port is closed."""
+    """After kill -9 of the supervisor no process of the server is left, and the port is closed."""
     with ledger_server(server_type, tmp_path / "ledger", "--workers", "2") as server, server.client() as client:
         client.ping()  # a TForkingServer has a child now
         tree = psutil.Process(server.pid).children(recursive=True)
@@ -176,7 +178,7 @@ def _refuses(port: int) -> bool:
 
 @every_type
 def test_a_model_that_never_loads(server_type: str, tmp_path: Path) -> None:
-    """The server ends with the exit code for it and the reason, and never had its port open for clients."""
+    """The server ends with the reason and its exit code, and has never opened its port."""
     server = Served(
         "--model", f"m=python:fault_models:LoadsWhileThere?path={tmp_path / 'none'}", "--server-type", server_type,
         PYTHONPATH=HERE,
@@ -187,7 +189,7 @@ def test_a_model_that_never_loads(server_type: str, tmp_path: Path) -> None:
 
 
 def test_the_port_is_closed_while_models_load(tmp_path: Path) -> None:
-    """Until a worker is ready, clients are refused at once instead of being left to hang."""
+    """Until a worker is ready, connections are refused at once and don't hang."""
     gate = tmp_path / "gate"
     os.mkfifo(gate)
     with socket.socket() as probe:
@@ -218,7 +220,7 @@ def _pings(client: Client) -> bool:
 
 @every_type
 def test_drain_answers_every_accepted_request(server_type: str, tmp_path: Path) -> None:
-    """SIGTERM under load: each request that was run was answered, and the server ends with 0."""
+    """After SIGTERM under load, each request that ran is answered, and the server ends with 0."""
     ledger = tmp_path / "ledger"
     answered: list[int] = []
     with ledger_server(server_type, ledger, "--workers", "2", ms=5) as server:
@@ -247,7 +249,7 @@ def test_drain_answers_every_accepted_request(server_type: str, tmp_path: Path) 
 
 @every_type
 def test_told_twice_it_stops_now(server_type: str, tmp_path: Path) -> None:
-    """A second SIGTERM ends the server at once, with an exit code that says that work was cut off."""
+    """A second SIGTERM ends the server at once, with the exit code for cut-off requests."""
     ledger = tmp_path / "ledger"
     with ledger_server(server_type, ledger) as server:
         call = _slow_call(server, seconds=60)
@@ -261,7 +263,7 @@ def test_told_twice_it_stops_now(server_type: str, tmp_path: Path) -> None:
 
 @every_type
 def test_the_drain_has_an_end(server_type: str, tmp_path: Path) -> None:
-    """What is in flight longer than the drain time-out is cut off, and the exit code says so."""
+    """Requests still in flight after the drain time-out are cut off; the exit code says so."""
     with ledger_server(server_type, tmp_path / "ledger", "--drain-timeout-s", "0.5") as server:
         call = _slow_call(server, seconds=60)
         assert server.stop()[0] == ExitCode.FORCED
@@ -270,7 +272,7 @@ def test_the_drain_has_an_end(server_type: str, tmp_path: Path) -> None:
 
 
 def _slow_call(server: Served, seconds: float) -> threading.Thread:
-    """A request in flight: begun for sure when this returns."""
+    """Start a request in a thread, and wait until it runs."""
 
     def call() -> None:
         with Client("127.0.0.1", server.port, timeout_s=90) as client, pytest.raises(ThriftServeClientError):
@@ -285,24 +287,24 @@ def _slow_call(server: Served, seconds: float) -> threading.Thread:
 
 def _connected(process: psutil.Process) -> bool:
     try:
-        return any(each.status == psutil.CONN_ESTABLISHED for each in process.net_connections("tcp"))
+        return any(connection.status == psutil.CONN_ESTABLISHED for connection in process.net_connections("tcp"))
     except psutil.NoSuchProcess:
         return False
 
 
-def test_a_crash_in_a_request_costs_that_client_alone(server: Served) -> None:
-    """A model that crashes its process: its caller is told, the next one is served.
+def test_a_crash_in_a_request_affects_only_that_client(server: Served) -> None:
+    """If a model crashes its process, the caller gets an error and the next caller is served.
 
-    TBatchingServer tries a second worker, and then tells by a typed error.
+    TBatchingServer tries a second worker, and then answers with a typed error.
     """
-    told = InternalError if server.server_type == "TBatchingServer" else ConnectionFailed
-    with server.client() as client, pytest.raises(told):
+    expected = InternalError if server.server_type == "TBatchingServer" else ConnectionFailed
+    with server.client() as client, pytest.raises(expected):
         client.predict("bad", {"x": X})
     wait_until(lambda: works(server))
 
 
 def test_a_worker_that_keeps_crashing_ends_the_server() -> None:
-    """A worker that dies again and again before it is ready is tried with back-off, then given up."""
+    """A worker that keeps dying before it is ready is restarted with back-off, then the server gives up."""
     server = Served("--model", "m=python:fault_models:CrashesOnLoad", PYTHONPATH=HERE)
     with pytest.raises(AssertionError, match="exit code 6") as caught, server:
         pass
@@ -312,7 +314,7 @@ def test_a_worker_that_keeps_crashing_ends_the_server() -> None:
 
 @every_type
 def test_reload_under_load_loses_nothing(server_type: str, tmp_path: Path) -> None:
-    """SIGHUP replaces every worker while clients call on: none of them sees an error."""
+    """SIGHUP replaces every worker under load, without an error for a client."""
     clients = 1 if server_type == "TSimpleServer" else 4  # more would only wait for the first to go
     ledger = tmp_path / "ledger"
     with ledger_server(server_type, ledger, "--workers", "2", ms=4) as server:
@@ -344,7 +346,7 @@ def test_reload_under_load_loses_nothing(server_type: str, tmp_path: Path) -> No
 
 
 def test_a_reload_that_fails_changes_nothing(tmp_path: Path) -> None:
-    """Where the new workers can't load, the old ones serve on and the log has the reason."""
+    """If the new workers can't load, the old ones serve on, and the log has the reason."""
     flag = tmp_path / "flag"
     flag.touch()
     with Served("--model", f"m=python:fault_models:LoadsWhileThere?path={flag}", PYTHONPATH=HERE) as server:
@@ -358,7 +360,7 @@ def test_a_reload_that_fails_changes_nothing(tmp_path: Path) -> None:
 
 
 def test_stacks_are_printed_on_demand(server: Served) -> None:
-    """SIGUSR1 prints the stacks of the parent's and every worker's threads, and nothing else changes."""
+    """SIGUSR1 prints the stacks of all threads of supervisor and workers. All of them run on."""
     before, workers = len(server.log()), worker_pids(server)
     server.process.send_signal(signal.SIGUSR1)
     wait_until(lambda: server.log()[before:].count("most recent call first") > len(workers))
@@ -368,7 +370,7 @@ def test_stacks_are_printed_on_demand(server: Served) -> None:
 
 
 def test_forked_children_are_reaped(tmp_path: Path) -> None:
-    """Children of a TForkingServer are gone soon after their clients, and their requests stay counted."""
+    """Children of a TForkingServer end soon after their clients. Their requests stay counted."""
     with ledger_server("TForkingServer", tmp_path / "ledger") as server:
         for _ in range(5):
             assert works(server)
@@ -380,7 +382,7 @@ def test_forked_children_are_reaped(tmp_path: Path) -> None:
 
 
 def test_stopped_while_it_loads(tmp_path: Path) -> None:
-    """SIGTERM before the models are there ends the server at once, and with 0: nothing was cut off."""
+    """SIGTERM while models load ends the server at once, with 0: nothing was cut off."""
     gate = tmp_path / "gate"
     os.mkfifo(gate)
     process = psutil.Popen(
@@ -393,7 +395,7 @@ def test_stopped_while_it_loads(tmp_path: Path) -> None:
 
 
 def test_killed_while_its_successor_loads(tmp_path: Path) -> None:
-    """A worker that dies during a reload leaves its place to its successor: there is one worker in the end."""
+    """If a worker dies during its reload, its successor takes over. In the end there is one worker."""
     gate = tmp_path / "gate"
     os.mkfifo(gate)
     with ServedThroughGate(gate) as server:
@@ -402,14 +404,14 @@ def test_killed_while_its_successor_loads(tmp_path: Path) -> None:
         with gate.open("w"):  # the successor is loading
             signal_process(before[0], signal.SIGKILL)
             wait_until(lambda: "restarting" in server.log())
-        threading.Thread(target=_open_for_ever, args=(gate,), daemon=True).start()  # for whoever loads next
+        threading.Thread(target=_open_for_ever, args=(gate,), daemon=True).start()  # for the next workers
         wait_until(lambda: works(server))
         wait_until(lambda: len(worker_pids(server)) == 1)
         assert server.stop()[0] == ExitCode.OK
 
 
 class ServedThroughGate(Served):
-    """A server whose model loads when its gate was opened and closed; opened once here, for its first worker."""
+    """A server whose model loads once its gate has been opened. It is opened here for the first worker."""
 
     def __init__(self, gate: Path) -> None:
         super().__init__("--model", f"m=python:fault_models:OpensGate?path={gate}", "--workers", "1", PYTHONPATH=HERE)
@@ -423,8 +425,8 @@ def _open_for_ever(gate: Path) -> None:
             pass
 
 
-def test_a_forking_drain_keeps_to_its_children(tmp_path: Path) -> None:
-    """Connections that wait for a child when the drain begins are answered, by no more children than allowed."""
+def test_a_forking_drain_respects_max_children(tmp_path: Path) -> None:
+    """Connections pending at a drain are answered, by no more than --max-children children."""
     ledger = tmp_path / "ledger"
     with ledger_server("TForkingServer", ledger, "--max-children", "1", ms=50) as server:
         most = 0

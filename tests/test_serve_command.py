@@ -1,4 +1,4 @@
-"""`thriftserve serve` from its start to its end: ready line, answers, reload, exit codes."""
+"""`thriftserve serve` from start to end: ready line, responses, reload, exit codes."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ from thriftserve.errors import ExitCode
 from thriftserve_bench.process_tree import signal_process
 from thriftserve_idl import ModelControl
 
-LOOK_EVERY_S = 0.02
+POLL_S = 0.02
 MODELS = """
 import sys
 
@@ -53,9 +53,9 @@ def half() -> Path:
 
 
 def test_a_saved_model_is_served(half: Path) -> None:
-    """A SavedModel given by flag is answered from, on the device and by the worker that the status shows.
+    """A SavedModel given by flag is served by the worker, and on the device, that the status shows.
 
-    Nothing else was said, so the server is a TBatchingServer: its front is among the processes, and the keeper.
+    The server type is the default, TBatchingServer, so the processes include a front. The controller's role is keeper.
     """
     with Served("--model", f"half={half}") as server, server.client() as client:
         answer = client.predict("half", {"x": np.array([1.0, 4.0], np.float32)})
@@ -70,7 +70,7 @@ def test_a_saved_model_is_served(half: Path) -> None:
 
 
 def test_a_python_model_needs_no_tensorflow(modules: str) -> None:
-    """Where every model is a Python class, the worker that serves it never imported TensorFlow."""
+    """If every model is a Python class, the worker never imports TensorFlow."""
     with Served("--model", "twice=python:served_models:Doubler", PYTHONPATH=modules) as server:
         with server.client() as client:
             outputs = client.predict("twice", {"x": np.array([3.0], np.float32)}).outputs
@@ -80,8 +80,8 @@ def test_a_python_model_needs_no_tensorflow(modules: str) -> None:
         assert server.stop() == (ExitCode.OK, "")
 
 
-def test_control_has_a_port_of_its_own(modules: str) -> None:
-    """--control-port serves ModelControl on the port that the ready line names; reloadConfig replaces the workers."""
+def test_control_has_its_own_port(modules: str) -> None:
+    """--control-port serves ModelControl on the port in the ready line. reloadConfig replaces the workers."""
     arguments = ("--model", "twice=python:served_models:Doubler", "--control-port", "0")
     with Served(*arguments, PYTHONPATH=modules) as server:
         before = _pids(server)[0]
@@ -90,7 +90,7 @@ def test_control_has_a_port_of_its_own(modules: str) -> None:
         ModelControl.Client(TBinaryProtocolAccelerated(transport)).reloadConfig(None)
         transport.close()
         while before in _pids(server):
-            time.sleep(LOOK_EVERY_S)
+            time.sleep(POLL_S)
 
 
 def _pids(server: Served) -> list[int]:
@@ -98,8 +98,8 @@ def _pids(server: Served) -> list[int]:
         return [worker.pid for worker in client.server_status().workers if worker.role == "worker"]
 
 
-def test_reload_takes_up_a_changed_file(modules: str, tmp_path: Path) -> None:
-    """SIGHUP serves the models of a changed file; a file with a mistake changes nothing and is told in the log."""
+def test_reload_reads_a_changed_file(modules: str, tmp_path: Path) -> None:
+    """SIGHUP serves the models of a changed file. A file with a mistake changes nothing; the log says so."""
     config = tmp_path / "server.toml"
     config.write_text('[models]\none = "python:served_models:Doubler"\n', encoding="utf-8")
     with Served("--config", str(config), PYTHONPATH=modules) as server:
@@ -115,15 +115,15 @@ def test_reload_takes_up_a_changed_file(modules: str, tmp_path: Path) -> None:
 
 
 def _wait_for_models(server: Served, names: list[str]) -> None:
-    """Asks, on new connections, until these models are served; pytest's time-out is the limit."""
+    """Wait until these models are served, asking on new connections. pytest's time-out is the limit."""
     while True:
         with server.client() as client:
             if [model.name for model in client.models()] == names:
                 return
-        time.sleep(LOOK_EVERY_S)
+        time.sleep(POLL_S)
 
 
-def test_reload_takes_up_a_new_version(half: Path, tmp_path: Path) -> None:
+def test_reload_serves_a_new_version(half: Path, tmp_path: Path) -> None:
     """SIGHUP serves the newest version directory."""
     base = tmp_path / "half"
     base.mkdir()
@@ -131,15 +131,15 @@ def test_reload_takes_up_a_new_version(half: Path, tmp_path: Path) -> None:
     with Served("--model", f"half={base}", "--workers", "1") as server:
         (base / "2").symlink_to(half / "1")
         signal_process(server.pid, signal.SIGHUP)
-        found: int | None = 1
-        while found != 2:
-            time.sleep(LOOK_EVERY_S)
+        version: int | None = 1
+        while version != 2:
+            time.sleep(POLL_S)
             with server.client() as client:
-                found = client.predict("half", {"x": np.zeros(1, np.float32)}).version
+                version = client.predict("half", {"x": np.zeros(1, np.float32)}).version
 
 
 def start(*arguments: str, **variables: str) -> subprocess.CompletedProcess[str]:
-    """Runs a server that is not expected to start, to its end."""
+    """Run a server that should not start to its end."""
     return subprocess.run(
         command("serve", "--port", "0", *arguments),
         env=environment(**variables),
@@ -162,7 +162,7 @@ def start(*arguments: str, **variables: str) -> subprocess.CompletedProcess[str]
     ],
 )
 def test_what_prevents_the_start(modules: str, arguments: list[str], code: ExitCode, said: str) -> None:
-    """What is wrong from the outset is told in the last line of stderr, with an exit code of its own."""
+    """A mistake known before the start is the last line of stderr, and has its own exit code."""
     done = start(*arguments, PYTHONPATH=modules)
     assert done.returncode == code, done.stderr
     assert said in done.stderr.splitlines()[-1]
@@ -171,15 +171,15 @@ def test_what_prevents_the_start(modules: str, arguments: list[str], code: ExitC
 
 
 def test_a_model_that_fails_to_load(modules: str) -> None:
-    """A model that can't load ends the server with its reason and code; it is never ready."""
+    """If a model can't be loaded, the server ends with the reason and its exit code, and never becomes ready."""
     done = start("--model", "a=python:served_models:Broken", "--devices", "cpu", PYTHONPATH=modules)
     assert done.returncode == ExitCode.MODEL_LOAD, done.stderr
     assert "weights are missing" in done.stderr
     assert done.stdout == ""
 
 
-def test_a_port_that_is_taken(modules: str) -> None:
-    """A port that another listens on ends the server with its code and the remedy."""
+def test_a_port_in_use(modules: str) -> None:
+    """If the port is in use, the server ends with its exit code and the remedy."""
     with socket.create_server(("127.0.0.1", 0)) as other:
         port = str(other.getsockname()[1])
         done = start("--model", "a=python:served_models:Doubler", "--port", port, PYTHONPATH=modules)

@@ -1,4 +1,4 @@
-"""TLS and mutual TLS on every server type: who is served, who is refused, and whom a silent client delays: nobody."""
+"""TLS and mutual TLS on every server type: which clients are served and rejected; silent clients delay nobody."""
 
 from __future__ import annotations
 
@@ -55,7 +55,7 @@ def server(request: pytest.FixtureRequest, trust: Trust) -> Iterator[Hosted]:
 
 
 def serves(server: Hosted, tls: ssl.SSLContext) -> None:
-    """Asserts that a good client is served, small and large messages, and that the server was not surprised."""
+    """Assert that small and large messages are answered, and that the log has no unforeseen error."""
     with server.client(tls=tls) as client:
         assert client.add(20, 22) == 42
         assert client.echo(LARGE) == LARGE
@@ -64,7 +64,7 @@ def serves(server: Hosted, tls: ssl.SSLContext) -> None:
 
 
 def test_clients_at_once(server: Hosted, trust: Trust) -> None:
-    """Clients at the same time get each its own answers."""
+    """Concurrent clients get their own responses."""
     failures = []
 
     def work(number: int) -> None:
@@ -84,7 +84,7 @@ def test_clients_at_once(server: Hosted, trust: Trust) -> None:
 
 
 def test_pipelined(server: Hosted, trust: Trust) -> None:
-    """Calls that come in one record are answered all, though the socket itself shows nothing more to read."""
+    """All calls in one record are answered, though the socket has nothing more to read after the first."""
     with server.connect(trust.authority.trusting()) as sock:
         sock.sendall(add(1, 2, server.wire) * 20)
         client = client_on(sock, server.wire)
@@ -92,7 +92,7 @@ def test_pipelined(server: Hosted, trust: Trust) -> None:
 
 
 def test_one_byte_a_record(server: Hosted, trust: Trust) -> None:
-    """How a message is cut into records makes no difference."""
+    """A message may be cut into records in any way."""
     with server.connect(trust.authority.trusting()) as sock:
         for byte in add(1, 2, server.wire) * 2:
             sock.send(bytes([byte]))
@@ -101,7 +101,7 @@ def test_one_byte_a_record(server: Hosted, trust: Trust) -> None:
 
 
 def test_plain_client(server: Hosted, trust: Trust) -> None:
-    """A client without TLS gets no answer, and its connection ends."""
+    """A client without TLS gets no response, and its connection is closed."""
     with server.connect() as sock:
         sock.sendall(add(1, 2, server.wire))
         assert b"\x80\x01\x00\x02" not in read_to_end(sock)
@@ -109,14 +109,14 @@ def test_plain_client(server: Hosted, trust: Trust) -> None:
 
 
 def test_client_that_does_not_trust_the_server(server: Hosted, trust: Trust) -> None:
-    """A client of another authority goes in mid-handshake; others are served."""
+    """A client that doesn't trust the server ends the handshake. Others are served."""
     with pytest.raises(ssl.SSLCertVerificationError):
         server.connect(_strangers())
     serves(server, trust.authority.trusting())
 
 
 def test_silent_in_the_handshake(server: Hosted, trust: Trust) -> None:
-    """Clients that connect and don't shake hands, or stop half-way, delay no other, and are closed at the deadline."""
+    """Clients that don't finish the handshake delay nobody, and are closed after --handshake-timeout-s."""
     hello = _hello()
     with contextlib.ExitStack() as stack:
         many = server.server_type in SEVERAL_AT_ONCE
@@ -134,7 +134,7 @@ def test_silent_in_the_handshake(server: Hosted, trust: Trust) -> None:
 
 
 def test_silent_in_a_record(server: Hosted, trust: Trust) -> None:
-    """A client that sends a part of a TLS record and no more delays no other where the type serves several."""
+    """A client that sends only a part of a TLS record delays nobody, if the type serves several at once."""
     if server.server_type == "TSimpleServer":
         return
     with contextlib.ExitStack() as stack:
@@ -146,7 +146,7 @@ def test_silent_in_a_record(server: Hosted, trust: Trust) -> None:
 
 
 def test_reset_before_the_handshake(server: Hosted, trust: Trust) -> None:
-    """Clients that are gone before they are looked at leave no trace."""
+    """Clients that have gone before they are accepted leave no error in the log."""
     for n in range(40):
         sock = server.connect()
         sock.sendall(_hello()[: n * 10])
@@ -157,7 +157,7 @@ def test_reset_before_the_handshake(server: Hosted, trust: Trust) -> None:
 
 @cache
 def _strangers() -> ssl.SSLContext:
-    """A client's context that trusts the world's authorities, which take 20 ms to read."""
+    """A client context that trusts the system's authorities, which take 20 ms to read."""
     return ssl.create_default_context()
 
 
@@ -171,7 +171,7 @@ def _hello() -> bytes:
 
 
 def test_drain(trust: Trust) -> None:
-    """On SIGTERM what was sent over TLS is answered, and idle connections are closed."""
+    """After SIGTERM, requests sent over TLS are answered, and idle connections are closed."""
     settings: dict[str, Any] = {"tls_cert": trust.server.cert, "tls_key": trust.server.key}
     tls = trust.authority.trusting()
     for server_type in SEVERAL_AT_ONCE:
@@ -195,7 +195,7 @@ def _ended(sock: socket.socket) -> bool:
 
 @pytest.mark.parametrize("server_type", TYPES)
 def test_mutual(server_type: str, trust: Trust) -> None:
-    """With --tls-client-ca only clients of that authority are served; the others are refused, and the log says so."""
+    """With --tls-client-ca only clients of that authority are served. The log has the others."""
     settings: dict[str, Any] = {
         "tls_cert": trust.server.cert,
         "tls_key": trust.server.key,
@@ -220,8 +220,8 @@ _REFUSED = re.compile(r"PEER_DID_NOT_RETURN_A_CERTIFICATE|CERTIFICATE_VERIFY_FAI
 
 @pytest.mark.parametrize("wrong", ["tls_cert", "tls_key", "tls_client_ca"])
 @pytest.mark.parametrize("how", ["missing", "no PEM"])
-def test_files_of_no_use(trust: Trust, tmp_path: Any, wrong: str, how: str) -> None:
-    """A file that is missing or no PEM ends the server at its start; the message names the setting and the file."""
+def test_unusable_files(trust: Trust, tmp_path: Any, wrong: str, how: str) -> None:
+    """A missing file, or one that is not PEM, ends the server at start. The message names setting and file."""
     path = tmp_path / "wrong.pem"
     if how == "no PEM":
         path.write_text("nothing", encoding="utf-8")

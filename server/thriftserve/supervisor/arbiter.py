@@ -191,12 +191,12 @@ class Arbiter:
         healthy = worker.was_healthy(self._processes.requests_answered(worker))
         self._processes.remove(worker)
         expected = worker.ended_as_expected(code)
-        log.log(logging.DEBUG if expected else logging.ERROR, "%s ended %s", worker.label, _how(code))
+        log.log(logging.DEBUG if expected else logging.ERROR, "%s ended %s", worker.label, _exit_text(code))
         if self._drains(slot.group) and not expected:
             self._exit_code = self._exit_code or ExitCode.INTERNAL
         if worker is slot.successor:
             slot.successor = None
-            log.error("reload of %s failed, the old one serves on: %s", worker.label, _why(worker, code))
+            log.error("reload of %s failed, the old one serves on: %s", worker.label, _failure_text(worker, code))
             self._give_up_reload()
         elif worker is slot.worker and slot.stopped_for_reload:
             slot.stopped_for_reload, slot.worker, slot.respawn_at = False, None, 0.0
@@ -225,7 +225,7 @@ class Arbiter:
         )
 
     def _give_up(self, worker: Worker, code: int) -> None:
-        log.critical("the server can't go on: %s", _why(worker, code))
+        log.critical("the server can't go on: %s", _failure_text(worker, code))
         self._exit_code = worker.failure[0] if worker.failure else ExitCode.WORKERS_FAILING
         if self._drain_ends_at is None:
             self._start_drain()
@@ -340,13 +340,13 @@ class Arbiter:
         self._board.set_phase(phase)
 
 
-def _how(code: int) -> str:
+def _exit_text(code: int) -> str:
     if code < 0:
         return f"by {signal.Signals(-code).name}"
     return f"with exit code {code}"
 
 
-def _why(worker: Worker, code: int) -> str:
+def _failure_text(worker: Worker, code: int) -> str:
     if worker.failure:
         return worker.failure[1]
-    return f"{worker.slot.label} keeps ending {_how(code)}"
+    return f"{worker.slot.label} keeps ending {_exit_text(code)}"
