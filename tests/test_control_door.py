@@ -135,8 +135,8 @@ def test_the_command_line_carries_it(guarded: Guarded, tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     ("host", "more", "why"),
     [
-        ("0.0.0.0", {}, "whoever reaches it could replace every model"),
-        ("::", {}, "whoever reaches it could replace every model"),
+        ("0.0.0.0", {}, "anybody who can connect to it could replace every model"),
+        ("::", {}, "anybody who can connect to it could replace every model"),
         ("0.0.0.0", {"control_open": True}, None),
         ("localhost", {}, None),
         ("127.0.0.2", {}, None),

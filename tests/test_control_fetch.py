@@ -228,8 +228,8 @@ def test_loads_come_back_after_a_restart(base: Path, tmp_path: Path, web: FileSe
         wait_until(lambda: not served.version(1, "more").state)
         assert served.server.stop() == (ExitCode.OK, "")
     served_before = parse_model_flags([f"half={base}"])
-    wishes = OperatorOverrides(StateDir(state), served_before)
-    wishes.load("more", str(base), None)
+    overrides = OperatorOverrides(StateDir(state), served_before)
+    overrides.load("more", str(base), None)
     assert [one.name for one in OperatorOverrides(StateDir(state), served_before).configs(served_before)] == [
         "half",
         "more",

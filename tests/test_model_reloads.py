@@ -121,5 +121,5 @@ def test_fields_that_can_not_hold(tmp_path: Path) -> None:
         wait_until(lambda: "model 'half': devices = 'gpu:0': devices is 'cpu' for the server" in server.log())
         file.write_text(entry + "session = {intra_op_threads = 7}\n")
         signal_process(server.pid, signal.SIGHUP)
-        wait_until(lambda: "what a restart of the server gives: intra_op_threads" in server.log())
+        wait_until(lambda: "needs a server restart: intra_op_threads" in server.log())
         assert state(server, 1) == "AVAILABLE"

@@ -29,9 +29,9 @@ from thriftserve.controller import (
     ModelController,
     ModelOperations,
     control_port_settings,
-    first_plan,
-    models_of,
-    token_of,
+    control_token,
+    read_models,
+    write_first_plan,
 )
 from thriftserve.errors import Code, ExitCode
 from thriftserve.gateway.sidecar import group as gateway_group
@@ -65,14 +65,14 @@ def serve(source: SettingsSource) -> ExitCode:
         StartError: the server can't start; its `exit_code` is for the process.
     """
     settings = source()
-    configs = models_of(settings)
+    configs = read_models(settings)
     chosen = devices.choose_devices(settings, configs)
     # Fail now, not in each worker after importing TensorFlow.
     devices.assign_devices(chosen.devices, chosen.worker_processes)
     control_port = control_port_settings(settings)
     with _state_dir(settings) as directory:
         state = StateDir(Path(directory).absolute())
-        plan, watcher = first_plan(settings, configs, state)
+        plan, watcher = write_first_plan(settings, configs, state)
         placed = process_layout.lay_out(chosen, plan.models)
         factory = PredictFactory(source, placed, state)
         service = Service(
@@ -241,7 +241,7 @@ class ControllerService:
         on_reload = partial(_warn_of_ignored, settings)
         self._controller = ModelController(source, settings, state, watcher, context, placed, on_reload)
         operations = ModelOperations(self._controller)
-        handler = ControlHandler(operations, counters=context.counters, token=token_of(settings))
+        handler = ControlHandler(operations, counters=context.counters, token=control_token(settings))
         self.processor = ModelControl.Processor(handler)
 
     def run(self) -> None:

@@ -1,12 +1,19 @@
-"""Decides what is served while the server runs, and tells what became of it.
+"""The controller: decides which versions are served while the server runs.
 
-configuration, base paths, operators --Keeper--> plan --workers replaced--> states, labels
+configuration, base paths, operators  --ModelController-->  plan  --workers replaced-->  states, labels
 """
 
-from thriftserve.controller.bootstrap import first_plan
-from thriftserve.controller.configuration import models_of
-from thriftserve.controller.control_port import control_port_settings, token_of
+from thriftserve.controller.bootstrap import write_first_plan
+from thriftserve.controller.configuration import read_models
+from thriftserve.controller.control_port import control_port_settings, control_token
 from thriftserve.controller.controller import ModelController
 from thriftserve.controller.operations import ModelOperations
 
-__all__ = ["ModelController", "ModelOperations", "control_port_settings", "first_plan", "models_of", "token_of"]
+__all__ = [
+    "ModelController",
+    "ModelOperations",
+    "control_port_settings",
+    "control_token",
+    "read_models",
+    "write_first_plan",
+]

@@ -1,10 +1,10 @@
-"""Models that are being fetched by URL: one of each name at a time, in a process of its own.
+"""Versions that operators asked for and that are in no plan yet: those that are fetched from URLs, one job a model.
 
-    begin(Wanted) --thriftserve.remote.fetch_agent--> notes: how far   -->  FETCH_DIR/NAME/VERSION, landed(Wanted)
-                                                  another try, later and later   -->  failed: why
-    cancel, a later begin  -->  that process killed
+    FetchJobs.begin(FetchRequest)  --FetchJob, thriftserve.remote.fetch_agent-->  FETCH_DIR/NAME/VERSION  -->  loaded
+                                       tried again, after longer and longer pauses  -->  failed, with the reason
+    cancel, another begin  -->  the agent is killed
 
-What is wanted is among the wishes: a keeper or a server that takes over goes on with it.
+The requests are among the operator's overrides: a controller or a server that takes over resumes them.
 """
 
 from __future__ import annotations
@@ -18,8 +18,9 @@ from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any
 
-from thriftserve.controller.configuration import RetryPolicy
+from thriftserve.controller.backoff import RetryPolicy
 from thriftserve.controller.fetched_models import FetchedModelStore
+from thriftserve.controller.lifecycle import VersionKey
 from thriftserve.controller.overrides import OperatorOverrides
 from thriftserve.errors import Code
 from thriftserve.remote.agent_client import AgentProcess
@@ -29,223 +30,94 @@ from thriftserve.repository.version_states import KEPT_ENDED, VersionStatus
 from thriftserve.settings import ServeSettings
 from thriftserve_idl.ttypes import ModelState
 
-# One model that is being fetched: the process that does it, watched by a thread, and begun again where that may help.
+_AGENT = "thriftserve.remote.fetch_agent"
+#: Downloads at once share the network and the disk; other jobs wait.
+_MAX_RUNNING = 4
+_slots = threading.BoundedSemaphore(_MAX_RUNNING)
 
 log = logging.getLogger(__name__)
 
-_AGENT = "thriftserve.remote.fetch_agent"
-#: So many models are downloaded and unpacked at once; others wait.
-_AT_ONCE = 4
-_places = threading.BoundedSemaphore(_AT_ONCE)
-
-
-@dataclass(frozen=True)
-class FetchLimits:
-    """What a fetch may take.
-
-    Attributes:
-        max_bytes: of the download.
-        timeout_s: the whole of it, pauses between tries included.
-        timing: when it is tried again, and how often.
-    """
-
-    max_bytes: int
-    timeout_s: float
-    timing: RetryPolicy
-
-    @classmethod
-    def of(cls, settings: ServeSettings) -> FetchLimits:
-        """As the settings say."""
-        return cls(settings.fetch_max_bytes, settings.fetch_timeout_s, RetryPolicy.of(settings))
-
-
-@dataclass(frozen=True)
-class FetchOutcome:
-    """How a fetch, or a try, ended: well, or with code and words; and whether another try may do better."""
-
-    error: tuple[Code, str] | None = None
-    passing: bool = False
-
-
-class FetchJob(threading.Thread):
-    """Such a fetch.
-
-    Args:
-        before: an earlier one into the same base path that was cancelled: it must have let go first.
-        ended: called in this thread.
-    """
-
-    def __init__(
-        self,
-        url: str,
-        target: Path,
-        sha256: str | None,
-        limits: FetchLimits,
-        before: FetchJob | None,
-        ended: Callable[[FetchOutcome], None],
-    ) -> None:
-        super().__init__(name=f"fetch {target.parent.name} {target.name}", daemon=True)
-        self._request = {"url": url, "target": str(target), "sha256": sha256, "max_bytes": limits.max_bytes}
-        self._target = target
-        self._limits = limits
-        self._before = before
-        self._ended = ended
-        self._process: AgentProcess | None = None
-        self._starting = threading.Lock()
-        self._stopped = threading.Event()
-        self._cancelled = False
-        #: How far it is, for people.
-        self.note = "about to be fetched"
-
-    def cancel(self) -> None:
-        """Ends it soon, and removes what came."""
-        self._cancelled = True
-        self.kill()
-
-    def kill(self) -> None:
-        """Ends it soon; what came stays for a later one."""
-        with self._starting:
-            self._stopped.set()
-            if self._process is not None:
-                self._process.kill()
-
-    def run(self) -> None:
-        """Fetches, until that has worked, or can't, or was given up."""
-        if self._before is not None:
-            self._before.join()
-            self._before = None
-        outcome = self._tried()
-        if self._cancelled:
-            discard(self._target)
-        elif not self._stopped.is_set():
-            self._ended(outcome)
-
-    def _tried(self) -> FetchOutcome:
-        """The outcome of as many tries as there may be."""
-        end, tries = time.monotonic() + self._limits.timeout_s, 0
-        while True:
-            self.note = "waits for other fetches"
-            with _places:
-                outcome = self._try(end - time.monotonic())
-            tries += 1
-            if outcome.error is None or not outcome.passing or self._stopped.is_set():
-                return outcome
-            pause_s = self._limits.timing.pause_s(tries)
-            if time.monotonic() + pause_s >= end:
-                return outcome
-            self.note = f"fetched again in {pause_s:g} s: {outcome.error[1]}"
-            log.warning("%s: %s", self.name, self.note)
-            self._stopped.wait(pause_s)
-
-    def _try(self, timeout_s: float) -> FetchOutcome:
-        with self._starting:
-            if self._stopped.is_set():
-                return FetchOutcome((Code.CANCELLED, "given up"))
-            self.note = "begins"
-            self._process = AgentProcess(_AGENT)
-        process = self._process
-        process.send({**self._request, "timeout_s": max(timeout_s, 1.0)})
-        outcome = None
-        for event in process.events():
-            outcome = self._heard(event) or outcome
-        exit_code = process.close()
-        return outcome or _died(exit_code)
-
-    def _heard(self, content: dict[str, Any]) -> FetchOutcome | None:
-        if "progress" in content:
-            self.note = content["progress"]
-            return None
-        if "error" in content:
-            code, message, passing = content["error"]
-            return FetchOutcome((Code(code), message), passing)
-        return FetchOutcome()
-
-
-def _died(code: int) -> FetchOutcome:
-    how = f"by {signal.Signals(-code).name}" if code < 0 else f"with exit code {code}"
-    return FetchOutcome((Code.UNAVAILABLE, f"the process that fetched it ended {how}"), passing=True)
-
-
-# Versions that operators have asked for and that are in no plan yet.
-
-Version = tuple[str, int]
-
 
 class PendingVersions:
-    """Those of a server. Call it with the keeper's lock held.
+    """The pending versions of a server. Hold the controller's lock to call it.
 
     Args:
-        settings: asked when a fetch begins.
-        landed: told of a model, its base path and version when it has been fetched; says which version directories
-            are in use.
-        changed: told when there is something new to tell.
+        settings: returns the settings that hold; called when a fetch begins.
+        state: the state directory.
+        overrides: where requests are written down.
+        lock: the controller's.
+        load: called with a model, its base path and a version that was fetched; returns the directories in use.
+        on_change: called, without the lock, when a fetch has ended.
 
     Attributes:
-        shelf: where fetched models lie.
-        fetches: those that are being fetched.
+        store: where fetched models are.
+        fetches: the fetches that are under way.
     """
 
     def __init__(
         self,
         settings: Callable[[], ServeSettings],
         state: StateDir,
-        wishes: OperatorOverrides,
+        overrides: OperatorOverrides,
         lock: threading.RLock,
-        landed: Callable[[str, Path, int], set[Path]],
-        changed: Callable[[], None],
+        load: Callable[[str, Path, int], set[Path]],
+        on_change: Callable[[], None],
     ) -> None:
-        self._landed = landed
-        self._asked: set[Version] = set()
-        self.shelf = FetchedModelStore.of(settings(), state)
+        self._load = load
+        self._requested: set[VersionKey] = set()
+        self.store = FetchedModelStore.from_settings(settings(), state)
         self.fetches = FetchJobs(
-            wishes, self.shelf, lambda: FetchLimits.of(settings()), lock, self._has_landed, changed
+            overrides, self.store, lambda: FetchLimits.from_settings(settings()), lock, self._load_fetched, on_change
         )
 
-    def ask(self, name: str, version: int) -> None:
-        """That version lies in its base path, and is to be served."""
-        self._asked.add((name, version))
+    def request(self, name: str, version: int) -> None:
+        """Note that an operator asked for a version that is in its base path."""
+        self._requested.add((name, version))
 
-    def decided(self) -> None:
-        """What was asked for is in the plan now, or can't be."""
-        self._asked.clear()
+    def forget_requested(self) -> None:
+        """Forget what was requested: it is in the plan now, or can't be."""
+        self._requested.clear()
 
     @property
-    def versions(self) -> frozenset[Version]:
+    def versions(self) -> frozenset[VersionKey]:
         """Models and versions on their way."""
-        return frozenset(self._asked | self.fetches.notes().keys())
+        return frozenset(self._requested | self.fetches.progress().keys())
 
     @property
-    def names(self) -> frozenset[str]:
-        """Models of which there is something to tell."""
-        return frozenset((*(name for name, _ in self._asked), *self.fetches.names))
+    def model_names(self) -> frozenset[str]:
+        """Models with a version on its way, or one that could not be fetched."""
+        return frozenset((*(name for name, _ in self._requested), *self.fetches.model_names))
 
-    def failures(self) -> dict[Version, LoadFailure]:
-        """Those that could not be fetched."""
-        return self.fetches.failed()
+    def failures(self) -> dict[VersionKey, LoadFailure]:
+        """Return the versions that could not be fetched."""
+        return self.fetches.failures()
 
-    def noted(self, statuses: Mapping[str, list[VersionStatus]]) -> dict[str, list[VersionStatus]]:
-        """These states, with how far the fetch of each is."""
-        notes = self.fetches.notes()
+    def annotate(self, statuses: Mapping[str, list[VersionStatus]]) -> dict[str, list[VersionStatus]]:
+        """Return these statuses with a note of how far each fetch is."""
+        progress = self.fetches.progress()
         return {
             name: [
-                replace(one, note=notes.get((name, one.version)) or self._waits(name, one) or one.note)
-                for one in versions
+                replace(
+                    status,
+                    note=progress.get((name, status.version)) or self._request_note(name, status) or status.note,
+                )
+                for status in versions
             ]
             for name, versions in statuses.items()
         }
 
-    def _waits(self, name: str, one: VersionStatus) -> str:
-        asked = (name, one.version) in self._asked and one.state == ModelState.START
-        return "about to be loaded" if asked else ""
+    def _request_note(self, name: str, status: VersionStatus) -> str:
+        waiting = (name, status.version) in self._requested and status.state == ModelState.START
+        return "about to be loaded" if waiting else ""
 
-    def _has_landed(self, wanted: FetchRequest) -> set[Path]:
-        self.ask(wanted.name, wanted.version)
-        return self._landed(wanted.name, self.shelf.base_path(wanted.name), wanted.version)
+    def _load_fetched(self, request: FetchRequest) -> set[Path]:
+        self.request(request.name, request.version)
+        return self._load(request.name, self.store.base_path(request.name), request.version)
 
 
 @dataclass(frozen=True)
 class FetchRequest:
-    """A model to fetch."""
+    """A version to fetch; written down as JSON by these names."""
 
     name: str
     version: int
@@ -254,162 +126,291 @@ class FetchRequest:
 
 
 class FetchJobs:
-    """Those of a server. Call it with `lock` held.
+    """The fetches of a server, one of each model at a time. Hold `lock` to call it.
 
     Args:
-        wishes: where it is written what is wanted.
-        shelf: where they land.
-        limits: asked when one begins.
-        lock: held when `landed` is called, from a thread of its own.
-        landed: told of each that has become a version directory; says which of those are in use.
-        changed: told when there is something new to say of one; called without the lock.
+        overrides: where requests are written down.
+        store: where versions land.
+        limits: returns the limits of a fetch that begins.
+        lock: held when `load` is called, from a job's thread.
+        load: called with each request whose version has landed; returns the version directories in use.
+        on_change: called, without the lock, when a fetch has ended.
     """
 
     def __init__(
         self,
-        wishes: OperatorOverrides,
-        shelf: FetchedModelStore,
+        overrides: OperatorOverrides,
+        store: FetchedModelStore,
         limits: Callable[[], FetchLimits],
         lock: threading.RLock,
-        landed: Callable[[FetchRequest], set[Path]],
-        changed: Callable[[], None],
+        load: Callable[[FetchRequest], set[Path]],
+        on_change: Callable[[], None],
     ) -> None:
-        self._wishes = wishes
-        self._shelf = shelf
+        self._overrides = overrides
+        self._store = store
         self._limits = limits
         self._lock = lock
-        self._landed = landed
-        self._changed = changed
+        self._load = load
+        self._on_change = on_change
         self._running: dict[str, tuple[FetchRequest, FetchJob]] = {}
+        #: Cancelled jobs that may still hold their model's base path.
         self._ending: dict[str, FetchJob] = {}
-        self._failed: dict[tuple[str, int], LoadFailure] = {}
+        self._failed: dict[VersionKey, LoadFailure] = {}
 
     def resume(self) -> None:
-        """Goes on with what was wanted when a keeper before this one ended."""
-        for content in self._wishes.fetching:
-            wanted = FetchRequest(**content)
-            log.info("the fetch of model %s version %d goes on", wanted.name, wanted.version)
+        """Go on with the fetches that were under way when the controller before this one ended."""
+        for content in self._overrides.fetches:
+            request = FetchRequest(**content)
+            log.info("resuming the fetch of model %s version %d", request.name, request.version)
             try:
-                self._go_on(wanted)
-            except OSError as error:  # its place can't be looked into now: what is served is not touched by that
-                self._fail(wanted, Code.FAILED_PRECONDITION, f"{error.filename}: {error.strerror}")
-        self._keep()
+                self._load_or_start(request)
+            except OSError as error:  # the store can't be read now: what is served is not affected
+                self._fail(request, Code.FAILED_PRECONDITION, f"{error.filename}: {error.strerror}")
+        self._save()
 
-    def begin(self, wanted: FetchRequest) -> None:
-        """Fetches a model, where it is not there yet; one of its name that is being fetched is given up for it.
+    def begin(self, request: FetchRequest) -> None:
+        """Fetch a version unless it is there, or is being fetched. Another fetch of the same model is cancelled.
 
         Raises:
-            FailedPrecondition: that version is there, and came from another place.
+            FailedPrecondition: that version is there, and came from elsewhere.
         """
-        found = self._running.get(wanted.name)
-        if found is not None and found[0] == wanted:
+        if request.name in self._running and self._running[request.name][0] == request:
             return
-        self._shelf.expect(wanted.name, wanted.version, wanted.url, wanted.sha256)
-        self.cancel(wanted.name, why="another load of the model took its place")
-        self._failed.pop((wanted.name, wanted.version), None)
-        self._go_on(wanted)
-        self._keep()
+        self._store.expect(request.name, request.version, request.url, request.sha256)
+        self.cancel(request.name, reason="another load of the model took its place")
+        self._failed.pop((request.name, request.version), None)
+        self._load_or_start(request)
+        self._save()
 
-    def same(self, name: str, url: str, sha256: str | None) -> FetchRequest | None:
-        """What is being fetched of a model, where it is that URL."""
-        found = self._running.get(name)
-        return found[0] if found is not None and (found[0].url, found[0].sha256) == (url, sha256) else None
+    def running(self, name: str, url: str, sha256: str | None) -> FetchRequest | None:
+        """Return the request of a model that is being fetched from that URL; None: there is none."""
+        if name in self._running:
+            request, _ = self._running[name]
+            if (request.url, request.sha256) == (url, sha256):
+                return request
+        return None
 
-    def cancel(self, name: str, version: int | None = None, *, why: str | None = None) -> None:
-        """Ends the fetch of a model, or of that version of it; what came is removed.
+    def cancel(self, name: str, version: int | None = None, *, reason: str | None = None) -> None:
+        """End the fetch of a model, or of that version of it, and remove what it downloaded.
 
         Args:
-            why: what is told of that version from then on; None: nothing, nor of one that failed.
+            name: of the model.
+            version: None: any.
+            reason: why that version has ended, for its status; None: it has no status then, nor has one that failed.
         """
-        if why is None:
+        if reason is None:
             self._failed = {
-                key: one for key, one in self._failed.items() if key[0] != name or version not in (None, key[1])
+                key: failure for key, failure in self._failed.items() if key[0] != name or version not in (None, key[1])
             }
-        found = self._running.get(name)
-        if found is None or version not in (None, found[0].version):
+        if name not in self._running or version not in (None, self._running[name][0].version):
             return
-        wanted, fetching = self._running.pop(name)
-        log.info("the fetch of model %s version %d is given up%s", name, wanted.version, f": {why}" if why else "")
-        fetching.cancel()
-        self._ending[name] = fetching
-        if why is not None:
-            self._fail(wanted, Code.ABORTED, f"not fetched: {why}")
-        self._keep()
+        request, job = self._running.pop(name)
+        log.info("cancelled the fetch of model %s version %d%s", name, request.version, f": {reason}" if reason else "")
+        job.cancel()
+        self._ending[name] = job
+        if reason is not None:
+            self._fail(request, Code.ABORTED, f"not fetched: {reason}")
+        self._save()
 
-    def cancel_all(self, why: str) -> None:
-        """Ends every fetch, and forgets those that failed."""
+    def cancel_all(self, reason: str) -> None:
+        """End every fetch, and forget those that failed."""
         self._failed.clear()
         for name in list(self._running):
-            self.cancel(name, why=why)
+            self.cancel(name, reason=reason)
 
     def stop(self) -> None:
-        """Ends every process; another keeper, or server, goes on with what is wanted."""
-        for _, fetching in self._running.values():
-            fetching.kill()
+        """End every agent; the next controller, or server, resumes the fetches."""
+        for _, job in self._running.values():
+            job.kill()
 
-    def notes(self) -> dict[tuple[str, int], str]:
-        """How far each is."""
-        return {(name, wanted.version): fetching.note for name, (wanted, fetching) in self._running.items()}
+    def progress(self) -> dict[VersionKey, str]:
+        """Return how far each fetch is, for people."""
+        return {(name, request.version): job.progress for name, (request, job) in self._running.items()}
 
-    def failed(self) -> dict[tuple[str, int], LoadFailure]:
-        """Those that have failed, until they are wanted again, or their model is unloaded, or the next reload."""
+    def failures(self) -> dict[VersionKey, LoadFailure]:
+        """Return the versions that could not be fetched, until they are requested again, unloaded, or at a reload."""
         return dict(self._failed)
 
     @property
-    def names(self) -> frozenset[str]:
-        """Models of which there is something to tell."""
+    def model_names(self) -> frozenset[str]:
+        """Models that are being fetched, or could not be."""
         return frozenset((*self._running, *(name for name, _ in self._failed)))
 
-    def _go_on(self, wanted: FetchRequest) -> None:
-        target = self._shelf.version(wanted.name, wanted.version)
-        if target.exists():  # it lands by one rename
+    def _load_or_start(self, request: FetchRequest) -> None:
+        target = self._store.version(request.name, request.version)
+        if target.exists():  # all of it: a version lands by one rename
             discard(target)
-            self._landed(wanted)
+            self._load(request)
         else:
-            self._start(wanted)
+            self._start(request, target)
 
-    def _start(self, wanted: FetchRequest) -> None:
-        def ended(outcome: FetchOutcome) -> None:
+    def _start(self, request: FetchRequest, target: Path) -> None:
+        def on_end(outcome: FetchOutcome) -> None:
             with self._lock:
-                used = self._end(wanted, fetching, outcome)
-            self._changed()
+                used = self._end(request, job, outcome)
+            self._on_change()
             if used is not None:
-                self._shelf.tidy(wanted.name, used)
+                self._store.remove_unused(request.name, used)
 
-        fetching = FetchJob(
-            wanted.url,
-            self._shelf.version(wanted.name, wanted.version),
-            wanted.sha256,
-            self._limits(),
-            self._ending.pop(wanted.name, None),
-            ended,
-        )
-        self._running[wanted.name] = wanted, fetching
-        fetching.start()
+        predecessor = self._ending.pop(request.name, None)
+        job = FetchJob(request, target, self._limits(), predecessor, on_end)
+        self._running[request.name] = request, job
+        job.start()
 
-    def _end(self, wanted: FetchRequest, fetching: FetchJob, outcome: FetchOutcome) -> set[Path] | None:
-        """Takes note of how one has ended; the version directories in use where it landed."""
+    def _end(self, request: FetchRequest, job: FetchJob, outcome: FetchOutcome) -> set[Path] | None:
+        """Note how a fetch has ended; return the version directories in use if the version has landed."""
         used = None
-        found = self._running.get(wanted.name)
-        if found is None or found[1] is not fetching:  # given up meanwhile
+        if self._running.get(request.name) != (request, job):  # cancelled meanwhile
             return None
         if outcome.error is None:
-            # First it is to be served, then it is fetched no more: a keeper that is killed in between does it again.
-            used = {*self._landed(wanted), self._shelf.version(wanted.name, wanted.version)}
+            # Loaded first, and then fetched no more: a controller that is killed in between repeats both.
+            used = {*self._load(request), self._store.version(request.name, request.version)}
         else:
             code, message = outcome.error
-            log.error("model %s version %d can't be fetched: %s", wanted.name, wanted.version, message)
-            self._fail(wanted, code, message)
-        del self._running[wanted.name]
-        self._keep()
+            log.error("model %s version %d can't be fetched: %s", request.name, request.version, message)
+            self._fail(request, code, message)
+        del self._running[request.name]
+        self._save()
         return used
 
-    def _fail(self, wanted: FetchRequest, code: Code, message: str) -> None:
-        key = wanted.name, wanted.version
+    def _fail(self, request: FetchRequest, code: Code, message: str) -> None:
+        key = request.name, request.version
         self._failed.pop(key, None)
         self._failed[key] = LoadFailure(*key, code, message)
-        for old in [each for each in self._failed if each[0] == wanted.name][:-KEPT_ENDED]:
+        for old in [failed for failed in self._failed if failed[0] == request.name][:-KEPT_ENDED]:
             del self._failed[old]
 
-    def _keep(self) -> None:
-        self._wishes.fetch([asdict(wanted) for wanted, _ in self._running.values()])
+    def _save(self) -> None:
+        self._overrides.set_fetches([asdict(request) for request, _ in self._running.values()])
+
+
+@dataclass(frozen=True)
+class FetchLimits:
+    """The bounds of a fetch."""
+
+    #: Of the download.
+    max_bytes: int
+    #: Of all tries together, with the pauses between them.
+    timeout_s: float
+    retry: RetryPolicy
+
+    @classmethod
+    def from_settings(cls, settings: ServeSettings) -> FetchLimits:
+        """Return what the settings say."""
+        return cls(settings.fetch_max_bytes, settings.fetch_timeout_s, RetryPolicy.from_settings(settings))
+
+
+@dataclass(frozen=True)
+class FetchOutcome:
+    """How a fetch, or one try, ended."""
+
+    #: None: well.
+    error: tuple[Code, str] | None = None
+    #: Whether another try may succeed.
+    retryable: bool = False
+
+
+class FetchJob(threading.Thread):
+    """One fetch: the thread that watches its agent, and starts another one if that may help.
+
+    Args:
+        request: what to fetch.
+        target: the version directory to be.
+        limits: of the fetch.
+        predecessor: a cancelled job with the same base path, which must end first.
+        on_end: called in this thread, unless the job is cancelled or killed.
+
+    Attributes:
+        progress: how far it is, for people.
+    """
+
+    def __init__(
+        self,
+        request: FetchRequest,
+        target: Path,
+        limits: FetchLimits,
+        predecessor: FetchJob | None,
+        on_end: Callable[[FetchOutcome], None],
+    ) -> None:
+        super().__init__(name=f"fetch {request.name} {request.version}", daemon=True)
+        self._command = {
+            "url": request.url,
+            "target": str(target),
+            "sha256": request.sha256,
+            "max_bytes": limits.max_bytes,
+        }
+        self._target = target
+        self._limits = limits
+        self._predecessor = predecessor
+        self._on_end = on_end
+        self._agent: AgentProcess | None = None
+        self._starting = threading.Lock()
+        self._stopped = threading.Event()
+        self._cancelled = False
+        self.progress = "about to be fetched"
+
+    def cancel(self) -> None:
+        """Have it end soon, and what it downloaded removed."""
+        self._cancelled = True
+        self.kill()
+
+    def kill(self) -> None:
+        """Have it end soon; what it downloaded stays for a later job."""
+        with self._starting:
+            self._stopped.set()
+            if self._agent is not None:
+                self._agent.kill()
+
+    def run(self) -> None:
+        """Fetch until it has succeeded, failed for good, or was stopped."""
+        if self._predecessor is not None:
+            self._predecessor.join()
+            self._predecessor = None
+        outcome = self._fetch()
+        if self._cancelled:
+            discard(self._target)
+        elif not self._stopped.is_set():
+            self._on_end(outcome)
+
+    def _fetch(self) -> FetchOutcome:
+        end, tries = time.monotonic() + self._limits.timeout_s, 0
+        while True:
+            self.progress = "waits for other fetches"
+            with _slots:
+                outcome = self._try(end - time.monotonic())
+            tries += 1
+            if outcome.error is None or not outcome.retryable or self._stopped.is_set():
+                return outcome
+            pause_s = self._limits.retry.pause_s(tries)
+            if time.monotonic() + pause_s >= end:
+                return outcome
+            self.progress = f"fetched again in {pause_s:g} s: {outcome.error[1]}"
+            log.warning("%s: %s", self.name, self.progress)
+            self._stopped.wait(pause_s)
+
+    def _try(self, timeout_s: float) -> FetchOutcome:
+        with self._starting:
+            if self._stopped.is_set():
+                return FetchOutcome((Code.CANCELLED, "cancelled"))
+            self.progress = "begins"
+            self._agent = agent = AgentProcess(_AGENT)
+        agent.send({**self._command, "timeout_s": max(timeout_s, 1.0)})
+        outcome = None
+        for event in agent.events():
+            outcome = self._handle(event) or outcome
+        exit_code = agent.close()
+        return outcome or _agent_died(exit_code)
+
+    def _handle(self, event: Mapping[str, Any]) -> FetchOutcome | None:
+        if "progress" in event:
+            self.progress = event["progress"]
+            return None
+        if "error" in event:
+            code, message, retryable = event["error"]
+            return FetchOutcome((Code(code), message), retryable)
+        return FetchOutcome()
+
+
+def _agent_died(exit_code: int) -> FetchOutcome:
+    how = f"by {signal.Signals(-exit_code).name}" if exit_code < 0 else f"with exit code {exit_code}"
+    return FetchOutcome((Code.UNAVAILABLE, f"the process that fetched it ended {how}"), retryable=True)

@@ -1,6 +1,6 @@
-"""Where fetched models lie: FETCH_DIR/NAME/VERSION, as in any base path, and of what each version was made.
+"""The directory of fetched models: FETCH_DIR/NAME/VERSION, a base path each, with a note of where each version is from.
 
-expect("digits", 43, url)  -->  digits/.origin-43  -->  digits/43 lands  -->  tidy: the newest few stay
+expect("digits", 43, url)  -->  digits/.origin-43  -->  digits/43 lands  -->  remove_unused: the newest few stay
 """
 
 from __future__ import annotations
@@ -15,51 +15,53 @@ from pathlib import Path
 
 from thriftserve.errors import FailedPrecondition, ModelLoadError
 from thriftserve.files import write_atomically
-from thriftserve.repository import versions
+from thriftserve.remote.staging import staging_directory
 from thriftserve.repository.state_store import StateDir
-from thriftserve.repository.versions import VersionDir
+from thriftserve.repository.versions import VersionDir, list_versions
 from thriftserve.settings import ServeSettings
+
+#: Versions of a model that stay for a rollback, beside those that are served.
+KEPT_UNUSED = 2
+_LEAVING, _ORIGIN = ".leaving-", ".origin-"
 
 log = logging.getLogger(__name__)
 
-#: Versions of a model that stay for a rollback, beside those that are served.
-KEPT = 2
-_LEAVING, _ORIGIN = ".leaving-", ".origin-"
-
 
 class FetchedModelStore:
-    """Such a directory; it is made when the first model comes."""
+    """The directory of fetched models; created with the first model. Threads may share one."""
 
     def __init__(self, path: Path) -> None:
         self._path = path
 
     @classmethod
-    def of(cls, settings: ServeSettings, state: StateDir) -> FetchedModelStore:
-        """Where the settings say."""
-        told = settings.fetch_dir
-        return cls(state.path / "fetched" if told is None else Path(told).expanduser().absolute())
+    def from_settings(cls, settings: ServeSettings, state: StateDir) -> FetchedModelStore:
+        """Return the store that the settings name; without one, it is in the state directory."""
+        if settings.fetch_dir is None:
+            return cls(state.path / "fetched")
+        return cls(Path(settings.fetch_dir).expanduser().absolute())
 
     def base_path(self, name: str) -> Path:
-        """Where the versions of a model lie."""
+        """Return where the versions of a model are."""
         return self._path / name
 
     def version(self, name: str, version: int) -> Path:
-        """Where a version lies, or will."""
+        """Return where a version is, or will be."""
         return self._path / name / str(version)
 
     def newest(self, name: str) -> int | None:
-        """The highest version of a model that is there; None: there is none."""
-        found = self._versions(name)
-        return found[-1].version if found else None
+        """Return the highest version of a model; None: there is none."""
+        directories = self._list(name)
+        return directories[-1].version if directories else None
 
     def expect(self, name: str, version: int, url: str, sha256: str | None) -> None:
-        """What lands as that version comes from there.
+        """Note where a version will come from.
 
         Raises:
-            FailedPrecondition: it is there already, and comes from elsewhere; or nothing can be written there.
+            FailedPrecondition: it is there already, and from elsewhere; or nothing can be written there.
         """
         origin, target = self._origin(name, version), self.version(name, version)
-        digest = hashlib.sha256(f"{url} {(sha256 or '').lower()}".encode()).hexdigest()  # URLs may hold secrets
+        # A digest: URLs may hold passwords and signatures.
+        digest = hashlib.sha256(f"{url} {(sha256 or '').lower()}".encode()).hexdigest()
         try:
             if not target.exists():
                 target.parent.mkdir(parents=True, exist_ok=True)
@@ -71,34 +73,34 @@ class FetchedModelStore:
         except OSError as error:
             raise FailedPrecondition(f"fetch_dir {str(self._path)!r} can't be used: {error.strerror}") from error
 
-    def tidy(self, name: str, used: Collection[Path]) -> None:
-        """Removes versions of a model but the newest ones and those in use.
+    def remove_unused(self, name: str, used: Collection[Path]) -> None:
+        """Remove the versions of a model except the newest ones and those in use.
 
         A version goes by a rename first: nobody sees half of one.
         """
         base_path = self.base_path(name)
-        for leaving in base_path.glob(f"{_LEAVING}*"):  # of a process that was killed here
+        for leaving in base_path.glob(f"{_LEAVING}*"):  # left by a process that was killed here
             shutil.rmtree(leaving, ignore_errors=True)
         self._forget_origins(name)
-        unused = [one for one in self._versions(name) if one.path not in used]
-        for one in unused[: -KEPT or None]:
-            log.info("%s: removed, newer ones have come", one.path)
+        unused = [directory for directory in self._list(name) if directory.path not in used]
+        for directory in unused[: -KEPT_UNUSED or None]:
+            log.info("%s: removed: newer versions were fetched", directory.path)
             with contextlib.suppress(OSError):
-                leaving = base_path / f"{_LEAVING}{one.version}"
-                os.rename(one.path, leaving)
+                leaving = base_path / f"{_LEAVING}{directory.version}"
+                os.rename(directory.path, leaving)
                 shutil.rmtree(leaving, ignore_errors=True)
 
     def _forget_origins(self, name: str) -> None:
-        """Those of versions that never came, or are gone."""
+        """Remove the notes on versions that never landed, or are gone."""
         for origin in self.base_path(name).glob(f"{_ORIGIN}*"):
-            version = origin.name.removeprefix(_ORIGIN)
-            if not (origin.parent / version).exists() and not (origin.parent / f".fetching-{version}").exists():
+            target = origin.parent / origin.name.removeprefix(_ORIGIN)
+            if not target.exists() and not staging_directory(target).exists():
                 origin.unlink(missing_ok=True)
 
-    def _versions(self, name: str) -> list[VersionDir]:
+    def _list(self, name: str) -> list[VersionDir]:
         try:
-            return versions.list_versions(self.base_path(name))
-        except ModelLoadError:  # nothing was fetched of that name
+            return list_versions(self.base_path(name))
+        except ModelLoadError:  # nothing was fetched under that name
             return []
 
     def _origin(self, name: str, version: int) -> Path:

@@ -1,9 +1,8 @@
-"""What operators asked for on top of the configuration.
+"""What operators asked for; it goes before the configuration.
 
-    load, unload  -->  Wishes  --apply-->  ModelConfigs, versions
+load, unload, fetch  -->  OperatorOverrides (wishes.json)  -->  configs, versions to serve
 
-What was loaded and unloaded by command stays so, over restarts too, until the configuration is read again or says
-something else than it did.
+Overrides outlive a restart. They are dropped when the configuration is read again, or is another one at the next start.
 """
 
 from __future__ import annotations
@@ -16,92 +15,95 @@ from pathlib import Path
 from typing import Any
 
 from thriftserve.errors import ModelLoadError
-from thriftserve.repository import versions as repository
 from thriftserve.repository.state_store import StateDir
-from thriftserve.repository.versions import ModelConfig, Specific, VersionDir, parse_model_flag
-
-log = logging.getLogger(__name__)
+from thriftserve.repository.versions import ModelConfig, Specific, VersionDir, list_versions, parse_model_flag
 
 _FILE = "wishes"
 
+log = logging.getLogger(__name__)
+
 
 class OperatorOverrides:
-    """They are written down as they come; a keeper or a server that takes over finds them.
+    """The overrides of a server, written down with each change. Used by one thread at a time.
 
     Args:
-        configured: what the configuration asks for: wishes for another one hold no more.
+        configured: the models of the configuration; overrides of another configuration are dropped.
+
+    Attributes:
+        fetches: the fetches that are under way, as JSON can hold them.
     """
 
     def __init__(self, state: StateDir, configured: Iterable[ModelConfig]) -> None:
         self._state = state
-        self._of = _digest(configured)
-        kept = state.read(_FILE)
-        if kept is not None and kept.get("configuration") != self._of:
-            log.info("the configuration has changed: what was loaded and unloaded by command before holds no more")
-            kept = None
-        self._loaded: dict[str, list[Any]] = kept["loaded"] if kept else {}
-        self._unloaded: list[list[Any]] = kept["unloaded"] if kept else []
-        #: Models that are to be fetched, as JSON can hold them.
-        self.fetching: list[dict[str, Any]] = kept["fetching"] if kept else []
+        self._configuration = _digest(configured)
+        saved = state.read(_FILE)
+        if saved is not None and saved.get("configuration") != self._configuration:
+            log.info("the configuration has changed: models loaded and unloaded by operators before are dropped")
+            saved = None
+        #: Base path and version (None: the newest) by model.
+        self._loaded: dict[str, list[Any]] = saved["loaded"] if saved else {}
+        #: Model and version (None: all of them).
+        self._unloaded: list[list[Any]] = saved["unloaded"] if saved else []
+        self.fetches: list[dict[str, Any]] = saved["fetching"] if saved else []
 
     def load(self, name: str, source: str, version: int | None) -> None:
-        """A model is to be served from a base path, that one version of it or the newest."""
+        """Have a model served from a base path: one version of it, or the newest if None."""
         self._loaded[name] = [source, version]
-        self._unloaded = [each for each in self._unloaded if each[0] != name]
-        self._keep()
+        self._unloaded = [unloaded for unloaded in self._unloaded if unloaded[0] != name]
+        self._save()
 
     def unload(self, name: str, version: int | None) -> None:
-        """A model, or one version of it, is not to be served."""
+        """Have a model, or one version of it, served no more."""
         self._unloaded.append([name, version])
         if version is None:
             self._loaded.pop(name, None)
-        self._keep()
+        self._save()
 
-    def fetch(self, fetching: list[dict[str, Any]]) -> None:
-        """These are to be fetched, and no others."""
-        self.fetching = fetching
-        self._keep()
+    def set_fetches(self, fetches: list[dict[str, Any]]) -> None:
+        """Note which fetches are under way."""
+        self.fetches = fetches
+        self._save()
 
-    def forget_models(self, configured: Iterable[ModelConfig]) -> None:
-        """This configuration alone holds."""
-        self._of = _digest(configured)
-        self._loaded, self._unloaded, self.fetching = {}, [], []
-        self._keep()
+    def reset(self, configured: Iterable[ModelConfig]) -> None:
+        """Drop all overrides, for this configuration was read."""
+        self._configuration = _digest(configured)
+        self._loaded, self._unloaded, self.fetches = {}, [], []
+        self._save()
 
-    def forget_missing(self) -> None:
-        """Models that are not where they were, after a restart: the configuration holds for them."""
+    def drop_missing(self) -> None:
+        """Drop loaded models whose versions are gone from disk; called at a start."""
         for name, (source, version) in list(self._loaded.items()):
             try:
-                there = {one.version for one in repository.list_versions(Path(source))}
+                present = {directory.version for directory in list_versions(Path(source))}
             except ModelLoadError:
-                there = set()
-            if not there or version not in (None, *there):
-                what = f"version {version}" if version is not None else "any version"
-                log.warning("model %s was loaded by command from %s, which has not %s now", name, source, what)
+                present = set()
+            if not present or version not in (None, *present):
+                missing = f"version {version} is" if version is not None else "all versions are"
+                log.warning("model %s, loaded by an operator: %s no longer in %s; dropped", name, missing, source)
                 del self._loaded[name]
-                self._keep()
+                self._save()
 
     def configs(self, configured: Iterable[ModelConfig]) -> tuple[ModelConfig, ...]:
-        """The models to serve."""
-        found = {one.name: one for one in configured}
+        """Return the models to serve: those configured with the overrides applied."""
+        configs = {config.name: config for config in configured}
         for name, (source, version) in self._loaded.items():
-            old = found.get(name)
+            old = configs.get(name)
             new = parse_model_flag(f"{name}={source}")
             if old is not None and old.source == new.source:
                 new = old
-            found[name] = new if version is None else replace(new, policy=Specific((version,)))
-        return tuple(one for one in found.values() if [one.name, None] not in self._unloaded)
+            configs[name] = new if version is None else replace(new, policy=Specific((version,)))
+        return tuple(config for config in configs.values() if [config.name, None] not in self._unloaded)
 
-    def versions(self, name: str, found: Sequence[VersionDir]) -> tuple[VersionDir, ...]:
-        """Those of a model's versions that nobody has unloaded."""
-        return tuple(one for one in found if [name, one.version] not in self._unloaded)
+    def versions(self, name: str, wanted: Sequence[VersionDir]) -> tuple[VersionDir, ...]:
+        """Return those of a model's wanted versions that are not unloaded."""
+        return tuple(version for version in wanted if [name, version.version] not in self._unloaded)
 
-    def _keep(self) -> None:
+    def _save(self) -> None:
         content = {
-            "configuration": self._of,
+            "configuration": self._configuration,
             "loaded": self._loaded,
             "unloaded": self._unloaded,
-            "fetching": self.fetching,
+            "fetching": self.fetches,
         }
         self._state.write(_FILE, content, mode=0o600)  # URLs may hold passwords and signatures
 

@@ -1,6 +1,8 @@
-"""The workers, as the keeper sees and moves them.
+"""A rollout: which versions are to be served, and how far the workers are with them.
 
-Crew.ask  -->  reload  -->  workers replaced one by one  -->  Crew.all_have(8)
+configs, versions on disk  --desired_versions-->  models  --next_plan-->  Plan  --WorkerSet-->  workers replaced
+
+The functions decide, and change nothing. `WorkerSet` has workers replaced and says what they have loaded.
 """
 
 from __future__ import annotations
@@ -17,115 +19,126 @@ from thriftserve.repository.versions import Latest, ModelConfig, VersionDir
 from thriftserve.settings import ServeSettings
 from thriftserve.status import WorkerPhase
 
-# How far workers are with a plan.
+#: A rollout that no worker works on is asked for again after this time. The first successor may take seconds to show
+#: up: it may have to import TensorFlow.
+_STALLED_S = 15.0
+
+log = logging.getLogger(__name__)
 
 
 def rollout_in_progress(
-    plan: Plan, seen: Iterable[tuple[WorkerPhase, int]], held_back: Collection[tuple[str, VersionDir]]
+    plan: Plan, workers: Iterable[tuple[WorkerPhase, int]], suspended: Collection[tuple[str, VersionDir]]
 ) -> bool:
-    """Whether workers come to have a plan, and may: the next one waits for that.
+    """Return whether workers are still being replaced by workers with this plan: the next plan waits for that.
 
-    Another one now would meet workers that load this one. They would serve versions that nobody tells of, and where
-    versions come faster than they load, no plan would ever be everywhere.
+    A plan published in between would be loaded by workers that started for this one. They would serve versions that
+    no status shows, and if versions arrive faster than they load, no plan would ever be everywhere.
 
     Args:
         plan: what they are to load.
-        seen: phase and the number of the plan that it has, of each worker.
-        held_back: versions that could not be loaded, and are not to be tried now.
+        workers: phase and number of the loaded plan, of each worker.
+        suspended: models and versions that failed to load, and are not to be tried now.
     """
-    if any(one in held_back for one in plan.versions()):
+    if any(version in suspended for version in plan.versions()):
         return False
-    return any(phase is not WorkerPhase.IDLE or number != plan.number for phase, number in seen)
-
-
-# What should be served, of what there is.
+    return any(phase is not WorkerPhase.IDLE or number != plan.number for phase, number in workers)
 
 
 def desired_versions(
     configs: Iterable[ModelConfig],
     wanted: Mapping[str, tuple[VersionDir, ...]],
-    failing: Collection[tuple[str, VersionDir]],
-    now: Plan | None,
+    suspended: Collection[tuple[str, VersionDir]],
+    served: Plan | None,
 ) -> tuple[PlannedModel, ...]:
-    """The models and versions to serve; a model of which there is nothing to serve is left out.
+    """Return the models and versions to serve; a model without any version to serve is left out.
 
-    A version that fails to load is left out. Where the policy asks for the newest ones, those that are served now
-    stand in for it: the old version serves on.
+    A suspended version is left out. If the policy asks for the latest versions, or if no other version is left, those
+    that are served now replace it: the old version goes on.
 
     Args:
-        configs: what the configuration asks for.
-        wanted: by model, newest first.
-        failing: models and versions that are not to be tried now.
-        now: what is served.
+        configs: the models to serve.
+        wanted: the versions that their policies ask for, by model, newest first.
+        suspended: models and versions that are not to be tried now.
+        served: the plan that every worker has loaded.
     """
-    planned = [_desired(config, wanted.get(config.name, ()), failing, now) for config in configs]
-    return tuple(each for each in planned if each.versions)
+    planned = [_desired_model(config, wanted.get(config.name, ()), suspended, served) for config in configs]
+    return tuple(model for model in planned if model.versions)
 
 
-def _desired(
+def _desired_model(
     config: ModelConfig,
     wanted: tuple[VersionDir, ...],
-    failing: Collection[tuple[str, VersionDir]],
-    now: Plan | None,
+    suspended: Collection[tuple[str, VersionDir]],
+    served: Plan | None,
 ) -> PlannedModel:
-    sound = [one for one in wanted if (config.name, one) not in failing]
-    served = now.named(config.name) if now is not None else None
-    if len(sound) < len(wanted) and served is not None and (isinstance(config.policy, Latest) or not sound):
-        others = [one for one in served.versions if one not in sound and (config.name, one) not in failing]
-        sound += others[: len(wanted) - len(sound)]
-    return PlannedModel.of(config, tuple(sorted(sound, key=lambda one: -one.version)))
+    desired = [version for version in wanted if (config.name, version) not in suspended]
+    served_model = served.named(config.name) if served is not None else None
+    replaceable = isinstance(config.policy, Latest) or not desired
+    if served_model is not None and len(desired) < len(wanted) and replaceable:
+        others = [
+            version
+            for version in served_model.versions
+            if version not in desired and (config.name, version) not in suspended
+        ]
+        desired += others[: len(wanted) - len(desired)]
+    return PlannedModel.of(config, tuple(sorted(desired, key=lambda version: -version.version)))
 
 
-# Where models ask for other workers than the server was started with.
+def next_plan(models: tuple[PlannedModel, ...], plan: Plan, served: Plan, number: int, *, force: bool) -> Plan:
+    """Return the plan by which workers serve these models.
 
-log = logging.getLogger(__name__)
+    Args:
+        models: what is to be served.
+        plan: the one that was published last: returned itself if it has these models.
+        served: the one that every worker has loaded: returned, to fall back to, if it has these models.
+        number: of the new plan that is returned otherwise.
+        force: whether workers are to be replaced even if nothing has changed.
+    """
+    if force or models not in (plan.models, served.models):
+        return Plan(number, models)
+    return plan if models == plan.models else served
 
 
 class PlacementWarning:
-    """How the server's workers were laid out.
+    """Warns that a plan asks for other processes, threads or devices than the server started with.
 
     Args:
-        laid_out: the settings that it started with, with the placement of its workers.
+        placed: the settings that the server started with, with the placement of its workers.
     """
 
-    def __init__(self, laid_out: ServeSettings) -> None:
-        self._laid_out = laid_out
-        self._told: list[str] = []
+    def __init__(self, placed: ServeSettings) -> None:
+        self._placed = placed
+        self._logged: list[str] = []
 
-    def tell(self, settings: ServeSettings, plan: Plan) -> None:
-        """Logs, once for each difference, what a plan asks for that only a restart of the server gives."""
-        with contextlib.suppress(StartError):  # the workers that load it will tell
+    def check(self, settings: ServeSettings, plan: Plan) -> None:
+        """Log, once for each difference, what in a plan only a restart of the server brings about."""
+        with contextlib.suppress(StartError):  # the workers that load the plan will report it
             chosen = devices.choose_devices(settings, (model.config for model in plan.models))
-            changed = process_layout.list_changes(self._laid_out, process_layout.lay_out(chosen, plan.models))
-            if changed and changed != self._told:
-                log.warning("models ask for what a restart of the server gives: %s", "; ".join(changed))
-            self._told = changed
-
-
-#: A reload that nobody works on any more is asked for again after this time. It takes a while until the first worker
-#: is seen to begin: where TensorFlow has to be imported first, some seconds.
-_ASK_AGAIN_S = 15.0
+            changed = process_layout.list_changes(self._placed, process_layout.lay_out(chosen, plan.models))
+            if changed and changed != self._logged:
+                log.warning("model config change needs a server restart: %s", "; ".join(changed))
+            self._logged = changed
 
 
 class Workers(Protocol):
-    """The worker processes."""
+    """The worker processes, as the controller sees and moves them."""
 
     def plans(self) -> list[tuple[WorkerPhase, int]]:
-        """(phase, number of the plan that it has loaded) of each."""
+        """Return the phase of each worker and the number of the plan that it has loaded."""
 
     def reload(self) -> None:
-        """Has them replaced by new ones, which load the plan as it is then."""
+        """Have the workers replaced one by one; each successor loads the plan that is published then."""
 
     def state_changed(self) -> None:
-        """Tells every process that the state is written anew."""
+        """Tell every process that state.json has changed."""
 
 
 class WorkerSet:
-    """All of them.
+    """All workers of a server, and the rollout that was asked for last. Used by one thread at a time.
 
     Args:
-        workers: themselves.
-        count: how many there are when all are well.
+        workers: the processes.
+        count: how many there are when none is missing.
     """
 
     def __init__(self, workers: Workers, count: int) -> None:
@@ -133,40 +146,39 @@ class WorkerSet:
         self._count = count
         self._asked_at = 0.0
 
-    def seen(self) -> list[tuple[WorkerPhase, int]]:
-        """(phase, number of the plan that it has loaded) of each."""
+    def plans(self) -> list[tuple[WorkerPhase, int]]:
+        """Return the phase of each worker and the number of the plan that it has loaded."""
         return self._workers.plans()
 
-    def all_have(self, number: int) -> bool:
-        """Whether every worker has loaded the plan of that number, and there are as many as there should be."""
-        ready = [each for phase, each in self._workers.plans() if phase is WorkerPhase.IDLE]
-        return len(ready) >= self._count and set(ready) == {number}
-
-    def numbers(self) -> set[int]:
-        """Of the plans that workers have loaded, those included that end."""
+    def plan_numbers(self) -> set[int]:
+        """Return the numbers of the plans that workers have loaded, also workers that are ending."""
         return {number for _, number in self._workers.plans()}
 
+    def all_have(self, number: int) -> bool:
+        """Return whether every worker has loaded the plan of that number, and none is missing."""
+        idle = [loaded for phase, loaded in self._workers.plans() if phase is WorkerPhase.IDLE]
+        return len(idle) >= self._count and set(idle) == {number}
+
     def has_begun(self, number: int) -> bool:
-        """Whether a worker has loaded that plan, or loads."""
-        return any(phase is WorkerPhase.STARTING or each == number for phase, each in self._workers.plans())
+        """Return whether a worker has loaded that plan, or is loading."""
+        return any(phase is WorkerPhase.STARTING or loaded == number for phase, loaded in self._workers.plans())
 
-    def want(self, number: int, now: float) -> None:
-        """Has workers replaced where one that serves has not loaded that plan."""
-        if any(each != number for phase, each in self._workers.plans() if phase is WorkerPhase.IDLE):
-            self._ask(now)
+    def roll_out(self, number: int, now: float) -> None:
+        """Have the workers replaced unless all that serve have loaded that plan."""
+        if any(loaded != number for phase, loaded in self._workers.plans() if phase is WorkerPhase.IDLE):
+            self._reload(now)
 
-    def insist(self, number: int, now: float) -> None:
-        """The same again, where nobody is about to load it any more: a successor died, say."""
-        seen = self._workers.plans()
-        quiet = all(phase is WorkerPhase.IDLE for phase, _ in seen)
-        late = any(each != number for _, each in seen)
-        if quiet and late and now - self._asked_at > _ASK_AGAIN_S:
-            self._ask(now)
+    def repeat_if_stalled(self, number: int, now: float) -> None:
+        """Have the workers replaced again if some lack that plan and no successor is loading: one may have died."""
+        plans = self._workers.plans()
+        all_idle = all(phase is WorkerPhase.IDLE for phase, _ in plans)
+        if all_idle and any(loaded != number for _, loaded in plans) and now - self._asked_at > _STALLED_S:
+            self._reload(now)
 
     def state_changed(self) -> None:
-        """Tells every process that the state is written anew."""
+        """Tell every process that state.json has changed."""
         self._workers.state_changed()
 
-    def _ask(self, now: float) -> None:
+    def _reload(self, now: float) -> None:
         self._asked_at = now
         self._workers.reload()

@@ -182,11 +182,11 @@ class _Fetch:
             self._progress(progress)
 
 
-def hold(url: str, sha256: str | None) -> None:
-    """Holds what is asked for to what can be fetched at all.
+def check_request(url: str, sha256: str | None) -> None:
+    """Check a URL and a checksum before a fetch is begun.
 
     Raises:
-        InvalidArgument: the URL can't be read, or has another scheme than http, https or file; or the sum can't be.
+        InvalidArgument: the URL can't be read, or has another scheme than http, https or file; or the checksum can't.
     """
     parse(url)
     _checksum(sha256)

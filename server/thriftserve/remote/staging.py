@@ -26,6 +26,11 @@ _PREFIX = ".fetching-"
 _ABANDONED_S = 3 * 86400
 
 
+def staging_directory(target: Path) -> Path:
+    """Return the directory in which a version directory is made."""
+    return target.parent / f"{_PREFIX}{target.name}"
+
+
 class Staging:
     """The staging directory of a target, held from `with` on.
 
@@ -35,7 +40,7 @@ class Staging:
 
     def __init__(self, target: Path) -> None:
         self._target = target
-        self.path = target.parent / f"{_PREFIX}{target.name}"
+        self.path = staging_directory(target)
         self.place = DownloadPaths(self.path / "download", self.path / "download.json")
         self.unpacked = self.path / "unpacked"
         self._landing = self.path / "landing.json"
