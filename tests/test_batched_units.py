@@ -13,6 +13,7 @@ from typing import Any, NoReturn
 
 import pytest
 
+from thriftserve.rpc import BatchHint
 from thriftserve.servers.batching.admission import AdaptiveLimit
 from thriftserve.servers.batching.arena import Arena, Block, SharedFrames
 from thriftserve.servers.batching.dispatcher import batch_size, choose_slot, startable
@@ -27,7 +28,6 @@ from thriftserve.servers.batching.ipc import (
     Replies,
     ReplyKind,
     ReplyReader,
-    SlotHint,
     pack_batch,
     pack_replies,
 )
@@ -83,7 +83,8 @@ def test_answers_in_pieces(most: int) -> None:
     sizes = [0, 1, 50, 3000] if most == 1 else [0, 50, 3000, READ_BYTES - 80, READ_BYTES, 2 * READ_BYTES]
     packed, expected = [], []
     for kind in [*ReplyKind] * 3:
-        advice = SlotHint(dice.randint(0, 70), dice.randint(1, 2), dice.randrange(10**6), dice.choice([None, 0, 5000]))
+        fixed_us, wait_us = dice.randrange(10**6), dice.choice([None, 0, 5000])
+        hint = BatchHint(dice.randint(0, 70), fixed_us, 0.0, wait_us, dice.randint(1, 2))
         given: list[tuple[int, int, list[bytes]]] = []
         items: list[tuple[int, bool, bytes | memoryview]] = []
         for index in range(dice.randint(0, 4)):
@@ -91,8 +92,8 @@ def test_answers_in_pieces(most: int) -> None:
             message = dice.randbytes(size)
             given.append((index | CLOSE * close, size, [message[: size // 2], message[size // 2 :]] if size else []))
             items.append((index, close, framed(message) if size else b""))
-        packed.append(b"".join(pack_replies(kind, advice, given)))
-        expected.append(Replies(kind, advice, items))
+        packed.append(b"".join(pack_replies(kind, hint, given)))
+        expected.append(Replies(kind, hint, items))
     assert read(dice, b"".join(packed), most) == expected
 
 
@@ -114,9 +115,9 @@ def read(dice: random.Random, stream: bytes, most: int) -> list[Replies]:
 
 def test_figures_beyond_the_wire() -> None:
     """Numbers too large for their field become the largest one that fits."""
-    (head,) = pack_replies(ReplyKind.LAST, SlotHint(10**6, 1, 10**12, 10**12), [])
-    ((_, advice, _),) = ReplyReader().feed(head)
-    assert advice == SlotHint(0xFFFF, 1, 0xFFFFFFFF, 0xFFFFFFFE)
+    (head,) = pack_replies(ReplyKind.LAST, BatchHint(10**6, 10**12, 0.0, 10**12), [])
+    ((_, hint, _),) = ReplyReader().feed(head)
+    assert hint == BatchHint(0xFFFF, 0xFFFFFFFF, 0.0, 0xFFFFFFFE)
 
 
 def test_unread_requests_take_places() -> None:
@@ -305,7 +306,7 @@ class Room:
         self, pid: int, in_hand: int = 0, *, take: int = 64, depth: int = 2, wait_us: int | None = None
     ) -> None:
         self.pid = pid
-        self.hint = SlotHint(take, depth, 0, wait_us)
+        self.hint = BatchHint(take, 0.0, 0.0, wait_us, depth)
         self.batches = [[None] * in_hand] if in_hand else []
         self.room = depth - len(self.batches)
 

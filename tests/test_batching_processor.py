@@ -56,7 +56,9 @@ class Hand:
         mark_arrival(None)
         while waiting:
             taken, waiting = waiting, []
-            for (place, steps, _), answer in zip(taken, self.processor.run([one[2] for one in taken]), strict=True):
+            for (place, steps, _), answer in zip(
+                taken, self.processor.batcher.run_all([one[2] for one in taken]), strict=True
+            ):
                 advance(waiting, results, place, steps, answer)
         return results
 
@@ -102,7 +104,7 @@ def test_a_mixed_hand() -> None:
         np.testing.assert_array_equal(got, rows_of(number * 10.0, 2)["x"] * 2 + 1)
     assert hand.counter.errors == len(bad)
     assert runs(servable)[0] == 7  # a merged run that the holes spoilt
-    assert hand.processor.advice().take >= 1
+    assert hand.processor.batcher.hint().requests >= 1
 
 
 def test_timing_and_deadlines() -> None:

@@ -184,27 +184,27 @@ def test_requests_are_run_in_that_size(caplog: pytest.LogCaptureFixture) -> None
     assert "'serving_default': batch size 16 (measured ms a row, by rows of a run: 1: " in caplog.text
     batcher.run_all([job(servable, rows_of(0))])
     batcher.run_all([job(servable, rows_of(0))])
-    advice = advice_of(batcher)
-    assert advice.take >= 16
-    assert advice.fixed_us > 1000
+    hint = hint_of(batcher)
+    assert hint.requests >= 16
+    assert hint.fixed_us > 1000
 
 
-def test_advice_follows_the_busiest_requests() -> None:
+def test_hint_follows_the_busiest_requests() -> None:
     """Before any run the most is advised; then what suits the requests that took most of the time."""
     slow, quick = watched(max_batch_size=None), watched(max_batch_size=None)
     slow.session.pause_s = 0.01  # type: ignore[attr-defined]
     batcher = Batcher(max_batch_size=32)
-    assert batcher.advice() == BatchHint(32, 0.0, 0.0)
+    assert batcher.hint() == BatchHint(32, 0.0, 0.0)
     for _ in range(3):
         batcher.run_all([job(slow, rows_of(0, 2))])
         batcher.run_all([job(quick, rows_of(0))])
-    assert advice_of(batcher).take == 1  # nothing shows that they may share a run
+    assert hint_of(batcher).requests == 1  # nothing shows that they may share a run
     for _ in range(400):
         batcher.run_all([job(quick, rows_of(0))] * 20)
-    assert advice_of(batcher).take > 4  # small ones are handed over together
+    assert hint_of(batcher).requests > 4  # small ones are handed over together
 
 
-def advice_of(batcher: Batcher) -> BatchHint:
+def hint_of(batcher: Batcher) -> BatchHint:
     """What it advises once it looks again."""
     time.sleep(1.5 * KEPT_S)
-    return batcher.advice()
+    return batcher.hint()

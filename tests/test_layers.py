@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import ast
+import graphlib
 import os
 import shutil
 import subprocess
@@ -99,3 +101,52 @@ def test_a_new_module_needs_a_layer(copy: Path) -> None:
         path.unlink()
     assert done.returncode == 1
     assert "unplaced" in done.stdout
+
+
+def module_name(path: Path, root: Path) -> str:
+    """The name of the module in a file."""
+    parts = path.relative_to(root).with_suffix("").parts
+    return ".".join(parts[:-1] if parts[-1] == "__init__" else parts)
+
+
+def imports(path: Path, modules: set[str]) -> set[str]:
+    """The modules among these that a file imports anywhere: also in functions and under TYPE_CHECKING."""
+    found: set[str] = set()
+    for node in ast.walk(ast.parse(path.read_text(encoding="utf-8"))):
+        if isinstance(node, ast.Import):
+            found |= {alias.name for alias in node.names}
+        elif isinstance(node, ast.ImportFrom) and node.module is not None:
+            names = {f"{node.module}.{alias.name}" for alias in node.names}
+            found |= names & modules
+            if names - modules:
+                found.add(node.module)
+    return found & modules
+
+
+def circle(root: Path) -> list[str]:
+    """A circle of imports between the modules below `root`; empty if there is none."""
+    paths = {module_name(path, root): path for path in root.rglob("*.py")}
+    graph = {name: imports(path, set(paths)) - {name} for name, path in paths.items()}
+    try:
+        graphlib.TopologicalSorter(graph).prepare()
+    except graphlib.CycleError as error:
+        return list(error.args[1])
+    return []
+
+
+def test_no_import_circle(copy: Path) -> None:
+    """No modules of the server import each other, not even for their types."""
+    assert circle(copy / "server") == []
+
+
+def test_an_import_circle_is_seen(copy: Path) -> None:
+    """An import under TYPE_CHECKING closes a circle, and the test above names its modules."""
+    path = copy / "server/thriftserve/servers/batching/request_queue.py"
+    content = path.read_text(encoding="utf-8")
+    line = "if TYPE_CHECKING:\n    from thriftserve.servers.batching.connection import FrontConnection\n"
+    path.write_text(f"{content}\n{line}", encoding="utf-8")
+    try:
+        modules = circle(copy / "server")
+    finally:
+        path.write_text(content, encoding="utf-8")
+    assert {"thriftserve.servers.batching.connection", "thriftserve.servers.batching.request_queue"} <= set(modules)

@@ -7,7 +7,7 @@ from types import ModuleType
 
 import pytest
 
-from thriftserve.servers.batching import admission, clock, life
+from thriftserve.servers.batching import admission, clock, life, slot_loop
 from thriftserve.servers.batching.life import (
     CONNECTION_LIFE,
     SLOT_LIFE,
@@ -20,7 +20,7 @@ from thriftserve.servers.batching.life import (
 )
 
 
-@pytest.mark.parametrize("module", [admission, clock, life])
+@pytest.mark.parametrize("module", [admission, clock, life, slot_loop])
 def test_the_examples(module: ModuleType) -> None:
     """The modules' own examples are true."""
     result = doctest.testmod(module)

@@ -3,8 +3,8 @@
 run_all(jobs)  -->  groups by lane, cut to max_batch_size  -->  Runs  -->  Done, a job each
 run(job)       -->  a run of its own                        --'
 
->>> Batcher(max_batch_size=32).advice()
-Advice(take=32, fixed_us=0.0, row_us=0.0, wait_us=None)
+>>> Batcher(max_batch_size=32).hint().requests
+32
 """
 
 from __future__ import annotations
@@ -20,13 +20,14 @@ from thriftserve.batching.calibration import Calibration
 from thriftserve.batching.examination import Examination
 from thriftserve.batching.executor import BatchExecutor, run_one
 from thriftserve.batching.group import BatchGroup, BatchPolicy, on_word
-from thriftserve.batching.hint import BatchHint, UsageTracker
+from thriftserve.batching.hint import UsageTracker
 from thriftserve.batching.job import QueueLimit, Task, TaskOutcome, TaskResult
 from thriftserve.batching.spot_check import Fault
 from thriftserve.batching.verdict import Verdict
 from thriftserve.errors import ResourceExhausted
 from thriftserve.models.servable import Servable
 from thriftserve.repository.model_settings import UNSET
+from thriftserve.rpc.batch_processor import BatchHint
 
 log = logging.getLogger(__name__)
 
@@ -165,9 +166,9 @@ class Batcher:
         known = ((name, self._verdicts.get((servable.name, servable.version, name))) for name in servable.signatures)
         return [notes.in_words(name, verdict, on_word(servable)) for name, verdict in known if verdict is not None]
 
-    def advice(self) -> BatchHint:
+    def hint(self) -> BatchHint:
         """How many requests are worth handing to this process at once, by its runs of the last seconds."""
-        return self._usage.advice()
+        return self._usage.hint()
 
     def _stop(self, job: Task, found: Fault) -> None:
         """Merges nothing of a job's model any more, in this process and in the others."""

@@ -9,9 +9,9 @@ from __future__ import annotations
 
 import math
 import time
-from typing import NamedTuple
 
 from thriftserve.batching.group import BatchGroup
+from thriftserve.rpc.batch_processor import BatchHint
 
 #: Seconds of use that are looked at together.
 WINDOW_S = 2.0
@@ -21,20 +21,6 @@ KEPT_S = 0.02
 HAND_OVER_US = 50.0
 #: What is handed over should take this many times that: 95 % of the time is then spent on it.
 HAND_OVERS = 19
-
-
-class BatchHint(NamedTuple):
-    """What runs take in this process now.
-
-    `take` is the number of requests that are worth running together, by their usual number of rows; `fixed_us`
-    and `row_us` are the microseconds of a run, and of each row in it (0 while they are not known). `wait_us` is how
-    long to wait for so many, where the operator set that; None: as long as it is worth, by the other figures.
-    """
-
-    take: int
-    fixed_us: float
-    row_us: float
-    wait_us: int | None = None
 
 
 class UsageTracker:
@@ -52,7 +38,7 @@ class UsageTracker:
         """
         self._unknown = unknown
         self._timeout_ms = timeout_ms
-        self._advice = BatchHint(unknown, 0.0, 0.0, _us(timeout_ms))
+        self._hint = BatchHint(unknown, 0.0, 0.0, _us(timeout_ms))
         self._used: set[BatchGroup] = set()
         self._until = 0.0
         self._window_ends = 0.0
@@ -61,19 +47,19 @@ class UsageTracker:
         """Says that a lane had a run."""
         self._used.add(lane)
 
-    def advice(self) -> BatchHint:
-        """The advice of this moment."""
+    def hint(self) -> BatchHint:
+        """Return the hint of this moment."""
         now = time.monotonic()
         if now < self._until:
-            return self._advice
+            return self._hint
         self._until = now + KEPT_S
         used = self._used
         if used:
-            self._advice = hint_for(max(used.copy(), key=lambda lane: lane.busy_us), self._unknown, self._timeout_ms)
+            self._hint = hint_for(max(used.copy(), key=lambda lane: lane.busy_us), self._unknown, self._timeout_ms)
         if now > self._window_ends:
             self._window_ends = now + WINDOW_S
             self._used = {lane for lane in used.copy() if lane.fade()}
-        return self._advice
+        return self._hint
 
 
 def hint_for(lane: BatchGroup, most: int, timeout_ms: float | None = None) -> BatchHint:

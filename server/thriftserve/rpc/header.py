@@ -2,8 +2,8 @@
 
     Frame --THeaderTransport: headers | framed binary | framed compact--> HeaderInput --> processor --> the same dialect
 
-Apache's THeader brings frames of its own, so it runs over the framed transport here, one frame at a time
-and in memory; which is what lets every server type carry it. Unframed clients are not told apart.
+Apache's THeader brings frames of its own, so it runs over the framed transport here, one frame at a time and in memory;
+so every server type can carry it. Unframed clients are not recognized.
 """
 
 from __future__ import annotations
@@ -27,7 +27,7 @@ _LENGTH = Struct("!i")
 
 
 class _OneFrame:
-    """What a THeaderTransport reads one frame from, and writes one to."""
+    """The transport below a THeaderTransport: one frame to read, one to write."""
 
     def __init__(self, frame: Frame) -> None:
         self._frame = frame
@@ -36,12 +36,12 @@ class _OneFrame:
         self.write = self.written.append
 
     def readAll(self, size: int) -> bytes:
-        """The frame's length first, as it stood on the wire, then its bytes."""
+        """Return the frame's length first, as it was on the wire, then its bytes."""
         length, self._length = self._length, None
         return length if length is not None else self._frame.readAll(size)
 
     def flush(self) -> None:
-        """Sending is the channel's part."""
+        """Do nothing: the connection sends what is written."""
 
 
 class _Transport(THeaderTransport):
@@ -53,17 +53,17 @@ class _Transport(THeaderTransport):
         self.set_max_decompressed_size(min(max_bytes, HARD_MAX_FRAME_SIZE))
 
     def attach(self, frame: Frame) -> None:
-        """The next frame is `frame`; what an answer that broke off had written is forgotten."""
+        """Read the next message from `frame`, and drop what is left of an unfinished reply."""
         self._transport = _OneFrame(frame)
         self._read_buffer = BytesIO()
         self.restart()
 
     def restart(self) -> None:
-        """Forgets what was written of an answer."""
+        """Drop what was written of a reply."""
         self._write_buffer = BytesIO()
 
     def take(self) -> list[bytes]:
-        """The answer's frame without its length, which the channel writes."""
+        """Return the reply's frame without its length, which the connection writes."""
         frame = b"".join(self._transport.written)
         self._transport.written.clear()
         return [frame[HEADER_BYTES:]] if frame else []
@@ -72,9 +72,9 @@ class _Transport(THeaderTransport):
 class _HeaderInput(TrackedProtocol, THeaderProtocol):
     """THeader's protocol, with this project's limits and checks."""
 
-    def __init__(self, max_bytes: int, transport: _Transport | None = None) -> None:
+    def __init__(self, max_bytes: int, transport: _Transport) -> None:
         self._max_bytes = max_bytes
-        super().__init__(transport or _Transport(max_bytes), _ALLOWED)
+        super().__init__(transport, _ALLOWED)
 
     def _set_protocol(self) -> None:
         dialect = _DIALECTS.get(self.trans.protocol_id)
@@ -87,13 +87,13 @@ class _HeaderInput(TrackedProtocol, THeaderProtocol):
         self._fast_decode = self._protocol._fast_decode
 
     def begin(self, source: Any) -> None:
-        """A message is to be read from the frame `source`."""
+        """Start to read a message from the frame `source`."""
         self.trans.attach(source)
         self.header = None
         self.decoded = False
 
     def take(self) -> list[bytes]:
-        """What was written since the message began."""
+        """Return what was written since the message began."""
         return self.trans.take()  # type: ignore[no-any-return]  # Apache's attribute is untyped
 
 
@@ -101,17 +101,14 @@ class HeaderExchange(Exchange):
     """An exchange whose client chooses the dialect."""
 
     def __init__(self, processor: TProcessor, max_bytes: int) -> None:
+        self._transport = _Transport(max_bytes)
         super().__init__(processor, "header", max_bytes)
 
-    def _open(self) -> None:
-        before: _HeaderInput | None = getattr(self, "_iprot", None)
-        transport = None
-        if before is not None:  # the client that got a broken answer is told so in its own dialect
-            transport = before.trans
-            transport.restart()
-        self._iprot = self._oprot = self._out = _HeaderInput(self._max_bytes, transport)
+    def _reset(self) -> None:
+        self._transport.restart()  # the same transport: a client's error is written in its own dialect
+        self._iprot = self._oprot = self._out = _HeaderInput(self._max_bytes, self._transport)
 
 
 def make_exchange(processor: TProcessor, protocol: str, max_bytes: int) -> Exchange:
-    """The exchange for a protocol by name: "binary", "compact" or "header"."""
+    """Return a new exchange for a protocol by name: "binary", "compact" or "header"."""
     return HeaderExchange(processor, max_bytes) if protocol == "header" else Exchange(processor, protocol, max_bytes)

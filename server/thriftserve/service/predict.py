@@ -20,12 +20,13 @@ from thriftserve.errors import InvalidArgument, ThriftServeError, Unimplemented
 from thriftserve.models import images
 from thriftserve.models.registry import Registry, VersionStatus
 from thriftserve.models.session import Array
+from thriftserve.rpc.batch_processor import Span
 from thriftserve.service import convert
 from thriftserve.service.classify import classify
 from thriftserve.service.detect import detect
 from thriftserve.service.errors import RequestCounter, translate_errors
 from thriftserve.service.execution import Steps, make_task, run_steps, select_outputs
-from thriftserve.service.predict_templates import PartValue, PredictTemplate, make_predict_template
+from thriftserve.service.predict_templates import PredictTemplate, make_predict_template
 from thriftserve.service.validation import RequestValidator, ValidatorCache, require_name
 from thriftserve.status import ServerSnapshot
 from thriftserve_idl import Predict
@@ -130,7 +131,7 @@ class PredictHandler(Predict.Iface):
         response.timing = self._count_timing(deadline, result)
         return response
 
-    def make_template(self, request: PredictRequest, task: Task, parts: Sequence[PartValue]) -> PredictTemplate | None:
+    def make_template(self, request: PredictRequest, task: Task, parts: Sequence[Span]) -> PredictTemplate | None:
         """Return the template of a valid `predict` request; see `thriftserve.service.predict_templates`.
 
         Args:

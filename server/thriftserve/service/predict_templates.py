@@ -1,6 +1,6 @@
 """Templates of predict calls: what equal model, signature, inputs, dtypes and shapes allow to skip.
 
-    (number, contents, timeout_ms, request_id) --job()--> Task --run--> parts(): contents of the outputs, Timing
+    (number, contents, timeout_ms, request_id) --task()--> Task --run--> parts(): contents of the outputs, Timing
 
 Names, dtypes and shapes were validated once, and later calls repeat the same bytes. What may have changed since is
 read each time: the version that answers, and the deadline.
@@ -18,6 +18,7 @@ from thriftserve.batching import Task, TaskResult
 from thriftserve.deadline import Deadline
 from thriftserve.errors import ThriftServeError
 from thriftserve.models.servable import Servable
+from thriftserve.rpc.batch_processor import Span
 from thriftserve.service.convert import queue_us, timing
 from thriftserve.service.front import TIMEOUT_PATHS
 from thriftserve_idl.Predict import predict_result
@@ -35,8 +36,6 @@ FindServable = Callable[[ModelSpec], Servable]
 Observe = Callable[[int, int, int], None]
 #: Builds the response without its timing.
 Respond = Callable[[TaskResult], PredictResponse]
-#: One varying part of a message: its path, the keys of maps on the way, its bytes.
-PartValue = tuple[tuple[int, ...], tuple[bytes, ...], bytes]
 
 
 class PredictTemplate:
@@ -74,7 +73,7 @@ class PredictTemplate:
         self._timeout_position = positions.get(TIMEOUT)
         self._request_id_position = positions.get(REQUEST_ID)
 
-    def job(self, parts: Sequence[bytes], arrived: float) -> Task | None:
+    def task(self, parts: Sequence[bytes], arrived: float) -> Task | None:
         """Return the task of a call with these parts; None if the call needs the slow path."""
         timeout_ms = None
         if self._timeout_position is not None:
@@ -92,17 +91,17 @@ class PredictTemplate:
         arrays = {name: np.ndarray(shape, dtype, parts[position]) for name, shape, dtype, position in self._inputs}
         return Task(servable, self._signature, arrays, self._output_names, Deadline(arrived, timeout_ms), self._rows)
 
-    def outline(self, task: Task, result: TaskResult) -> Any:
+    def layout(self, task: Task, result: TaskResult) -> Any:
         """Return names, dtypes and shapes of the outputs; None if they need the slow path."""
         if tuple(result.outputs) != self._output_names:
             return None
-        outline: list[Any] = []
+        layout: list[Any] = []
         for name, array in result.outputs.items():
             dtype = array.dtype
             if dtype.kind not in _OUTPUT_KINDS or not dtype.isnative:
                 return None
-            outline += (name, dtype, array.shape)
-        return tuple(outline)
+            layout += (name, dtype, array.shape)
+        return tuple(layout)
 
     def count(self, task: Task, result: TaskResult) -> None:
         """Count a request that is being answered."""
@@ -128,7 +127,7 @@ class PredictTemplate:
 def make_predict_template(
     request: PredictRequest,
     task: Task,
-    parts: Sequence[PartValue],
+    parts: Sequence[Span],
     find_servable: FindServable,
     observe: Observe,
     respond: Respond,

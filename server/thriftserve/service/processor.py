@@ -10,15 +10,16 @@ from __future__ import annotations
 from collections.abc import Callable, Generator, Iterable, Mapping, Sequence
 from typing import Any
 
-from thriftserve.batching import BatchHint, Task, TaskResult
+from thriftserve.batching import Task, TaskResult
+from thriftserve.rpc.batch_processor import BatchProcessor, Path, Span, Varying
 from thriftserve.service.errors import to_predict_error
 from thriftserve.service.execution import Steps
 from thriftserve.service.predict import PredictHandler
-from thriftserve.service.predict_templates import CONTENT, VARYING, PartValue, PredictTemplate
+from thriftserve.service.predict_templates import CONTENT, VARYING, PredictTemplate
 from thriftserve_idl import Predict
 
 
-class PredictProcessor(Predict.Processor):
+class PredictProcessor(Predict.Processor, BatchProcessor):
     """The generated processor, extended by requests that are begun together and run as batches."""
 
     #: The methods that can be begun together, each with the structs of its arguments and of its result.
@@ -29,14 +30,15 @@ class PredictProcessor(Predict.Processor):
     }
 
     #: By method: the path of tensors' contents in its arguments: request, inputs, content.
-    large: Mapping[str, tuple[int, ...]] = {"predict": CONTENT}
+    large: Mapping[str, Path] = {"predict": CONTENT}
 
     #: By method: the paths at which calls, and their replies, may differ while they share a template.
-    varying: Mapping[str, tuple[Sequence[tuple[int, ...]], Sequence[tuple[int, ...]]]] = {"predict": VARYING}
+    varying: Mapping[str, Varying] = {"predict": VARYING}
 
     def __init__(self, handler: PredictHandler) -> None:
         super().__init__(handler)  # type: ignore[no-untyped-call]  # generated
         self._service = handler
+        self.batcher = handler.batcher
         self._steps: dict[str, Callable[[Any], Steps[Any]]] = {
             "predict": handler.predict_steps,
             "classify": handler.classify_steps,
@@ -71,25 +73,10 @@ class PredictProcessor(Predict.Processor):
             return (), True
         return request.inputs.values(), not self._service.releases_inputs(request.model_spec)
 
-    def form(self, method: str, args: Any, job: Task, parts: Sequence[PartValue]) -> PredictTemplate | None:
-        """Return a template for all calls like this valid one; None if they cannot share one.
-
-        Args:
-            method: a key of `varying`.
-            args: its arguments.
-            job: its first task.
-            parts: the values at the varying paths.
-        """
-        return self._service.make_template(args.request, job, parts)
-
-    def run(self, tasks: Sequence[Task]) -> list[TaskResult | Exception]:
-        """Run the tasks of requests that were begun together; return a result or an error for each, in order."""
-        return self._service.batcher.run_all(tasks)
+    def make_template(self, method: str, args: Any, task: Task, parts: Sequence[Span]) -> PredictTemplate | None:
+        """Return a template for all calls like this valid one; see `BatchProcessor.make_template`."""
+        return self._service.make_template(args.request, task, parts)
 
     def about(self) -> dict[str, Any]:
         """Return what a worker announces to its front: the "models" that it serves, and the "max_waiting" of some."""
         return {"models": self._service.model_names(), "max_waiting": self._service.enqueue_limits()}
-
-    def advice(self) -> BatchHint:
-        """Return how many requests are worth beginning together, as this process measured."""
-        return self._service.batcher.advice()

@@ -37,6 +37,7 @@ _USED_BY = {
             "max_queued_bytes",
             "fronts",
             "runs_per_worker",
+            "template_cache",
             "spin_us",
             "worker_timeout_s",
             "max_batch_size",
@@ -104,6 +105,12 @@ class HostSettings(Settings):
         "GPU and for Python models.",
         group=PROCESSES,
         check=at_least(1),
+    )
+    template_cache: bool = setting(
+        True,
+        "Workers of TBatchingServer recognize small calls that are like an earlier one, and answer them without "
+        "decoding. Answers are the same; it saves time under the binary protocol.",
+        group=PROCESSES,
     )
     fronts: int = setting(
         1,

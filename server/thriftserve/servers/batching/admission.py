@@ -41,7 +41,7 @@ _WAIT_WEIGHT = 0.1
 class AdaptiveLimit:
     """The number of requests that may wait: fewer while the front is behind in reading its sockets.
 
-    Figures: docs/design.md, "Unread requests wait, too".
+    Figures: docs/explanation/decisions.md, "Unread requests count as queued".
 
     >>> limit = AdaptiveLimit(1000)
     >>> limit.fell_behind(0.0, 0.0)

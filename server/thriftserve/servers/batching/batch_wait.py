@@ -4,15 +4,15 @@
 
 If the operator set a time-out for batches, the slot waits that long. Otherwise it waits only where a further run costs
 more than the wait is long, and a client that just got a reply is about to ask again. The request of a lone client never
-waits. Figures: docs/design.md, "Clients that ask again at once are waited for".
+waits. Figures: docs/explanation/decisions.md, "The front waits for clients that ask again at once".
 """
 
 from __future__ import annotations
 
 from collections.abc import Callable
 
+from thriftserve.rpc import BatchHint
 from thriftserve.servers.batching.clock import Ewma
-from thriftserve.servers.batching.ipc import SlotHint
 from thriftserve.servers.batching.request_queue import Request, RequestQueue
 
 #: Saving a run that costs less than this is not worth a wait that epoll counts in milliseconds.
@@ -59,7 +59,7 @@ class BatchWait:
             if self._expected.pop(client, None) is not None:
                 self._soon.add(1.0)
 
-    def hold_until(self, hint: SlotHint, free_since: float, now: float, *, last: bool) -> float | None:
+    def hold_until(self, hint: BatchHint, free_since: float, now: float, *, last: bool) -> float | None:
         """Return until when a slot with room gets nothing; None: it gets what waits now.
 
         Args:
@@ -69,7 +69,7 @@ class BatchWait:
             last: whether it is the only slot with room; otherwise later requests get another one.
         """
         oldest = self._queue.oldest()
-        if self._queue.count >= hint.take or oldest is None or hint.wait_us == 0:
+        if self._queue.count >= hint.requests or oldest is None or hint.wait_us == 0:
             return None
         if hint.wait_us is not None:
             until = min(oldest + hint.wait_us / 1e6, self._queue.half_time(self._expiry))

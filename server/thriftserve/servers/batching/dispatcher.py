@@ -104,7 +104,7 @@ class Dispatcher:
             slot = choose_slot(slots, every)
             hint = slot.hint
             count = batch_size(slot, queue.count, slots, every, runs)
-            if not at_once and min(count, queue.count) < hint.take:
+            if not at_once and min(count, queue.count) < hint.requests:
                 return
             self.hold_until = self._batch_wait.hold_until(hint, slot.since, self._clock.now, last=len(slots) == 1)
             if self.hold_until is not None:
@@ -266,11 +266,11 @@ def batch_size(slot: Slot, waiting: int, free: Collection[Slot], every: Collecti
     """
     hint = slot.hint
     if hint.wait_us:
-        return hint.take  # what was waited for goes together
+        return hint.requests  # what was waited for goes together
     size = -(-waiting // sum(each.room for each in free))
     workers = len({each.pid for each in every})
     if workers > 1 or hint.depth == 1:
-        parts = runs * workers if hint.depth == 1 else sum(each.hint.depth for each in every if each.hint.take)
+        parts = runs * workers if hint.depth == 1 else sum(each.hint.depth for each in every if each.hint.requests)
         sent = sum(len(batch) for each in every for batch in each.batches)
         size = min(size, -(-(waiting + sent) // (parts + (workers > 1))))
-    return max(1, min(hint.take, size))
+    return max(1, min(hint.requests, size))

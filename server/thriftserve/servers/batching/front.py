@@ -36,7 +36,8 @@ log = logging.getLogger(__name__)
 
 _SWEEP_S = 1.0
 #: Events that are handled before slots and new connections get a turn: a crowd of clients must neither keep workers
-#: waiting nor have the kernel drop those that connect (they try again after a second). Figures: docs/design.md.
+#: waiting nor have the kernel drop those that connect (they try again after a second). Figures:
+#: docs/explanation/decisions.md, "Crowds don't starve workers".
 _MAX_EVENTS = 64
 _EXPIRE_S = 0.01
 _DRAIN_STEP_S = 0.02

@@ -13,7 +13,8 @@ import socket
 from collections import deque
 from collections.abc import Callable
 
-from thriftserve.servers.batching.ipc import READ_BYTES, Hello, Replies, ReplyKind, ReplyReader, SlotHint, pack_batch
+from thriftserve.rpc import BatchHint
+from thriftserve.servers.batching.ipc import READ_BYTES, Hello, Replies, ReplyKind, ReplyReader, pack_batch
 from thriftserve.servers.batching.life import SLOT_LIFE, SlotEvent, SlotState, next_state
 from thriftserve.servers.batching.request_queue import Request
 from thriftserve_client.wire.message_socket import MAX_SEGMENTS, drop_sent
@@ -38,7 +39,7 @@ class Slot:
         self.fd = sock.fileno()
         self.pid = hello.pid
         self.label = f"worker {hello.index} (pid {hello.pid}) slot {hello.slot}"
-        self.hint = SlotHint(take=hello.take)
+        self.hint = BatchHint(hello.requests)
         self.state = SlotState.IDLE
         #: The batches that it has, oldest first; in them None for a request that it has answered.
         self.batches: deque[list[Request | None]] = deque()
@@ -52,7 +53,7 @@ class Slot:
     def room(self) -> int:
         """The number of batches that it may be sent now."""
         if self.state is SlotState.IDLE or self.state is SlotState.BUSY:
-            return self.hint.depth - len(self.batches) if self.hint.take else 0
+            return self.hint.depth - len(self.batches) if self.hint.requests else 0
         return 0
 
     def send(self, requests: list[Request], now: float) -> None:

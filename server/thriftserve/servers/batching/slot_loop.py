@@ -1,8 +1,8 @@
 """One slot of a worker: a thread that takes a batch, answers each of its requests, and takes the next.
 
-    front --Batch--> frames --Exchange.begin--> calls --one run for what fits together--> answers --> front
+    front --batch--> messages --TemplateCache | Exchange--> calls --batcher.run_all--> results --> replies --> front
 
-What a processor can't run together with others is answered call by call.
+A service that is no `BatchProcessor` is answered call by call.
 """
 
 from __future__ import annotations
@@ -12,156 +12,173 @@ import logging
 import socket
 import threading
 import time
+from collections.abc import Callable
 from io import BytesIO
 from typing import Any
 
-from thriftserve.rpc import BadMessage, CachedCall, Exchange, PendingCall, make_exchange
-from thriftserve.servers.batching.arena import SharedFrames
-from thriftserve.servers.batching.ipc import (
-    CLOSE,
-    READ_BYTES,
-    BatchItem,
-    BatchReader,
-    ReplyKind,
-    SlotHint,
-    pack_replies,
+from thriftserve.rpc import (
+    BadMessage,
+    BatchHint,
+    BatchProcessor,
+    CachedCall,
+    Exchange,
+    PendingCall,
+    TemplateCache,
+    make_exchange,
 )
+from thriftserve.servers.batching.arena import SharedFrames
+from thriftserve.servers.batching.clock import Ewma
+from thriftserve.servers.batching.ipc import CLOSE, READ_BYTES, BatchItem, BatchReader, ReplyKind, pack_replies
 from thriftserve.servers.busy_poll import BusyPoll
 from thriftserve.servers.context import ServerContext
 from thriftserve_client.wire.framing import Frame
 from thriftserve_client.wire.message_socket import MAX_SEGMENTS, drop_sent
 
-# How much a worker wants at once, for services whose handlers tell nothing of it.
+log = logging.getLogger(__name__)
 
-AIM_S = 0.001
-MOST = 64
-#: A batch this short may wait in a worker's hand for the one before it, though another worker were free sooner.
-SHORT_S = 0.003
+#: Calls of a service that gives no hint are handed over for so many seconds' work, and so many at most.
+_PULL_S, _MAX_PULL = 0.001, 64
+#: A batch this short may wait for the one before it, though another worker became free sooner: docs/explanation/
+#: decisions.md, "One batch ahead".
+_SHORT_S = 0.003
 _WEIGHT = 0.2
+_JOIN_BYTES = 64 * 1024
+
+Call = PendingCall | CachedCall
+#: A reply: index in the batch, bytes, segments.
+Reply = tuple[int, int, list[bytes]]
+#: Calls that wait for a run: index in the batch, call, task.
+Waiting = list[tuple[int, Call, Any]]
 
 
 class PullSize:
-    """Measures calls. Threads may share it: a measurement that is lost is of no account."""
+    """Measures how long calls and batches take, and so how much a worker wants at once. Its slots share it."""
 
     def __init__(self) -> None:
-        self._call_s: float | None = None
-        self._batch_s = SHORT_S
+        self._call_s = Ewma(_WEIGHT)
+        self._batch_s = Ewma(_WEIGHT, _SHORT_S)
 
-    def took(self, seconds: float, calls: int) -> None:
-        """So many calls took so long."""
-        self._batch_s += _WEIGHT * (seconds - self._batch_s)
-        each = seconds / calls
-        self._call_s = each if self._call_s is None else self._call_s + _WEIGHT * (each - self._call_s)
+    def add(self, seconds: float, calls: int) -> None:
+        """Note that a batch of so many calls took so long."""
+        self._batch_s.add(seconds)
+        self._call_s.add(seconds / calls)
 
     @property
     def depth(self) -> int:
-        """How many batches to have in hand: two where they are short, so that the worker need not wait for the next."""
-        return 2 if self._batch_s < SHORT_S else 1
+        """Batches to have at once: two if they are short, so that the worker need not wait for the next."""
+        return 2 if self._batch_s.value < _SHORT_S else 1
 
     @property
-    def take(self) -> int:
-        """How many calls to take at once.
+    def requests(self) -> int:
+        """Calls to take at once.
 
-        >>> pace = Pace()
-        >>> pace.take
+        >>> pull_size = PullSize()
+        >>> pull_size.requests
         1
-        >>> pace.took(0.0002, 2)
-        >>> pace.take
+        >>> pull_size.add(0.0002, 2)
+        >>> pull_size.requests
         10
         """
-        if self._call_s is None:
+        if self._call_s.empty:
             return 1
-        return max(1, min(MOST, int(AIM_S / max(self._call_s, 1e-9))))
-
-
-log = logging.getLogger(__name__)
-
-_JOIN_BYTES = 64 * 1024
-#: A call that was begun.
-Call = PendingCall | CachedCall
-#: An answer: index in the batch, bytes, segments.
-Answer = tuple[int, int, list[bytes]]
+        return max(1, min(_MAX_PULL, int(_PULL_S / max(self._call_s.value, 1e-9))))
 
 
 class SlotLoop:
-    """Serves one slot's socket to one front.
+    """Serves one slot's socket to one front, in a thread of its own.
 
     Args:
-        sock: connected; the runner owns it.
-        arena: where large frames lie.
-        host: the service.
-        pace: shared by the worker's slots.
+        sock: connected; the caller owns it.
+        arena: has the large frames.
+        server: the service.
+        batch: the processor, if its calls can be begun together; None: they are answered one by one.
+        pull_size: shared by the worker's slots.
         slot: the slot's number in its worker.
-        parked: True where it takes nothing until `unpark`.
+        parked: whether it gets no batches until `unpark`.
     """
 
     def __init__(
-        self, sock: socket.socket, arena: SharedFrames, host: ServerContext, pace: PullSize, *, slot: int, parked: bool
+        self,
+        sock: socket.socket,
+        arena: SharedFrames,
+        server: ServerContext,
+        batch: BatchProcessor | None,
+        pull_size: PullSize,
+        *,
+        slot: int,
+        parked: bool,
     ) -> None:
         self._sock = sock
         self._arena = arena
-        self._host = host
-        self._pace = pace
-        self._processor = host.processor
-        self._counters = host.context.counters
-        self._together = hasattr(host.processor, "together")
-        self._header = host.settings.protocol == "header"
+        self._server = server
+        self._pull_size = pull_size
+        self._counters = server.context.counters
+        self._batcher = batch.batcher if batch is not None else None
         self._exchange = self._make_exchange()
-        self._spin = BusyPoll.among_several(host.settings.spin_us)
+        settings = server.settings
+        self._begin: Callable[[bytes | memoryview, float], PendingCall | list[bytes]] = self._exchange.begin
+        if settings.protocol == "header":
+            self._begin = self._begin_in_own_dialect
+        self._begin_small: Callable[[bytes, float], Call | list[bytes]] = self._begin
+        #: Recognizes calls that are like an earlier one; None: each is decoded.
+        self.template_cache: TemplateCache | None = None
+        if batch is not None and settings.template_cache and settings.protocol == "binary":
+            self.template_cache = TemplateCache(self._exchange, batch)
+            self._begin_small = self.template_cache.begin
+        self._busy_poll = BusyPoll.among_several(settings.spin_us)
         self._sending = threading.Lock()
         self.slot = slot
         self.parked = parked
 
     def _make_exchange(self) -> Exchange:
-        settings = self._host.settings
-        return make_exchange(self._processor, settings.protocol, settings.max_message_bytes)
+        settings = self._server.settings
+        return make_exchange(self._server.processor, settings.protocol, settings.max_message_bytes)
 
-    def serve(self, done: Any) -> None:
-        """Answers batch after batch until the front closes the socket.
+    def _begin_in_own_dialect(self, message: bytes | memoryview, arrived: float) -> PendingCall | list[bytes]:
+        """Begin a call whose reply is written in the dialect of its message, whatever comes in between."""
+        return self._make_exchange().begin(message, arrived)
+
+    def serve(self, on_batch_done: Callable[[SlotLoop, float], None]) -> None:
+        """Answer batch after batch until the front closes the socket.
 
         Args:
-            done: called after each batch with this runner and the seconds it spent in runs.
+            on_batch_done: called after each batch with this loop and the seconds it spent in runs.
         """
         reader = BatchReader()
         while data := self._read():
             for batch in reader.feed(data):
-                self._answer(batch, done)
+                self._answer(batch, on_batch_done)
 
     def _read(self) -> bytes:
-        data = self._spin.poll(self._look)
+        data = self._busy_poll.recv(self._sock, READ_BYTES)
         if data is None:
             data = self._sock.recv(READ_BYTES)
-            self._spin.woke_up()
+            self._busy_poll.woke_up()
         return data
 
-    def _look(self) -> bytes | None:
-        try:
-            return self._sock.recv(READ_BYTES, socket.MSG_DONTWAIT)
-        except BlockingIOError:
-            return None
+    # What the front is told
 
-    def advice(self) -> SlotHint:
-        """What it wants next."""
+    def hint(self) -> BatchHint:
+        """Return what it wants next."""
         if self.parked:
-            return SlotHint(take=0)
-        if not self._together:
-            return SlotHint(self._pace.take, self._pace.depth)
-        given = self._processor.advice()
-        return SlotHint(given.take, self._pace.depth, int(max(0.0, given.fixed_us)), given.wait_us)
+            return BatchHint(0)
+        if self._batcher is None:
+            return BatchHint(self._pull_size.requests, depth=self._pull_size.depth)
+        return self._batcher.hint()._replace(depth=self._pull_size.depth)
 
     def unpark(self) -> None:
-        """Takes batches from now on."""
+        """Take batches from now on."""
         self.parked = False
-        self.send(ReplyKind.LAST, [])
+        self._send(ReplyKind.LAST, [])
 
     def leave(self) -> None:
-        """Takes no more batches; the front closes the socket when this one is answered."""
-        self.send(ReplyKind.LEAVE, [])
+        """Take no more batches; the front closes the socket once those it sent are answered."""
+        self._send(ReplyKind.LEAVE, [])
 
-    def send(self, kind: ReplyKind, answers: list[Answer]) -> None:
-        """Tells the front; a front that is gone is noticed by `serve`."""
+    def _send(self, kind: ReplyKind, replies: list[Reply]) -> None:
+        """Send a message; `serve` notices a front that is gone."""
         with self._sending, contextlib.suppress(OSError):
-            parts = pack_replies(kind, self.advice(), answers)  # what is sent last is what it wants now
+            parts = pack_replies(kind, self.hint(), replies)  # the hint that is sent last is the newest
             if sum(map(len, parts)) <= _JOIN_BYTES:
                 self._sock.sendall(b"".join(parts))
                 return
@@ -171,85 +188,81 @@ class SlotLoop:
 
     # A batch
 
-    def _answer(self, batch: list[BatchItem], done: Any) -> None:
+    def _answer(self, batch: list[BatchItem], on_batch_done: Callable[[SlotLoop, float], None]) -> None:
         began = time.monotonic()
         self._counters.begin_requests(len(batch))
         try:
-            answers, run_s = self._answers(batch)
+            replies, run_s = self._replies(batch)
         finally:
             self._counters.end_requests(len(batch))
-        self._pace.took(time.monotonic() - began, len(batch))
-        done(self, run_s)
-        self.send(ReplyKind.LAST, answers)
+        self._pull_size.add(time.monotonic() - began, len(batch))
+        on_batch_done(self, run_s)
+        self._send(ReplyKind.LAST, replies)
 
-    def _answers(self, batch: list[BatchItem]) -> tuple[list[Answer], float]:
-        answers: list[Answer] = []
-        waiting: list[tuple[int, Call, Any]] = []
+    def _replies(self, batch: list[BatchItem]) -> tuple[list[Reply], float]:
+        """Return the replies to a batch, and the seconds spent in runs."""
+        if self._batcher is None:
+            return [self._answer_one(index, item) for index, item in enumerate(batch)], 0.0
+        replies: list[Reply] = []
+        waiting: Waiting = []
         for index, item in enumerate(batch):
-            if not self._together:
-                answers.append(self._answer_one(index, self._frame(item), item.arrived))
-                continue
-            exchange = self._exchange
-            if self._header:  # each message has a dialect of its own, which its answer is written in
-                exchange = self._make_exchange()
             message = item.message
-            call: Call | list[bytes]
             try:
+                call: Call | list[bytes]
                 if isinstance(message, tuple):
-                    call = exchange.begin_shared(self._arena.view(*message), item.arrived)
+                    call = self._begin(self._arena.view(*message), item.arrived)
                 else:
-                    call = exchange.begin_small(message, item.arrived)
+                    call = self._begin_small(message, item.arrived)
             except BadMessage as error:
-                answers.append(_bad(index, error))
+                replies.append(_closing(index, error))
                 continue
             if isinstance(call, list):
-                answers.append((index, exchange.size if call else 0, call))
+                replies.append((index, sum(map(len, call)), call))
             else:  # at once: a call's first step reads when it arrived
-                _step(index, call, None, waiting, answers)
-        return answers, self._run(waiting, answers) if waiting else 0.0
+                _step(index, call, None, waiting, replies)
+        return replies, self._run(waiting, replies) if waiting else 0.0
 
-    def _answer_one(self, index: int, frame: Frame, arrived: float) -> Answer:
-        try:
-            parts = self._exchange.answer(frame, arrived)
-        except BadMessage as error:
-            return _bad(index, error)
-        return index, self._exchange.size if parts else 0, parts
-
-    def _frame(self, item: BatchItem) -> Frame:
+    def _answer_one(self, index: int, item: BatchItem) -> Reply:
         message = item.message
         if isinstance(message, tuple):
             message = self._arena.read(*message)
-        return Frame(BytesIO(message), len(message))
+        try:
+            parts = self._exchange.answer(Frame(BytesIO(message), len(message)), item.arrived)
+        except BadMessage as error:
+            return _closing(index, error)
+        return index, self._exchange.size if parts else 0, parts
 
-    def _run(self, waiting: list[tuple[int, Call, Any]], answers: list[Answer]) -> float:
-        """Drives calls from run to run until each has its answer; the seconds spent in runs."""
+    def _run(self, waiting: Waiting, replies: list[Reply]) -> float:
+        """Take calls from run to run until each has its reply; return the seconds spent in runs."""
         run_s = 0.0
         while waiting:
-            started = time.monotonic()
-            results = self._results([job for _, _, job in waiting])
-            run_s += time.monotonic() - started
-            on, waiting = waiting, []
-            for (index, call, _), result in zip(on, results, strict=True):
-                _step(index, call, result, waiting, answers)
+            began = time.monotonic()
+            results = self._results([task for _, _, task in waiting])
+            run_s += time.monotonic() - began
+            calls, waiting = waiting, []
+            for (index, call, _), result in zip(calls, results, strict=True):
+                _step(index, call, result, waiting, replies)
         return run_s
 
-    def _results(self, jobs: list[Any]) -> list[Any]:
-        """What the processor makes of jobs, an answer or an error each."""
+    def _results(self, tasks: list[Any]) -> list[Any]:
+        """Return a result or an error for each task."""
+        assert self._batcher is not None
         try:
-            return list(self._processor.run(jobs))
+            return list(self._batcher.run_all(tasks))
         except BaseException as error:  # a model may raise anything, SystemExit included
-            return [error] if len(jobs) == 1 else [self._results([job])[0] for job in jobs]
+            return [error] if len(tasks) == 1 else [self._results([task])[0] for task in tasks]
 
 
-def _step(index: int, call: Call, result: Any, waiting: list[tuple[int, Call, Any]], answers: list[Answer]) -> None:
-    """Takes a call to its next run, or to its answer."""
-    job = call.step(result)
-    if job is not None:
-        waiting.append((index, call, job))
+def _step(index: int, call: Call, result: Any, waiting: Waiting, replies: list[Reply]) -> None:
+    """Take a call to its next run, or to its reply."""
+    task = call.step(result)
+    if task is not None:
+        waiting.append((index, call, task))
     else:
-        answers.append((index, call.size, call.parts))
+        replies.append((index, call.size, call.parts))
 
 
-def _bad(index: int, error: BadMessage) -> Answer:
+def _closing(index: int, error: BadMessage) -> Reply:
+    """Return the reply that closes the connection of a message that is none."""
     log.warning("closed: %s", error)
     return index | CLOSE, 0, []

@@ -7,8 +7,8 @@ from typing import Any
 
 import pytest
 
+from thriftserve.rpc import BatchHint
 from thriftserve.servers.batching.batch_wait import BatchWait
-from thriftserve.servers.batching.ipc import SlotHint
 
 
 class Front:
@@ -21,7 +21,7 @@ class Front:
         self.waiting = SimpleNamespace(count=0)
         self.waiting.oldest = lambda: self.arrivals[0] if self.arrivals else None
         self.waiting.half_time = lambda expiry: 100.5
-        self.hint = SlotHint(take, 1, fixed_us, wait_us)
+        self.hint = BatchHint(take, fixed_us, 0.0, wait_us)
         self.free_since = 0.0
         self.batch_wait = BatchWait(self.waiting, lambda request: 0.0)
 

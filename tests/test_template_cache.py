@@ -4,10 +4,15 @@ from __future__ import annotations
 
 import doctest
 import gc
+import os
 import random
+import socket
+import threading
 import time
 import weakref
 from collections.abc import Callable, Mapping, Sequence
+from contextlib import closing
+from types import SimpleNamespace
 from typing import Any
 
 import numpy as np
@@ -22,8 +27,19 @@ from thriftserve.models.registry import Registry
 from thriftserve.models.servable import Servable
 from thriftserve.models.session import Array, Arrays
 from thriftserve.rpc import BadMessage, CachedCall, Exchange, PendingCall, template_cache
-from thriftserve.rpc.template_cache import _ANSWERS, _AT_ONCE, _EVERY, _IN_ALL, MOST_BYTES
+from thriftserve.rpc.template_cache import (
+    LEARNED_AT_ONCE,
+    LEARNED_EVERY,
+    MAX_KINDS,
+    MAX_MESSAGE_BYTES,
+    MAX_REPLIES,
+    TemplateCache,
+)
+from thriftserve.servers.batching.arena import Arena, SharedFrames
+from thriftserve.servers.batching.ipc import INLINE, Replies, ReplyReader, pack_batch
+from thriftserve.servers.batching.slot_loop import PullSize, SlotLoop
 from thriftserve.service import PredictProcessor
+from thriftserve.settings import HostSettings
 from thriftserve_client.codec import to_tensor
 from thriftserve_idl import Predict
 from thriftserve_idl.ttypes import DataType, ErrorCode, ModelSpec, PredictError, PredictRequest
@@ -85,16 +101,18 @@ class Slot:
 
     def __init__(self, registry: Registry, *, short: bool) -> None:
         self.counter = Counter()
-        self._processor = PredictProcessor(handler_of(registry, self.counter, batcher=Batcher()))
-        self.exchange = Exchange(self._processor, "binary", MAX_BYTES)
-        self._begin: Callable[[bytes, float], Any] = self.exchange.begin_small if short else self.exchange.begin_whole
+        processor = PredictProcessor(handler_of(registry, self.counter, batcher=Batcher()))
+        exchange = Exchange(processor, "binary", MAX_BYTES)
+        self.batcher = processor.batcher
+        self.cache = TemplateCache(exchange, processor)
+        self.begin: Callable[[bytes, float], Any] = self.cache.begin if short else exchange.begin
         #: Calls that were begun the short way.
         self.short = 0
 
     def ask(self, message: bytes, age_s: float = 0.0) -> Any:
         """The answer's (name, kind, number, body), its timing checked and then left out; "bad" where there is none."""
         try:
-            call = self._begin(message, time.monotonic() - age_s)
+            call = self.begin(message, time.monotonic() - age_s)
         except BadMessage:
             return "bad"
         if isinstance(call, list):
@@ -103,7 +121,7 @@ class Slot:
         self.short += isinstance(call, CachedCall)
         result = None
         while (job := call.step(result)) is not None:
-            (result,) = self._processor.run([job])
+            (result,) = self.batcher.run_all([job])
         data = b"".join(call.parts)
         assert len(data) == call.size
         return decoded(data)
@@ -183,7 +201,7 @@ WHOLE: dict[str, Callable[[int], bytes]] = {
     "an unknown output": lambda n: message(numbers(n), n, output_filter=["q"]),
     "an unknown model": lambda n: message(numbers(n), n, spec=ModelSpec("other")),
     "a negative time-out": lambda n: message(numbers(n), n, timeout_ms=-n),
-    "large": lambda n: message(numbers(n, MOST_BYTES), n),
+    "large": lambda n: message(numbers(n, MAX_MESSAGE_BYTES), n),
 }
 
 
@@ -325,11 +343,11 @@ def test_time_is_over(ways: tuple[Slot, Slot]) -> None:
 
 
 def _late_in_the_queue(slot: Slot, asked: bytes) -> Any:
-    call = slot.exchange.begin_small(asked, time.monotonic() + 0.05)
+    call = slot.begin(asked, time.monotonic() + 0.05)
     assert isinstance(call, CachedCall)
     job = call.step(None)
     time.sleep(0.1)
-    (failed,) = slot._processor.run([job])
+    (failed,) = slot.batcher.run_all([job])
     assert isinstance(failed, Exception)
     assert call.step(failed) is None
     return decoded(b"".join(call.parts))
@@ -361,19 +379,18 @@ def test_a_version_that_goes_while_a_call_begins(registry: Registry, left: list[
     """The call is answered by what it began with; nothing is learned of it."""
     short = Slot(registry, short=True)
     asked = message(numbers(1))
-    call: Any = short.exchange.begin_small(asked, time.monotonic())
-    learn = call.on_first
+    call: Any = short.begin(asked, time.monotonic())
+    learn = call.on_first_task
 
     def gone(begun: PendingCall, job: Any) -> None:
         registry.replace(left)
         learn(begun, job)
 
-    call.on_first = gone
-    (done,) = short._processor.run([call.step(None)])
+    call.on_first_task = gone
+    (done,) = short.batcher.run_all([call.step(None)])
     assert call.step(done) is None
     assert decoded(b"".join(call.parts))[3].success.model_spec.version == 3
-    alike: Any = short.exchange._alike
-    assert alike._known == {}
+    assert len(short.cache) == 0
 
 
 def test_answers_without_end(ways: tuple[Slot, Slot]) -> None:
@@ -382,19 +399,56 @@ def test_answers_without_end(ways: tuple[Slot, Slot]) -> None:
     for number in [*range(40)] * 2:
         asked = message({"x": np.arange(40) - number}, number, spec=of("positive"))
         assert short.ask(asked) == whole.ask(asked)
-    alike: Any = short.exchange._alike
-    assert [len(known.answers) for many in alike._known.values() for known in many] == [_ANSWERS]
+    assert short.cache.reply_templates == [MAX_REPLIES]
 
 
 def test_kinds_without_end(registry: Registry) -> None:
     """What is kept has a limit; and a kind that comes for good is learned all the same."""
     short = Slot(registry, short=True)
-    alike: Any = short.exchange._alike
-    for kind in range(_AT_ONCE + (_IN_ALL + 10) * _EVERY):
+    for kind in range(LEARNED_AT_ONCE + (MAX_KINDS + 10) * LEARNED_EVERY):
         short.ask(message(numbers(1, kind % 100), request_id="x" * (kind // 100)))
     assert short.short == 0
-    assert 0 < sum(map(len, alike._known.values())) <= _IN_ALL
-    assert _IN_ALL * MOST_BYTES * (1 + _ANSWERS) <= 2.5 * 2**20
-    for number in range(2 * _EVERY):
+    assert 0 < len(short.cache) <= MAX_KINDS
+    assert MAX_KINDS * MAX_MESSAGE_BYTES * (1 + MAX_REPLIES) <= 2.5 * 2**20
+    for number in range(2 * LEARNED_EVERY):
         short.ask(message(numbers(number), request_id="for good", timeout_ms=9000))
-    assert short.short >= _EVERY
+    assert short.short >= LEARNED_EVERY
+
+
+def answered_by_a_slot(registry: Registry, messages: Sequence[bytes], **settings: Any) -> tuple[list[Any], int]:
+    """The answers of a worker's slot to messages, in two batches; and the kinds of call that it has learned."""
+    counters = SimpleNamespace(begin_requests=lambda count: None, end_requests=lambda count: None)
+    processor = PredictProcessor(handler_of(registry, Counter(), batcher=Batcher()))
+    server: Any = SimpleNamespace(
+        processor=processor, settings=HostSettings(**settings), context=SimpleNamespace(counters=counters)
+    )
+    arena = Arena(1 << 20)
+    ours, theirs = socket.socketpair()
+    with ours, theirs, closing(SharedFrames(arena.fd)) as frames:
+        loop = SlotLoop(theirs, frames, server, processor, PullSize(), slot=0, parked=False)
+        thread = threading.Thread(target=loop.serve, args=(lambda loop, seconds: None,))
+        thread.start()
+        reader, answers = ReplyReader(), []
+        for half in (messages[::2], messages[1::2]):
+            batch = [(len(each).to_bytes(4, "big") + each, INLINE, len(each), time.monotonic()) for each in half]
+            ours.sendall(b"".join(pack_batch(batch)))
+            replies: list[Replies] = []
+            while not replies:
+                replies = reader.feed(ours.recv(1 << 20))
+            (message,) = replies
+            answers += [decoded(bytes(data)[4:]) for _, _, data in sorted(message.items, key=lambda item: item[0])]
+        ours.shutdown(socket.SHUT_WR)
+        thread.join()
+    os.close(arena.fd)
+    return answers, len(loop.template_cache) if loop.template_cache is not None else 0
+
+
+def test_the_switch(registry: Registry) -> None:
+    """A worker's slot answers right and wrong calls the same without the cache, and then it learns nothing."""
+    makes = [make for name, make in (SHORT | WHOLE).items() if name != "large"]
+    messages = [make(number) for make in makes for number in range(1, 9)]
+    cached, kinds = answered_by_a_slot(registry, messages)
+    decoded_each, none = answered_by_a_slot(registry, messages, template_cache=False)
+    assert cached == decoded_each
+    assert kinds > 3
+    assert none == 0
