@@ -14,9 +14,10 @@ from functools import cache
 from typing import Any
 
 import pytest
+from thrift.Thrift import TApplicationException
 
 from certificates import Authority, Certificate
-from hosting import SEVERAL_AT_ONCE, TYPES, Hosted, Wire, add, client_on, eventually, places, read_to_end
+from hosting import MANY_IDLE, SEVERAL_AT_ONCE, TYPES, Hosted, Wire, add, client_on, eventually, places, read_to_end
 from thriftserve.errors import ExitCode
 
 LARGE = bytes(range(256)) * 12_000  # 3 MB: many TLS records, and more than a socket's buffers
@@ -184,6 +185,18 @@ def test_drain(trust: Trust) -> None:
             assert (client.recv_wait(), client.recv_add()) == (300, 7)
             assert _ended(idle)
             assert _ended(busy)
+
+
+@pytest.mark.parametrize("server_type", MANY_IDLE)
+def test_connections_are_limited(server_type: str, trust: Trust) -> None:
+    """A connection over --max-connections finishes its handshake, and is rejected with the reason."""
+    settings: dict[str, Any] = {"tls_cert": trust.server.cert, "tls_key": trust.server.key}
+    tls = trust.authority.trusting()
+    with Hosted(server_type, max_connections=1, workers=1, **settings) as server, server.client(tls=tls) as first:
+        assert first.add(1, 2) == 3
+        with server.client(tls=tls) as second, pytest.raises(TApplicationException, match="limit"):
+            second.add(3, 4)
+        assert first.add(5, 6) == 11
 
 
 def _ended(sock: socket.socket) -> bool:
