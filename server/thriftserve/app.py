@@ -212,8 +212,9 @@ def _batcher(settings: ServeSettings, unmerged: UnmergedModels) -> Batcher:
 
 def _session_options(settings: ServeSettings, context: WorkerContext) -> SessionOptions:
     """Claim this worker's device, and return the options of its sessions."""
-    places = max(context.workers, context.index + 1)  # each child of a forking server has its own, behind the worker's
-    device = devices.assign_devices(settings.devices, places)[context.index]
+    # Each child of a forking server counts as a worker behind the first.
+    workers = max(context.workers, context.index + 1)
+    device = devices.assign_devices(settings.devices, workers)[context.index]
     devices.claim(device)
     context.set_device(device)
     return SessionOptions.divided(
