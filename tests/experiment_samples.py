@@ -8,16 +8,8 @@ from __future__ import annotations
 from collections.abc import Sequence
 from random import Random
 
-from thriftserve_bench.records.experiments import (
-    PATTERNS,
-    SIDES,
-    TYPES,
-    Call,
-    ExperimentRun,
-    ForkCost,
-    Outcome,
-    Pattern,
-)
+from thriftserve_bench.records.calls import SIDES
+from thriftserve_bench.records.experiments import PATTERNS, TYPES, Call, ExperimentRun, ForkCost, Outcome, Pattern
 from thriftserve_bench.servers import SERVER_TYPES, WITH_WORKERS
 from thriftserve_bench.simulator.simulator import Setup, predict
 

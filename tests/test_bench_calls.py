@@ -18,20 +18,20 @@ import psutil
 import pytest
 
 from thriftserve_bench import process_tree
-from thriftserve_bench.benchmarks.calls import CallsSettings, servers
-from thriftserve_bench.benchmarks.calls_command import settings_of
+from thriftserve_bench.benchmarks.calls import CallsSettings, servers, settings_of
 from thriftserve_bench.cli import main, make_parser
-from thriftserve_bench.load import calls_loops
-from thriftserve_bench.load.calls_load import measure
-from thriftserve_bench.load.calls_loops import InTurns, Tally, open_all
-from thriftserve_bench.load.predict_call import EchoCall
+from thriftserve_bench.load import loops
+from thriftserve_bench.load.connection import Connections
+from thriftserve_bench.load.echo_load import EchoCalls, EchoOrder, measure, open_all
+from thriftserve_bench.load.loops import Tally, closed_loop
+from thriftserve_bench.load.protocols import thrift_length
 from thriftserve_bench.processes import ServerProcess
-from thriftserve_bench.records.calls import Cell, Measured, Order, Run, Window, load_run
-from thriftserve_bench.report.calls import markdown
-from thriftserve_bench.report.figures import compare, figures
+from thriftserve_bench.records.calls import CallsRun, Cell, MeasuredCell, Window
+from thriftserve_bench.report.calls import compare, markdown
 from thriftserve_bench.run_file import NotARun
-from thriftserve_bench.stats import quantile, three_digits
+from thriftserve_bench.stats import quantile, three_digits, window_figures
 from thriftserve_bench.workloads.messages import LENGTH
+from thriftserve_bench.workloads.payloads import echo_frame
 
 _LOOK_EVERY_S = 0.05
 QUICK = CallsSettings(rounds=1, seconds=0.05, min_calls=3, workers=2, threads=2, pin=False)
@@ -42,15 +42,17 @@ def window(calls: int = 10, elapsed_s: float = 1.0, cpu_s: float = 0.01, failure
     return Window(calls, failures, "", elapsed_s, [(100, calls - 1), (900, 1)], cpu_s, 0.001, 2**20, 2**20, 0.5)
 
 
-def a_run(*cells: Measured) -> Run:
+def a_run(*cells: MeasuredCell) -> CallsRun:
     """A run of those cells."""
     settings = {"rounds": 1, "seconds": 0.1, "threads": 2, "workers": 2, "cores": {"load": "", "servers": ""}}
-    return Run("2026-01-02", settings, {"cpu": "C", "cores": 2, "kernel": "L"}, {"thrift": "0.25"}, "abc", list(cells))
+    return CallsRun(
+        "2026-01-02", settings, {"cpu": "C", "cores": 2, "kernel": "L"}, {"thrift": "0.25"}, "abc", list(cells)
+    )
 
 
-def order(port: int, pid: int, name: str = "tiny", connections: int = 1, awake: bool = False) -> Order:
+def order(port: int, pid: int, name: str = "tiny", connections: int = 1, awake: bool = False) -> EchoOrder:
     """A short order."""
-    return Order(port, pid, name, connections, QUICK.seconds, QUICK.min_calls, awake)
+    return EchoOrder(port, pid, name, connections, QUICK.seconds, QUICK.min_calls, awake)
 
 
 @pytest.mark.parametrize("server_type", QUICK.server_types)
@@ -128,7 +130,7 @@ def echo(threaded: dict[str, ServerProcess]) -> bytes:
     """The reply to the tiny question, from a server that gives it."""
     server = threaded["ours"]
     with socket.create_connection((server.host, server.port)) as sock, sock.makefile("rb") as replies:
-        sock.sendall(EchoCall("tiny").frame)
+        sock.sendall(echo_frame("tiny"))
         header = replies.read(LENGTH.size)
         return header + replies.read(LENGTH.unpack(header)[0])
 
@@ -137,22 +139,21 @@ def echo(threaded: dict[str, ServerProcess]) -> bytes:
 def test_connections_that_close_are_counted_and_replaced(echo: bytes, connections: int) -> None:
     """A server that closes after three replies costs failures, not the window."""
     with faulty([echo] * 3) as port:
-        found = measure(order(port, psutil.Process().pid, connections=connections))
+        # More calls than the connections have replies, however slow the machine is.
+        found = measure(dataclasses.replace(order(port, psutil.Process().pid, connections=connections), min_calls=12))
     assert found.failures > 0
-    assert found.calls >= QUICK.min_calls
+    assert found.calls >= 12
     assert found.reason.startswith("Connection")
 
 
 def test_a_connection_closed_after_its_last_call_is_no_failure(echo: bytes) -> None:
     """A server that closes each connection behind the reply that ends the window costs nothing, and nobody waits."""
     with faulty([echo] * 2) as port:  # the first is the call that opens a connection
-        asked = dataclasses.replace(order(port, psutil.Process().pid, connections=8), seconds=0, min_calls=1)
-        question, tally = EchoCall(asked.payload), Tally()
-        callers = open_all(asked, question)
-        InTurns(callers, asked, question, tally).run()
-    for caller in callers.values():
-        caller.close()
-    assert (tally.calls, tally.failures) == (8, 0), tally.reason
+        calls, tally, connections = EchoCalls("tiny"), Tally(), Connections(port, thrift_length)
+        open_all(connections, calls, 8)
+        closed_loop(connections, calls, tally, lambda _: tally.calls < 1, 1.0)
+        connections.close()
+    assert (tally.calls, dict(tally.failures)) == (8, {}), tally.reason
 
 
 @pytest.mark.parametrize("connections", [1, 2])
@@ -161,8 +162,8 @@ def test_a_server_that_falls_silent_is_given_up(
     echo: bytes, connections: int, awake: bool, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """A reply that never comes costs the time-out, not the run, asleep or awake."""
-    monkeypatch.setattr(calls_loops, "CALL_TIMEOUT_S", 0.4)
-    monkeypatch.setattr(calls_loops, "MAX_FAILURES_IN_ROW", 2)
+    monkeypatch.setattr(loops, "CALL_TIMEOUT_S", 0.4)
+    monkeypatch.setattr(loops, "MAX_FAILURES_IN_ROW", 2)
     with faulty([echo, b"", b""]) as port:
         found = measure(order(port, psutil.Process().pid, connections=connections, awake=awake))
     assert (found.calls, found.failures) == (0, 1)
@@ -211,11 +212,11 @@ def test_latencies_keep_three_digits(number: int, kept: int) -> None:
 
 def test_figures_are_medians_of_the_windows() -> None:
     """Rates and CPU are medians over the windows; a window without a call is left out."""
-    found = figures([window(10), window(20), window(90), window(0, 0.0, failures=2)])
+    found = window_figures([window(10), window(20), window(90), window(0, 0.0, failures=2)])
     assert found is not None
     assert (found.calls_per_s, found.calls, found.failures) == (20, 120, 2)
     assert found.cpu_us == pytest.approx(500)
-    assert figures([window(0, 0.0)]) is None
+    assert window_figures([window(0, 0.0)]) is None
 
 
 @pytest.mark.parametrize(
@@ -231,16 +232,16 @@ def test_figures_are_medians_of_the_windows() -> None:
 )
 def test_targets_are_judged(name: str, ours: Window, missed: list[str]) -> None:
     """A cell misses where ours is slower, fails, or takes more than half the CPU for a large payload."""
-    found = compare(Measured(Cell("TSimpleServer", name, 1), [ours], [window(10)])).misses()
+    found = compare(MeasuredCell(Cell("TSimpleServer", name, 1), [ours], [window(10)])).misses()
     assert len(found) == len(missed)
     assert all(text.startswith(start) for text, start in zip(found, missed, strict=True))
 
 
 def test_a_run_is_read_as_it_was_written(tmp_path: Path) -> None:
     """Saving and loading a run loses nothing that the table shows."""
-    run = a_run(Measured(Cell("TSimpleServer", "tiny", 1), [window(12)], [window(10)]))
+    run = a_run(MeasuredCell(Cell("TSimpleServer", "tiny", 1), [window(12)], [window(10)]))
     run.save(tmp_path / "deep" / "run.json")
-    again = load_run(tmp_path / "deep" / "run.json")
+    again = CallsRun.load(tmp_path / "deep" / "run.json")
     assert markdown(again) == markdown(run)
     assert "| TSimpleServer | tiny | 1 | 12.0 | 10.0 | 1.20 |" in markdown(again)
     assert "Every target is met in all 1 cells." in markdown(again)
@@ -254,7 +255,7 @@ def test_other_files_are_refused(tmp_path: Path, content: str, capsys: pytest.Ca
     path = tmp_path / "other.json"
     path.write_text(content, encoding="utf-8")
     with pytest.raises(NotARun):
-        load_run(path)
+        CallsRun.load(path)
     assert main(["report", str(path)]) == 1
     assert str(path) in capsys.readouterr().err
 
@@ -269,7 +270,7 @@ def test_the_command_measures_writes_and_shows(tmp_path: Path, capsys: pytest.Ca
     assert [len(cell[side]) for cell in data["cells"] for side in ("ours", "apache")] == [3] * 4
     capsys.readouterr()
     assert main(["report", "--markdown", str(path)]) == 0
-    assert capsys.readouterr().out == markdown(load_run(path))
+    assert capsys.readouterr().out == markdown(CallsRun.load(path))
 
 
 def test_ctrl_c_keeps_what_was_measured(tmp_path: Path) -> None:
@@ -283,7 +284,7 @@ def test_ctrl_c_keeps_what_was_measured(tmp_path: Path) -> None:
         while len(family) < 4 or not any("load" in " ".join(each.cmdline()) for each in family):
             family = psutil.Process(process.pid).children(recursive=True)
             time.sleep(_LOOK_EVERY_S)
-        load = next(each for each in family if "thriftserve_bench.load.calls_load" in each.cmdline())
+        load = next(each for each in family if "thriftserve_bench.load.echo_load" in each.cmdline())
         start = load.cpu_times().user
         while load.cpu_times().user < start + 1.0:
             assert process.poll() is None
@@ -292,7 +293,7 @@ def test_ctrl_c_keeps_what_was_measured(tmp_path: Path) -> None:
         shown, _ = process.communicate(timeout=60)
     assert process.returncode == 130
     assert "cut short" in shown
-    assert load_run(path).cut_short
+    assert CallsRun.load(path).cut_short
     assert not [each for each in family if each.is_running() and each.status() != psutil.STATUS_ZOMBIE]
 
 

@@ -10,7 +10,7 @@ import pytest
 from sweep_windows import window
 from thriftserve_bench import cli
 from thriftserve_bench.records.sweep import CLOSED, OPEN, Point, Setting, SweepRun, Variant
-from thriftserve_bench.report.capacity import Demand, held, plan
+from thriftserve_bench.report.capacity import Demand, plan, sustained_rates
 
 TWO = Variant("TProcessPoolServer", 2, 0)
 
@@ -50,7 +50,9 @@ def test_every_number_can_be_chosen(capsys: pytest.CaptureFixture[str]) -> None:
 
 def test_highest_rate_under_the_target_counts() -> None:
     """The highest offered rate before the first that misses the target; a lucky one above that does not count."""
-    found = held(run_of(*(point(OPEN, load, ms) for load, ms in ((400, 60), (100, 5), (200, 20), (800, 10)))), 50.0)
+    found = sustained_rates(
+        run_of(*(point(OPEN, load, ms) for load, ms in ((400, 60), (100, 5), (200, 20), (800, 10)))), 50.0
+    )
     assert [(one.per_s, round(one.p99_ms), one.is_highest) for one in found] == [(200.0, 20, False)]
     assert found[0].nodes(347.2) == 2
     assert found[0].nodes(200.0) == 1
@@ -59,10 +61,10 @@ def test_highest_rate_under_the_target_counts() -> None:
 
 def test_rates_that_were_not_kept_do_not_count() -> None:
     """Failed calls, or fewer answers than were asked for, whatever their latency."""
-    assert held(run_of(point(OPEN, 100, 5), point(OPEN, 200, 5, failures=1)), 50.0)[0].per_s == 100.0
+    assert sustained_rates(run_of(point(OPEN, 100, 5), point(OPEN, 200, 5, failures=1)), 50.0)[0].per_s == 100.0
     slow = point(OPEN, 200, 5)
     slow.windows = [replace(one, elapsed_s=2.0) for one in slow.windows]
-    assert held(run_of(point(OPEN, 100, 5), slow), 50.0)[0].per_s == 100.0
+    assert sustained_rates(run_of(point(OPEN, 100, 5), slow), 50.0)[0].per_s == 100.0
 
 
 def test_closed_loop_says_so() -> None:
@@ -71,7 +73,7 @@ def test_closed_loop_says_so() -> None:
     lines = plan(run_of(closed), 50.0, [1000.0])
     assert "900.0/s" in lines[1] and "closed loop" in lines[1]
     assert "2 nodes, 4 workers" in lines[2]
-    assert held(run_of(closed, point(OPEN, 100, 5)), 50.0)[0].per_s == 100.0
+    assert sustained_rates(run_of(closed, point(OPEN, 100, 5)), 50.0)[0].per_s == 100.0
 
 
 def test_sweep_in_the_arithmetic(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:

@@ -22,7 +22,7 @@ SETTINGS: dict[str, Any] = {"workers": 4, "threads": 10, "pin": True, "cores": {
 USUAL = (990.0, 1000.0, 1010.0, 985.0, 1005.0)
 
 
-def calls_run(rates: Sequence[float], apache: Sequence[float] = USUAL, **changed: Any) -> results.Run:
+def calls_run(rates: Sequence[float], apache: Sequence[float] = USUAL, **changed: Any) -> results.CallsRun:
     """Results of `calls`: one cell."""
 
     def windows(every: Sequence[float], failures: int) -> list[results.Window]:
@@ -31,8 +31,10 @@ def calls_run(rates: Sequence[float], apache: Sequence[float] = USUAL, **changed
         return [replace(plain, calls=int(rate), server_cpu_s=rate * 1e-4) for rate in every]
 
     failures = changed.pop("failures", 0)
-    cell = results.Measured(results.Cell("TThreadPoolServer", "tiny", 4), windows(rates, failures), windows(apache, 0))
-    return results.Run("now", SETTINGS | changed, MACHINE, {}, "unknown", [cell])
+    cell = results.MeasuredCell(
+        results.Cell("TThreadPoolServer", "tiny", 4), windows(rates, failures), windows(apache, 0)
+    )
+    return results.CallsRun("now", SETTINGS | changed, MACHINE, {}, "unknown", [cell])
 
 
 def sweep_run(p99_ms: Sequence[float], load: float = 4.0) -> SweepRun:

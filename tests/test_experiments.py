@@ -19,8 +19,9 @@ from thriftserve_bench.benchmarks.experiments.hosts import Host, HostPlan, start
 from thriftserve_bench.benchmarks.experiments.lanes import Lanes
 from thriftserve_bench.benchmarks.experiments.schedule import Cell, ExperimentSettings, Schedule, plans
 from thriftserve_bench.cli import main
-from thriftserve_bench.load.pattern_clients import OK, Crowd, Order
-from thriftserve_bench.records.experiments import APACHE, OURS, PATTERNS, SHARED, TEN, TYPES, load_experiments
+from thriftserve_bench.load.pattern_clients import Crowd, Order
+from thriftserve_bench.records.calls import APACHE, OURS
+from thriftserve_bench.records.experiments import OK, PATTERNS, SHARED, TEN, TYPES, ExperimentRun
 from thriftserve_bench.workloads.pattern_inputs import EMPTY
 
 SMALL = ("experiments", "--quick", "--no-forks", "--no-page")
@@ -38,7 +39,7 @@ def test_every_call_is_kept(tmp_path: Path, capsys: pytest.CaptureFixture[str]) 
     file, before = tmp_path / "run.json", set(family(os.getpid()))
     flags = ("--service-ms", "2", "--pattern", "ten", "--pattern", "shared", "--output", str(file))
     assert main([*SMALL, *flags, "--server-type", "TForkingServer", "--threads", "3"]) == 0
-    run = load_experiments(file)
+    run = ExperimentRun.load(file)
     shown = next(line for line in capsys.readouterr().out.splitlines() if line.startswith("TForkingServer"))
     assert not run.cut_short
     cells = {(one.pattern, one.side): one for one in run.outcomes}
@@ -78,7 +79,7 @@ def test_ctrl_c_keeps_what_was_measured(tmp_path: Path) -> None:
     assert command.returncode == 130, told
     assert "Traceback" not in told
     assert f"kept in {file}" in told
-    run = load_experiments(file)
+    run = ExperimentRun.load(file)
     assert run.cut_short
     assert 0 < len(run.outcomes) < 8
     assert all(len(one.calls) == 100 for one in run.outcomes)

@@ -17,7 +17,7 @@ from PIL import Image
 from experiment_samples import sample_run
 from thriftserve_bench.benchmarks.experiments.command import settings_of
 from thriftserve_bench.cli import main, make_parser
-from thriftserve_bench.records.experiments import PATTERNS, TYPES, Call, ExperimentRun, Outcome, load_experiments
+from thriftserve_bench.records.experiments import PATTERNS, TYPES, Call, ExperimentRun, Outcome
 from thriftserve_bench.report.experiments import digest
 from thriftserve_bench.report.experiments.consistency import findings
 from thriftserve_bench.report.experiments.joined import commands
@@ -60,7 +60,7 @@ def stored(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 @pytest.fixture
 def run(stored: Path) -> ExperimentRun:
-    return load_experiments(stored)
+    return ExperimentRun.load(stored)
 
 
 @pytest.fixture(scope="module")
@@ -362,7 +362,7 @@ def test_markdown_by_the_command(stored: Path, capsys: pytest.CaptureFixture[str
     """`report --markdown` prints the published rows with reasons; hold-gil is called a stand-in."""
     assert main(["report", "--markdown", str(stored)]) == 0
     told = capsys.readouterr().out
-    assert told == digest.markdown(load_experiments(stored))
+    assert told == digest.markdown(ExperimentRun.load(stored))
     assert re.search(r"^\| 2 \| 10 threads × 10 calls, a client each \| TProcessPoolServer \|", told, re.MULTILINE)
     assert "stand-in for a machine with a core for every worker" in told
     assert "A process for each call: 100 forks one after another" in told

@@ -19,7 +19,7 @@ from thriftserve_bench.benchmarks.http import bodies
 from thriftserve_bench.benchmarks.http.command import settings_of
 from thriftserve_bench.cli import main, make_parser
 from thriftserve_bench.load.ab import AbFailed, counted
-from thriftserve_bench.records.http import AbWindow, BodyWindow, HttpRun, load_http
+from thriftserve_bench.records.http import AbWindow, BodyWindow, HttpRun
 from thriftserve_bench.report.http import markdown
 from thriftserve_bench.report.http_figures import body_misses, pairs
 from thriftserve_bench.run_file import NotARun
@@ -88,12 +88,12 @@ def test_a_run_is_read_as_it_was_written(tmp_path: Path) -> None:
     """A saved run is the same run, its table too; another file is refused with its name."""
     run = a_run()
     run.save(tmp_path / "http.json")
-    found = load_http(tmp_path / "http.json")
+    found = HttpRun.load(tmp_path / "http.json")
     assert found == run
     assert "| 1 | new | 100 | 300 | 3.00 |" in markdown(found)
     (tmp_path / "other.json").write_text('{"format": "else"}', encoding="utf-8")
     with pytest.raises(NotARun, match=r"other\.json"):
-        load_http(tmp_path / "other.json")
+        HttpRun.load(tmp_path / "other.json")
 
 
 def test_answers_are_the_same_up_to_float32() -> None:
@@ -170,7 +170,7 @@ def test_a_short_run_measures_both_stacks(tmp_path: Path, capsys: pytest.Capture
     out = tmp_path / "http.json"
     words = "--concurrency 2 --rounds 1 --requests 20 --connections new --gunicorn-workers 1 --body-requests 2"
     assert main(["http", *words.split(), "--cache", str(tmp_path / "cache"), "--output", str(out)]) == 0
-    run = load_http(out)
+    run = HttpRun.load(out)
     assert set(run.skipped) <= {"nginx"}
     assert sorted(run.stacks) == ["ours", "published"]
     assert run.versions["flask"]
@@ -221,7 +221,7 @@ def test_ctrl_c_leaves_no_process(tmp_path: Path) -> None:
         shown, _ = process.communicate(timeout=60)
     assert process.returncode == 130
     assert "cut short" in shown
-    found = load_http(path)
+    found = HttpRun.load(path)
     assert found.cut_short
     assert all(window.failed == 0 for cell in found.cells for window in cell.windows)
     assert not [each for each in family if each.is_running() and each.status() != psutil.STATUS_ZOMBIE]

@@ -18,15 +18,14 @@ import psutil
 import pytest
 
 from thriftserve_bench import process_tree
-from thriftserve_bench.benchmarks.peers.command import settings_of
+from thriftserve_bench.benchmarks.peers.benchmark import settings_of
 from thriftserve_bench.cli import main, make_parser
-from thriftserve_bench.load.open_loop import OpenLoop
-from thriftserve_bench.load.peers_load import measure, questions
-from thriftserve_bench.load.protocols import DIALECTS, http_length
+from thriftserve_bench.load.job_load import JobOrder, encoded_samples, measure
+from thriftserve_bench.load.overload import OverloadLoop
+from thriftserve_bench.load.protocols import PROTOCOLS, http_length
 from thriftserve_bench.processes import JsonLinesChild
-from thriftserve_bench.records.peers import Limit, LimitWindow, PeerOrder, PeersRun, PeerWindow, load_peers
-from thriftserve_bench.report.peers import markdown
-from thriftserve_bench.report.peers_figures import comparisons
+from thriftserve_bench.records.peers import Ceiling, CeilingWindow, PeersRun, PeerWindow
+from thriftserve_bench.report.peers import comparisons, markdown
 from thriftserve_bench.run_file import NotARun
 from thriftserve_bench.servers.environments import Peer, PeerMissing, environment
 from thriftserve_bench.workloads.jobs import JOBS, Sample, WrongAnswer, load_samples, save_samples
@@ -45,14 +44,14 @@ def a_run() -> PeersRun:
     settings = {"rounds": 3, "seconds": 1.0}
     run = PeersRun("2026-01-02", settings, {"cpu": "C", "cores": 2, "kernel": "L"}, {"thrift": "0.25"}, "abc")
     for name, family in (("ours", "thriftserve"), ("even", "a"), ("unfair", "b"), ("wrong", "c")):
-        run.contestants[name] = {"family": family, "workers": 2, "idle_cores": 0.0}
+        run.systems[name] = {"family": family, "workers": 2, "idle_cores": 0.0}
     run.cell("tensor", 8, "even").windows.extend(window(calls) for calls in (90, 300, 100))
     run.cell("tensor", 8, "unfair").windows.append(window(500, per_client=(500, 0)))
     run.cell("tensor", 8, "wrong").windows.append(window(400, failures=1))
     run.cell("tensor", 8, "ours").windows.extend(window(calls) for calls in (150, 130, 10))
-    run.limits.append(Limit("tensor", "2 x 1, frozen", True, [LimitWindow(300, 2.0), LimitWindow(160, 1.0)]))
-    run.limits.append(Limit("tensor", "2 x 1, as loaded", False, [LimitWindow(900, 1.0)]))
-    run.limits.append(Limit("tensor", "2 x 1, beside 8 clients", True, [LimitWindow(140, 1.0)], beside_clients=8))
+    run.ceilings.append(Ceiling("tensor", "2 x 1, frozen", True, [CeilingWindow(300, 2.0), CeilingWindow(160, 1.0)]))
+    run.ceilings.append(Ceiling("tensor", "2 x 1, as loaded", False, [CeilingWindow(900, 1.0)]))
+    run.ceilings.append(Ceiling("tensor", "2 x 1, beside 8 clients", True, [CeilingWindow(140, 1.0)], with_clients=8))
     return run
 
 
@@ -60,13 +59,13 @@ def test_ours_is_held_against_the_best_peer_that_serves_everybody() -> None:
     """Medians of the rounds, ratio, part of the frozen limit; a peer that starves or fails is not the best one."""
     (found,) = comparisons(a_run())
     assert found.peer is not None
-    assert found.peer.contestant == "even"
+    assert found.peer.system == "even"
     assert found.peer.figures.calls_per_s == 100
     assert found.ours.figures.calls_per_s == 130
     assert found.ratio == 1.3
-    assert found.limit == 155
-    assert found.of_limit == pytest.approx(130 / 155)
-    assert found.of_beside == pytest.approx(130 / 140)
+    assert found.ceiling == 155
+    assert found.of_ceiling == pytest.approx(130 / 155)
+    assert found.of_ceiling_with_clients == pytest.approx(130 / 140)
     (limit, memory) = found.misses()
     assert limit.startswith("84% of what the machine does without RPC")
     assert memory.startswith("memory 1.00 of even's")
@@ -76,12 +75,12 @@ def test_a_run_is_read_as_it_was_written(tmp_path: Path) -> None:
     """A saved run is the same run, its table too; another file is refused with its name."""
     run = a_run()
     run.save(tmp_path / "peers.json")
-    found = load_peers(tmp_path / "peers.json")
+    found = PeersRun.load(tmp_path / "peers.json")
     assert found == run
     assert "| tensor | 8 | even | ours | 100 | 130 | 1.30 |" in markdown(found)
     (tmp_path / "other.json").write_text('{"format": "else"}', encoding="utf-8")
     with pytest.raises(NotARun, match=r"other\.json"):
-        load_peers(tmp_path / "other.json")
+        PeersRun.load(tmp_path / "other.json")
 
 
 Answer = Callable[[np.ndarray[tuple[int, ...], np.dtype[np.float32]]], tuple[int, bytes]]
@@ -127,7 +126,7 @@ def pool(tmp_path: Path) -> Path:
 def test_http_clients_are_answered_and_counted(pool: Path) -> None:
     """Every client's answers are counted, right ones only; no client is left out."""
     with http_server(lambda x: (200, (x / 2 + 2).tobytes())) as port:
-        found = measure(PeerOrder("http", "tiny", str(pool), port, os.getpid(), 3, SECONDS))
+        found = measure(JobOrder("http", "tiny", str(pool), port, os.getpid(), 3, SECONDS))
     assert found.failures == 0, found.reason
     assert found.calls == sum(found.per_client) == sum(count for _, count in found.latencies_us)
     assert min(found.per_client) > 0
@@ -141,9 +140,9 @@ def test_a_sink_gives_right_answers_at_its_pace(pool: Path) -> None:
     sink = JsonLinesChild("thriftserve_bench.servers.paced_server", ["tiny", str(pool)])
     try:
         port = sink.ask({"rate": 100.0})["port"]
-        found = measure(PeerOrder("thrift", "tiny", str(pool), port, sink.pid, 3, 5 * SECONDS))
+        found = measure(JobOrder("thrift", "tiny", str(pool), port, sink.pid, 3, 5 * SECONDS))
         assert sink.ask({"rate": 1e6})["port"] == port
-        freed = measure(PeerOrder("thrift", "tiny", str(pool), port, sink.pid, 3, 5 * SECONDS))
+        freed = measure(JobOrder("thrift", "tiny", str(pool), port, sink.pid, 3, 5 * SECONDS))
     finally:
         sink.close()
     assert (found.failures, freed.failures) == (0, 0), found.reason or freed.reason
@@ -156,24 +155,24 @@ def test_requests_come_at_their_rate(pool: Path) -> None:
     sink = JsonLinesChild("thriftserve_bench.servers.paced_server", ["tiny", str(pool)])
     try:
         port = sink.ask({"rate": 1e6})["port"]
-        found = OpenLoop(port, JOBS["tiny"], questions(str(pool), "tiny", "thrift")).run(200.0, 5 * SECONDS)
+        found = OverloadLoop(port, JOBS["tiny"], encoded_samples(str(pool), "tiny", "thrift")).run(200.0, 5 * SECONDS)
     finally:
         sink.close()
     assert (found.failed, found.refused_ms) == (0, []), found.reason
     assert 0 < len(found.answered_ms) + found.not_sent <= 200 * 5 * SECONDS + 1
 
 
-class SlowSender(OpenLoop):
+class SlowSender(OverloadLoop):
     """Takes longer to send a request than it has."""
 
     def _send(self, number: int, due: float) -> None:
-        self.found.answered_ms.append((time.monotonic() - due) * 1000)
+        self.arrivals.answered_ms.append((time.monotonic() - due) * 1000)
         time.sleep(0.001)
 
 
 def test_a_sender_that_can_not_keep_up_has_no_arrears(pool: Path) -> None:
     """It sends as many as it can, says how many those were, and is late by no more each time."""
-    found = SlowSender(0, JOBS["tiny"], questions(str(pool), "tiny", "thrift")).run(100_000, 0.4)
+    found = SlowSender(0, JOBS["tiny"], encoded_samples(str(pool), "tiny", "thrift")).run(100_000, 0.4)
     late_ms = found.answered_ms
     assert found.rate * 0.4 == pytest.approx(len(late_ms), rel=0.5)
     assert found.rate <= 1000
@@ -187,7 +186,7 @@ def test_mixed_up_answers_are_failures(pool: Path) -> None:
     for answer, reason in ((mixed, "a value differs"), (b"busy", "503")):
         status = 503 if answer == b"busy" else 200
         with http_server(lambda x, told=(status, answer): told) as port:  # type: ignore[misc]  # bound now
-            found = measure(PeerOrder("http", "tiny", str(pool), port, os.getpid(), 2, SECONDS))
+            found = measure(JobOrder("http", "tiny", str(pool), port, os.getpid(), 2, SECONDS))
         assert found.calls == 0
         assert found.failures == 20
         assert reason in found.reason
@@ -204,7 +203,7 @@ def test_a_reply_is_whole_when_its_header_says_so() -> None:
 
 def test_floats_and_classes_have_their_tolerance() -> None:
     """A net's scores may differ by a thousandth, the last of the best classes by one; a neighbour's answer may not."""
-    check = DIALECTS["content"].check
+    check = PROTOCOLS["content"].check
     scores = Sample(b"", (), np.array([0.5, 0.25], np.float32))
     check(JOBS["tensor"], np.array([0.5005, 0.25], np.float32).tobytes(), scores)
     with pytest.raises(WrongAnswer):
@@ -299,13 +298,13 @@ def test_a_short_run_measures_ours_beside_apaches(tmp_path: Path, capsys: pytest
     out = tmp_path / "peers.json"
     words = "--jobs tiny --clients 2 --rounds 1 --seconds 0.2 --server-type TThreadPoolServer --peers"
     assert main(["peers", *words.split(), "stock TThreadedServer", "--cache", str(tmp_path), "--output", str(out)]) == 0
-    run = load_peers(out)
+    run = PeersRun.load(out)
     assert run.skipped == {}
     assert len(run.cells) == 2
     for cell in run.cells:
         (found,) = cell.windows
         assert found.failures == 0, found.reason
-        assert found.calls > 0, cell.contestant
+        assert found.calls > 0, cell.system
     table = capsys.readouterr().out
     assert "| tiny | 2 | stock T" in table
     assert main(["report", "--markdown", str(out)]) == 0

@@ -11,15 +11,13 @@ from itertools import pairwise, product
 import pytest
 from simpy import Environment
 
+from thriftserve_bench.records.calls import APACHE, OURS, SIDES
 from thriftserve_bench.records.experiments import (
-    APACHE,
     HUNDRED,
-    OURS,
     PATTERNS,
     PUBLISHED,
     SERIES,
     SHARED,
-    SIDES,
     TEN,
     TYPES,
     Call,

@@ -20,7 +20,7 @@ from thriftserve_bench.benchmarks.swaps.memory import MemorySettings, measure_me
 from thriftserve_bench.benchmarks.swaps.state_log import StateLog
 from thriftserve_bench.cli import main, make_parser
 from thriftserve_bench.load.version_client import Calls
-from thriftserve_bench.records.swaps import WITH, WITHOUT, Load, Memory, MemorySample, Phase, SwapsRun, load_swaps
+from thriftserve_bench.records.swaps import WITH, WITHOUT, Load, MemorySample, Phase, SwapMemory, SwapsRun
 from thriftserve_bench.report.swaps import faults, markdown, misses
 from thriftserve_bench.workloads import versions
 
@@ -32,7 +32,7 @@ def test_the_command_swaps_under_load(tmp_path: Path, capsys: pytest.CaptureFixt
     path = tmp_path / "swaps.json"
     flags = ["swaps", "--server-type", "TBatchingServer", "--workers", "1", "--clients", "1", "--rounds", "1"]
     assert main([*flags, "--seconds", "1.8", "--every", "0.6", "--output", str(path)]) == 0
-    run = load_swaps(path)
+    run = SwapsRun.load(path)
     (load,) = run.loads
     assert (load.failures, load.wrong, load.unavailable, load.failure) == ({}, 0, 0, "")
     without, swapped = load.phases
@@ -139,7 +139,7 @@ def test_answers_out_of_their_time_are_found(call: tuple[float, float, int], why
 def test_faults_and_misses_are_told() -> None:
     """Failed requests, wrong values and swaps that stick are faults; latency and memory beyond their targets misses."""
     load = judged((1, 0.1, 1), (11, 0.25, 1))
-    memory = Memory("TBatchingServer", [MemorySample(5, 100, 1, 1, 4, True), MemorySample(100, 106, 1, 1, 4, True)])
+    memory = SwapMemory("TBatchingServer", [MemorySample(5, 100, 1, 1, 4, True), MemorySample(100, 106, 1, 1, 4, True)])
     run = SwapsRun("", {}, {}, {}, "", [load], [memory])
     assert faults(run) == []
     assert [one.split(": ")[1] for one in misses(run)] == [

@@ -17,14 +17,14 @@ import pytest
 
 import sweep_windows
 from thriftserve_bench import cli, stats
-from thriftserve_bench.benchmarks.sweep.plan import SweepSettings
-from thriftserve_bench.benchmarks.sweep.settle import offered, settled
-from thriftserve_bench.load.arrivals import poisson_ns
+from thriftserve_bench.benchmarks.sweep.benchmark import settled
+from thriftserve_bench.benchmarks.sweep.settings import SweepSettings
 from thriftserve_bench.load.generator import Generator, OpenOrder, WindowOrder
-from thriftserve_bench.load.generators import GeneratorFailed, Generators, shared_out
+from thriftserve_bench.load.generators import GeneratorFailed, Generators, divide
+from thriftserve_bench.load.loops import poisson_ns
 from thriftserve_bench.processes import ServerProcess
-from thriftserve_bench.records.sweep import CLOSED, OPEN, Point, Setting, SweepWindow, Variant, load_sweep
-from thriftserve_bench.report.sweep_figures import bottleneck, figures, keeps_up, remarks
+from thriftserve_bench.records.sweep import CLOSED, OPEN, Point, Setting, SweepRun, SweepWindow, Variant
+from thriftserve_bench.report.sweep import bottleneck, keeps_up, point_figures, remarks
 from thriftserve_bench.stats import agree
 from thriftserve_bench.workloads.payloads import echo_frame, inputs_for
 from thriftserve_client.results import TensorInfo
@@ -122,8 +122,8 @@ def test_inputs_fit_what_a_model_declares() -> None:
 
 def test_connections_are_shared_out() -> None:
     """Evenly, and no generator is left with none."""
-    assert shared_out(7, 3) == [3, 2, 2]
-    assert shared_out(1, 3) == [1]
+    assert divide(7, 3) == [3, 2, 2]
+    assert divide(1, 3) == [1]
 
 
 def stalled(mode: str, load: float) -> SweepWindow:
@@ -139,7 +139,7 @@ def test_a_stall_is_seen_by_every_call_that_was_meant_to_be_sent() -> None:
     """Open loop: a stall of 0.5 s in 1 s is in half of the latencies; counted from the send it would be one call."""
     found = stalled(OPEN, 200.0)
     intended, sent = stats.merge_histograms([found.latency]), stats.merge_histograms([found.from_send])
-    assert found.calls == intended.get_total_count() == sent.get_total_count() == offered(found)
+    assert found.calls == intended.get_total_count() == sent.get_total_count() == found.offered
     # Of some 200 calls half fall into the stall, evenly: a quarter of all waits for 0.25 s and more.
     late = stats.quantile_us(intended, 0.85)
     from_send = stats.quantile_us(sent, 0.85)
@@ -163,7 +163,7 @@ def test_sweep_of_a_real_server(tmp_path: Path, capsys: pytest.CaptureFixture[st
     asked = ["--server-type", "TBatchingServer", "--server-type", "TSimpleServer", "--generators", "2"]
     load = ["--concurrency", "3", "--rate", "300"]
     assert cli.main(["sweep", *QUICK, *asked, *load, "--out", str(out), "--page", str(page)]) == 0
-    run = load_sweep(out)
+    run = SweepRun.load(out)
     assert [one.setting.title for one in run.points] == [
         "TBatchingServer 2w tiny x3",
         "TBatchingServer 2w tiny 300/s",
@@ -171,7 +171,7 @@ def test_sweep_of_a_real_server(tmp_path: Path, capsys: pytest.CaptureFixture[st
         "TSimpleServer tiny 300/s",
     ]
     for one in run.points:
-        found = figures(one)
+        found = point_figures(one)
         assert found is not None and found.cpu_us > 0 and found.rss_mib > found.uss_mib > 0
         assert not any(each.failures for each in one.windows)
         for each in one.windows:
@@ -194,8 +194,8 @@ def test_sweep_of_a_model_tells_queue_and_compute(tmp_path: Path) -> None:
     model = "sleep=python:thriftserve_bench.workloads:Sleep?ms=20"
     asked = ["--model", model, "--server-type", "TSimpleServer", "--concurrency", "1", "--rate", "300"]
     assert cli.main(["sweep", *QUICK, *asked, "--payload-bytes", "4096", "--out", str(out)]) == 0
-    closed, opened = load_sweep(out).points
-    found = figures(closed)
+    closed, opened = SweepRun.load(out).points
+    found = point_figures(closed)
     assert found is not None and found.compute_p50_ms is not None
     assert found.compute_p50_ms >= 19.9
     assert found.p50_ms >= found.compute_p50_ms * 0.99
@@ -213,9 +213,9 @@ def test_point_that_cannot_be_measured_says_why(tmp_path: Path, capsys: pytest.C
         "s=python:thriftserve_bench.workloads:Sleep?ms=1",
     ]
     assert cli.main(["sweep", *QUICK, *models, "--concurrency", "1", "--out", str(out)]) == 1
-    failed, measured = load_sweep(out).points
+    failed, measured = SweepRun.load(out).points
     assert "no_such_module" in failed.failure
-    assert figures(measured) is not None
+    assert point_figures(measured) is not None
     assert "no_such_module" in capsys.readouterr().err
 
 
@@ -262,7 +262,7 @@ def test_interrupt_keeps_what_was_measured(tmp_path: Path) -> None:
         for one in family:
             with suppress(psutil.NoSuchProcess):
                 one.kill()
-    run = load_sweep(out)
+    run = SweepRun.load(out)
     assert run.cut_short
     assert run.points
 

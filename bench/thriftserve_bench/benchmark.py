@@ -10,7 +10,7 @@ from __future__ import annotations
 import argparse
 import sys
 from abc import ABC, abstractmethod
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any, ClassVar, Generic, TypeVar
@@ -170,6 +170,11 @@ class Benchmark(ABC, Generic[Settings, RunT]):
     def measured(self, run: RunT) -> bool:
         """Return whether the run has something to show."""
 
+    def skipped(self, run: RunT) -> Mapping[str, str]:
+        """Return why parts of the run were left out, by their names."""
+        del run
+        return {}
+
     def exit_code(self, run: RunT) -> int:
         """Return the exit code of a run that went to its end."""
         del run
@@ -188,7 +193,7 @@ class Benchmark(ABC, Generic[Settings, RunT]):
         console = Console(stderr=True)
         run = self.begin(settings)
         code = self._measure(settings, run, flags, console)
-        for name, reason in getattr(run, "skipped", {}).items():
+        for name, reason in self.skipped(run).items():
             console.print(f"left out: {name}: {reason.splitlines()[0]}", highlight=False, markup=False)
         if not self.measured(run):
             console.print("nothing was measured")

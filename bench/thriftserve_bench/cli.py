@@ -10,13 +10,14 @@ import argparse
 import sys
 from collections.abc import Sequence
 
-from thriftserve_bench.benchmarks import calls_command, session_command
-from thriftserve_bench.benchmarks.experiments import command
+from thriftserve_bench.benchmarks import session_command
+from thriftserve_bench.benchmarks.calls import CallsBenchmark
+from thriftserve_bench.benchmarks.experiments import command as experiments_command
 from thriftserve_bench.benchmarks.http import command as http_command
-from thriftserve_bench.benchmarks.peers import command as peers_command
+from thriftserve_bench.benchmarks.peers.benchmark import PeersBenchmark
 from thriftserve_bench.benchmarks.swaps import command as swaps_command
-from thriftserve_bench.benchmarks.sweep import command as sweep_command
-from thriftserve_bench.report import capacity_command, compare_command
+from thriftserve_bench.benchmarks.sweep.benchmark import SweepBenchmark
+from thriftserve_bench.report import calls, capacity, compare, peers, sweep
 from thriftserve_bench.report import command as report_command
 from thriftserve_bench.simulator import command as simulate_command
 
@@ -35,15 +36,15 @@ HTTP, beside Flask and gRPC:   thriftserve-bench http --quick
 models that change under load: thriftserve-bench swaps --quick
 """
 _COMMANDS = (
-    calls_command,
+    CallsBenchmark(calls.show),
     report_command,
     session_command,
-    command,
+    experiments_command,
     simulate_command,
-    sweep_command,
-    capacity_command,
-    compare_command,
-    peers_command,
+    SweepBenchmark(sweep.show, sweep.write_page),
+    capacity,
+    compare,
+    PeersBenchmark(peers.show),
     http_command,
     swaps_command,
 )
@@ -58,8 +59,8 @@ def make_parser() -> argparse.ArgumentParser:
         formatter_class=argparse.RawDescriptionHelpFormatter,
     )
     commands = parser.add_subparsers(metavar="COMMAND", required=True)
-    for module in _COMMANDS:
-        module.add_to(commands)
+    for command in _COMMANDS:
+        command.add_to(commands)
     return parser
 
 

@@ -92,6 +92,3 @@ def running_on(cores: set[int]) -> Iterator[None]:
         yield
     finally:
         os.sched_setaffinity(0, before)
-
-
-machine = describe

@@ -278,7 +278,7 @@ class JsonLinesChild:
         """The process's pid."""
         return self._process.pid
 
-    def ask(self, order: Mapping[str, Any]) -> Any:
+    def ask(self, order: Any) -> Any:
         """Send an order and wait for its answer.
 
         Raises:
@@ -287,7 +287,7 @@ class JsonLinesChild:
         self.send(order)
         return self.receive()
 
-    def send(self, order: Mapping[str, Any]) -> None:
+    def send(self, order: Any) -> None:
         """Send an order.
 
         Raises:

@@ -9,11 +9,14 @@ Histograms of several windows or processes add up exactly; their quantiles do no
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass
 from statistics import median
 from typing import Any
 
 from hdrh.histogram import HdrHistogram
+
+from thriftserve_bench.records.calls import Window
 
 #: Ascending pairs of a latency in microseconds and the number of calls that took it.
 CountedLatencies = Sequence[tuple[int, int]]
@@ -37,11 +40,6 @@ def merge_counts(counts: Iterable[CountedLatencies]) -> list[tuple[int, int]]:
     for latencies in counts:
         total.update(dict(latencies))
     return sorted(total.items())
-
-
-def sorted_counts(counts: Mapping[int, int]) -> list[tuple[int, int]]:
-    """Return counted latencies in ascending order."""
-    return sorted(counts.items())
 
 
 def quantile(counted: CountedLatencies, part: float) -> float:
@@ -96,3 +94,38 @@ def quantile_us(histogram: Any, part: float) -> float | None:
     if not histogram.get_total_count():
         return None
     return float(histogram.get_value_at_percentile(part * 100))
+
+
+@dataclass(frozen=True)
+class WindowFigures:
+    """Windows in numbers. Rates and CPU are medians over the windows, latencies come from all calls together."""
+
+    calls_per_s: float
+    p50_us: float
+    p99_us: float
+    #: User and system CPU of all the server's processes, for each call.
+    cpu_us: float
+    client_cpu_us: float
+    rss_mib: float
+    pss_mib: float
+    calls: int
+    failures: int
+
+
+def window_figures(windows: Sequence[Window]) -> WindowFigures | None:
+    """Return the figures of windows, or None if no call was answered."""
+    answered = [window for window in windows if window.calls and window.elapsed_s]
+    if not answered:
+        return None
+    latencies = merge_counts(window.latencies_us for window in answered)
+    return WindowFigures(
+        calls_per_s=median(window.calls_per_s for window in answered),
+        p50_us=quantile(latencies, 0.50),
+        p99_us=quantile(latencies, 0.99),
+        cpu_us=median(window.server_cpu_s / window.calls for window in answered) * 1e6,
+        client_cpu_us=median(window.client_cpu_s / window.calls for window in answered) * 1e6,
+        rss_mib=max(window.rss_bytes for window in answered) / 2**20,
+        pss_mib=max(window.pss_bytes for window in answered) / 2**20,
+        calls=sum(window.calls for window in windows),
+        failures=sum(window.failures for window in windows),
+    )

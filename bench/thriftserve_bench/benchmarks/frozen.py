@@ -60,7 +60,7 @@ def measure_frozen(windows: int, seconds: float) -> FrozenRun:
         SessionFailed: it could not be done.
     """
     began = datetime.now(UTC).isoformat(timespec="seconds")
-    told = machine.machine()
+    told = machine.describe()
     with tempfile.TemporaryDirectory() as place:
         version = run_python("thriftserve_bench.workloads.builders", "mobilenet_v2", place).strip() + "/1"
         costs = {way: json.loads(run_python(_PROBE, version, "--cost", way)) for way in _WAYS}

@@ -75,7 +75,7 @@ def measure_session(calls: int) -> SessionRun:
         SessionFailed: one of the two could not be done.
     """
     began = datetime.now(UTC).isoformat(timespec="seconds")
-    told = machine.machine()
+    told = machine.describe()
     with tempfile.TemporaryDirectory() as place:
         base_path = run_python("thriftserve_bench.workloads.builders", "half_plus_two", place).strip()
         times = json.loads(

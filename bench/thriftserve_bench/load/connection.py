@@ -1,78 +1,207 @@
-"""One client of the load: requests out, replies in, no more Python than that; nothing waits.
+"""Connections of a load generator: frames out, replies in, with as little Python as possible; nothing blocks.
 
-bytes  --send-->  socket  --receive-->  a whole reply, by its dialect's length
+bytes  --send-->  socket  --receive-->  a complete reply, by its protocol's length
+
+Connections.begin(connection, frame)  -->  (the server)  -->  Connections.poll  -->  replies and failures
 """
 
 from __future__ import annotations
 
+import select
 import socket
+import time
+from collections import deque
+from collections.abc import Callable
+from contextlib import suppress
 
-from thriftserve_bench.load.protocols import Dialect
+#: Returns the length of a reply by its beginning, or 0 while that is unknown.
+ReplyLength = Callable[[memoryview], int]
 
-_CHUNK = 1 << 16
+_FIRST_BUFFER_BYTES = 1 << 16
 _CONNECT_TIMEOUT_S = 10.0
+_READ_WRITE = select.EPOLLIN | select.EPOLLOUT
 
 
 class Connection:
-    """A connection that has at most one request under way.
+    """A connection that has at most one request in flight.
 
     Raises:
-        OSError: it could not be made.
+        OSError: the server did not accept it.
+
+    Attributes:
+        client: number of the client that calls on it.
+        sample: number of the request in flight, among those of the job.
+        replies: complete replies so far.
+        busy: whether a request is in flight.
+        intended_ns: when that request was to be sent, and when it was: `time.perf_counter_ns`.
+        free_ns: since when it could carry the next request.
     """
 
-    def __init__(self, port: int, dialect: Dialect) -> None:
-        self._length = dialect.length
-        self._left = memoryview(b"")
-        self._come = b""
-        #: Number of the question under way, and when it was sent (ns).
-        self.asked = 0
-        self.began_ns = 0
+    def __init__(self, port: int, reply_length: ReplyLength) -> None:
+        self._reply_length = reply_length
+        self._view = memoryview(bytearray(_FIRST_BUFFER_BYTES))
+        self._filled = 0
+        self._unsent = memoryview(b"")
+        self.client = self.sample = self.replies = 0
+        self.busy = False
+        self.intended_ns = self.sent_ns = self.free_ns = 0
         self.sock = socket.create_connection(("127.0.0.1", port), _CONNECT_TIMEOUT_S)
         self.sock.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
         self.sock.setblocking(False)
 
-    def send(self, request: bytes) -> bool:
-        """Begins a request; true once all of it is out, else go on with `send_on`."""
-        try:
-            sent = self.sock.send(request)
-        except BlockingIOError:
-            sent = 0
-        if sent == len(request):
-            return True
-        self._left = memoryview(request)[sent:]
-        return self.send_on()
+    def send(self, frame: bytes) -> bool:
+        """Send a request; return whether all of it is out, else continue with `send_rest`."""
+        self._unsent = memoryview(frame)
+        return self.send_rest()
 
-    def send_on(self) -> bool:
-        """Goes on where the socket took no more."""
-        while self._left:
+    def send_rest(self) -> bool:
+        """Continue sending; return whether all of the request is out."""
+        while self._unsent:
             try:
-                self._left = self._left[self.sock.send(self._left) :]
+                self._unsent = self._unsent[self.sock.send(self._unsent) :]
             except BlockingIOError:
                 return False
         return True
 
-    def receive(self) -> bytes | None:
-        """The reply, once all of it is there.
+    def receive(self) -> memoryview | None:
+        """Return the reply once it is complete, else None. It is valid until the next call of `receive`.
 
         Raises:
-            ConnectionError: the server closed instead.
-            WrongAnswer: it is no reply of this dialect.
+            OSError: the connection broke or was closed.
+            ValueError: more than one reply came.
         """
-        try:
-            come = self.sock.recv(_CHUNK)
-        except BlockingIOError:
-            return None
-        if not come:
-            raise ConnectionError("closed before a reply")
-        if self._come:
-            come = self._come + come
-        length = self._length(come)
-        if length == 0 or len(come) < length:
-            self._come = come
-            return None
-        self._come = b""
-        return come
+        view, filled = self._view, self._filled
+        while True:
+            try:
+                count = self.sock.recv_into(view[filled:] if filled else view)
+            except BlockingIOError:
+                self._filled = filled
+                return None
+            if not count:
+                raise ConnectionError("closed before a reply")
+            filled += count
+            length = self._reply_length(view[:filled])
+            if length == filled:
+                self._filled = 0
+                self.replies += 1
+                return view[:filled]
+            if 0 < length < filled:
+                raise ValueError("more than one reply came")
+            if length > len(view):
+                larger = memoryview(bytearray(length))
+                larger[:filled] = view[:filled]
+                self._view = view = larger
+
+
+class Connections:
+    """All connections of a load generator.
+
+    Args:
+        port: on the loopback interface.
+        reply_length: of the protocol.
+
+    Attributes:
+        idle: connections without a request.
+        busy: number of connections with one.
+    """
+
+    def __init__(self, port: int, reply_length: ReplyLength) -> None:
+        self._port = port
+        self._reply_length = reply_length
+        # Created before the connections: select() takes no descriptor above 1023.
+        self._epoll = select.epoll()
+        self._by_fd: dict[int, Connection] = {}
+        self._sending: set[int] = set()
+        self.idle: deque[Connection] = deque()
+        self.busy = 0
+
+    def open(self, client: int = 0) -> Connection:
+        """Connect; the new connection is not in `idle`.
+
+        Raises:
+            OSError: the server does not accept it.
+        """
+        connection = Connection(self._port, self._reply_length)
+        connection.client = client
+        fd = connection.sock.fileno()
+        self._by_fd[fd] = connection
+        self._epoll.register(fd, select.EPOLLIN)
+        return connection
+
+    def begin(self, connection: Connection, frame: bytes, intended_ns: int, now_ns: int) -> None:
+        """Send a request on a connection that has none."""
+        connection.busy = True
+        connection.intended_ns, connection.sent_ns = intended_ns, now_ns
+        self.busy += 1
+        with suppress(OSError):  # the same error comes when the reply is read, and is counted there
+            if not connection.send(frame):
+                fd = connection.sock.fileno()
+                self._sending.add(fd)
+                self._epoll.modify(fd, _READ_WRITE)
+
+    def poll(self, timeout_s: float) -> list[tuple[Connection, memoryview | Exception]]:
+        """Wait for replies, up to a millisecond longer than `timeout_s`.
+
+        Returns:
+            The connections whose request is over, with the reply, or with why there is none. A broken connection is
+            closed; one that broke while it was idle is replaced and is not reported.
+        """
+        finished: list[tuple[Connection, memoryview | Exception]] = []
+        for fd, events in self._epoll.poll(max(0.0, timeout_s)):
+            connection = self._by_fd[fd]
+            try:
+                if fd in self._sending and connection.send_rest():
+                    self._sending.discard(fd)
+                    self._epoll.modify(fd, select.EPOLLIN)
+                reply = connection.receive() if events & ~select.EPOLLOUT else None
+            except Exception as error:  # broken, closed or no reply: each fails the call, whatever its kind
+                if connection.busy:
+                    self.drop(connection)
+                    finished.append((connection, error))
+                else:
+                    self._replace_idle(connection)
+                continue
+            if reply is not None:
+                self._finish(connection)
+                finished.append((connection, reply))
+        return finished
+
+    def poll_precisely(self, timeout_s: float) -> list[tuple[Connection, memoryview | Exception]]:
+        """Wait for replies like `poll`, to some ten microseconds, for one more system call."""
+        finished = self.poll(0)
+        if finished or timeout_s <= 0:
+            return finished
+        select.select([self._epoll], [], [], timeout_s)
+        return self.poll(0)
+
+    def _finish(self, connection: Connection) -> None:
+        connection.busy = False
+        connection.free_ns = time.perf_counter_ns()
+        self.busy -= 1
+
+    def _replace_idle(self, connection: Connection) -> None:
+        self.drop(connection)
+        if connection in self.idle:
+            self.idle.remove(connection)
+            with suppress(OSError):
+                self.idle.append(self.open(connection.client))
+
+    def drop(self, connection: Connection) -> None:
+        """Close a connection."""
+        fd = connection.sock.fileno()
+        self._by_fd.pop(fd, None)
+        self._sending.discard(fd)
+        connection.sock.close()
+        if connection.busy:
+            self._finish(connection)
+
+    def busy_connections(self) -> list[Connection]:
+        """Return the connections with a request in flight."""
+        return [connection for connection in self._by_fd.values() if connection.busy]
 
     def close(self) -> None:
-        """Closes the socket."""
-        self.sock.close()
+        """Close all connections."""
+        for connection in list(self._by_fd.values()):
+            self.drop(connection)
+        self.idle.clear()
+        self._epoll.close()

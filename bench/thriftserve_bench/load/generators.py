@@ -1,66 +1,26 @@
-"""Load generators as the sweep sees them: several processes that do one thing together.
+"""The load generators of the sweep together: several processes that act as one.
 
-Setting  --shared out-->  one order for each generator  -->  Parts, the server's CPU and memory  -->  SweepWindow
+Setting  --divided-->  one order for each generator  -->  Parts, the server's CPU and memory  -->  SweepWindow
 """
 
 from __future__ import annotations
 
-import json
 import os
-import subprocess
-import sys
 import tempfile
 from collections import Counter
-from collections.abc import Sequence
-from contextlib import suppress
+from collections.abc import Iterable, Sequence
 from dataclasses import asdict
-from types import TracebackType
-from typing import IO, Any
 
 import psutil
 
 from thriftserve_bench import process_tree, stats
 from thriftserve_bench.load.generator import OpenOrder, Part, WindowOrder
+from thriftserve_bench.processes import JsonLinesChild
 from thriftserve_bench.records.sweep import CLOSED, Setting, SweepWindow
 
 
 class GeneratorFailed(Exception):
-    """A load generator ended, or could not open its connections."""
-
-
-class _Process:
-    """One generator."""
-
-    def __init__(self, core: str) -> None:
-        self._process = subprocess.Popen(
-            [sys.executable, "-m", "thriftserve_bench.load.generator", *([core] if core else [])],
-            stdin=subprocess.PIPE,
-            stdout=subprocess.PIPE,
-            text=True,
-            start_new_session=True,  # Ctrl-C is for the command alone
-        )
-
-    def order(self, kind: str, order: dict[str, Any]) -> None:
-        try:
-            print(json.dumps([kind, order]), file=self._pipe(self._process.stdin), flush=True)
-        except BrokenPipeError:
-            raise GeneratorFailed(f"a load generator ended with {self._process.wait()}") from None
-
-    def answer(self) -> Any:
-        line = self._pipe(self._process.stdout).readline()
-        if not line:
-            raise GeneratorFailed(f"a load generator ended with {self._process.wait()}")
-        return json.loads(line)
-
-    @staticmethod
-    def _pipe(pipe: IO[str] | None) -> IO[str]:
-        assert pipe is not None
-        return pipe
-
-    def close(self) -> None:
-        self._process.kill()
-        with suppress(BrokenPipeError):
-            self._process.communicate()
+    """The load generators could not open their connections, or the server ended."""
 
 
 class Generators:
@@ -74,89 +34,91 @@ class Generators:
     def __init__(self, cores: Sequence[str], timeout_s: float) -> None:
         self._timeout_s = timeout_s
         self._frame = tempfile.NamedTemporaryFile(prefix="thriftserve-bench-")  # noqa: SIM115
-        self._processes = [_Process(one) for one in cores]
-        self._used: list[_Process] = []
+        module = "thriftserve_bench.load.generator"
+        self._children = [JsonLinesChild(module, [core] if core else []) for core in cores]
+        self._used: list[JsonLinesChild] = []
 
     def __enter__(self) -> Generators:
         return self
 
-    def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, at: TracebackType | None) -> None:
+    def __exit__(self, *_: object) -> None:
         self.end()
         self._frame.close()
 
     def end(self) -> None:
-        """Ends the processes at once, whatever they are doing."""
-        for one in self._processes:
-            one.close()
+        """End the processes at once, whatever they are doing."""
+        for child in self._children:
+            child.close()
 
     def open(self, port: int, frame: bytes, connections: int) -> None:
-        """Opens connections, shared out over the generators, and calls once on each.
+        """Open connections, divided among the generators, and call once on each.
 
         Raises:
             GeneratorFailed: no call of a generator was answered.
+            ChildEnded: a generator has ended.
         """
         self._frame.seek(0)
         self._frame.truncate()
         self._frame.write(frame)
         self._frame.flush()
-        shares = shared_out(connections, len(self._processes))
-        self._used = self._processes[: len(shares)]
-        for one, share in zip(self._used, shares, strict=True):
-            one.order("open", asdict(OpenOrder(port, self._frame.name, share, self._timeout_s)))
-        failures = [one.answer()["failure"] for one in self._used]
+        shares = divide(connections, len(self._children))
+        self._used = self._children[: len(shares)]
+        for child, share in zip(self._used, shares, strict=True):
+            child.send(["open", asdict(OpenOrder(port, self._frame.name, share, self._timeout_s))])
+        failures = [child.receive()["failure"] for child in self._used]
         if any(failures):
             raise GeneratorFailed(next(filter(None, failures)))
 
     def window(self, setting: Setting, seconds: float, seed: int, server_pid: int) -> SweepWindow:
-        """Measures one window.
+        """Measure a window.
 
         Raises:
-            GeneratorFailed: a generator, or the server, has ended.
+            GeneratorFailed: the server has ended.
+            ChildEnded: a generator has ended.
         """
-        load_before = os.getloadavg()[0]
-        cpu_before, _ = _spent(server_pid)
-        for at, order in enumerate(self._orders(setting, seconds, seed)):
-            self._used[at].order("window", asdict(order))
-        for one in self._used:
-            one.answer()  # it has ended
+        load_1m = os.getloadavg()[0]
+        cpu_before, _ = _cpu_and_memory(server_pid)
+        for child, order in zip(self._used, self._orders(setting, seconds, seed), strict=True):
+            child.send(["window", asdict(order)])
+        for child in self._used:
+            child.receive()  # its last answer is there
         try:
-            cpu_s, memory = _spent(server_pid)
+            cpu_s, memory = _cpu_and_memory(server_pid)
         finally:
-            # Read in any case: what is left in the pipe would be taken for the next answer.
-            parts = [Part(**one.answer()) for one in self._used]
-        return _joined(parts, cpu_s - cpu_before, memory, load_before, seed)
+            # Read in any case: the next answer would be mixed up with what is left in the pipe.
+            parts = [Part(**child.receive()) for child in self._used]
+        return _join(parts, cpu_s - cpu_before, memory, load_1m, seed)
 
     def _orders(self, setting: Setting, seconds: float, seed: int) -> list[WindowOrder]:
         closed = setting.mode == CLOSED
         rate = 0.0 if closed else setting.load / len(self._used)
         drain_s = self._timeout_s if closed else min(self._timeout_s, max(1.0, seconds))
         # Seeds of different generators and windows must not meet.
-        seeds = (seed * 1000 + at for at in range(len(self._used)))
-        return [WindowOrder(setting.mode, seconds, drain_s, rate, one) for one in seeds]
+        seeds = (seed * 1000 + place for place in range(len(self._used)))
+        return [WindowOrder(setting.mode, seconds, drain_s, rate, own_seed) for own_seed in seeds]
 
     def close_connections(self) -> None:
-        """Closes them; the generators stay."""
-        for one in self._used:
-            one.order("close", {})
-            one.answer()
+        """Close the connections; the generators stay."""
+        for child in self._used:
+            child.send(["close", {}])
+            child.receive()
         self._used = []
 
 
-def _spent(pid: int) -> tuple[float, process_tree.Memory]:
-    """CPU seconds and memory of a server."""
+def _cpu_and_memory(pid: int) -> tuple[float, process_tree.Memory]:
     try:
         return process_tree.cpu_s(pid), process_tree.memory(pid)
     except psutil.NoSuchProcess:
         raise GeneratorFailed("the server ended while it was measured") from None
 
 
-def shared_out(count: int, among: int) -> list[int]:
-    """`count` in so many parts, as even as can be; parts of nothing are left out."""
-    parts = [count // among + (at < count % among) for at in range(among)]
-    return [one for one in parts if one]
+def divide(count: int, among: int) -> list[int]:
+    """Divide `count` into so many parts, as evenly as possible; parts of nothing are left out."""
+    parts = [count // among + (place < count % among) for place in range(among)]
+    return [part for part in parts if part]
 
 
-def _joined(
+def _join(
     parts: Sequence[Part], server_cpu_s: float, memory: process_tree.Memory, load_1m: float, seed: int
 ) -> SweepWindow:
     failures: Counter[str] = Counter()
@@ -169,12 +131,12 @@ def _joined(
         reason=next((part.reason for part in parts if part.reason), ""),
         unanswered=sum(part.unanswered for part in parts),
         elapsed_s=max(part.elapsed_s for part in parts),
-        latency=_sum(part.latency for part in parts),
-        from_send=_sum(part.from_send for part in parts),
-        lag=_sum(part.lag for part in parts),
+        latency=_add(part.latency for part in parts),
+        from_send=_add(part.from_send for part in parts),
+        lag=_add(part.lag for part in parts),
         waited=sum(part.waited for part in parts),
-        queue=_sum(part.queue for part in parts),
-        compute=_sum(part.compute for part in parts),
+        queue=_add(part.queue for part in parts),
+        compute=_add(part.compute for part in parts),
         mean_batch_rows=sum(part.batch_rows for part in parts) / timed if timed else 0.0,
         server_cpu_s=server_cpu_s,
         client_cpu_s=[part.cpu_s for part in parts],
@@ -187,6 +149,6 @@ def _joined(
     )
 
 
-def _sum(texts: Any) -> str:
-    every = [one for one in texts if one]
-    return every[0] if len(every) == 1 else stats.encode_histogram(stats.merge_histograms(every))
+def _add(texts: Iterable[str]) -> str:
+    filled = [text for text in texts if text]
+    return filled[0] if len(filled) == 1 else stats.encode_histogram(stats.merge_histograms(filled))

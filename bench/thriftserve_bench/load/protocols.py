@@ -1,10 +1,10 @@
-"""How each contestant is spoken to: the same questions, in its own bytes.
+"""How each system is called: the same samples, in its own bytes.
 
-Question  --Dialect.request-->  bytes  -->  (the server)  -->  a reply  --Dialect.check-->  right | WrongAnswer
+Sample  --CallProtocol.request-->  bytes  -->  (the server)  -->  a reply  --CallProtocol.check-->  right | WrongAnswer
 
 thrift   framed binary, the contract's own predict and classify: ours and Apache's
 http     HTTP/1.1, the content itself as the body; what comes back is float32, or class numbers and scores
-json     HTTP/1.1 and JSON, what is not a few numbers as base64
+json     HTTP/1.1 and JSON, base64 for everything but a few numbers
 content  the bodies of `http` without HTTP: what a gRPC message carries
 """
 
@@ -17,12 +17,10 @@ from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
-from thrift.protocol.TBinaryProtocol import TBinaryProtocolAccelerated
 from thrift.Thrift import TMessageType
-from thrift.transport.TTransport import TMemoryBuffer
 
 from thriftserve_bench.workloads.jobs import TOP, Job, Sample, WrongAnswer, check_classes, check_values
-from thriftserve_bench.workloads.messages import LENGTH, message_frame, predict_frame, read_reply
+from thriftserve_bench.workloads.messages import LENGTH, classify_frame, message_frame, predict_frame, read_reply
 from thriftserve_idl import Predict
 from thriftserve_idl.ttypes import (
     Classification,
@@ -36,121 +34,109 @@ from thriftserve_idl.ttypes import (
     Tensor,
 )
 
+#: The bytes of a reply, or its beginning.
+Buffer = bytes | memoryview
 #: The name that models are served under.
 MODEL = "model"
 _PATH = {"http": "/inference", "json": "/predict"}
 _HEADER_END = b"\r\n\r\n"
+_LONGEST_HEADER_BYTES = 8192
 _CONTENT_LENGTH = b"content-length:"
 
 
 @dataclass(frozen=True)
-class Dialect:
-    """One way to ask.
+class CallProtocol:
+    """One way to call a server.
 
     Attributes:
-        request: the bytes of a question.
-        length: bytes of a whole reply, by its beginning; 0 while that can't be told.
-        check: compares a whole reply; raises WrongAnswer, or whatever its decoding raises.
+        request: encodes a sample.
+        length: returns the bytes of a reply by its beginning, or 0 while that is unknown.
+        check: compares a complete reply; raises WrongAnswer, or whatever its decoding raises.
     """
 
     request: Callable[[Job, Sample], bytes]
-    length: Callable[[bytes], int]
+    length: Callable[[Buffer], int]
     check: Callable[[Job, bytes, Sample], None]
 
 
-def thrift_request(job: Job, question: Sample) -> bytes:
-    """A framed call: classify for a file, else predict."""
+def thrift_request(job: Job, sample: Sample) -> bytes:
+    """Encode a framed call: classify for a file, else predict."""
     if job.name == "jpeg":
-        return _classify_frame(question.content)
-    tensor = Tensor(dtype=DataType.FLOAT, shape=list(question.shape), content=question.content)
+        return classify_frame(ClassifyRequest(model_spec=ModelSpec(name=MODEL), images=[sample.content], top_k=TOP))
+    tensor = Tensor(dtype=DataType.FLOAT, shape=list(sample.shape), content=sample.content)
     return predict_frame(PredictRequest(model_spec=ModelSpec(name=MODEL), inputs={job.input: tensor}))
 
 
-def _classify_frame(file: bytes) -> bytes:
-    request = ClassifyRequest(model_spec=ModelSpec(name=MODEL), images=[file], top_k=TOP)
-    return message_frame("classify", TMessageType.CALL, Predict.classify_args(request=request))
-
-
-def thrift_answer(job: Job, question: Sample, request: bytes) -> bytes:
-    """The framed reply to a question's `thrift_request`: its answer, with scores that nobody looks at."""
-    asked = TBinaryProtocolAccelerated(TMemoryBuffer(request[LENGTH.size :]), fallback=False)
-    name, _, _ = asked.readMessageBegin()
+def thrift_answer(job: Job, sample: Sample) -> bytes:
+    """Encode the framed reply to a sample's `thrift_request`: its answer, with scores of 0."""
     spec = ModelSpec(name=MODEL)
     if job.name == "jpeg":
-        classes = [Classification(label=str(number), score=0.0, class_id=int(number)) for number in question.answer]
+        classes = [Classification(label=str(number), score=0.0, class_id=int(number)) for number in sample.answer]
         results = [ImageClassification(classes=classes)]
         result: Any = Predict.classify_result(success=ClassifyResponse(model_spec=spec, results=results))
     else:
-        shape = list(question.answer.shape)
-        tensor = Tensor(dtype=DataType.FLOAT, shape=shape, content=question.answer.tobytes())
+        shape = list(sample.answer.shape)
+        tensor = Tensor(dtype=DataType.FLOAT, shape=shape, content=sample.answer.tobytes())
         result = Predict.predict_result(success=PredictResponse(model_spec=spec, outputs={job.output: tensor}))
-    return message_frame(name, TMessageType.REPLY, result)
+    return message_frame("classify" if job.name == "jpeg" else "predict", TMessageType.REPLY, result)
 
 
-def thrift_length(beginning: bytes) -> int:
-    """A frame's length stands in its first four bytes."""
+def thrift_length(beginning: Buffer) -> int:
+    """Return a frame's length, which is in its first four bytes."""
     return LENGTH.size + int.from_bytes(beginning[:4], "big") if len(beginning) >= LENGTH.size else 0
 
 
-def thrift_check(job: Job, reply: bytes, question: Sample) -> None:
-    """Looks for the answer's bytes; decodes where they may differ, or are not there."""
-    if job.name == "tiny" and question.answer.tobytes() in reply:
+def thrift_check(job: Job, reply: bytes, sample: Sample) -> None:
+    """Search a reply for the answer's bytes; decode it if they may differ or are missing."""
+    if job.name == "tiny" and sample.answer.tobytes() in reply:
         return
     message = reply[LENGTH.size :]
     result = read_result(job, message)
     if job.name == "jpeg":
-        check_classes(_classes(result), question.answer)
+        check_classes(_classes(result), sample.answer)
         return
     if result.error is not None:
         raise WrongAnswer(str(result.error))
-    check_values(np.frombuffer(result.success.outputs[job.output].content, np.float32), question.answer.ravel())
+    check_values(np.frombuffer(result.success.outputs[job.output].content, np.float32), sample.answer.ravel())
 
 
 def read_result(job: Job, message: bytes) -> Any:
-    """The `predict_result` or `classify_result` of a reply: `success` or `error` is set."""
-    if job.name != "jpeg":
-        return read_reply(message)
-    protocol = TBinaryProtocolAccelerated(TMemoryBuffer(message), string_length_limit=len(message), fallback=False)
-    _, kind, _ = protocol.readMessageBegin()
-    if kind != TMessageType.REPLY:
-        raise WrongAnswer(f"a message of type {kind}")
-    result = Predict.classify_result()
-    result.read(protocol)
-    return result
+    """Decode the `predict_result` or `classify_result` of a reply: `success` or `error` is set."""
+    return read_reply(message, "classify" if job.name == "jpeg" else "predict")
 
 
 def _classes(result: Any) -> list[int]:
     if result.error is not None:
         raise WrongAnswer(str(result.error))
-    return [one.class_id for one in result.success.results[0].classes]
+    return [best.class_id for best in result.success.results[0].classes]
 
 
-def content_request(_: Job, question: Sample) -> bytes:
-    """The content itself."""
-    return question.content
+def content_request(_: Job, sample: Sample) -> bytes:
+    """Return the content itself."""
+    return sample.content
 
 
-def content_check(job: Job, reply: bytes, question: Sample) -> None:
-    """Compares float32 values, or class numbers (int32) that their scores follow."""
-    if job.name == "tiny" and reply == question.answer.tobytes():
+def content_check(job: Job, reply: bytes, sample: Sample) -> None:
+    """Compare float32 values, or class numbers (int32) that their scores follow."""
+    if job.name == "tiny" and reply == sample.answer.tobytes():
         return
     if job.name == "jpeg":
-        check_classes(np.frombuffer(reply, np.int32)[:TOP].tolist(), question.answer)
+        check_classes(np.frombuffer(reply, np.int32)[:TOP].tolist(), sample.answer)
     else:
-        check_values(np.frombuffer(reply, np.float32), question.answer.ravel())
+        check_values(np.frombuffer(reply, np.float32), sample.answer.ravel())
 
 
-def http_request(job: Job, question: Sample) -> bytes:
-    """A POST of the content."""
-    return _post(_PATH["http"], "application/octet-stream", question.content)
+def http_request(job: Job, sample: Sample) -> bytes:
+    """Encode a POST of the content."""
+    return _post(_PATH["http"], "application/octet-stream", sample.content)
 
 
-def json_request(job: Job, question: Sample) -> bytes:
-    """A POST of the content as JSON."""
+def json_request(job: Job, sample: Sample) -> bytes:
+    """Encode a POST of the content as JSON."""
     if job.name == "tiny":
-        told = {"x": np.frombuffer(question.content, np.float32).tolist()}
-        return _post(_PATH["json"], "application/json", json.dumps(told).encode())
-    text = base64.b64encode(question.content).decode()
+        body = {"x": np.frombuffer(sample.content, np.float32).tolist()}
+        return _post(_PATH["json"], "application/json", json.dumps(body).encode())
+    text = base64.b64encode(sample.content).decode()
     return _post(_PATH["json"], "application/json", json.dumps({"content": text}).encode())
 
 
@@ -159,20 +145,21 @@ def _post(path: str, kind: str, body: bytes) -> bytes:
     return head.encode() + body
 
 
-def http_length(beginning: bytes) -> int:
-    """A reply's length by its header.
+def http_length(beginning: Buffer) -> int:
+    """Return a reply's length by its header.
 
     Raises:
         WrongAnswer: the header has no length.
     """
+    beginning = bytes(beginning[:_LONGEST_HEADER_BYTES])
     end = beginning.find(_HEADER_END)
     if end < 0:
         return 0
     head = beginning[:end].lower()
-    at = head.find(_CONTENT_LENGTH)
-    if at < 0:
+    place = head.find(_CONTENT_LENGTH)
+    if place < 0:
         raise WrongAnswer("a reply without a Content-Length")
-    return end + len(_HEADER_END) + int(head[at + len(_CONTENT_LENGTH) :].split(b"\r\n", 1)[0])
+    return end + len(_HEADER_END) + int(head[place + len(_CONTENT_LENGTH) :].split(b"\r\n", 1)[0])
 
 
 def _body(reply: bytes) -> bytes:
@@ -182,23 +169,23 @@ def _body(reply: bytes) -> bytes:
     return body
 
 
-def http_check(job: Job, reply: bytes, question: Sample) -> None:
-    """The body of a reply with status 200."""
-    content_check(job, _body(reply), question)
+def http_check(job: Job, reply: bytes, sample: Sample) -> None:
+    """Check the body of a reply with status 200."""
+    content_check(job, _body(reply), sample)
 
 
-def json_check(job: Job, reply: bytes, question: Sample) -> None:
-    """The same as JSON."""
-    told = json.loads(_body(reply))
+def json_check(job: Job, reply: bytes, sample: Sample) -> None:
+    """Check a JSON body of a reply with status 200."""
+    body = json.loads(_body(reply))
     if job.name == "tiny":
-        check_values(np.array(told["y"], np.float32), question.answer)
+        check_values(np.array(body["y"], np.float32), sample.answer)
     else:
-        content_check(job, base64.b64decode(told["content"]), question)
+        content_check(job, base64.b64decode(body["content"]), sample)
 
 
-DIALECTS = {
-    "thrift": Dialect(thrift_request, thrift_length, thrift_check),
-    "http": Dialect(http_request, http_length, http_check),
-    "json": Dialect(json_request, http_length, json_check),
-    "content": Dialect(content_request, len, content_check),
+PROTOCOLS = {
+    "thrift": CallProtocol(thrift_request, thrift_length, thrift_check),
+    "http": CallProtocol(http_request, http_length, http_check),
+    "json": CallProtocol(json_request, http_length, json_check),
+    "content": CallProtocol(content_request, len, content_check),
 }

@@ -1,38 +1,19 @@
-"""What a run leaves behind: every window as it was measured, with all that is needed to judge it.
+"""The run file of `calls`: every window of every server type, ours and Apache's.
 
-    calls  -->  Run  --save-->  FILE.json  --load-->  Run  -->  report: table, plots, without a further run
+calls  -->  CallsRun  -->  FILE.json  -->  report, compare
 
-Latencies are counted, not listed: [microseconds to three digits, how many].
+Latencies are counted, not listed: [microseconds to three digits, calls].
 """
 
 from __future__ import annotations
 
-import json
-from dataclasses import asdict, dataclass, field
-from pathlib import Path
-from typing import Any
+from dataclasses import dataclass, field
+from typing import ClassVar
 
-from thriftserve_bench import run_file
+from thriftserve_bench.run_file import Run
 
-FORMAT = "thriftserve-bench calls 1"
 OURS, APACHE = "ours", "apache"
 SIDES = (OURS, APACHE)
-
-
-@dataclass(frozen=True)
-class Order:
-    """What the load generator is to do in one window."""
-
-    port: int
-    #: The server's, for its CPU and memory.
-    pid: int
-    payload: str
-    connections: int
-    #: The window ends after this time, but not before `min_calls`.
-    seconds: float
-    min_calls: int
-    #: Looks for replies again and again instead of sleeping until one comes: it has a core to itself.
-    awake: bool = False
 
 
 @dataclass(frozen=True)
@@ -41,22 +22,27 @@ class Window:
 
     calls: int
     failures: int
-    #: Of the last failure; empty: there was none.
+    #: Reason of the last failure; empty: no call failed.
     reason: str
     elapsed_s: float
     latencies_us: list[tuple[int, int]]
-    #: User and system, of all the server's processes.
+    #: User and system CPU of all the server's processes, and of the load generator.
     server_cpu_s: float
     client_cpu_s: float
     rss_bytes: int
     pss_bytes: int
-    #: The machine's load average before it.
+    #: The machine's load average before the window.
     load_1m: float
+
+    @property
+    def calls_per_s(self) -> float:
+        """Answered calls a second."""
+        return self.calls / self.elapsed_s if self.elapsed_s else 0.0
 
 
 @dataclass(frozen=True)
 class Cell:
-    """What is compared: one server type, one payload, so many connections."""
+    """What is compared: a server type, a payload, a number of connections."""
 
     server_type: str
     payload: str
@@ -64,57 +50,23 @@ class Cell:
 
 
 @dataclass
-class Measured:
-    """All windows of a cell, in the order of their rounds."""
+class MeasuredCell:
+    """The windows of both sides of a cell, in the order of their rounds."""
 
     cell: Cell
     ours: list[Window] = field(default_factory=list)
     apache: list[Window] = field(default_factory=list)
 
     def windows(self, side: str) -> list[Window]:
-        """Those of one side."""
+        """Return the windows of one side."""
         return self.ours if side == OURS else self.apache
 
 
 @dataclass
-class Run:
-    """A run and what it ran on."""
+class CallsRun(Run):
+    """A run of `calls`."""
 
-    began: str
-    settings: dict[str, Any]
-    machine: dict[str, Any]
-    versions: dict[str, str]
-    commit: str
-    cells: list[Measured] = field(default_factory=list)
-    #: True where it was stopped before its end.
-    cut_short: bool = False
-    format: str = FORMAT
+    FORMAT: ClassVar[str] = "thriftserve-bench calls 1"
+    LISTS: ClassVar[tuple[str, ...]] = ("cells",)
 
-    def save(self, path: Path) -> None:
-        """Writes it as JSON, one line a window."""
-        data = asdict(self)
-        cells = data.pop("cells")
-        run_file.write(path, data, cells=[_cell_text(cell) for cell in cells])
-
-
-def _cell_text(cell: dict[str, Any]) -> str:
-    sides = ",\n".join(
-        f'  "{side}": [\n' + ",\n".join("   " + json.dumps(one, separators=(",", ":")) for one in cell[side]) + "]"
-        for side in SIDES
-    )
-    return f' {{"cell": {json.dumps(cell["cell"])},\n{sides}}}'
-
-
-def load_run(path: Path) -> Run:
-    """Reads what `Run.save` wrote.
-
-    Raises:
-        NotARun: it is something else.
-        OSError: it can't be read.
-    """
-    with run_file.reading(path, FORMAT) as data:
-        cells = [
-            Measured(Cell(**one["cell"]), *([Window(**each) for each in one[side]] for side in SIDES))
-            for one in data.pop("cells")
-        ]
-        return Run(**data, cells=cells)
+    cells: list[MeasuredCell] = field(default_factory=list)

@@ -1,24 +1,27 @@
-"""What the experiments leave behind: every call, and all that is needed to judge it.
+"""The run file of `experiments`: every call of every pattern on every server, and the published table beside it.
 
-    runner  -->  ExperimentRun  --save-->  FILE.json  --load_experiments-->  tables, plots, page, simulator's check
+experiments  -->  ExperimentRun  -->  FILE.json  -->  report, compare, the simulator's check
 
-Times are seconds from the moment at which the first client thread of an outcome was let go.
+Times are seconds from the moment at which the first client thread of an outcome was released.
 """
 
 from __future__ import annotations
 
-from dataclasses import asdict, dataclass, field
-from pathlib import Path
-from typing import Any
+from dataclasses import dataclass, field
+from typing import ClassVar
 
-from thriftserve_bench import run_file
+from thriftserve_bench.records.calls import APACHE, OURS
+from thriftserve_bench.run_file import Run
 from thriftserve_bench.servers import APACHE_TYPES, SERVER_TYPES
 
-FORMAT = "thriftserve-bench experiments 1"
-OURS, APACHE = "ours", "apache"
-SIDES = (OURS, APACHE)
-#: Types of each side; one that is ours alone stands with ours alone.
+#: Server types of each side.
 TYPES = {OURS: SERVER_TYPES, APACHE: APACHE_TYPES}
+#: How a workload spends its service time: see `thriftserve_bench.workloads`.
+HOLD_GIL, SPIN, SLEEP = "hold-gil", "spin", "sleep"
+#: The workload that is a SavedModel, and takes what it takes.
+REAL_MODEL = "model"
+#: The outcome of a call that was answered.
+OK = "ok"
 
 
 @dataclass(frozen=True)
@@ -28,12 +31,12 @@ class Pattern:
     name: str
     threads: int
     calls_per_thread: int
-    #: All threads share one connection, one call at a time.
+    #: Whether all threads share one connection, one call at a time.
     shared_client: bool = False
 
     @property
     def calls(self) -> int:
-        """All calls together."""
+        """Calls of all threads together."""
         return self.threads * self.calls_per_thread
 
 
@@ -41,7 +44,7 @@ SERIES = Pattern("series", 1, 100)
 SHARED = Pattern("shared", 10, 10, shared_client=True)
 TEN = Pattern("ten", 10, 10)
 HUNDRED = Pattern("hundred", 100, 1)
-PATTERNS = {each.name: each for each in (SERIES, SHARED, TEN, HUNDRED)}
+PATTERNS = {pattern.name: pattern for pattern in (SERIES, SHARED, TEN, HUNDRED)}
 
 
 @dataclass(frozen=True)
@@ -77,9 +80,9 @@ class Call:
     thread: int
     start_s: float
     end_s: float
-    #: "ok", or what went wrong.
+    #: OK, or what went wrong.
     outcome: str
-    #: Process that answered; 0 where unknown.
+    #: Process that answered; 0: unknown.
     worker_pid: int = 0
 
 
@@ -94,7 +97,7 @@ class Outcome:
     service_ms: float
     workers: int
     threads: int
-    #: From the first thread let go until the last call ended.
+    #: From the first thread's release until the last call ended.
     elapsed_s: float
     calls: list[Call] = field(default_factory=list)
     #: Why it could not be measured; empty: it was.
@@ -108,57 +111,31 @@ class ForkCost:
     #: What filled the parent: "ballast" (touched pages) or "tensorflow" (imported).
     filled_with: str
     resident_bytes: int
-    #: fork() as the parent sees it, seconds, one entry a repetition.
+    #: Seconds of fork() as the parent sees it, one entry a repetition.
     fork_s: list[float]
-    #: fork() and the child's end, reaped: seconds, one entry a repetition.
+    #: Seconds of fork() and the child's end, reaped; one entry a repetition.
     fork_and_exit_s: list[float]
 
 
 @dataclass
-class ExperimentRun:
-    """A run and what it ran on."""
+class ExperimentRun(Run):
+    """A run of `experiments`."""
 
-    began: str
-    settings: dict[str, Any]
-    machine: dict[str, Any]
-    versions: dict[str, str]
-    commit: str
+    FORMAT: ClassVar[str] = "thriftserve-bench experiments 1"
+    LISTS: ClassVar[tuple[str, ...]] = ("outcomes",)
+
     outcomes: list[Outcome] = field(default_factory=list)
     fork_costs: list[ForkCost] = field(default_factory=list)
-    #: What the simulator needs of this machine besides; see `calibrate`. Seconds by name:
+    #: Costs of this machine that the simulator needs, seconds by name:
     #: connect_s: a TCP connection on loopback, connected, accepted, closed.
     #: thread_start_s: a thread, until it runs.
-    #: client_start_s: from one client thread to the next where many are let go at once.
+    #: client_start_s: from one client thread to the next where many are released at once.
     #: fork_s: fork() in a small process, as the parent sees it.
     #: oversleep_s: what a workload's wait takes beyond its service time.
     #: Of each server, by its side and type, as in "call_s/ours/TForkingServer":
     #: call_s: a call without service time on an open connection, its client's part included.
     #: first_call_s: from before the connection until the first answer; a forking server forks meanwhile.
     #: call_cpu_s, first_call_cpu_s: CPU of all the server's processes for each of those.
-    #: front_cpu_s: the part of call_cpu_s that TBatchingServer's front had.
-    #: first_call_parent_cpu_s: the listening process's own part of the latter.
+    #: front_cpu_s: the part of call_cpu_s that TBatchingServer's front used.
+    #: first_call_parent_cpu_s: the listening process's part of first_call_cpu_s.
     calibration: dict[str, float] = field(default_factory=dict)
-    #: True where it was stopped before its end.
-    cut_short: bool = False
-    format: str = FORMAT
-
-    def save(self, path: Path) -> None:
-        """Writes it as JSON, one line an outcome."""
-        data = asdict(self)
-        outcomes = data.pop("outcomes")
-        run_file.write(path, data, outcomes=[run_file.line(one) for one in outcomes])
-
-
-def load_experiments(path: Path) -> ExperimentRun:
-    """Reads what `ExperimentRun.save` wrote.
-
-    Raises:
-        NotARun: it is something else.
-        OSError: it can't be read.
-    """
-    with run_file.reading(path, FORMAT) as data:
-        outcomes = [
-            Outcome(**{**one, "calls": [Call(**call) for call in one["calls"]]}) for one in data.pop("outcomes")
-        ]
-        costs = [ForkCost(**one) for one in data.pop("fork_costs")]
-        return ExperimentRun(**data, outcomes=outcomes, fork_costs=costs)

@@ -1,17 +1,20 @@
-"""What a run of `http` leaves behind: every window as it was measured.
+"""The run file of `http`: every window of both stacks, and of each form of an image.
 
-http  -->  HttpRun  --save-->  FILE.json  --load_http-->  HttpRun  -->  report
+http  -->  HttpRun  -->  FILE.json  -->  report
 """
 
 from __future__ import annotations
 
-from dataclasses import asdict, dataclass, field
-from pathlib import Path
-from typing import Any
+from dataclasses import dataclass, field
+from typing import ClassVar
 
-from thriftserve_bench import run_file
+from thriftserve_bench.run_file import Run
 
-FORMAT = "thriftserve-bench http 1"
+OURS, PUBLISHED = "ours", "published"
+STACKS = (OURS, PUBLISHED)
+#: Forms of an image that targets are about.
+LISTS_FORM = "JSON lists"
+STANDARD_JSON = "the standard library's json"
 
 
 @dataclass(frozen=True)
@@ -23,39 +26,39 @@ class AbWindow:
     elapsed_s: float
     #: Latency that 0, 1, …, 99 of 100 requests did not exceed.
     percentiles_ms: list[float]
-    #: User and system, of all the stack's processes, and of ab.
+    #: User and system CPU of all the stack's processes, and of ab.
     server_cpu_s: float
     client_cpu_s: float
-    #: Of all the stack's processes: proportional, and as if nothing else ran that maps the same files.
+    #: Memory of all the stack's processes: proportional, and as if nothing else mapped the same files.
     pss_bytes: int
     alone_bytes: int
-    #: The machine's load average before it.
+    #: The machine's load average before the window.
     load_1m: float
 
 
 @dataclass
-class Cell:
+class StackCell:
     """The windows of one stack at one concurrency, in the order of their rounds."""
 
     stack: str
     concurrency: int
-    #: Whether connections are kept open between requests.
-    kept: bool
+    #: Whether connections stay open between requests.
+    keep_alive: bool = field(metadata={"key": "kept"})
     windows: list[AbWindow] = field(default_factory=list)
 
 
 @dataclass(frozen=True)
 class BodyWindow:
-    """Requests with one kind of body, one after the other, or as much work of the standard library's json."""
+    """Requests with one form of body, one after the other, or as much work of the standard library's json."""
 
     requests: int
-    #: User and system of the gateway's process alone, all its threads; of the standard library's: of the thread.
+    #: User and system CPU of the gateway's process alone; of the standard library's json: of the thread.
     cpu_s: float
 
 
 @dataclass
 class Body:
-    """A kind of body."""
+    """A form of body and its windows."""
 
     name: str
     request_bytes: int
@@ -64,56 +67,31 @@ class Body:
 
 
 @dataclass
-class HttpRun:
-    """A run and what it ran on."""
+class HttpRun(Run):
+    """A run of `http`."""
 
-    began: str
-    settings: dict[str, Any]
-    machine: dict[str, Any]
-    versions: dict[str, str]
-    commit: str
-    #: Stack -> what it is made of, in words.
+    FORMAT: ClassVar[str] = "thriftserve-bench http 1"
+    LISTS: ClassVar[tuple[str, ...]] = ("cells", "bodies")
+
+    #: What each stack consists of, in words.
     stacks: dict[str, str] = field(default_factory=dict)
-    #: Part of the run -> why it is not there.
+    #: Why a part of the run was left out.
     skipped: dict[str, str] = field(default_factory=dict)
-    cells: list[Cell] = field(default_factory=list)
+    cells: list[StackCell] = field(default_factory=list)
     bodies: list[Body] = field(default_factory=list)
-    cut_short: bool = False
-    format: str = FORMAT
 
-    def cell(self, stack: str, concurrency: int, kept: bool) -> Cell:
-        """That cell; it is made where it is not there."""
-        for one in self.cells:
-            if (one.stack, one.concurrency, one.kept) == (stack, concurrency, kept):
-                return one
-        self.cells.append(Cell(stack, concurrency, kept))
+    def cell(self, stack: str, concurrency: int, keep_alive: bool) -> StackCell:
+        """Return the cell, which is added if it is new."""
+        for cell in self.cells:
+            if (cell.stack, cell.concurrency, cell.keep_alive) == (stack, concurrency, keep_alive):
+                return cell
+        self.cells.append(StackCell(stack, concurrency, keep_alive))
         return self.cells[-1]
 
     def body(self, name: str, request_bytes: int, answer_bytes: int) -> Body:
-        """That kind of body; it is made where it is not there."""
-        for one in self.bodies:
-            if one.name == name:
-                return one
+        """Return the form of body, which is added if it is new."""
+        for body in self.bodies:
+            if body.name == name:
+                return body
         self.bodies.append(Body(name, request_bytes, answer_bytes))
         return self.bodies[-1]
-
-    def save(self, path: Path) -> None:
-        """Writes it as JSON, one line a cell and a body."""
-        data = asdict(self)
-        parts = {name: data.pop(name) for name in ("cells", "bodies")}
-        run_file.write(path, data, **{name: [run_file.line(row) for row in rows] for name, rows in parts.items()})
-
-
-def load_http(path: Path) -> HttpRun:
-    """Reads what `HttpRun.save` wrote.
-
-    Raises:
-        NotARun: it is something else.
-        OSError: it can't be read.
-    """
-    with run_file.reading(path, FORMAT) as data:
-        cells = [Cell(**{**one, "windows": [AbWindow(**each) for each in one["windows"]]}) for one in data.pop("cells")]
-        bodies = [
-            Body(**{**one, "windows": [BodyWindow(**each) for each in one["windows"]]}) for one in data.pop("bodies")
-        ]
-        return HttpRun(**data, cells=cells, bodies=bodies)

@@ -1,34 +1,20 @@
-"""What a run of `peers` leaves behind: every window as it was measured.
+"""The run file of `peers`: every window of every system, and of the work without RPC.
 
-peers  -->  PeersRun  --save-->  FILE.json  --load_peers-->  PeersRun  -->  report
+peers  -->  PeersRun  -->  FILE.json  -->  report
+
+The keys `contestants`, `limits` and `beside_clients` of the file are older than the names here.
 """
 
 from __future__ import annotations
 
-from dataclasses import asdict, dataclass, field
-from pathlib import Path
-from typing import Any
+from dataclasses import dataclass, field
+from typing import Any, ClassVar
 
-from thriftserve_bench import run_file
 from thriftserve_bench.records.calls import Window
+from thriftserve_bench.run_file import Run
 
-FORMAT = "thriftserve-bench peers 1"
-
-
-@dataclass(frozen=True)
-class PeerOrder:
-    """What a load generator is to do in one window."""
-
-    #: A name of dialects.DIALECTS, and of questions.JOBS.
-    dialect: str
-    job: str
-    #: File of the job's questions.
-    pool: str
-    port: int
-    #: The server's, for its CPU and memory.
-    pid: int
-    clients: int
-    seconds: float
+#: The family of our own systems.
+OUR_FAMILY = "thriftserve"
 
 
 @dataclass(frozen=True)
@@ -37,89 +23,65 @@ class PeerWindow(Window):
 
     #: Answers that each client had.
     per_client: list[int]
-    #: Memory of the server's processes as if nothing else ran that maps the same files.
+    #: Memory of the server's processes as if nothing else mapped the same files.
     alone_bytes: int
 
 
 @dataclass(frozen=True)
-class LimitWindow:
-    """One window without RPC."""
+class CeilingWindow:
+    """One window of the work without RPC."""
 
     calls: int
     elapsed_s: float
 
+    @property
+    def calls_per_s(self) -> float:
+        """Requests' work a second."""
+        return self.calls / self.elapsed_s if self.elapsed_s else 0.0
+
 
 @dataclass
-class Measured:
-    """The windows of one contestant in one cell, in the order of their rounds."""
+class SystemCell:
+    """The windows of one system in one cell, in the order of their rounds."""
 
     job: str
     clients: int
-    contestant: str
+    system: str = field(metadata={"key": "contestant"})
     windows: list[PeerWindow] = field(default_factory=list)
 
 
 @dataclass
-class Limit:
-    """The windows of one arrangement without RPC."""
+class Ceiling:
+    """The windows of one arrangement of processes, threads and batches without RPC."""
 
     job: str
     arrangement: str
     frozen: bool
-    windows: list[LimitWindow] = field(default_factory=list)
-    #: So many clients had their requests received, and answered by nobody's work, meanwhile; 0: none.
-    beside_clients: int = 0
+    windows: list[CeilingWindow] = field(default_factory=list)
+    #: Clients whose requests a null server received and answered meanwhile; 0: none.
+    with_clients: int = field(default=0, metadata={"key": "beside_clients"})
 
 
 @dataclass
-class PeersRun:
-    """A run and what it ran on."""
+class PeersRun(Run):
+    """A run of `peers`."""
 
-    began: str
-    settings: dict[str, Any]
-    machine: dict[str, Any]
-    versions: dict[str, str]
-    commit: str
-    #: Contestant -> its family, what it is in words, its processes with a model, share of a core while idle.
-    contestants: dict[str, dict[str, Any]] = field(default_factory=dict)
-    #: Contestant or family -> why it is not there.
+    FORMAT: ClassVar[str] = "thriftserve-bench peers 1"
+    LISTS: ClassVar[tuple[str, ...]] = ("cells", "limits")
+
+    #: By system: its family, flags, processes with a model, share of a core that it uses while idle.
+    systems: dict[str, dict[str, Any]] = field(default_factory=dict, metadata={"key": "contestants"})
+    #: Why a system or a family was left out.
     skipped: dict[str, str] = field(default_factory=dict)
-    cells: list[Measured] = field(default_factory=list)
-    limits: list[Limit] = field(default_factory=list)
-    #: What --fairness, --idle and --overload found, by contestant.
+    cells: list[SystemCell] = field(default_factory=list)
+    ceilings: list[Ceiling] = field(default_factory=list, metadata={"key": "limits"})
+    #: What --fairness, --idle and --overload measured, by system.
     probes: dict[str, Any] = field(default_factory=dict)
-    cut_short: bool = False
-    format: str = FORMAT
 
-    def cell(self, job: str, clients: int, contestant: str) -> Measured:
-        """That cell; it is made where it is not there."""
-        for one in self.cells:
-            if (one.job, one.clients, one.contestant) == (job, clients, contestant):
-                return one
-        self.cells.append(Measured(job, clients, contestant))
+    def cell(self, job: str, clients: int, system: str) -> SystemCell:
+        """Return the cell, which is added if it is new."""
+        for cell in self.cells:
+            if (cell.job, cell.clients, cell.system) == (job, clients, system):
+                return cell
+        self.cells.append(SystemCell(job, clients, system))
         return self.cells[-1]
-
-    def save(self, path: Path) -> None:
-        """Writes it as JSON, one line a cell and a limit."""
-        data = asdict(self)
-        parts = {name: data.pop(name) for name in ("cells", "limits")}
-        run_file.write(path, data, **{name: [run_file.line(row) for row in rows] for name, rows in parts.items()})
-
-
-def load_peers(path: Path) -> PeersRun:
-    """Reads what `PeersRun.save` wrote.
-
-    Raises:
-        NotARun: it is something else.
-        OSError: it can't be read.
-    """
-    with run_file.reading(path, FORMAT) as data:
-        for row in data["cells"]:
-            for one in row["windows"]:
-                one["latencies_us"] = [(micros, count) for micros, count in one["latencies_us"]]
-            row["windows"] = [PeerWindow(**one) for one in row["windows"]]
-        for row in data["limits"]:
-            row["windows"] = [LimitWindow(**one) for one in row["windows"]]
-        cells = [Measured(**row) for row in data.pop("cells")]
-        limits = [Limit(**row) for row in data.pop("limits")]
-        return PeersRun(**data, cells=cells, limits=limits)

@@ -1,26 +1,24 @@
-"""What a run of `swaps` leaves behind.
+"""The run file of `swaps`: load with and without swaps, and memory after many.
 
-swaps  -->  SwapsRun  --save-->  FILE.json  --load_swaps-->  SwapsRun  -->  table
+swaps  -->  SwapsRun  -->  FILE.json  -->  report
 
-Latencies are counted, not listed: [microseconds to three digits, how many]. Times of day are seconds since 1970.
+Latencies are counted, not listed: [microseconds to three digits, calls]. Times of day are seconds since 1970.
 """
 
 from __future__ import annotations
 
-from dataclasses import asdict, dataclass, field
-from pathlib import Path
-from typing import Any
+from dataclasses import dataclass, field
+from typing import ClassVar
 
-from thriftserve_bench import run_file
+from thriftserve_bench.run_file import Run
 
-FORMAT = "thriftserve-bench swaps 1"
 #: Names of phases.
 WITHOUT, WITH = "without swaps", "with swaps"
 
 
 @dataclass(frozen=True)
 class Swap:
-    """One swap that was completed."""
+    """A completed swap."""
 
     version: int
     #: When its directory appeared, when every worker answered with it, when its predecessor had ended.
@@ -31,7 +29,7 @@ class Swap:
 
 @dataclass(frozen=True)
 class Slice:
-    """A part of a phase, `SLICE_S` long: where a spike is, it shows."""
+    """A quarter of a second of a phase: it shows where a spike is."""
 
     at: float
     calls: int
@@ -41,15 +39,15 @@ class Slice:
 
 @dataclass
 class Phase:
-    """A stretch of the load, without swaps or with them. A call belongs to the phase in which it was begun."""
+    """A stretch of the load, without swaps or with them. A call belongs to the phase in which it began."""
 
     name: str
     from_s: float
     to_s: float
-    #: User and system, all processes of the server.
+    #: User and system CPU of all the server's processes.
     server_cpu_s: float
     load_1m: float
-    #: Versions that appeared, and the swaps that came of them; one that is passed over for a newer one makes none.
+    #: Versions that appeared, and the swaps that followed; a version that a newer one overtakes makes no swap.
     landed: int = 0
     swaps: list[Swap] = field(default_factory=list)
     calls: int = 0
@@ -65,18 +63,18 @@ class Load:
     server_type: str
     clients: int
     phases: list[Phase] = field(default_factory=list)
-    #: Reason -> how many; of all phases, and of the moments between them.
+    #: Failed calls by reason; of all phases, and of the moments between them.
     failures: dict[str, int] = field(default_factory=dict)
     calls: int = 0
     #: Answers whose values are not those of the version that they name.
     wrong: int = 0
     #: Answers from a version that was not loaded yet, or had been given up when the request was made.
     unavailable: int = 0
-    #: Those of a new version that came while other workers still answered with the old one.
+    #: Answers of a new version while other workers still answered with the old one.
     early: int = 0
-    #: Those of an old version to requests that were made while the news was on its way that it is given up.
+    #: Answers of an old version to requests made while the news that it was given up was on its way.
     crossed: int = 0
-    #: Which were wrong or unavailable, in words: the first ones.
+    #: The first wrong or unavailable answers, in words.
     examples: list[str] = field(default_factory=list)
     #: Why it was not measured to its end; empty: it was.
     failure: str = ""
@@ -87,7 +85,7 @@ class MemorySample:
     """Memory of a server's whole process tree, bytes."""
 
     swaps: int
-    #: As if nothing else ran that maps the same files: what other programs do does not show in it.
+    #: As if nothing else mapped the same files: other programs don't change it.
     alone: int
     pss: int
     rss: int
@@ -97,12 +95,12 @@ class MemorySample:
 
 
 @dataclass
-class Memory:
+class SwapMemory:
     """One server type's memory after so many swaps."""
 
     server_type: str
     samples: list[MemorySample] = field(default_factory=list)
-    #: Answers that were not the new version's right after a swap.
+    #: Answers after a swap that were not the new version's.
     wrong: int = 0
     failures: dict[str, int] = field(default_factory=dict)
     elapsed_s: float = 0.0
@@ -110,53 +108,11 @@ class Memory:
 
 
 @dataclass
-class SwapsRun:
-    """A run and what it ran on."""
+class SwapsRun(Run):
+    """A run of `swaps`."""
 
-    began: str
-    settings: dict[str, Any]
-    machine: dict[str, Any]
-    versions: dict[str, str]
-    commit: str
+    FORMAT: ClassVar[str] = "thriftserve-bench swaps 1"
+    LISTS: ClassVar[tuple[str, ...]] = ("loads", "memory")
+
     loads: list[Load] = field(default_factory=list)
-    memory: list[Memory] = field(default_factory=list)
-    #: True where it was stopped before its end.
-    cut_short: bool = False
-    format: str = FORMAT
-
-    def save(self, path: Path) -> None:
-        """Writes it as JSON, one line a server type."""
-        data = asdict(self)
-        parts = {name: data.pop(name) for name in ("loads", "memory")}
-        run_file.write(path, data, **{name: [run_file.line(row) for row in rows] for name, rows in parts.items()})
-
-
-def load_swaps(path: Path) -> SwapsRun:
-    """Reads what `SwapsRun.save` wrote.
-
-    Raises:
-        NotARun: it is something else.
-        OSError: it can't be read.
-    """
-    with run_file.reading(path, FORMAT) as data:
-        loads = [_load(one) for one in data.pop("loads")]
-        memory = [
-            Memory(**{**one, "samples": [MemorySample(**each) for each in one["samples"]]})
-            for one in data.pop("memory")
-        ]
-        return SwapsRun(**data, loads=loads, memory=memory)
-
-
-def _load(data: dict[str, Any]) -> Load:
-    return Load(**{**data, "phases": [_phase(one) for one in data["phases"]]})
-
-
-def _phase(data: dict[str, Any]) -> Phase:
-    return Phase(
-        **{
-            **data,
-            "swaps": [Swap(**one) for one in data["swaps"]],
-            "slices": [Slice(**one) for one in data["slices"]],
-            "latencies_us": [(micros, count) for micros, count in data["latencies_us"]],
-        }
-    )
+    memory: list[SwapMemory] = field(default_factory=list)

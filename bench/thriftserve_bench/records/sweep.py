@@ -1,21 +1,21 @@
-"""What a sweep leaves behind: every window of every point, and all that is needed to judge it.
+"""The run file of `sweep`: every window of every point.
 
-    sweep  -->  SweepRun  --save-->  FILE.json  --load_sweep-->  table, plots, capacity, compare
+sweep  -->  SweepRun  -->  FILE.json  -->  report, capacity, compare
 
-Histograms are text as `latency.encoded` makes it; an empty text is an empty histogram.
+Histograms are texts as `stats.encode_histogram` makes them; an empty text is an empty histogram.
 """
 
 from __future__ import annotations
 
-from dataclasses import asdict, dataclass, field
-from pathlib import Path
-from typing import Any
+from dataclasses import dataclass, field
+from typing import ClassVar
 
-from thriftserve_bench import run_file
+from thriftserve_bench.run_file import Run
 
-FORMAT = "thriftserve-bench sweep 1"
 CLOSED, OPEN = "closed", "open"
-#: The model name of the service without a model: what goes in comes out.
+#: A point has settled once so many windows in a row agree; its figures come from the last so many.
+IN_A_ROW = 3
+#: The model name of the service that sends back what it gets.
 ECHO = "echo"
 
 
@@ -24,11 +24,11 @@ class Variant:
     """A server that is measured."""
 
     server_type: str
-    #: Processes; 0: this type has one, or one a connection.
+    #: Worker processes; 0: the type has one, or one a connection.
     workers: int
-    #: Handler threads; 0: this type has no pool of them.
+    #: Handler threads; 0: the type has no pool of them.
     threads: int
-    #: NAME=SOURCE, a kind of model, or ECHO.
+    #: NAME=SOURCE, or ECHO.
     model: str = ECHO
 
     @property
@@ -46,12 +46,12 @@ class Variant:
 
 @dataclass(frozen=True)
 class Setting:
-    """A point of the sweep: how the server is called."""
+    """How a server is called at a point of the sweep."""
 
     variant: Variant
-    #: Name of the payload: "tiny", "602 KB", "19 MB" or a number of bytes.
+    #: "tiny", "602 KB", "19 MB" or a number of bytes.
     payload: str
-    #: CLOSED: each connection asks again once it is answered. OPEN: calls arrive at a rate, whatever the server does.
+    #: CLOSED: each connection calls again once it is answered. OPEN: calls arrive at a rate, whatever the server does.
     mode: str
     #: Callers of a closed loop, calls a second of an open one.
     load: float
@@ -61,48 +61,67 @@ class Setting:
     @property
     def title(self) -> str:
         """The point in a few words."""
-        load = f"x{self.connections}" if self.mode == CLOSED else f"{self.load:g}/s"
-        return f"{self.variant.title} {self.payload} {load}"
+        return f"{self.variant.title} {self.payload} {self.load_text}"
+
+    @property
+    def load_text(self) -> str:
+        """The load in a few characters."""
+        return f"x{self.connections}" if self.mode == CLOSED else f"{self.load:g}/s"
 
 
 @dataclass(frozen=True)
 class SweepWindow:
-    """One window's measurements, all generators together."""
+    """One window's measurements, all load generators together."""
 
     calls: int
-    #: By kind: an ErrorCode's name, or the name of an exception.
+    #: By kind: the name of an ErrorCode, or of an exception.
     failures: dict[str, int]
-    #: Of the last failure, in words.
+    #: Reason of the last failure.
     reason: str
-    #: Calls without an answer when the window was given up; they are in `latency` with the time they had waited.
+    #: Calls without an answer when the window was given up; `latency` has them with the time that they had waited.
     unanswered: int
     #: Of a closed loop from the start to the last answer; of an open one from the first answer to the last, and at
     #: least the time in which calls arrived.
     elapsed_s: float
     #: From the intended send time in an open loop, from the send in a closed one.
     latency: str
-    #: From the send itself: what would have been told without the intended time. Empty for a closed loop.
+    #: From the send itself: what the latency would be without the intended time. Empty for a closed loop.
     from_send: str
-    #: How long after both its intended time and a connection were there a call was sent. Empty for a closed loop.
+    #: How long a call was sent after both its intended time and a free connection were there. Empty for a closed loop.
     lag: str
-    #: Calls that found every connection in use when they were to be sent.
+    #: Calls that found every connection in use at their intended time.
     waited: int
     #: `Timing` of a sample of the answers.
     queue: str
     compute: str
     mean_batch_rows: float
-    #: User and system, all processes of the server.
+    #: User and system CPU of all the server's processes.
     server_cpu_s: float
-    #: Of each generator: CPU, and time in which it could have run but had no core.
+    #: Of each load generator: its CPU, and the time in which it was runnable without a core.
     client_cpu_s: list[float]
     client_starved_s: list[float]
-    #: Of all processes of the server together, at the window's end.
+    #: Of all the server's processes together, at the window's end.
     rss_bytes: int
     pss_bytes: int
     uss_bytes: int
-    #: The machine's load average before it.
+    #: The machine's load average before the window.
     load_1m: float
     seed: int
+
+    @property
+    def calls_per_s(self) -> float:
+        """Answers a second."""
+        return self.calls / self.elapsed_s if self.elapsed_s else 0.0
+
+    @property
+    def failed(self) -> int:
+        """Calls that failed."""
+        return sum(self.failures.values())
+
+    @property
+    def offered(self) -> int:
+        """Calls that were to be made: answered, failed, or without an answer."""
+        return self.calls + self.failed + self.unanswered
 
 
 @dataclass
@@ -119,42 +138,12 @@ class Point:
 
 
 @dataclass
-class SweepRun:
-    """A run and what it ran on."""
+class SweepRun(Run):
+    """A run of `sweep`."""
 
-    began: str
-    settings: dict[str, Any]
-    machine: dict[str, Any]
-    versions: dict[str, str]
-    commit: str
+    FORMAT: ClassVar[str] = "thriftserve-bench sweep 1"
+    LISTS: ClassVar[tuple[str, ...]] = ("points",)
+
     points: list[Point] = field(default_factory=list)
-    #: What the load generator itself can do, against a server that does nothing; see `limit.measure_limit`.
+    #: Calls a second, in all and for a second of its CPU, of the load generator against a server that does nothing.
     generator: dict[str, float] = field(default_factory=dict)
-    #: True where it was stopped before its end.
-    cut_short: bool = False
-    format: str = FORMAT
-
-    def save(self, path: Path) -> None:
-        """Writes it as JSON, one line a point."""
-        data = asdict(self)
-        points = data.pop("points")
-        run_file.write(path, data, points=[run_file.line(one) for one in points])
-
-
-def load_sweep(path: Path) -> SweepRun:
-    """Reads what `SweepRun.save` wrote.
-
-    Raises:
-        NotARun: it is something else.
-        OSError: it can't be read.
-    """
-    with run_file.reading(path, FORMAT) as data:
-        points = [_point(one) for one in data.pop("points")]
-        return SweepRun(**data, points=points)
-
-
-def _point(data: dict[str, Any]) -> Point:
-    setting = data.pop("setting")
-    variant = Variant(**setting.pop("variant"))
-    windows = [SweepWindow(**one) for one in data.pop("windows")]
-    return Point(Setting(variant, **setting), windows=windows, **data)

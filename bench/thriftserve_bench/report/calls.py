@@ -1,19 +1,24 @@
-"""The table of a run: ours, Apache's, ratio, in every cell.
+"""The table of `calls`: ours, Apache's, ratio, in every cell, and the targets that are missed.
 
-FILE.json  -->  Run  -->  Comparison for each cell  -->  Markdown | terminal
+CallsRun  -->  Comparison of each cell  -->  Markdown | terminal
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
+from dataclasses import dataclass
 from typing import Any
 
-from rich import box
 from rich.console import Console
-from rich.table import Table
 
-from thriftserve_bench.records.calls import Run
-from thriftserve_bench.report.figures import Comparison, Figures, compare
+from thriftserve_bench import tables
+from thriftserve_bench.records.calls import APACHE, OURS, CallsRun, Cell, MeasuredCell
+from thriftserve_bench.stats import WindowFigures, window_figures
+from thriftserve_bench.tables import NONE, milliseconds, number, ratio
+from thriftserve_bench.workloads.payloads import PAYLOADS
+
+#: Ours takes at most this part of Apache's server CPU for a large payload.
+CPU_TARGET = 0.5
 
 HEADINGS = (
     "server type",
@@ -34,82 +39,112 @@ HEADINGS = (
     "failed calls: ours",
     "Apache",
 )
-_KEYS = 3
-_LEFT = 2
-#: What the terminal shows under each other: columns by their place in HEADINGS.
+_KEYS = (0, 1, 2)
+_LEFT = (0, 1)
+#: What the terminal shows in tables below each other: columns by their place in HEADINGS.
 _PARTS = {
     "requests/s: ours, Apache's, ratio — server CPU µs/request: ours, Apache's, ratio": (3, 4, 5, 10, 11, 12),
     "p50 ms: ours, Apache's — p99 ms: ours, Apache's": (6, 7, 8, 9),
     "RSS MiB: ours, Apache's — failed calls: ours, Apache's": (13, 14, 15, 16),
 }
-_NONE = "–"
 
 
-def markdown(run: Run) -> str:
-    """The whole report as Markdown."""
-    rows = [_row(one) for one in _comparisons(run)]
-    rule = ["---"] * _LEFT + ["---:"] * (len(HEADINGS) - _LEFT)
-    table = "\n".join("| " + " | ".join(row) + " |" for row in (HEADINGS, rule, *rows))
-    lines = "\n".join(f"- {line}" for line in _preface(run))
-    return f"# Calls: each server type against Apache's class of that name\n\n{lines}\n\n{table}\n\n{verdict(run)}\n"
+@dataclass(frozen=True)
+class Comparison:
+    """Both sides of a cell; None where a side answered no call."""
+
+    cell: Cell
+    ours: WindowFigures | None
+    apache: WindowFigures | None
+
+    @property
+    def rate_ratio(self) -> float | None:
+        """Requests/s, ours by Apache's: above 1 is faster."""
+        return self.ours.calls_per_s / self.apache.calls_per_s if self.ours and self.apache else None
+
+    @property
+    def cpu_ratio(self) -> float | None:
+        """Server CPU a request, ours by Apache's: below 1 is less."""
+        return self.ours.cpu_us / self.apache.cpu_us if self.ours and self.apache else None
+
+    def misses(self) -> list[str]:
+        """Return the targets that it misses, in words."""
+        if self.ours is None:
+            return ["ours answered no call"]
+        missed = []
+        if self.ours.failures:
+            missed.append(f"ours failed {self.ours.failures} calls")
+        if self.rate_ratio is not None and self.rate_ratio < 1:
+            missed.append(f"requests/s {self.rate_ratio:.2f} of Apache's, wanted 1 or more")
+        if PAYLOADS[self.cell.payload].large and self.cpu_ratio is not None and self.cpu_ratio > CPU_TARGET:
+            missed.append(f"server CPU {self.cpu_ratio:.2f} of Apache's, wanted {CPU_TARGET} or less")
+        return missed
 
 
-def show(run: Run, console: Console) -> None:
-    """The same on a terminal, in three tables that fit 80 columns; cells that miss a target in red."""
+def compare(measured: MeasuredCell) -> Comparison:
+    """Compare both sides of a cell."""
+    return Comparison(measured.cell, *(window_figures(measured.windows(side)) for side in (OURS, APACHE)))
+
+
+def markdown(run: CallsRun) -> str:
+    """Return the report as Markdown."""
+    table = tables.markdown_rows(HEADINGS, map(_row, _comparisons(run)), _LEFT)
+    title = "# Calls: each server type against Apache's class of that name"
+    return f"{title}\n\n{tables.bullets(_preface(run))}\n\n{table}\n\n{verdict(run)}\n"
+
+
+def show(run: CallsRun, console: Console) -> None:
+    """Print the report in three tables that fit 80 columns; cells that miss a target in red."""
     for line in _preface(run):
         console.print(line, highlight=False)
+    comparisons = _comparisons(run)
+    rows = [_row(comparison) for comparison in comparisons]
+    styles = ["red" if comparison.misses() else None for comparison in comparisons]
     for title, columns in _PARTS.items():
-        table = Table(title=title, box=box.SIMPLE_HEAD, padding=(0, 1, 0, 0), header_style="bold")
-        for at in (*range(_KEYS), *columns):
-            table.add_column(HEADINGS[at].rpartition(": ")[2], justify="left" if at < _LEFT else "right")
-        for one in _comparisons(run):
-            row = _row(one)
-            table.add_row(*(row[at] for at in (*range(_KEYS), *columns)), style="red" if one.misses() else None)
-        console.print(table)
+        places = (*_KEYS, *columns)
+        tables.show_table(
+            console,
+            [HEADINGS[place].rpartition(": ")[2] for place in places],
+            [[row[place] for place in places] for row in rows],
+            left=_LEFT,
+            wrap=_KEYS,
+            title=title,
+            style=styles.__getitem__,
+        )
     console.print(verdict(run), highlight=False)
 
 
-def verdict(run: Run) -> str:
-    """Which cells miss a target, and by how much."""
+def verdict(run: CallsRun) -> str:
+    """Say which cells miss a target, and by how much."""
     comparisons = _comparisons(run)
-    missed = [(one, miss) for one in comparisons for miss in one.misses()]
+    missed = [(comparison.cell, miss) for comparison in comparisons for miss in comparison.misses()]
     if not missed:
         return f"Every target is met in all {len(comparisons)} cells."
     lines = [
-        f"- {one.cell.server_type}, {one.cell.payload}, {_clients(one.cell.connections)}: {miss}"
-        for one, miss in missed
+        f"- {cell.server_type}, {cell.payload}, {tables.count(cell.connections, 'client')}: {miss}"
+        for cell, miss in missed
     ]
-    return f"Targets missed in {len({one.cell for one, _ in missed})} of {len(comparisons)} cells:\n\n" + "\n".join(
-        lines
-    )
+    cells = len({cell for cell, _ in missed})
+    return f"Targets missed in {cells} of {len(comparisons)} cells:\n\n" + "\n".join(lines)
 
 
-def _comparisons(run: Run) -> list[Comparison]:
-    return [compare(one) for one in run.cells if one.ours and one.apache]
+def _comparisons(run: CallsRun) -> list[Comparison]:
+    return [compare(cell) for cell in run.cells if cell.ours and cell.apache]
 
 
-def _clients(count: int) -> str:
-    return "1 client" if count == 1 else f"{count} clients"
-
-
-def _preface(run: Run) -> list[str]:
-    told, settings = run.machine, run.settings
+def _preface(run: CallsRun) -> list[str]:
+    settings = run.settings
     loads = [window.load_1m for cell in run.cells for window in (*cell.ours, *cell.apache)]
-    lines = [
-        f"{told['cpu']}, {told['cores']} cores, {told['kernel']}; "
-        f"load average {min(loads, default=0):.1f} to {max(loads, default=0):.1f} meanwhile",
-        ", ".join(f"{name} {version}" for name, version in run.versions.items())
-        + f"; commit {run.commit}; {run.began}",
+    return [
+        *tables.provenance(run, loads),
         f"{settings['rounds']} rounds of {settings['seconds']:g} s, ours and Apache's in turns; framed binary; "
-        f"{settings['threads']} threads, {settings['workers']} processes; {_where(settings)}",
+        f"{settings['threads']} threads, {settings['workers']} processes; {_placement(settings)}",
         "rates and CPU: medians of the rounds; latencies: all calls; CPU: user + system of all the server's processes",
+        *tables.cut_short(run),
     ]
-    if run.cut_short:
-        lines.append("cut short: the run was stopped before its end")
-    return lines
 
 
-def _where(settings: dict[str, Any]) -> str:
+def _placement(settings: dict[str, Any]) -> str:
     cores = settings["cores"]
     if not cores["load"]:
         return "not bound to cores"
@@ -117,34 +152,20 @@ def _where(settings: dict[str, Any]) -> str:
     return f"load generator on core {cores['load']}{awake}, servers on core {cores['servers']}"
 
 
-def _row(one: Comparison) -> Sequence[str]:
-    ours, apache = one.ours, one.apache
-    return (
-        one.cell.server_type,
-        one.cell.payload,
-        str(one.cell.connections),
-        *_pair(ours, apache, lambda side: _number(side.calls_per_s)),
-        _ratio(one.rate_ratio),
-        *_pair(ours, apache, lambda side: _ms(side.p50_us)),
-        *_pair(ours, apache, lambda side: _ms(side.p99_us)),
-        *_pair(ours, apache, lambda side: _number(side.cpu_us)),
-        _ratio(one.cpu_ratio),
-        *_pair(ours, apache, lambda side: f"{side.rss_mib:.0f}"),
-        *_pair(ours, apache, lambda side: str(side.failures)),
-    )
+def _row(comparison: Comparison) -> list[str]:
+    def pair(text: Callable[[WindowFigures], str]) -> list[str]:
+        return [text(side) if side else NONE for side in (comparison.ours, comparison.apache)]
 
-
-def _pair(ours: Figures | None, apache: Figures | None, text: Callable[[Figures], str]) -> list[str]:
-    return [text(side) if side else _NONE for side in (ours, apache)]
-
-
-def _number(value: float) -> str:
-    return f"{value:,.0f}" if value >= 100 else f"{value:.1f}"
-
-
-def _ratio(ratio: float | None) -> str:
-    return _NONE if ratio is None else f"{ratio:.2f}"
-
-
-def _ms(micros: float) -> str:
-    return f"{micros / 1000:.3f}" if micros < 10_000 else f"{micros / 1000:.1f}"
+    return [
+        comparison.cell.server_type,
+        comparison.cell.payload,
+        str(comparison.cell.connections),
+        *pair(lambda side: number(side.calls_per_s)),
+        ratio(comparison.rate_ratio),
+        *pair(lambda side: milliseconds(side.p50_us)),
+        *pair(lambda side: milliseconds(side.p99_us)),
+        *pair(lambda side: number(side.cpu_us)),
+        ratio(comparison.cpu_ratio),
+        *pair(lambda side: f"{side.rss_mib:.0f}"),
+        *pair(lambda side: str(side.failures)),
+    ]

@@ -1,16 +1,37 @@
-"""Two runs of one kind: what changed beyond noise.
+"""`thriftserve-bench compare`: what changed between two runs of one kind, beyond noise.
 
     A.json, B.json  -->  Readings: each figure of each cell, one value a window  -->  Changes: better, worse
+    exit code 0: no regression | 1: a regression | 2: the files can't be compared
 
-A figure has changed where the windows of the two runs don't overlap and their medians differ by more than a
+A figure has changed if the windows of the two runs don't overlap and their medians differ by more than a
 threshold. One value alone has no range: there the threshold decides.
 """
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+import argparse
+import sys
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
+from pathlib import Path
 from statistics import median
+from typing import Any
+
+from thriftserve_bench import stats, tables
+from thriftserve_bench.benchmark import fail
+from thriftserve_bench.records.calls import OURS, SIDES, CallsRun, Cell, Window
+from thriftserve_bench.records.experiments import OK, ExperimentRun
+from thriftserve_bench.records.sweep import SweepRun, SweepWindow
+from thriftserve_bench.run_file import NotARun, format_of
+from thriftserve_bench.stats import quantile
+
+_DESCRIPTION = """\
+Says what changed from A to B beyond noise: the windows of the two runs don't overlap, and their medians differ
+by more than the threshold. Takes what `calls`, `experiments` and `sweep` write. Figures of Apache's classes are shown
+but never count: if they moved as well, the machine did something else.
+Exit code: 0 without a regression, 1 with one, 2 if the files can't be compared.
+"""
+_WORSE, _NOT_COMPARABLE = 1, 2
 
 #: (cell, figure): "TForkingServer tiny x4", "calls/s".
 Key = tuple[str, str]
@@ -23,7 +44,7 @@ class Series:
     values: Sequence[float]
     #: Whether more is better.
     up_is_better: bool
-    #: False: it is told, but is no regression (another server's figure, that shows what the machine did).
+    #: Whether it can be a regression; another server's figure only shows what the machine did.
     counts: bool = True
 
     @property
@@ -79,7 +100,7 @@ class Comparison:
     @property
     def regressions(self) -> list[Change]:
         """The changes for the worse."""
-        return [one for one in self.changes if one.is_regression]
+        return [change for change in self.changes if change.is_regression]
 
 
 def differences(before: Readings, after: Readings) -> list[str]:
@@ -102,21 +123,21 @@ def compare(before: Readings, after: Readings, threshold: float) -> Comparison:
         after: another of the same format.
         threshold: part by which medians must differ at least.
     """
-    cells = [dict.fromkeys([cell for cell, _ in one.series] + list(one.failures)) for one in (before, after)]
-    found = Comparison(
-        only_before=[one for one in cells[0] if one not in cells[1]],
-        only_after=[one for one in cells[1] if one not in cells[0]],
+    cells = [dict.fromkeys([cell for cell, _ in run.series] + list(run.failures)) for run in (before, after)]
+    comparison = Comparison(
+        only_before=[cell for cell in cells[0] if cell not in cells[1]],
+        only_after=[cell for cell in cells[1] if cell not in cells[0]],
     )
     for key, old in before.series.items():
         new = after.series.get(key)
         if new is None:
             continue
-        found.compared += 1
+        comparison.compared += 1
         if beyond_noise(old.values, new.values, threshold):
             better = (new.middle > old.middle) == old.up_is_better
-            found.changes.append(Change(*key, old.middle, new.middle, better, old.counts))
-    found.changes += _failing(before, after)
-    return found
+            comparison.changes.append(Change(*key, old.middle, new.middle, better, old.counts))
+    comparison.changes += _failing(before, after)
+    return comparison
 
 
 def beyond_noise(old: Sequence[float], new: Sequence[float], threshold: float) -> bool:
@@ -138,3 +159,148 @@ def _failing(before: Readings, after: Readings) -> list[Change]:
 def number(value: float) -> str:
     """A figure in four digits or so."""
     return f"{value:,.0f}" if abs(value) >= 1000 else f"{value:.4g}"
+
+
+def read(path: Path) -> Readings:
+    """Read a file of results of any kind that can be compared.
+
+    Raises:
+        NotARun: it holds none.
+        OSError: it can't be read.
+    """
+    return _FORMATS[format_of(path, _FORMATS)](path)
+
+
+def _conditions(machine: Mapping[str, Any], settings: Mapping[str, Any], *names: str) -> dict[str, object]:
+    return {"cpu": machine.get("cpu"), "cores": machine.get("cores")} | {name: settings.get(name) for name in names}
+
+
+def _calls(path: Path) -> Readings:
+    run = CallsRun.load(path)
+    conditions = _conditions(run.machine, run.settings, "workers", "threads", "pin")
+    readings = Readings(run.FORMAT, conditions | {"placed": run.settings["cores"]})
+    for measured in run.cells:
+        for side in SIDES:
+            if windows := measured.windows(side):
+                _add_calls(readings, measured.cell, side, windows)
+    return readings
+
+
+def _add_calls(readings: Readings, cell: Cell, side: str, windows: list[Window]) -> None:
+    name = f"{cell.server_type} {cell.payload} x{cell.connections} {side}"
+    ours = side == OURS
+    if ours:
+        readings.failures[name] = sum(window.failures for window in windows)
+    answered = [window for window in windows if window.calls and window.elapsed_s]
+    if answered:
+        cpu_us = [window.server_cpu_s / window.calls * 1e6 for window in answered]
+        readings.series |= {
+            (name, "calls/s"): Series([window.calls_per_s for window in answered], True, ours),
+            (name, "p50 µs"): Series([quantile(window.latencies_us, 0.5) for window in answered], False, ours),
+            (name, "server CPU µs/call"): Series(cpu_us, False, ours),
+        }
+
+
+def _experiments(path: Path) -> Readings:
+    run = ExperimentRun.load(path)
+    readings = Readings(run.FORMAT, _conditions(run.machine, run.settings))
+    elapsed: dict[str, list[float]] = {}
+    for outcome in run.outcomes:
+        numbers = f"{outcome.workers}w {outcome.threads}t {outcome.workload} {outcome.service_ms:g} ms"
+        cell = f"{outcome.pattern} {outcome.server_type} {numbers} {outcome.side}"
+        ours = outcome.side == OURS
+        if ours:
+            failed = sum(call.outcome != OK for call in outcome.calls) + bool(outcome.failure)
+            readings.failures[cell] = readings.failures.get(cell, 0) + failed
+        if not outcome.failure:
+            elapsed.setdefault(cell, []).append(outcome.elapsed_s)
+            readings.series[cell, "seconds"] = Series(elapsed[cell], False, ours)
+    return readings
+
+
+def _sweep(path: Path) -> Readings:
+    run = SweepRun.load(path)
+    conditions = _conditions(run.machine, run.settings, "connections", "pin", "generators", "serve_flags")
+    readings = Readings(run.FORMAT, conditions | {"placed": run.settings["cores"]})
+    for point in run.points:
+        cell = point.setting.title
+        readings.failures[cell] = sum(window.failed + window.unanswered for window in point.windows)
+        readings.failures[cell] += bool(point.failure)
+        answered = [window for window in point.windows if window.calls and window.elapsed_s]
+        if answered:
+            readings.series |= _sweep_series(cell, answered)
+    return readings
+
+
+def _sweep_series(cell: str, windows: list[SweepWindow]) -> dict[Key, Series]:
+    histograms = [stats.merge_histograms([window.latency]) for window in windows]
+
+    def quantile_ms(part: float) -> list[float]:
+        return [(stats.quantile_us(histogram, part) or 0.0) / 1000 for histogram in histograms]
+
+    return {
+        (cell, "calls/s"): Series([window.calls_per_s for window in windows], True),
+        (cell, "p50 ms"): Series(quantile_ms(0.5), False),
+        (cell, "p99 ms"): Series(quantile_ms(0.99), False),
+        (cell, "server CPU µs/call"): Series([window.server_cpu_s / window.calls * 1e6 for window in windows], False),
+        (cell, "USS MiB"): Series([window.uss_bytes / 2**20 for window in windows], False),
+    }
+
+
+_FORMATS: Mapping[str, Callable[[Path], Readings]] = {
+    CallsRun.FORMAT: _calls,
+    ExperimentRun.FORMAT: _experiments,
+    SweepRun.FORMAT: _sweep,
+}
+
+
+def add_to(commands: Any) -> None:
+    """Adds the command to the parser's sub-commands."""
+    parser = commands.add_parser(
+        "compare",
+        help="what changed between two runs beyond noise",
+        description=_DESCRIPTION,
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+    )
+    parser.add_argument("before", type=Path, metavar="A.json")
+    parser.add_argument("after", type=Path, metavar="B.json")
+    parser.add_argument("--threshold", type=float, default=5.0, metavar="PERCENT", help="smaller changes are noise (5)")
+    parser.add_argument("--anyway", action="store_true", help="compare runs whose settings or machines differ, too")
+    parser.set_defaults(run=run)
+
+
+def run(flags: argparse.Namespace) -> int:
+    """Compare two files, print what changed, and return the exit code."""
+    if flags.threshold < 0:
+        fail(f"--threshold is {flags.threshold:g}: it must not be negative")
+        return _NOT_COMPARABLE
+    try:
+        before, after = read(flags.before), read(flags.after)
+    except (NotARun, OSError) as error:
+        fail(error)
+        return _NOT_COMPARABLE
+    different = differences(before, after)
+    if different and not (flags.anyway and before.format == after.format):
+        print("the files can't be compared (--anyway does it if only settings differ):", file=sys.stderr)
+        print("\n".join(f"  {line}" for line in different), file=sys.stderr)
+        return _NOT_COMPARABLE
+    comparison = compare(before, after, flags.threshold / 100)
+    if not comparison.compared:
+        print("the files have no cell in common", file=sys.stderr)
+        return _NOT_COMPARABLE
+    _print(comparison, different)
+    return _WORSE if comparison.regressions else 0
+
+
+def _print(comparison: Comparison, different: list[str]) -> None:
+    for line in different:
+        print(f"differs: {line}")
+    for cell in comparison.only_before:
+        print(f"only in the first: {cell}")
+    for cell in comparison.only_after:
+        print(f"only in the second: {cell}")
+    for change in comparison.changes:
+        print(change)
+    regressions = tables.count(len(comparison.regressions), "regression")
+    changed = len(comparison.changes)
+    print(f"{comparison.compared} figures compared, {changed} changed beyond noise, {regressions}")

@@ -82,8 +82,10 @@ def figures(windows: Sequence[AbWindow]) -> Figures | None:
 def pairs(run: HttpRun) -> list[Pair]:
     """Every cell, in the order of the run."""
     found = []
-    for many, kept in dict.fromkeys((one.concurrency, one.kept) for one in run.cells):
-        sides = {one.stack: figures(one.windows) for one in run.cells if (one.concurrency, one.kept) == (many, kept)}
+    for many, kept in dict.fromkeys((one.concurrency, one.keep_alive) for one in run.cells):
+        sides = {
+            one.stack: figures(one.windows) for one in run.cells if (one.concurrency, one.keep_alive) == (many, kept)
+        }
         found.append(Pair(many, kept, sides.get(OURS), sides.get(PUBLISHED)))
     return found
 

@@ -13,7 +13,7 @@ from rich.box import SIMPLE
 from rich.console import Console
 from rich.table import Table
 
-from thriftserve_bench.records.swaps import WITH, WITHOUT, Load, Memory, Phase, SwapsRun
+from thriftserve_bench.records.swaps import WITH, WITHOUT, Load, Phase, SwapMemory, SwapsRun
 from thriftserve_bench.servers import WITH_WORKERS
 from thriftserve_bench.stats import quantile
 
@@ -66,7 +66,7 @@ def p99_ratio(load: Load) -> float | None:
     return swapped.p99_ms / without.p99_ms if without and swapped and without.p99_ms else None
 
 
-def growth(memory: Memory) -> float | None:
+def growth(memory: SwapMemory) -> float | None:
     """By how much the last sample is above the first, as a part of it."""
     if len(memory.samples) < 2:
         return None
@@ -181,7 +181,7 @@ def _latency_row(one: Load) -> Sequence[str]:
     )
 
 
-def _memory_row(each: Memory, width: int) -> Sequence[str]:
+def _memory_row(each: SwapMemory, width: int) -> Sequence[str]:
     sizes = [f"{one.alone / 2**20:.1f}" for one in each.samples]
     grown = growth(each)
     last = each.samples[-1] if each.samples else None

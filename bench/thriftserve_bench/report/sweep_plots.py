@@ -11,21 +11,21 @@ from pathlib import Path
 from typing import Any
 
 from thriftserve_bench.records.sweep import CLOSED, OPEN, Point, SweepRun, Variant
-from thriftserve_bench.report.sweep_figures import Figures, figures
+from thriftserve_bench.report.sweep import PointFigures, point_figures
 
 _KINDS = ("png", "svg")
 _AXES = {CLOSED: "callers (closed loop)", OPEN: "offered calls/s (open loop)"}
 
 
-def plots(run: SweepRun, directory: Path) -> list[Path]:
-    """Draws every figure into `directory`, which is made where missing; returns the files."""
+def write_plots(run: SweepRun, directory: Path) -> list[Path]:
+    """Draw every figure into `directory`, which is created if it is missing; return the files."""
     groups: dict[tuple[str, str], list[Point]] = {}
     for point in run.points:
         groups.setdefault((point.setting.variant.model_name, point.setting.payload), []).append(point)
     directory.mkdir(parents=True, exist_ok=True)
     written = []
     for (model, payload), points in groups.items():
-        if any(figures(one) for one in points):
+        if any(point_figures(point) for point in points):
             name = "sweep-" + "".join(sign if sign.isalnum() else "_" for sign in f"{model}-{payload}")
             written += _draw(points, f"{model}, {payload}", directory / name)
     return written
@@ -36,27 +36,27 @@ def _draw(points: list[Point], title: str, path: Path) -> list[Path]:
     from matplotlib.backends.backend_agg import FigureCanvasAgg
     from matplotlib.figure import Figure
 
-    modes = [mode for mode in (CLOSED, OPEN) if any(one.setting.mode == mode for one in points)]
+    modes = [mode for mode in (CLOSED, OPEN) if any(point.setting.mode == mode for point in points)]
     figure = Figure(figsize=(6 * len(modes), 8), layout="constrained")
     FigureCanvasAgg(figure)
     axes = figure.subplots(2, len(modes), squeeze=False)
     for column, mode in enumerate(modes):
-        _column(axes[0][column], axes[1][column], [one for one in points if one.setting.mode == mode], mode)
+        _column(axes[0][column], axes[1][column], [point for point in points if point.setting.mode == mode], mode)
     figure.suptitle(title)
     written = [path.with_suffix(f".{kind}") for kind in _KINDS]
-    for one in written:
-        figure.savefig(one, dpi=120)
+    for file in written:
+        figure.savefig(file, dpi=120)
     return written
 
 
 def _column(rate: Any, latency: Any, points: list[Point], mode: str) -> None:
-    variants: dict[Variant, list[tuple[Point, Figures]]] = {}
+    variants: dict[Variant, list[tuple[Point, PointFigures]]] = {}
     for point in points:
-        found = figures(point)
-        if found:
-            variants.setdefault(point.setting.variant, []).append((point, found))
-    for at, (variant, measured) in enumerate(variants.items()):
-        _lines(rate, latency, variant, measured, f"C{at % 10}")
+        figures = point_figures(point)
+        if figures:
+            variants.setdefault(point.setting.variant, []).append((point, figures))
+    for number, (variant, measured) in enumerate(variants.items()):
+        _lines(rate, latency, variant, measured, f"C{number % 10}")
     loads = [point.setting.load for point in points]
     if mode == OPEN:
         rate.plot(loads, loads, color="0.7", linestyle=":", label="all answered")
@@ -67,20 +67,20 @@ def _column(rate: Any, latency: Any, points: list[Point], mode: str) -> None:
     for axes in (rate, latency):
         axes.set_xlabel(_AXES[mode])
         axes.set_xscale("log")
-        axes.set_xticks(sorted(set(loads)), [f"{one:g}" for one in sorted(set(loads))], minor=False)
+        axes.set_xticks(sorted(set(loads)), [f"{load:g}" for load in sorted(set(loads))], minor=False)
         axes.minorticks_off()
         axes.grid(visible=True, alpha=0.3)
     if variants:
         rate.legend(fontsize="small")
 
 
-def _lines(rate: Any, latency: Any, variant: Variant, measured: list[tuple[Point, Figures]], color: str) -> None:
-    measured.sort(key=lambda one: one[0].setting.load)
+def _lines(rate: Any, latency: Any, variant: Variant, measured: list[tuple[Point, PointFigures]], color: str) -> None:
+    measured.sort(key=lambda pair: pair[0].setting.load)
     loads = [point.setting.load for point, _ in measured]
-    rate.plot(loads, [one.calls_per_s for _, one in measured], "o-", color=color, label=variant.title)
-    latency.plot(loads, [one.p50_ms for _, one in measured], "o-", color=color)
-    latency.plot(loads, [one.p99_ms for _, one in measured], "o--", color=color)
-    unsettled = [(point.setting.load, one.calls_per_s) for point, one in measured if not point.settled]
+    rate.plot(loads, [figures.calls_per_s for _, figures in measured], "o-", color=color, label=variant.title)
+    latency.plot(loads, [figures.p50_ms for _, figures in measured], "o-", color=color)
+    latency.plot(loads, [figures.p99_ms for _, figures in measured], "o--", color=color)
+    unsettled = [(point.setting.load, figures.calls_per_s) for point, figures in measured if not point.settled]
     if unsettled:
         # Hollow: the windows did not agree.
         rate.plot(*zip(*unsettled, strict=True), "o", color=color, markerfacecolor="white", linestyle="none")

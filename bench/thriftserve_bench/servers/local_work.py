@@ -1,10 +1,10 @@
 """The same work without any RPC: our own session and image code, called by threads of this process.
 
-    python -m thriftserve_bench.servers.local_work JOB MODEL/1 POOL.npz
+    python -m thriftserve_bench.servers.local_work JOB MODEL/1 SAMPLES.npz
 
     stdin: an order, one line of JSON  -->  each caller works without a pause  -->  requests done
 
-The benchmarks start it and never import it. What the rest of a server costs is what lies below this figure.
+The benchmarks start it and never import it. What a server reaches below this figure is the cost of its other parts.
 """
 
 from __future__ import annotations
@@ -34,47 +34,47 @@ Array = np.ndarray[Any, Any]
 
 
 class Work:
-    """What a request needs besides its transport: its content decoded, the session's run, its answer."""
+    """The work of a request besides its transport: decode the content, run the session, compare the answer."""
 
-    def __init__(self, job: Job, path: Path, pool: Path) -> None:
+    def __init__(self, job: Job, path: Path, samples: Path) -> None:
         self._job = job
         self._path = path
         self._image = image_settings.load(path)
-        self._questions = load_samples(pool)
+        self._samples = load_samples(samples)
         self._sessions: dict[bool, SavedModelSession] = {}
 
     def session(self, frozen: bool) -> SavedModelSession:
-        """The session as loaded, or frozen; its answers are checked once."""
+        """Return the session as loaded, or frozen; its answers are checked once."""
         if frozen not in self._sessions:
             # One thread for each operation: as many callers as cores do more that way.
             session = SavedModelSession.open(self._path, SessionOptions(intra_op_threads=1))
             if frozen:
                 session.optimize(self._image)
-            for question in self._questions[:3]:
-                self._check(session, question)
+            for sample in self._samples[:3]:
+                self._check(session, sample)
             self._sessions[frozen] = session
             gc.collect()
             gc.freeze()  # as the server does: the collector need not walk TensorFlow's heap
         return self._sessions[frozen]
 
-    def _check(self, session: SavedModelSession, question: Sample) -> None:
-        (answer,) = self._run(session, [question])
+    def _check(self, session: SavedModelSession, sample: Sample) -> None:
+        (answer,) = self._run(session, [sample])
         if self._job.name == "jpeg":
-            check_classes(answer.tolist(), question.answer)
+            check_classes(answer.tolist(), sample.answer)
         else:
-            check_values(answer, question.answer)
+            check_values(answer, sample.answer)
 
-    def rows(self, question: Sample) -> Array:
-        """A question's content as the model's input."""
-        if question.shape:
-            return np.frombuffer(question.content, np.float32).reshape(question.shape)
+    def rows(self, sample: Sample) -> Array:
+        """Decode a sample's content into the model's input."""
+        if sample.shape:
+            return np.frombuffer(sample.content, np.float32).reshape(sample.shape)
         assert self._image is not None, "the model has no settings for pictures"
         target = images.Target(self._image.height, self._image.width, 3, self._image)
-        decoded = images.decode(question.content, target, max_pixels=_MAX_PIXELS, index=0)
+        decoded = images.decode(sample.content, target, max_pixels=_MAX_PIXELS, index=0)
         return images.scale_pixels(decoded.pixels[None], np.dtype(np.float32), self._image)
 
     def _run(self, session: SavedModelSession, batch: Sequence[Sample]) -> list[Array]:
-        inputs = [self.rows(one) for one in batch]
+        inputs = [self.rows(sample) for sample in batch]
         x = inputs[0] if len(inputs) == 1 else np.concatenate(inputs)
         y = session.run(_SIGNATURE, {self._job.input: x}, (self._job.output,))[self._job.output]
         if self._job.name == "jpeg":
@@ -82,21 +82,21 @@ class Work:
         return list(y) if self._job.net else np.split(y, len(batch))
 
     def caller(self, frozen: bool, batch: int, first: int) -> Callable[[], int]:
-        """One run of a batch, again and again; returns how many requests it was."""
-        session, pool = self.session(frozen), self._questions
-        at = first
+        """Return a function that runs a batch and returns its number of requests."""
+        session, samples = self.session(frozen), self._samples
+        place = first
 
         def once() -> int:
-            nonlocal at
-            asked = [pool[(at + number) % len(pool)] for number in range(batch)]
-            at += batch
-            return len(self._run(session, asked))
+            nonlocal place
+            sent = [samples[(place + number) % len(samples)] for number in range(batch)]
+            place += batch
+            return len(self._run(session, sent))
 
         return once
 
 
 def measure(work: Work, order: dict[str, Any]) -> dict[str, Any]:
-    """Carries out one order; `seconds` of 0 only loads."""
+    """Carry out an order; `seconds` of 0 only loads."""
     done = [0] * order["callers"]
     callers = [work.caller(order["frozen"], order["batch"], number * 7) for number in range(order["callers"])]
     if not order["seconds"]:
@@ -111,18 +111,18 @@ def measure(work: Work, order: dict[str, Any]) -> dict[str, Any]:
             done[number] += callers[number]()
 
     threads = [threading.Thread(target=loop, args=(number,)) for number in range(len(callers))]
-    for one in threads:
-        one.start()
-    for one in threads:
-        one.join()
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
     return {"calls": sum(done), "elapsed_s": time.perf_counter() - began}
 
 
 def main(arguments: Sequence[str]) -> None:
-    """Answers orders until there are no more."""
-    job, path, pool = arguments
+    """Answer orders until there are no more."""
+    job, path, samples = arguments
     claim("cpu")
-    work = Work(JOBS[job], Path(path), Path(pool))
+    work = Work(JOBS[job], Path(path), Path(samples))
     answer_json_lines(lambda order: measure(work, order))
 
 

@@ -1,10 +1,10 @@
-"""Times calls of a model, numpy in to numpy out: through TensorFlow's doors and ours, or as loaded and frozen.
+"""Times calls of a model, numpy in to numpy out: through TensorFlow's APIs and ours, or as loaded and frozen.
 
     session_probe BASE_PATH/1 --calls 2000  -->  one line of JSON: nanoseconds of each call
     session_probe BASE_PATH/1 --frozen      -->  rows a second of both, by rows and callers
     session_probe BASE_PATH/1 --cost frozen -->  seconds to load it, MiB of the process
 
-The benchmarks start it and never import it. The doors are called in turns, so that whatever else the
+The benchmarks start it and never import it. The APIs are called in turns, so that whatever else the
 machine does meets all of them.
 """
 
@@ -31,20 +31,20 @@ from thriftserve.repository.versions import ModelConfig
 
 _SIGNATURE = "serving_default"
 _WARM_UP = 200
-#: Calls in a row through one door, before the next has its turn.
+#: Calls in a row through an API, before the next has its turn.
 _IN_A_ROW = 50
 
-Door = Callable[[np.ndarray[Any, Any]], Any]
+Call = Callable[[np.ndarray[Any, Any]], Any]
 
 
-def ours(path: Path) -> Door:
-    """The session that the server runs."""
+def ours(path: Path) -> Call:
+    """Return the session that the server runs."""
     session = SavedModelSession.open(path, SessionOptions())
     return lambda x: session.run(_SIGNATURE, {"x": x}, ("y",))["y"]
 
 
-def eager_signature(path: Path) -> Door:
-    """The signature of `tf.saved_model.load`, as TensorFlow 2's guides call it."""
+def eager_signature(path: Path) -> Call:
+    """Return the signature of `tf.saved_model.load`, as TensorFlow 2's guides call it."""
     import tensorflow as tf
 
     loaded = tf.saved_model.load(str(path))
@@ -53,12 +53,12 @@ def eager_signature(path: Path) -> Door:
     def call(x: np.ndarray[Any, Any]) -> Any:
         return signature(x=tf.constant(x))["y"].numpy()
 
-    call.keep = loaded  # type: ignore[attr-defined]  # its variables end with it
+    call.model = loaded  # type: ignore[attr-defined]  # its variables end with it
     return call
 
 
-def session_run(path: Path) -> Door:
-    """`Session.run` of TensorFlow 1, as older servers call it."""
+def session_run(path: Path) -> Call:
+    """Return `Session.run` of TensorFlow 1, as older servers call it."""
     import tensorflow as tf
 
     session = tf.compat.v1.Session(graph=tf.Graph())
@@ -68,47 +68,47 @@ def session_run(path: Path) -> Door:
     return lambda x: session.run(fetch, {feed: x})
 
 
-def measure(doors: dict[str, Door], calls: int) -> dict[str, list[int]]:
-    """Nanoseconds of each call; the answer of each door's first is checked.
+def measure(apis: dict[str, Call], calls: int) -> dict[str, list[int]]:
+    """Return nanoseconds of each call; each API's first answer is checked.
 
     Raises:
-        ValueError: a door gives another answer than x/2 + 2.
+        ValueError: an API gives another answer than x/2 + 2.
     """
     x = np.array([3.0], np.float32)
-    for name, door in doors.items():
-        if not np.array_equal(door(x), [3.5]):
-            raise ValueError(f"{name} answers {door(x)}, not [3.5]")
+    for name, api in apis.items():
+        if not np.array_equal(api(x), [3.5]):
+            raise ValueError(f"{name} answers {api(x)}, not [3.5]")
         for _ in range(_WARM_UP):
-            door(x)
-    times: dict[str, list[int]] = {name: [] for name in doors}
+            api(x)
+    times: dict[str, list[int]] = {name: [] for name in apis}
     now = time.perf_counter_ns
     for _ in range(0, calls, _IN_A_ROW):
-        for name, door in doors.items():
-            kept = times[name]
+        for name, api in apis.items():
+            latencies = times[name]
             for _ in range(_IN_A_ROW):
                 began = now()
-                door(x)
-                kept.append(now() - began)
+                api(x)
+                latencies.append(now() - began)
     return times
 
 
 def load(path: Path, *, freeze: bool) -> Servable:
-    """The model as a worker loads it, with one thread inside each operation."""
+    """Load the model as a worker does, with one thread inside each operation."""
     config = ModelConfig("model", "tensorflow", str(path.parent))
     return loader.load(config, SessionOptions(freeze=freeze))
 
 
 def frozen_rates(path: Path, windows: int, seconds: float) -> dict[str, list[float]]:
-    """Rows a second of the model as loaded and frozen, in turns: "loaded 4 rows 2 callers" and its windows."""
+    """Return rows a second of the model as loaded and frozen, in turns: "loaded 4 rows 2 callers" and its windows."""
     models = {"loaded": load(path, freeze=False), "frozen": load(path, freeze=True)}
-    found: dict[str, list[float]] = {}
+    rates: dict[str, list[float]] = {}
     for rows in (1, 2, 4, 8):
         for callers in (1, 2):
             for _ in range(windows):
                 for name, model in models.items():
                     rate = _rate(_caller(model, rows), rows, callers, seconds)
-                    found.setdefault(f"{name} {rows} rows {callers} callers", []).append(rate)
-    return found
+                    rates.setdefault(f"{name} {rows} rows {callers} callers", []).append(rate)
+    return rates
 
 
 def _caller(model: Servable, rows: int) -> Callable[[], object]:
@@ -138,7 +138,7 @@ def _rate(call: Callable[[], object], rows: int, callers: int, seconds: float) -
 
 
 def cost(path: Path, *, freeze: bool) -> dict[str, float]:
-    """Seconds that loading and warming up take, and what they add to the process's memory, in MiB."""
+    """Return the seconds that loading and warming up take, and what they add to the process's memory, in MiB."""
     preload()
     before, began = _rss_mib(), time.perf_counter()
     model = load(path, freeze=freeze)
@@ -154,27 +154,27 @@ def _rss_mib() -> float:
 
 
 def main() -> None:
-    """Prints what was asked for."""
+    """Print what was asked for."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("path", type=Path, help="a version directory; without --frozen or --cost, of half_plus_two")
-    parser.add_argument("--calls", type=int, default=2000, help="through each door")
+    parser.add_argument("--calls", type=int, default=2000, help="through each API")
     parser.add_argument("--frozen", action="store_true", help="rates as loaded and frozen")
     parser.add_argument("--cost", choices=("loaded", "frozen"), help="what loading it so takes")
     parser.add_argument("--windows", type=int, default=3, help="of --frozen")
     parser.add_argument("--seconds", type=float, default=1.0, help="a window")
     flags = parser.parse_args()
     if flags.cost:
-        found: Any = cost(flags.path, freeze=flags.cost == "frozen")
+        result: Any = cost(flags.path, freeze=flags.cost == "frozen")
     elif flags.frozen:
-        found = frozen_rates(flags.path, flags.windows, flags.seconds)
+        result = frozen_rates(flags.path, flags.windows, flags.seconds)
     else:
-        found = _by_door(flags.path, flags.calls)
-    print(json.dumps(found))
+        result = _by_api(flags.path, flags.calls)
+    print(json.dumps(result))
 
 
-def _by_door(path: Path, calls: int) -> dict[str, list[int]]:
-    doors = {"ours": ours(path), "eager signature": eager_signature(path), "Session.run": session_run(path)}
-    return measure(doors, calls)
+def _by_api(path: Path, calls: int) -> dict[str, list[int]]:
+    apis = {"ours": ours(path), "eager signature": eager_signature(path), "Session.run": session_run(path)}
+    return measure(apis, calls)
 
 
 if __name__ == "__main__":

@@ -15,7 +15,8 @@ from functools import cache
 from itertools import product
 from statistics import median
 
-from thriftserve_bench.records.experiments import HUNDRED, OURS, TEN, ExperimentRun, Pattern
+from thriftserve_bench.records.calls import OURS
+from thriftserve_bench.records.experiments import HUNDRED, TEN, ExperimentRun, Pattern
 from thriftserve_bench.servers import BATCHING, WITH_THREADS, WITH_WORKERS
 from thriftserve_bench.simulator.ideal import HOLDS_LOCK
 from thriftserve_bench.simulator.simulator import Costs, Setup, costs_from, predict

@@ -11,7 +11,8 @@ from dataclasses import fields
 from pathlib import Path
 from typing import Any
 
-from thriftserve_bench.records.experiments import PATTERNS, SIDES, load_experiments
+from thriftserve_bench.records.calls import SIDES
+from thriftserve_bench.records.experiments import PATTERNS, ExperimentRun
 from thriftserve_bench.run_file import NotARun
 from thriftserve_bench.servers import SERVER_TYPES, WITH_WORKERS
 from thriftserve_bench.simulator.setup import WORKLOADS, NotToBeSimulated
@@ -56,7 +57,7 @@ def run(flags: argparse.Namespace) -> int:
     """Answers; 2 where the question makes no sense, 1 where the results can't be read."""
     try:
         question = Question(**{each.name: getattr(flags, each.name) for each in fields(Question)})
-        measured = load_experiments(flags.results) if flags.results else None
+        measured = ExperimentRun.load(flags.results) if flags.results else None
         print(answer(question, measured), end="")
     except NotToBeSimulated as error:
         print(f"thriftserve-bench: {error}", file=sys.stderr)

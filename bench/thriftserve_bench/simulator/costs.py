@@ -9,7 +9,8 @@ from __future__ import annotations
 from dataclasses import dataclass
 from statistics import linear_regression, median
 
-from thriftserve_bench.records.experiments import OURS, ExperimentRun
+from thriftserve_bench.records.calls import OURS
+from thriftserve_bench.records.experiments import ExperimentRun
 from thriftserve_bench.servers import BATCHING
 
 FORKING = "TForkingServer"

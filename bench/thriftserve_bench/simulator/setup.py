@@ -8,7 +8,8 @@ from __future__ import annotations
 from dataclasses import dataclass, field
 from typing import NamedTuple
 
-from thriftserve_bench.records.experiments import OURS, SIDES, TYPES
+from thriftserve_bench.records.calls import OURS, SIDES
+from thriftserve_bench.records.experiments import TYPES
 from thriftserve_bench.servers import SERVER_TYPES
 from thriftserve_bench.simulator.costs import Costs
 

@@ -21,16 +21,8 @@ from typing import NamedTuple
 from simpy import Environment
 from simpy.core import EmptySchedule
 
-from thriftserve_bench.records.experiments import (
-    APACHE,
-    OURS,
-    PATTERNS,
-    PUBLISHED,
-    ExperimentRun,
-    Outcome,
-    Pattern,
-    Published,
-)
+from thriftserve_bench.records.calls import APACHE, OURS
+from thriftserve_bench.records.experiments import PATTERNS, PUBLISHED, ExperimentRun, Outcome, Pattern, Published
 from thriftserve_bench.servers import BATCHING
 from thriftserve_bench.simulator.batching import Batching
 from thriftserve_bench.simulator.clients import Clients

@@ -8,7 +8,7 @@ where they differ, are in simulator_pools.
 
 from __future__ import annotations
 
-from thriftserve_bench.records.experiments import APACHE
+from thriftserve_bench.records.calls import APACHE
 from thriftserve_bench.simulator.cores import Interpreter, Steps
 from thriftserve_bench.simulator.wires import Connection, Line, Request
 from thriftserve_bench.simulator.world import SimulatedServer

@@ -11,7 +11,8 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass, fields, replace
 
-from thriftserve_bench.records.experiments import OURS, PATTERNS, TYPES, ExperimentRun, Pattern
+from thriftserve_bench.records.calls import OURS
+from thriftserve_bench.records.experiments import PATTERNS, TYPES, ExperimentRun, Pattern
 from thriftserve_bench.simulator.costs import Costs, costs_from
 from thriftserve_bench.simulator.setup import HOLD_GIL, NotToBeSimulated, Prediction, Setup
 from thriftserve_bench.simulator.simulator import predict

@@ -17,8 +17,9 @@ from statistics import median, quantiles
 import psutil
 
 from thriftserve_bench import process_tree
-from thriftserve_bench.benchmarks.experiments.hosts import REAL_MODEL, Host
+from thriftserve_bench.benchmarks.experiments.hosts import Host
 from thriftserve_bench.load.pattern_clients import MODEL
+from thriftserve_bench.records.experiments import REAL_MODEL
 from thriftserve_bench.servers import BATCHING
 from thriftserve_bench.workloads.pattern_inputs import NO_SERVICE, make_inputs
 from thriftserve_bench.workloads.timed import HoldGil

@@ -15,12 +15,13 @@ from typing import Any
 
 from rich.console import Console
 
-from thriftserve_bench.benchmarks.experiments.hosts import REAL_MODEL, TIMED
+from thriftserve_bench.benchmarks.experiments.hosts import TIMED
 from thriftserve_bench.benchmarks.experiments.progress import Telling
 from thriftserve_bench.benchmarks.experiments.runner import Experiments, ModelNotMade
 from thriftserve_bench.benchmarks.experiments.schedule import ExperimentSettings
 from thriftserve_bench.processes import ChildEnded
-from thriftserve_bench.records.experiments import PATTERNS, SIDES
+from thriftserve_bench.records.calls import SIDES
+from thriftserve_bench.records.experiments import PATTERNS, REAL_MODEL
 from thriftserve_bench.report.experiments.matrix import show_matrix
 from thriftserve_bench.simulator.setup import NotToBeSimulated
 from thriftserve_bench.simulator.what_if import simulate_text

@@ -15,7 +15,7 @@ from pathlib import Path
 
 from thriftserve_bench.load.pattern_clients import MODEL
 from thriftserve_bench.processes import ServerFailed, ServerProcess
-from thriftserve_bench.records.experiments import APACHE, OURS
+from thriftserve_bench.records.calls import APACHE, OURS
 from thriftserve_bench.servers import BATCHING, WITH_THREADS, WITH_WORKERS
 from thriftserve_bench.workloads.pattern_inputs import EMPTY, IMAGES, make_inputs
 from thriftserve_client import Client, ThriftServeClientError

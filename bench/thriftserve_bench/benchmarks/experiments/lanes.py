@@ -10,11 +10,11 @@ import threading
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import asdict
 
-from thriftserve_bench.benchmarks.experiments.hosts import REAL_MODEL, Host, HostPlan
+from thriftserve_bench.benchmarks.experiments.hosts import Host, HostPlan
 from thriftserve_bench.benchmarks.experiments.schedule import Cell
 from thriftserve_bench.load.pattern_clients import Order
 from thriftserve_bench.processes import ChildEnded, JsonLinesChild
-from thriftserve_bench.records.experiments import Call, Outcome
+from thriftserve_bench.records.experiments import REAL_MODEL, Call, Outcome
 from thriftserve_bench.workloads.pattern_inputs import EMPTY, IMAGES
 
 _CLIENTS = "thriftserve_bench.load.pattern_clients"

@@ -13,8 +13,7 @@ from rich.progress import BarColumn, Progress, TaskID, TextColumn
 
 from thriftserve_bench.benchmarks.experiments.hosts import Host
 from thriftserve_bench.benchmarks.experiments.schedule import Cell, Schedule
-from thriftserve_bench.load.pattern_clients import OK
-from thriftserve_bench.records.experiments import Outcome
+from thriftserve_bench.records.experiments import OK, Outcome
 
 _MINUTE_S = 60.0
 

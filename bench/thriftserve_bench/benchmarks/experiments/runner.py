@@ -21,12 +21,13 @@ from statistics import median
 from thriftserve_bench import machine
 from thriftserve_bench.benchmarks.experiments import calibrate
 from thriftserve_bench.benchmarks.experiments.forks import fork_costs
-from thriftserve_bench.benchmarks.experiments.hosts import REAL_MODEL, Host, HostPlan, start_all, stop_all
+from thriftserve_bench.benchmarks.experiments.hosts import Host, HostPlan, start_all, stop_all
 from thriftserve_bench.benchmarks.experiments.lanes import Lanes
 from thriftserve_bench.benchmarks.experiments.progress import Telling
 from thriftserve_bench.benchmarks.experiments.schedule import ExperimentSettings, Schedule, plans
 from thriftserve_bench.load.pattern_clients import MODEL
-from thriftserve_bench.records.experiments import OURS, ExperimentRun
+from thriftserve_bench.records.calls import OURS
+from thriftserve_bench.records.experiments import REAL_MODEL, ExperimentRun
 from thriftserve_bench.workloads.pattern_inputs import IMAGES, make_inputs
 from thriftserve_client import Client
 
@@ -58,7 +59,7 @@ class Experiments:
         self.run = ExperimentRun(
             began=datetime.now(UTC).isoformat(timespec="seconds"),
             settings=asdict(settings),
-            machine=machine.machine(),
+            machine=machine.describe(),
             versions=machine.versions(_PACKAGES),
             commit=machine.commit(),
         )

@@ -15,7 +15,8 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from thriftserve_bench.benchmarks.experiments.hosts import HostPlan
-from thriftserve_bench.records.experiments import PATTERNS, SIDES, TYPES, Pattern
+from thriftserve_bench.records.calls import SIDES
+from thriftserve_bench.records.experiments import PATTERNS, TYPES, Pattern
 from thriftserve_bench.simulator.ideal import USES_CORE, calls_at_once, ideal_s
 
 #: A cell may take this many times what a wholly serial server would, and so much more.

@@ -104,7 +104,7 @@ def new_run(settings: HttpSettings) -> HttpRun:
     return HttpRun(
         began=datetime.now(UTC).isoformat(timespec="seconds"),
         settings=asdict(settings),
-        machine=machine.machine(),
+        machine=machine.describe(),
         versions=machine.versions(_PACKAGES),
         commit=machine.commit(),
     )

@@ -1,25 +1,32 @@
-"""What the machine does without any RPC, in the best arrangement of processes, threads and batches.
+"""What the machine does without any RPC: the most that a server could do.
 
-job  --survey: every arrangement, shortly-->  the best few  --a window a round-->  LimitWindow
+job  --LocalWork.survey: every arrangement, briefly-->  the best few  --a window a round-->  CeilingWindow
+
+load generator  --frames-->  paced server  --right answers, as many a second as the work gives-->  load generator
+beside it: LocalWork.measure(arrangement)  -->  what is left of the machine
 """
 
 from __future__ import annotations
 
+import time
 from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
+from itertools import product
 from pathlib import Path
-from types import TracebackType
 
-from thriftserve_bench.processes import JsonLinesChild
-from thriftserve_bench.records.peers import LimitWindow
+from thriftserve_bench.load.job_load import NET_WARM_UP_S, JobOrder
+from thriftserve_bench.processes import ChildEnded, JsonLinesChild
+from thriftserve_bench.records.peers import Ceiling, CeilingWindow
 from thriftserve_bench.workloads.jobs import Job
 
 _PROCESSES, _CALLERS, _BATCHES = (1, 2), (1, 2), (1, 2, 4)
-#: Short looks at each arrangement, one after the other and all once more: the machine's speed wanders.
+#: Length of the survey's windows, and how often it goes through all arrangements: the machine's speed drifts.
 _SURVEY_S, _SURVEY_PASSES = 0.3, 2
-#: Frozen arrangements that every round measures, and those of the model as loaded.
-_KEPT = {True: 2, False: 1}
+#: How many frozen arrangements every round measures, and how many of the model as loaded.
+_MEASURED = {True: 2, False: 1}
+#: The clients continue for so much longer than the work.
+_MARGIN_S = 0.5
 
 
 @dataclass(frozen=True)
@@ -36,60 +43,117 @@ class Arrangement:
         return f"{self.processes} processes x {self.callers} callers, batch {self.batch}, {kind}"
 
 
-def arrangements() -> list[Arrangement]:
-    """All of them; one caller in one process uses one core, and is left out."""
+def _arrangements() -> list[Arrangement]:
+    """Return all arrangements that can use more than one core."""
+    choices = product((True, False), _PROCESSES, _CALLERS, _BATCHES)
     return [
         Arrangement(processes, callers, batch, frozen)
-        for frozen in (True, False)
-        for processes in _PROCESSES
-        for callers in _CALLERS
-        for batch in _BATCHES
+        for frozen, processes, callers, batch in choices
         if processes * callers > 1
     ]
 
 
-class Limits:
-    """The processes that measure the limit of one job, from `with` to its end."""
+class LocalWork:
+    """The processes that do a job's work without RPC, until `close`.
 
-    def __init__(self, job: Job, model: Path, pool: Path) -> None:
-        self._arguments = [job.name, str(model / "1"), str(pool)]
-        self._processes: list[JsonLinesChild] = []
+    Args:
+        job: the job.
+        model: base path of its model.
+        samples: file of its samples.
+    """
 
-    def __enter__(self) -> Limits:
+    def __init__(self, job: Job, model: Path, samples: Path) -> None:
+        arguments = [job.name, str(model / "1"), str(samples)]
         module = "thriftserve_bench.servers.local_work"
-        self._processes = [JsonLinesChild(module, self._arguments) for _ in range(max(_PROCESSES))]
-        return self
+        self._children = [JsonLinesChild(module, arguments) for _ in range(max(_PROCESSES))]
 
-    def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, at: TracebackType | None) -> None:
-        for process in self._processes:
-            process.close()
+    def close(self) -> None:
+        """End the processes."""
+        for child in self._children:
+            child.close()
 
-    def measure(self, one: Arrangement, seconds: float) -> LimitWindow:
-        """Has one window measured.
+    def measure(self, arrangement: Arrangement, seconds: float) -> CeilingWindow:
+        """Measure a window.
 
         Raises:
-            ProcessEnded: a process could not do it.
+            ChildEnded: a process has ended.
         """
-        asked = self._processes[: one.processes]
-        order = {"frozen": one.frozen, "callers": one.callers, "batch": one.batch, "seconds": seconds}
-        with ThreadPoolExecutor(len(asked)) as together:
+        children = self._children[: arrangement.processes]
+        order = {"frozen": arrangement.frozen, "callers": arrangement.callers, "batch": arrangement.batch}
+        with ThreadPoolExecutor(len(children)) as pool:
             if seconds:
-                list(together.map(lambda process: process.ask(order | {"seconds": 0}), asked))
-            found = list(together.map(lambda process: process.ask(order), asked))
-        return LimitWindow(sum(each["calls"] for each in found), max(each["elapsed_s"] for each in found))
+                list(pool.map(lambda child: child.ask(order | {"seconds": 0}), children))
+            parts = list(pool.map(lambda child: child.ask(order | {"seconds": seconds}), children))
+        return CeilingWindow(sum(part["calls"] for part in parts), max(part["elapsed_s"] for part in parts))
 
-    def survey(self, tick: Callable[[Arrangement, LimitWindow], None], seconds: float) -> list[Arrangement]:
-        """The best arrangements, after short looks at each."""
-        rates: dict[Arrangement, float] = dict.fromkeys(arrangements(), 0.0)
+    def survey(self, say: Callable[[str], None], seconds: float) -> list[Arrangement]:
+        """Return the best arrangements, after short windows of each."""
+        rates: dict[Arrangement, float] = dict.fromkeys(_arrangements(), 0.0)
         for _ in range(_SURVEY_PASSES):
-            for one in rates:
-                window = self.measure(one, min(_SURVEY_S, seconds))
-                rates[one] += window.calls / window.elapsed_s
-                tick(one, window)
+            for arrangement in rates:
+                window = self.measure(arrangement, min(_SURVEY_S, seconds))
+                rates[arrangement] += window.calls_per_s
+                say(f"{arrangement} {window.calls_per_s:,.0f}/s")
         return list(_best(rates))
 
 
 def _best(rates: dict[Arrangement, float]) -> Iterator[Arrangement]:
-    for frozen, count in _KEPT.items():
-        ranked = sorted((one for one in rates if one.frozen == frozen), key=lambda one: -rates[one])
+    for frozen, count in _MEASURED.items():
+        ranked = sorted((each for each in rates if each.frozen == frozen), key=lambda each: -rates[each])
         yield from ranked[:count]
+
+
+class CeilingWithClients:
+    """An arrangement, a paced server, and the load generator that calls it.
+
+    Args:
+        work: does the arrangement's work.
+        arrangement: which one.
+        alone: its windows without clients; at least one before the first `measure`.
+        job: the job.
+        samples: file of its samples.
+        load: the load generator for Thrift.
+        clients: clients side by side.
+
+    Attributes:
+        ceiling: what was measured.
+    """
+
+    def __init__(
+        self,
+        work: LocalWork,
+        arrangement: Arrangement,
+        alone: Ceiling,
+        job: Job,
+        samples: Path,
+        load: JsonLinesChild,
+        clients: int,
+    ) -> None:
+        self._work, self._arrangement, self._alone = work, arrangement, alone
+        self._job, self._samples, self._load, self._clients = job, samples, load, clients
+        self._server = JsonLinesChild("thriftserve_bench.servers.paced_server", [job.name, str(samples)])
+        title = f"{arrangement}, beside {clients} clients"
+        self.ceiling = Ceiling(job.name, title, arrangement.frozen, with_clients=clients)
+
+    def measure(self, seconds: float) -> None:
+        """Measure a window of the arrangement while the clients get as many answers as it gives.
+
+        Raises:
+            ChildEnded: one of the processes has ended, or the clients had wrong answers.
+        """
+        rate = (self.ceiling.windows or self._alone.windows)[-1].calls_per_s
+        port = self._server.ask({"rate": rate})["port"]
+        samples, pid = str(self._samples), self._server.pid
+        order = JobOrder("thrift", self._job.name, samples, port, pid, self._clients, seconds + _MARGIN_S)
+        with ThreadPoolExecutor(1) as pool:
+            calling = pool.submit(self._load.ask, asdict(order))
+            time.sleep(NET_WARM_UP_S)
+            window = self._work.measure(self._arrangement, seconds)
+            answered = calling.result()
+        if answered["failures"]:
+            raise ChildEnded(f"the paced server's clients: {answered['reason']}")
+        self.ceiling.windows.append(window)
+
+    def close(self) -> None:
+        """End the paced server."""
+        self._server.close()

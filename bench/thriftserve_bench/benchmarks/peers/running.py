@@ -1,6 +1,6 @@
-"""A contestant while it runs: its server, and the load generator that speaks to it.
+"""A system while it runs: its server, and the load generator that calls it.
 
-    Contestant, job  --start-->  Running, once it answers right  --measure-->  PeerWindow  --stop-->  no process left
+    System, job  --start-->  RunningSystem, once it answers right  --measure-->  PeerWindow  --stop-->  no process left
 
 A ready line is not enough here: some servers listen long before their workers can answer.
 """
@@ -8,23 +8,34 @@ A ready line is not enough here: some servers listen long before their workers c
 from __future__ import annotations
 
 import os
+import sys
 import time
 from collections.abc import Mapping
 from dataclasses import asdict
 from pathlib import Path
 
 from thriftserve_bench import process_tree
-from thriftserve_bench.benchmarks.peers.systems import OURS, Contestant
-from thriftserve_bench.processes import ChildEnded, JsonLinesChild, ServerFailed, ServerProcess, clean_environment
-from thriftserve_bench.records.peers import PeerOrder, PeerWindow
+from thriftserve_bench.benchmarks.peers.systems import System
+from thriftserve_bench.load.job_load import JobOrder
+from thriftserve_bench.processes import (
+    TENSORFLOW_ON_CPU,
+    ChildEnded,
+    JsonLinesChild,
+    ServerFailed,
+    ServerProcess,
+    clean_environment,
+)
+from thriftserve_bench.records.peers import OUR_FAMILY, PeerWindow
+from thriftserve_bench.run_file import from_data
 
 _READY_TIMEOUT_S = 60.0
-_STOP_PATIENCE_S = 5.0
+_STOP_TIMEOUT_S = 5.0
+#: Length of the window that tries whether a system answers.
 _TRIAL_S = 0.05
 
 
-class Loads:
-    """The load generators of a run: one for Thrift and HTTP, and the peers' own where they need one.
+class LoadGenerators:
+    """The load generators of a run, each started when first needed: one for all frames, and gRPC's own.
 
     Args:
         pythons: the Python of each family's environment.
@@ -32,94 +43,95 @@ class Loads:
 
     def __init__(self, pythons: Mapping[str, Path]) -> None:
         self._pythons = pythons
-        self._processes: dict[str, JsonLinesChild] = {}
+        self._children: dict[str, JsonLinesChild] = {}
 
-    def of(self, contestant: Contestant) -> JsonLinesChild:
-        """The one that speaks to it; it is started when first needed."""
-        if contestant.dialect != "content":
-            return self.for_thrift()
-        name = contestant.family
-        if name not in self._processes:
-            module, python = "thriftserve_bench.load.grpc_load", self._pythons[name]
-            self._processes[name] = JsonLinesChild(module, python=str(python))
-        return self._processes[name]
+    def of(self, system: System) -> JsonLinesChild:
+        """Return the load generator that speaks a system's protocol."""
+        if system.protocol != "content":
+            return self.for_frames()
+        if system.family not in self._children:
+            python = str(self.python_of(system))
+            self._children[system.family] = JsonLinesChild("thriftserve_bench.load.grpc_load", python=python)
+        return self._children[system.family]
 
-    def for_thrift(self) -> JsonLinesChild:
-        """The one for Thrift and HTTP; it is started when first needed."""
-        if "" not in self._processes:
-            self._processes[""] = JsonLinesChild("thriftserve_bench.load.peers_load")
-        return self._processes[""]
+    def for_frames(self) -> JsonLinesChild:
+        """Return the load generator for Thrift and HTTP."""
+        if "" not in self._children:
+            self._children[""] = JsonLinesChild("thriftserve_bench.load.job_load")
+        return self._children[""]
+
+    def python_of(self, system: System) -> Path:
+        """Return the Python of a system's environment."""
+        return self._pythons.get(system.family, Path(sys.executable))
 
     def close(self) -> None:
-        """Ends them."""
-        for one in self._processes.values():
-            one.close()
+        """End them."""
+        for child in self._children.values():
+            child.close()
 
 
-class Running:
-    """A contestant's server that answers. Made by `start`."""
+class RunningSystem:
+    """A system's server that answers; `start` makes it."""
 
-    def __init__(
-        self, contestant: Contestant, job: str, pool: Path, server: ServerProcess, load: JsonLinesChild
-    ) -> None:
-        self.contestant = contestant
+    def __init__(self, system: System, job: str, samples: Path, server: ServerProcess, load: JsonLinesChild) -> None:
+        self.system = system
         self.server = server
-        self._job, self._pool, self._load = job, pool, load
+        self._job, self._samples, self._load = job, samples, load
 
     def measure(self, clients: int, seconds: float) -> PeerWindow:
-        """Has one window measured.
+        """Measure a window.
 
         Raises:
             ServerFailed: the server or the load generator has ended.
         """
-        server, contestant = self.server, self.contestant
-        order = PeerOrder(contestant.dialect, self._job, str(self._pool), server.port, server.pid, clients, seconds)
+        server, name = self.server, self.system.name
+        samples = str(self._samples)
+        order = JobOrder(self.system.protocol, self._job, samples, server.port, server.pid, clients, seconds)
         try:
-            window = PeerWindow(**self._load.ask(asdict(order)))
+            window = from_data(PeerWindow, self._load.ask(asdict(order)))
         except ChildEnded as error:
-            raise ServerFailed(f"{contestant.name}: its load generator is gone: {error}", None) from error
+            raise ServerFailed(f"{name}: its load generator has ended: {error}") from error
         if not server.running:
-            raise ServerFailed(f"{contestant.name} ended under load\n{server.log_tail()}", None)
+            raise ServerFailed(f"{name} ended under load\n{server.log_tail()}")
         return window
 
     def pause(self) -> None:
-        """Stops it until `resume`: some keep a core busy while nobody asks them, and others would pay for it."""
+        """Stop its processes until `resume`: some keep a core busy while idle, which others would pay for."""
         process_tree.pause(self.server.pid)
 
     def resume(self) -> None:
-        """Lets it go on."""
+        """Let its processes continue."""
         process_tree.resume(self.server.pid)
 
     def stop(self) -> None:
-        """Ends it with all its processes, paused or not."""
+        """End it with all its processes, paused or not."""
         self.resume()
-        process_tree.stop(self.server.pid, _STOP_PATIENCE_S)
+        process_tree.stop(self.server.pid, _STOP_TIMEOUT_S)
         self.server.stop()
         self.server.close()
 
 
-def start(contestant: Contestant, job: str, model: Path, pool: Path, python: Path, load: JsonLinesChild) -> Running:
-    """Starts a contestant's server and waits until it gives a right answer.
+def start(system: System, job: str, model: Path, samples: Path, loads: LoadGenerators) -> RunningSystem:
+    """Start a system's server and wait until it gives a right answer.
 
     Args:
-        contestant: whom.
+        system: which one.
         job: name of the job.
         model: base path of the job's model.
-        pool: file of its questions.
-        python: of its environment.
-        load: what asks it.
+        samples: file of its samples.
+        loads: the load generators.
 
     Raises:
-        ServerFailed: it ended, or gave no right answer in time; it is gone then.
+        ServerFailed: it ended, or gave no right answer in time; no process is left then.
     """
-    is_ours = contestant.family == OURS
+    host = None if system.family == OUR_FAMILY else [os.fspath(loads.python_of(system)), "-m", system.host]
     server = ServerProcess(
-        contestant.arguments(job, model),
-        env=clean_environment() | {"TF_CPP_MIN_LOG_LEVEL": "2", "CUDA_VISIBLE_DEVICES": "-1"},
-        command=None if is_ours else [os.fspath(python), "-m", contestant.host],
+        system.arguments(job, model),
+        env=clean_environment(**TENSORFLOW_ON_CPU),
+        command=host,
         ready_timeout_s=_READY_TIMEOUT_S,
     )
-    running = Running(contestant, job, pool, server.start(), load)
+    running = RunningSystem(system, job, samples, server.start(), loads.of(system))
     try:
         _wait_for_answer(running)
     except BaseException:
@@ -128,15 +140,12 @@ def start(contestant: Contestant, job: str, model: Path, pool: Path, python: Pat
     return running
 
 
-def _wait_for_answer(running: Running) -> None:
+def _wait_for_answer(running: RunningSystem) -> None:
     until = time.monotonic() + _READY_TIMEOUT_S
     while True:
         window = running.measure(1, _TRIAL_S)
         if window.calls and not window.failures:
             return
         if time.monotonic() > until:
-            raise ServerFailed(
-                f"{running.contestant.name} gave no right answer within {_READY_TIMEOUT_S:g} s: {window.reason}\n"
-                f"{running.server.log_tail()}",
-                None,
-            )
+            reason = f"{running.system.name} gave no right answer within {_READY_TIMEOUT_S:g} s: {window.reason}"
+            raise ServerFailed(f"{reason}\n{running.server.log_tail()}")

@@ -126,7 +126,7 @@ def run(flags: argparse.Namespace) -> int:
     found = SwapsRun(
         began=datetime.now(UTC).isoformat(timespec="seconds"),
         settings={"load": asdict(settings[0]), "memory": asdict(settings[1])},
-        machine=machine.machine(),
+        machine=machine.describe(),
         versions=machine.versions(_PACKAGES),
         commit=machine.commit(),
     )

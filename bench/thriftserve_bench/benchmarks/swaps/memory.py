@@ -19,7 +19,7 @@ from thriftserve_bench import process_tree
 from thriftserve_bench.benchmarks.swaps.serving import Serving, serving
 from thriftserve_bench.benchmarks.swaps.swapper import SwapStuck
 from thriftserve_bench.process_tree import standalone_bytes
-from thriftserve_bench.records.swaps import Memory, MemorySample
+from thriftserve_bench.records.swaps import MemorySample, SwapMemory
 from thriftserve_bench.workloads.versions import MODEL
 from thriftserve_client import Client, ThriftServeClientError
 
@@ -48,7 +48,7 @@ class MemorySettings:
 
 def measure_memory(
     server_type: str, settings: MemorySettings, store: Path, logs: Path, tick: Callable[[int], None]
-) -> Memory:
+) -> SwapMemory:
     """Swaps one server type's model over and over.
 
     Args:
@@ -61,7 +61,7 @@ def measure_memory(
     Raises:
         ServerFailed: the server does not start.
     """
-    found = Memory(server_type)
+    found = SwapMemory(server_type)
     began = time.monotonic()
     with (
         tempfile.TemporaryDirectory(prefix="thriftserve-swaps-") as scratch,
@@ -82,7 +82,7 @@ def measure_memory(
     return found
 
 
-def _ask(serves: Serving, found: Memory) -> None:
+def _ask(serves: Serving, found: SwapMemory) -> None:
     newest = serves.versions.newest
     with Client(serves.server.host, serves.server.port) as client:
         for _ in range(_CALLS):

@@ -12,7 +12,8 @@ from rich.box import SIMPLE
 from rich.console import Console
 from rich.table import Table
 
-from thriftserve_bench.records.experiments import APACHE, OURS, PATTERNS, SIDES, ExperimentRun
+from thriftserve_bench.records.calls import APACHE, OURS, SIDES
+from thriftserve_bench.records.experiments import PATTERNS, ExperimentRun
 from thriftserve_bench.report.experiments.consistency import findings
 from thriftserve_bench.report.experiments.table import Cell, Row, cells, headline, rows
 from thriftserve_bench.report.experiments.targets import Verdict, verdicts

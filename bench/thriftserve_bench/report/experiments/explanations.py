@@ -7,18 +7,8 @@ from __future__ import annotations
 
 from statistics import median
 
-from thriftserve_bench.records.experiments import (
-    APACHE,
-    HUNDRED,
-    OURS,
-    PATTERNS,
-    SERIES,
-    SHARED,
-    SIDES,
-    ExperimentRun,
-    ForkCost,
-    Outcome,
-)
+from thriftserve_bench.records.calls import APACHE, OURS, SIDES
+from thriftserve_bench.records.experiments import HUNDRED, PATTERNS, SERIES, SHARED, ExperimentRun, ForkCost, Outcome
 from thriftserve_bench.simulator.ideal import HOLDS_LOCK, USES_CORE
 from thriftserve_bench.simulator.simulator import published_fork_s
 

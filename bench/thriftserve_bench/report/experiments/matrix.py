@@ -8,7 +8,8 @@ from __future__ import annotations
 from rich.console import Console
 from rich.table import Table
 
-from thriftserve_bench.records.experiments import PATTERNS, SIDES, ExperimentRun
+from thriftserve_bench.records.calls import SIDES
+from thriftserve_bench.records.experiments import PATTERNS, ExperimentRun
 from thriftserve_bench.report.experiments.table import Cell, Row, rows
 
 

@@ -10,7 +10,8 @@ from collections.abc import Sequence
 from dataclasses import asdict, astuple, fields
 from typing import Any
 
-from thriftserve_bench.records.experiments import PATTERNS, SIDES, Call, ExperimentRun
+from thriftserve_bench.records.calls import SIDES
+from thriftserve_bench.records.experiments import PATTERNS, Call, ExperimentRun
 from thriftserve_bench.report.experiments.table import Cell, Row, cells
 from thriftserve_bench.simulator import advice
 from thriftserve_bench.simulator.ideal import calls_at_once

@@ -12,7 +12,8 @@ from collections.abc import Iterable, Mapping, Sequence
 from html import escape
 from typing import Any
 
-from thriftserve_bench.records.experiments import APACHE, OURS, ExperimentRun
+from thriftserve_bench.records.calls import APACHE, OURS
+from thriftserve_bench.records.experiments import ExperimentRun
 from thriftserve_bench.report.experiments import digest
 from thriftserve_bench.report.experiments.table import Cell, Row
 from thriftserve_bench.report.experiments.targets import Verdict

@@ -15,7 +15,8 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from matplotlib.ticker import LogLocator, NullFormatter
 
-from thriftserve_bench.records.experiments import APACHE, HUNDRED, OURS, PATTERNS, SIDES, TEN, ExperimentRun
+from thriftserve_bench.records.calls import APACHE, OURS, SIDES
+from thriftserve_bench.records.experiments import HUNDRED, PATTERNS, TEN, ExperimentRun
 from thriftserve_bench.report.experiments import digest
 from thriftserve_bench.report.experiments.table import Row
 from thriftserve_bench.report.experiments.timelines import timelines

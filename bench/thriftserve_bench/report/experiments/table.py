@@ -12,16 +12,8 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from statistics import median_low
 
-from thriftserve_bench.records.experiments import (
-    OURS,
-    PATTERNS,
-    PUBLISHED,
-    SIDES,
-    ExperimentRun,
-    Outcome,
-    Pattern,
-    Published,
-)
+from thriftserve_bench.records.calls import OURS, SIDES
+from thriftserve_bench.records.experiments import PATTERNS, PUBLISHED, ExperimentRun, Outcome, Pattern, Published
 from thriftserve_bench.report.experiments.explanations import explain
 from thriftserve_bench.servers import SERVER_TYPES
 from thriftserve_bench.simulator.ideal import ideal_s

@@ -8,7 +8,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass
 
-from thriftserve_bench.records.experiments import OURS
+from thriftserve_bench.records.calls import OURS
 from thriftserve_bench.report.experiments.table import Row
 from thriftserve_bench.servers import BATCHING
 
