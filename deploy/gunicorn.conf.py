@@ -11,13 +11,13 @@ from typing import Any, ClassVar
 
 from uvicorn_worker import UvicornWorker
 
-from thriftserve.gateway.http_protocol import bounded
+from thriftserve.gateway.http_protocol import limited_protocol
 
 
 class Worker(UvicornWorker):
     """A request's head must come within this time, in seconds, and is bounded in size."""
 
-    CONFIG_KWARGS: ClassVar[dict[str, Any]] = {"loop": "uvloop", "http": bounded(30.0)}
+    CONFIG_KWARGS: ClassVar[dict[str, Any]] = {"loop": "uvloop", "http": limited_protocol(30.0)}
 
 
 bind = os.environ.get("BIND", "127.0.0.1:8501")

@@ -210,7 +210,8 @@ def test_fields_of_a_form_without_effect(door: Door) -> None:
         answer = door.post(path, *form({field: "1"}, stripes(True)))
         assert answer.status == 400, answer.body
         assert (
-            f"the form has the field {field!r}, which is no file; options here: signature_name, top_k" in answer.error
+            f"the form has the field {field!r}, which is not a file; options here: signature_name, top_k"
+            in answer.error
         )
     answer = door.post(f"{path}?max_detections=1", stripes(True), {"Content-Type": "image/png"})
     assert answer.status == 400 and "the query has max_detections" in answer.error
@@ -454,7 +455,7 @@ INPUT = {"name": "x", "shape": [1], "datatype": "FP32", "data": [1.0]}
         ({"inputs": [{**INPUT, "data": 3}]}, "data"),
         ({"inputs": [{**INPUT, "data": ["a"]}]}, "expected type: float"),
         ({"inputs": [{**INPUT, "parameters": {"binary_data_size": 4}}]}, "binary_data_size"),
-        ({"inputs": [INPUT], "outputs": [{"name": "z"}]}, "no output 'z'"),
+        ({"inputs": [INPUT], "outputs": [{"name": "z"}]}, "output 'z' does not exist"),
         ({"inputs": [INPUT], "outputs": [3]}, "outputs"),
         ({"inputs": [INPUT], "parameters": 3}, "parameters"),
         ({"inputs": []}, "x"),
@@ -527,7 +528,7 @@ def test_images_by_address(door: Door) -> None:
     expected = [
         "HTTP status 404",
         "",
-        "larger than 100000 bytes",
+        "larger than the limit of 100000 bytes",
         "more than 3 redirects",
         "expected an http",
         "",

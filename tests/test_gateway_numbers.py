@@ -18,7 +18,7 @@ import pytest
 from encoded_images import plain
 from gateway_served import Door, gateway
 from served import Served
-from thriftserve.gateway.json_encode import number, written
+from thriftserve.gateway.json_encode import encode_array, number
 
 TESTS = str(Path(__file__).parent)
 NPY, NPZ = "application/x-npy", "application/x-npz"
@@ -89,7 +89,7 @@ def test_predict_and_scores_agree(dtype: Any) -> None:
     ]
     with np.errstate(all="ignore"):
         for value in map(dtype, values):
-            assert orjson.dumps(number(float(value))) == written(np.array(value))
+            assert orjson.dumps(number(float(value))) == encode_array(np.array(value))
 
 
 def npy(array: Any) -> bytes:

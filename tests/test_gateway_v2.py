@@ -88,7 +88,7 @@ def test_classes_of_an_undeclared_output(door: Door) -> None:
     assert output(door.post(ANYTHING, sent))["data"] == ["9:1", "7:2"]
     sent["inputs"] = [{**one, "shape": [], "data": [5]}]
     answer = door.post(ANYTHING, sent)
-    assert answer.status == 400 and "output 'y' is INT64 []: classification takes numbers" in answer.error
+    assert answer.status == 400 and "output 'y' is INT64 []: classification expects numbers" in answer.error
 
 
 @pytest.mark.parametrize("name", ["known", "name", "total"])
@@ -96,7 +96,7 @@ def test_outputs_without_classes(door: Door, name: str) -> None:
     """Truth values, text and scalars have none: the output is named, and not given as it is."""
     answer = door.post(CLASSES, asked(name, classification=1))
     assert answer.status == 400
-    assert f"output {name!r} is " in answer.error and "classification takes numbers" in answer.error
+    assert f"output {name!r} is " in answer.error and "classification expects numbers" in answer.error
 
 
 @pytest.mark.parametrize(
@@ -136,28 +136,43 @@ def test_classes_of_more_dimensions() -> None:
         (asked(shared_memory_offset=0), "output 'scores': parameters.shared_memory_offset is 0: shared memory"),
         (
             {"inputs": [{**X, "data": None, "parameters": {"shared_memory_region": "r"}}]},
-            "input 'x': parameters.shared_memory_region is \"r\": shared memory can't be used here",
+            "input 'x': parameters.shared_memory_region is \"r\": shared memory is not supported here",
         ),
-        (asked(classification=-1), "output 'scores': parameters.classification is -1: expected how many classes"),
-        (asked(classification="2"), "output 'scores': parameters.classification is \"2\": expected how many classes"),
-        (asked(classification=True), "output 'scores': parameters.classification is true: expected how many classes"),
-        (asked(classification=1.5), "output 'scores': parameters.classification is 1.5: expected how many classes"),
+        (asked(classification=-1), "output 'scores': parameters.classification is -1: expected a number of classes"),
+        (
+            asked(classification="2"),
+            "output 'scores': parameters.classification is \"2\": expected a number of classes",
+        ),
+        (
+            asked(classification=True),
+            "output 'scores': parameters.classification is true: expected a number of classes",
+        ),
+        (asked(classification=1.5), "output 'scores': parameters.classification is 1.5: expected a number of classes"),
         (asked(binary_data="false"), "output 'scores': parameters.binary_data is \"false\": expected true or false"),
         (asked(binary_data=1), "output 'scores': parameters.binary_data is 1: expected true or false"),
         (
             asked(other=[1]),
             "output 'scores': parameters.other is [\n    1\n]: expected text, a number or a truth value",
         ),
-        ({"inputs": [X], "parameters": {"sequence_id": 7}}, "parameters.sequence_id is 7: no model here has sequences"),
-        ({"inputs": [X], "parameters": {"sequence_start": True}}, "parameters.sequence_start is true: no model here"),
-        ({"inputs": [X], "parameters": {"sequence_end": True}}, "parameters.sequence_end is true: no model here"),
+        (
+            {"inputs": [X], "parameters": {"sequence_id": 7}},
+            "parameters.sequence_id is 7: models here have no sequences",
+        ),
+        ({"inputs": [X], "parameters": {"sequence_start": True}}, "parameters.sequence_start is true: models here"),
+        ({"inputs": [X], "parameters": {"sequence_end": True}}, "parameters.sequence_end is true: models here"),
         ({"inputs": [X], "parameters": {"triton_x": 1}}, "parameters.triton_x: names that begin with triton_"),
         (
             {"inputs": [X], "parameters": {"binary_data_output": "no"}},
             'parameters.binary_data_output is "no": expected',
         ),
-        ({"inputs": [X], "parameters": {"timeout": 0.5}}, "parameters.timeout is 0.5: expected microseconds"),
-        ({"inputs": [X], "parameters": {"timeout": -1}}, "parameters.timeout is -1: expected microseconds"),
+        (
+            {"inputs": [X], "parameters": {"timeout": 0.5}},
+            "parameters.timeout is 0.5: expected a whole number of microseconds",
+        ),
+        (
+            {"inputs": [X], "parameters": {"timeout": -1}},
+            "parameters.timeout is -1: expected a whole number of microseconds",
+        ),
         ({"inputs": [X], "parameters": {"signature_name": 3}}, "parameters.signature_name is 3: expected text"),
         ({"inputs": [X], "parameters": [1]}, "parameters is [\n    1\n]: expected an object"),
         ({"inputs": [{**X, "parameters": 3}]}, "input 'x': parameters is 3: expected an object"),
@@ -170,10 +185,13 @@ def test_classes_of_more_dimensions() -> None:
         ({"inputs": [X], "outputs": False}, '"outputs" is false: expected a list'),
         (
             {"inputs": [X], "outputs": [{"name": "scores"}, {"name": "scores"}]},
-            "output 'scores' is asked for more than",
+            "has output 'scores' more than once",
         ),
-        ({"inputs": [X], "outputs": [{"name": "z"}]}, "no output 'z'; there are known, name, number, scores, total"),
-        ({"inputs": [X, X]}, "input 'x' is there more than once"),
+        (
+            {"inputs": [X], "outputs": [{"name": "z"}]},
+            "output 'z' does not exist: expected some of known, name, number, scores, total",
+        ),
+        ({"inputs": [X, X]}, "has input 'x' more than once"),
         ({"inputs": [{**X, "parameters": {"binary_data_size": 0}}]}, "input 'x' has data and binary_data_size"),
         ({"inputs": [X, {**X, "name": "z"}]}, "'z'"),
     ],
@@ -297,7 +315,7 @@ def test_a_request_as_it_is_read() -> None:
     )
     outputs = {"a": RequestedOutput(True, 2), "b": RequestedOutput(True)}
     assert made == InferRequest("7", "s", 0.0015, outputs, RequestedOutput(True))
-    assert made.wanted(["a", "b", "c"]) == outputs
-    assert InferRequest.read({}).wanted(["a"]) == {"a": RequestedOutput()}
+    assert made.requested(["a", "b", "c"]) == outputs
+    assert InferRequest.read({}).requested(["a"]) == {"a": RequestedOutput()}
     with pytest.raises(Refusal):
         InferRequest.read({"outputs": [{"name": None}]})

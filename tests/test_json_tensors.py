@@ -5,8 +5,7 @@ from typing import Any
 import pytest
 
 from thriftserve.gateway.http import Refusal
-from thriftserve.gateway.json_faults import tensor_of
-from thriftserve.gateway.json_tensors import quick_tensor
+from thriftserve.gateway.json_tensors import decode_checked, decode_fast
 from thriftserve_idl.ttypes import DataType
 
 _VALUES: list[Any] = [
@@ -21,9 +20,9 @@ _VALUES: list[Any] = [
 @pytest.mark.parametrize("value", _VALUES, ids=lambda value: str(value)[:24])
 def test_the_short_way_takes_what_the_long_one_takes(value: Any, dtype: DataType) -> None:
     """What the short way makes, the long one makes as well; what the long one refuses, the short one leaves to it."""
-    quick = quick_tensor(value, dtype)
+    quick = decode_fast(value, dtype)
     try:
-        slow = tensor_of(value, dtype)
+        slow = decode_checked(value, dtype)
     except Refusal:
         assert quick is None
     else:
@@ -33,4 +32,4 @@ def test_the_short_way_takes_what_the_long_one_takes(value: Any, dtype: DataType
 @pytest.mark.parametrize("value", [[1.5, 2], [0, 1, 0.0, 1.0], [[1.0, 2.0], [3.0, 4.0]], [float("nan"), 1]])
 def test_usual_numbers_go_the_short_way(value: Any) -> None:
     """Floats and small whole numbers are not looked at one by one."""
-    assert quick_tensor(value, DataType.FLOAT) is not None
+    assert decode_fast(value, DataType.FLOAT) is not None

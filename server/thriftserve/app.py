@@ -34,7 +34,7 @@ from thriftserve.controller import (
     write_first_plan,
 )
 from thriftserve.errors import Code, ExitCode
-from thriftserve.gateway.sidecar import group as gateway_group
+from thriftserve.gateway.sidecar import gateway_group
 from thriftserve.models import devices, loader, process_layout, warmup
 from thriftserve.models.devices import SessionOptions
 from thriftserve.models.loader import in_background

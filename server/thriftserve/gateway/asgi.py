@@ -1,4 +1,4 @@
-"""The gateway for another server of ASGI applications than its own command.
+"""The gateway for ASGI servers other than its own command.
 
     THRIFTSERVE_GATEWAY_… variables  --app()-->  ASGI application
 
@@ -7,8 +7,9 @@
     gunicorn -k uvicorn_worker.UvicornWorker 'thriftserve.gateway.asgi:app()'
     uvicorn --factory thriftserve.gateway.asgi:app
 
-The variables are those of `thriftserve gateway`: THRIFTSERVE_GATEWAY_BACKEND=10.0.0.1:9090,10.0.0.2:9090.
-Those of the socket (host, port, backlog, keep_alive_s, drain_timeout_s) are the other server's own: no effect here.
+The variables are those of `thriftserve gateway`, such as THRIFTSERVE_GATEWAY_BACKEND=10.0.0.1:9090,10.0.0.2:9090.
+The settings of the socket (host, port, backlog, keep_alive_s, drain_timeout_s) have no effect: the other server has its
+own. The module is separate because its path is public.
 """
 
 from __future__ import annotations
@@ -25,12 +26,12 @@ from thriftserve.settings.gateway import GatewaySettings
 
 
 def app() -> Any:
-    """The application, as the environment says.
+    """Return the application with the settings of the environment.
 
     Raises:
         ConfigError: a variable is wrong.
     """
     settings = gather(GatewaySettings, environ=os.environ).settings
     log.configure(settings.log_level, settings.log_format)
-    uvicorn_server.settle()
+    uvicorn_server.tune_memory()
     return with_cors(Gateway(settings), settings)

@@ -1,7 +1,7 @@
 """TensorFlow Serving's classify and regress: examples in, labels and scores or values out.
 
 {"examples": [{feature: value}]} --tf.Example--> signature --> {"results": [[["label", 0.9], …], …]}
-                                                             | {"results": [1.5, …]}
+| {"results": [1.5, …]}
 """
 
 from __future__ import annotations
@@ -13,21 +13,56 @@ import orjson
 
 from thriftserve.gateway.http import SIGNATURE, HttpReply, HttpRequest, ModelPath, Refusal
 from thriftserve.gateway.json_decode import Types, signature_name
-from thriftserve.gateway.json_encode import Array, written
-from thriftserve.gateway.json_faults import from_base64, is_base64, json_type, lossless, lossy
-from thriftserve.gateway.json_text import members, shown
+from thriftserve.gateway.json_encode import Array, encode_array
+from thriftserve.gateway.json_tensors import check_lossless, from_base64, is_base64, json_type
+from thriftserve.gateway.json_text import members, show
 from thriftserve.gateway.metadata_cache import DEFAULT_SIGNATURE, MetadataCache
 from thriftserve.gateway.model_api import ModelApi
 from thriftserve_client.results import Prediction, SignatureInfo
 from thriftserve_idl.ttypes import DataType, Tensor
 from thriftserve_proto.example_pb2 import BytesList, Example, Feature, Features, FloatList, Int64List
 
-# JSON examples to serialised tf.Example messages, without TensorFlow.
-
 _INT64 = range(-(2**63), 2**63)
+_INPUT = "inputs"
+_MEMBERS = (SIGNATURE, "examples", "context")
+_METHODS = {
+    "classify": ("classification", "tensorflow/serving/classify"),
+    "regress": ("regression", "tensorflow/serving/regress"),
+}
 
 
-def serialised(document: dict[str, Any]) -> list[bytes]:
+class ExampleApi:
+    """The endpoints that take tf.Example features."""
+
+    def __init__(self, metadata_cache: MetadataCache, models: ModelApi) -> None:
+        self._metadata_cache = metadata_cache
+        self._models = models
+
+    async def classify(self, request: HttpRequest, path: ModelPath, document: dict[str, Any]) -> HttpReply:
+        """Return labels and scores of each example."""
+        outputs, count = await self._run(request, path, document)
+        return HttpReply(_classes(outputs, count))
+
+    async def regress(self, request: HttpRequest, path: ModelPath, document: dict[str, Any]) -> HttpReply:
+        """Return a value for each example."""
+        outputs, count = await self._run(request, path, document)
+        return HttpReply(b'{"results":%s}' % encode_array(_values(outputs, count)))
+
+    async def _run(self, request: HttpRequest, path: ModelPath, document: dict[str, Any]) -> tuple[Prediction, int]:
+        request.check_query(SIGNATURE)
+        document = members(document, _MEMBERS)
+        name = signature_name(document) or request.query.get(SIGNATURE)
+        examples = serialize_examples(document)
+        metadata = await self._metadata_cache.get(path, request.left_s)
+        check_signature(metadata.signatures.get(name or DEFAULT_SIGNATURE), name or DEFAULT_SIGNATURE, path.verb)
+
+        async def read(_: SignatureInfo, types: Types) -> tuple[dict[str, Tensor], int]:
+            return {_INPUT: Tensor(DataType.STRING, [len(examples)], None, examples)}, len(examples)
+
+        return await self._models.run(request, path, name, read)
+
+
+def serialize_examples(document: dict[str, Any]) -> list[bytes]:
     """Return one serialized Example for each of a request's examples, with the request's context in each.
 
     Raises:
@@ -36,13 +71,13 @@ def serialised(document: dict[str, Any]) -> list[bytes]:
     context = _features(document["context"]) if "context" in document else {}
     if "examples" not in document:
         raise Refusal(
-            f"JSON Value: {shown(document)} When method is classify, key 'examples' is expected and was not found"
+            f"JSON Value: {show(document)} When method is classify, key 'examples' is expected and was not found"
         )
     examples = document["examples"]
     if type(examples) is not list:
-        raise Refusal(f"JSON Value: {shown(document)} Expecting 'examples' value to be an list/array")
+        raise Refusal(f"JSON Value: {show(document)} Expecting 'examples' value to be an list/array")
     if not examples:
-        raise Refusal(f"JSON Value: {shown(document)} 'examples' value is an empty array")
+        raise Refusal(f"JSON Value: {show(document)} 'examples' value is an empty array")
     messages = (Example(features=Features(feature={**context, **_features(example)})) for example in examples)
     return [message.SerializeToString(deterministic=True) for message in messages]
 
@@ -61,10 +96,10 @@ def _feature(name: str, values: list[Any]) -> Feature:
     kind = ""
     elements = []
     for value in values:
-        found, element = _element(name, value)
-        if kind not in ("", found):
+        element_kind, element = _element(name, value)
+        if kind not in ("", element_kind):
             raise Refusal(f"Unexpected element type in feature: {name} expecting type: {kind}")
-        kind = found
+        kind = element_kind
         elements.append(element)
     if kind == "bytes":
         return Feature(bytes_list=BytesList(value=elements))
@@ -74,7 +109,7 @@ def _feature(name: str, values: list[Any]) -> Feature:
 
 
 def _element(name: str, value: Any) -> tuple[str, Any]:
-    """The kind of list that a value belongs to, and the value as it stands there."""
+    """Return the kind of list that a value belongs to, and the value as that list holds it."""
     if type(value) is str:
         return "bytes", value.encode("utf-8", "replace")
     if is_base64(value):
@@ -86,56 +121,16 @@ def _element(name: str, value: Any) -> tuple[str, Any]:
             raise Refusal(f"Feature: {name} has uint64 element. Only int64 is supported.")
         return "int64", value
     if type(value) is float:
-        if not lossless(value, DataType.FLOAT):
-            raise lossy(value, DataType.FLOAT)
+        check_lossless(value, DataType.FLOAT)
         return "float", value
     raise Refusal(f"Feature: {name} has element with unexpected JSON type: {json_type(value)}")
 
 
-_INPUT = "inputs"
-_MEMBERS = (SIGNATURE, "examples", "context")
-_METHODS = {
-    "classify": ("classification", "tensorflow/serving/classify"),
-    "regress": ("regression", "tensorflow/serving/regress"),
-}
-
-
-class ExampleApi:
-    """The endpoints that take tf.Example features."""
-
-    def __init__(self, catalog: MetadataCache, models: ModelApi) -> None:
-        self._catalog = catalog
-        self._models = models
-
-    async def classify(self, exchange: HttpRequest, path: ModelPath, document: dict[str, Any]) -> HttpReply:
-        """Labels and scores of each example."""
-        outputs, count = await self._run(exchange, path, document)
-        return HttpReply(_classes(outputs, count))
-
-    async def regress(self, exchange: HttpRequest, path: ModelPath, document: dict[str, Any]) -> HttpReply:
-        """A value for each example."""
-        outputs, count = await self._run(exchange, path, document)
-        return HttpReply(b'{"results":%s}' % written(_values(outputs, count)))
-
-    async def _run(self, exchange: HttpRequest, path: ModelPath, document: dict[str, Any]) -> tuple[Prediction, int]:
-        exchange.check_query(SIGNATURE)
-        document = members(document, _MEMBERS)
-        name = signature_name(document) or exchange.query.get(SIGNATURE)
-        examples = serialised(document)
-        described = await self._catalog.describe(path, exchange.left_s)
-        check(described.signatures.get(name or DEFAULT_SIGNATURE), name or DEFAULT_SIGNATURE, path.verb)
-
-        async def read(_: SignatureInfo, types: Types) -> tuple[dict[str, Tensor], int]:
-            return {_INPUT: Tensor(DataType.STRING, [len(examples)], None, examples)}, len(examples)
-
-        return await self._models.run(exchange, path, name, read)
-
-
-def check(signature: SignatureInfo | None, name: str, verb: str) -> None:
-    """Whether a signature is one that the verb takes.
+def check_signature(signature: SignatureInfo | None, name: str, verb: str) -> None:
+    """Check that a verb can run a signature.
 
     Raises:
-        Refusal: it is not there, of another method, or has other inputs or outputs.
+        Refusal: the signature does not exist, is of another method, or has other inputs or outputs.
     """
     kind, method = _METHODS[verb]
     if signature is None:
@@ -159,7 +154,7 @@ def check(signature: SignatureInfo | None, name: str, verb: str) -> None:
 
 
 def _classes(outputs: Prediction, count: int) -> bytes:
-    """For each example its classes' labels and scores; "" and 0 stand for what the model does not give."""
+    """Return the results as JSON: labels and scores of each example; "" or 0 for those that the model lacks."""
     classes, scores = outputs.get("classes"), outputs.get("scores")
     for array in (classes, scores):
         if array is not None and (array.ndim != 2 or array.shape[0] != count):
@@ -168,7 +163,7 @@ def _classes(outputs: Prediction, count: int) -> bytes:
         raise Refusal(
             f"Tensors class and score should match in dim_size(1). Got {classes.shape[1]} vs. {scores.shape[1]}"
         )
-    shape = (classes if classes is not None else scores).shape  # type: ignore[union-attr]  # one of them is there
+    shape = (classes if classes is not None else scores).shape  # type: ignore[union-attr]  # the signature has one of them
     labels = np.full(shape, b"", dtype=object) if classes is None else classes
     numbers = np.zeros(shape, np.float32) if scores is None else scores
     return orjson.dumps({"results": [_pairs(*row) for row in zip(labels.tolist(), numbers, strict=True)]})
@@ -176,7 +171,7 @@ def _classes(outputs: Prediction, count: int) -> bytes:
 
 def _pairs(labels: list[bytes], scores: Array) -> list[Any]:
     return [
-        [label.decode("utf-8", "replace"), orjson.Fragment(written(scores[number : number + 1].reshape(())))]
+        [label.decode("utf-8", "replace"), orjson.Fragment(encode_array(scores[number : number + 1].reshape(())))]
         for number, label in enumerate(labels)
     ]
 

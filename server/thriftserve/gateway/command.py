@@ -1,8 +1,8 @@
 """The command `thriftserve gateway`.
 
-    argv, environment, TOML file  -->  GatewaySettings  -->  server.serve  -->  exit code
+    argv, environment, TOML file --> GatewaySettings --> uvicorn_server.serve --> exit code
 
-The HTTP libraries are imported when there is something to serve: they belong to the extra `gateway`.
+The HTTP libraries belong to the extra `gateway`: `run` imports them, so that the command line works without them.
 """
 
 from __future__ import annotations
@@ -19,21 +19,21 @@ from thriftserve.settings.flags import add_flags, given_flags
 from thriftserve.settings.gateway import GatewaySettings
 
 _ABOUT = """\
-Answers HTTP with the models of one thriftserve server or several: TensorFlow Serving's REST API, the Open Inference
-Protocol, images. When it takes requests, one line on stdout says so:
+Serve the models of one or more thriftserve servers over HTTP: TensorFlow Serving's REST API, the Open Inference
+Protocol, images. When the gateway is ready, it prints one line on stdout:
 
   thriftserve-gateway ready host=127.0.0.1 port=8501 backends=127.0.0.1:9090 pid=4711
 
-Logs go to stderr. SIGTERM and SIGINT finish what is in flight and end.
+Logs go to stderr. SIGTERM and SIGINT finish the requests in flight, then end the process.
 """
 
 _EXAMPLES = """\
 examples:
-  before a server on this machine:
+  for a server on this machine:
     thriftserve gateway --backend 127.0.0.1:9090 --port 8501
     curl -d '{"instances": [1.0, 2.0, 5.0]}' http://127.0.0.1:8501/v1/models/half_plus_two:predict
 
-  before two, for everybody:
+  for two servers, open to all hosts:
     thriftserve gateway --backend 10.0.0.1:9090,10.0.0.2:9090 --host 0.0.0.0
 
 Each setting is also a key of the TOML file and a THRIFTSERVE_GATEWAY_<NAME> variable. All settings:
@@ -42,10 +42,10 @@ docs/reference/settings.md. All routes: docs/reference/http.md.
 
 
 def add_to(commands: Any) -> argparse.ArgumentParser:
-    """Adds the command to those of the line."""
+    """Add the command `gateway` to the command line."""
     parser: argparse.ArgumentParser = commands.add_parser(
         "gateway",
-        help="answer HTTP with the models of running servers",
+        help="serve the models of running servers over HTTP",
         usage="thriftserve gateway --backend HOST:PORT[,HOST:PORT...] [options]",
         description=_ABOUT,
         epilog=_EXAMPLES,
@@ -57,10 +57,10 @@ def add_to(commands: Any) -> argparse.ArgumentParser:
 
 
 def settings_of(given: argparse.Namespace) -> Effective[GatewaySettings]:
-    """The settings that hold.
+    """Return the effective settings.
 
     Raises:
-        ConfigError: one is wrong.
+        ConfigError: a setting is wrong.
     """
     return gather(
         GatewaySettings, flags=given_flags(given, GatewaySettings), environ=dict(os.environ), config=given.config
@@ -68,10 +68,10 @@ def settings_of(given: argparse.Namespace) -> Effective[GatewaySettings]:
 
 
 def run(settings: GatewaySettings) -> ExitCode:
-    """Serves until a signal ends it.
+    """Serve until a signal.
 
     Raises:
-        StartError: it can't.
+        StartError: the gateway can't start.
     """
     log.configure(settings.log_level, settings.log_format)
     try:

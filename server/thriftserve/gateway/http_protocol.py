@@ -1,7 +1,7 @@
-"""uvicorn's HTTP protocol with the two bounds that it lacks: size and time of a request's head.
+"""uvicorn's HTTP protocol with two limits that it lacks: size and time of a request's head.
 
-It imports nothing of the metrics: gunicorn's configuration file imports it before it sets PROMETHEUS_MULTIPROC_DIR,
-and prometheus_client reads that variable once, when it is imported.
+The module must not import the metrics: gunicorn's configuration file imports it before it sets
+PROMETHEUS_MULTIPROC_DIR, and prometheus_client reads that variable once, when it is imported.
 """
 
 from __future__ import annotations
@@ -13,33 +13,33 @@ from uvicorn.protocols.http.httptools_impl import HttpToolsProtocol
 
 #: Request line and headers together.
 MAX_HEAD_BYTES = 64 * 1024
-#: Of a body so much is gathered before the application is woken for it: the whole of most.
+#: Bytes of a body that are collected before the application is woken: all of most bodies.
 MAX_PIECE_BYTES = 4 * 1024 * 1024
-_TOO_LARGE = b"the request's head is larger than %d bytes, the limit" % MAX_HEAD_BYTES
+_TOO_LARGE = b"the request's head is larger than the limit of %d bytes" % MAX_HEAD_BYTES
 _REFUSAL = (
     b"HTTP/1.1 431 Request Header Fields Too Large\r\ncontent-type: text/plain; charset=utf-8\r\n"
     b"content-length: %d\r\nconnection: close\r\n\r\n%s" % (len(_TOO_LARGE), _TOO_LARGE)
 )
 
 
-class Bounded(HttpToolsProtocol):
-    """One connection."""
+class LimitedHttpProtocol(HttpToolsProtocol):
+    """One connection, with limits on its requests' heads."""
 
-    #: How long a client may take from its first byte, or from connecting, until the head of its request is whole.
+    #: Seconds from connecting, or from a request's first byte, until its head must be complete.
     head_timeout_s = 30.0
 
     def __init__(self, *args: Any, **more: Any) -> None:
         super().__init__(*args, **more)
         self._in_head = True
         self._head_bytes = 0
-        self._late: asyncio.TimerHandle | None = None
+        self._head_timer: asyncio.TimerHandle | None = None
 
     def connection_made(self, transport: asyncio.Transport) -> None:  # type: ignore[override]  # as theirs is
         super().connection_made(transport)
-        self._watch()
+        self._start_timer()
 
     def connection_lost(self, exc: Exception | None) -> None:
-        self._unwatch()
+        self._stop_timer()
         super().connection_lost(exc)
 
     def data_received(self, data: bytes) -> None:
@@ -50,15 +50,15 @@ class Bounded(HttpToolsProtocol):
             self.transport.write(_REFUSAL)
             self.transport.close()
 
-    # What the parser calls
+    # Called by the parser
 
     def on_message_begin(self) -> None:
         super().on_message_begin()
-        if self._late is None:
-            self._watch()
+        if self._head_timer is None:
+            self._start_timer()
 
     def on_headers_complete(self) -> None:
-        self._unwatch()
+        self._stop_timer()
         self._in_head = False
         super().on_headers_complete()
 
@@ -75,22 +75,22 @@ class Bounded(HttpToolsProtocol):
         super().on_message_complete()
         self._in_head, self._head_bytes = True, 0
 
-    def _watch(self) -> None:
-        self._late = self.loop.call_later(self.head_timeout_s, self._expire)
+    def _start_timer(self) -> None:
+        self._head_timer = self.loop.call_later(self.head_timeout_s, self._expire)
 
-    def _unwatch(self) -> None:
-        if self._late is not None:
-            self._late.cancel()
-            self._late = None
+    def _stop_timer(self) -> None:
+        if self._head_timer is not None:
+            self._head_timer.cancel()
+            self._head_timer = None
 
     def _expire(self) -> None:
         cycle: Any = self.cycle  # None before the first request, whatever its annotation says
         if cycle is not None and not cycle.response_complete:
-            self._watch()  # an earlier request of this connection is still being answered
+            self._start_timer()  # an earlier request of the connection is not answered yet
         else:
             self.transport.close()
 
 
-def bounded(head_timeout_s: float) -> type[Bounded]:
-    """The protocol with this time-out."""
-    return type("Bounded", (Bounded,), {"head_timeout_s": head_timeout_s})
+def limited_protocol(head_timeout_s: float) -> type[LimitedHttpProtocol]:
+    """Return the protocol class with this time-out."""
+    return type("LimitedHttpProtocol", (LimitedHttpProtocol,), {"head_timeout_s": head_timeout_s})

@@ -1,59 +1,59 @@
-"""The body of a predict request to its tensors, in both of TensorFlow Serving's forms.
+"""Decode the body of a predict request into tensors, in both of TensorFlow Serving's formats.
 
-    {"instances": [row, …]}                 --row by row-->     {input: Tensor}, ROW
-    {"inputs": tensor | {input: tensor}}    --as they stand-->  {input: Tensor}, COLUMNAR
+    {"instances": [row, …]}                 --row by row-->  {input: Tensor}, ROW
+    {"inputs": tensor | {input: tensor}}    --as given-->    {input: Tensor}, COLUMNAR
 
-What a model takes is told by its signature; one that declares nothing (a Python model may) is sent what the JSON
-looks like: numbers with a point FLOAT, whole ones INT64, truth values BOOL, text and base64 STRING. An input of pixels
-takes {"b64": …} as an encoded image, which the server decodes.
+The model's signature gives the types. A model that declares none (a Python model may) gets the types that the JSON
+suggests: decimals FLOAT, whole numbers INT64, truth values BOOL, text and base64 STRING. An input of pixels takes
+{"b64": …} as an encoded image, which the server decodes.
 """
 
 from __future__ import annotations
 
+import math
 from collections.abc import Iterable, Mapping
 from enum import Enum
 from typing import Any
 
 from thriftserve.gateway.http import Refusal
-from thriftserve.gateway.json_faults import dense_shape, is_base64, tensor_of
-from thriftserve.gateway.json_tensors import quick_tensor
-from thriftserve.gateway.json_text import shown
+from thriftserve.gateway.json_tensors import decode, decode_checked, decode_fast, dense_shape, is_base64
+from thriftserve.gateway.json_text import show
 from thriftserve_idl.ttypes import DataType, Tensor
 
-#: The types of a signature's inputs by name; None where nothing is declared.
+#: The types of a signature's inputs by name; None if it declares none.
 Types = Mapping[str, DataType] | None
 
 
-class JsonForm(Enum):
-    """How a request laid out its tensors; the answer is laid out the same way."""
+class JsonLayout(Enum):
+    """How a request lays out its tensors; its response uses the same layout. The value is the response's key."""
 
     ROW = "predictions"
     COLUMNAR = "outputs"
 
 
 def signature_name(document: dict[str, Any]) -> str | None:
-    """The signature that a request names; None: the default one.
+    """Return the signature that a request names; None for the default one.
 
     Raises:
-        Refusal: it is not text.
+        Refusal: the name is not text.
     """
     name = document.get("signature_name")
     if name is None:
         return None
     if type(name) is not str:
         raise Refusal(
-            f"JSON Value: {shown(document)} not formatted correctly. 'signature_name' key must be a string value."
+            f"JSON Value: {show(document)} not formatted correctly. 'signature_name' key must be a string value."
         )
     return name or None
 
 
 def with_images(document: dict[str, Any], types: Types, pixels: Iterable[str]) -> Types:
-    """The types as a request sends them: STRING for those of the inputs `pixels` that it gives as base64."""
-    sent = {name: DataType.STRING for name in pixels if types and _begins_with_base64(document, name, types)}
-    return {**types, **sent} if types and sent else types
+    """Return the types as a request sends them: STRING for those of the inputs `pixels` that it gives as base64."""
+    encoded = {name: DataType.STRING for name in pixels if types and _starts_with_base64(document, name, types)}
+    return {**types, **encoded} if types and encoded else types
 
 
-def _begins_with_base64(document: dict[str, Any], name: str, types: Mapping[str, DataType]) -> bool:
+def _starts_with_base64(document: dict[str, Any], name: str, types: Mapping[str, DataType]) -> bool:
     rows = document.get("instances")
     value = rows[0] if type(rows) is list and rows else document.get("inputs")
     if type(value) is dict and not is_base64(value):
@@ -65,11 +65,13 @@ def _begins_with_base64(document: dict[str, Any], name: str, types: Mapping[str,
     return is_base64(value)
 
 
-def tensors_of(document: dict[str, Any], types: Types, signature: str | None) -> tuple[dict[str, Tensor], JsonForm]:
-    """The tensors of a request.
+def decode_tensors(
+    document: dict[str, Any], types: Types, signature: str | None
+) -> tuple[dict[str, Tensor], JsonLayout]:
+    """Return the tensors of a request, and its layout.
 
     Raises:
-        Refusal: it has neither form or both, or what it holds does not fit the types.
+        Refusal: it has neither layout or both, or its values do not fit the types.
     """
     rows, inputs = document.get("instances"), document.get("inputs")
     empty = types is not None and not types
@@ -77,33 +79,26 @@ def tensors_of(document: dict[str, Any], types: Types, signature: str | None) ->
         raise Refusal(f"Failed to get input map for signature: {signature or 'DEFAULT'}")
     if "instances" in document and "inputs" in document:
         raise Refusal(
-            f"JSON Value: {shown(document)} Not formatted correctly expecting only one of 'inputs' or 'instances' "
+            f"JSON Value: {show(document)} Not formatted correctly expecting only one of 'inputs' or 'instances' "
             "keys to exist "
         )
     if "instances" in document:
         if type(rows) is not list:
-            raise Refusal(f"JSON Value: {shown(document)} Excepting 'instances' to be an list/array")
+            raise Refusal(f"JSON Value: {show(document)} Excepting 'instances' to be an list/array")
         if not rows:
-            raise Refusal(f"JSON Value: {shown(document)} No values in 'instances' array")
-        return _of_rows(rows, types), JsonForm.ROW
+            raise Refusal(f"JSON Value: {show(document)} No values in 'instances' array")
+        return _decode_rows(rows, types), JsonLayout.ROW
     if "inputs" in document:
-        return _of_columns(inputs, types), JsonForm.COLUMNAR
+        return _decode_columns(inputs, types), JsonLayout.COLUMNAR
     raise Refusal("Missing 'inputs' or 'instances' key")
 
 
-def _tensor(value: Any, dtype: DataType | None) -> Tensor:
-    if dtype is None:
-        dtype = looks_like(value)
-    return quick_tensor(value, dtype) or tensor_of(value, dtype)
-
-
-def looks_like(value: Any) -> DataType:
-    """The type that a value is sent as where none is declared: that of its first element, whole numbers apart."""
+def _suggested_type(value: Any) -> DataType:
+    """Return the type for a value whose input declares none: by all its elements, FLOAT if they are mixed."""
     dense_shape(value)
-    kinds = set()
     level = [value]
-    while level and any(type(one) is list for one in level):
-        level = [each for one in level for each in (one if type(one) is list else [one])]
+    while any(type(item) is list for item in level):
+        level = [element for item in level for element in (item if type(item) is list else [item])]
     kinds = set(map(type, level))
     if kinds == {int}:
         return DataType.INT64
@@ -116,27 +111,27 @@ def _is_object(value: Any) -> bool:
     return type(value) is dict and not is_base64(value)
 
 
-def _of_columns(inputs: Any, types: Types) -> dict[str, Tensor]:
+def _decode_columns(inputs: Any, types: Types) -> dict[str, Tensor]:
     if not _is_object(inputs):
         if types is not None and len(types) == 1:
             ((name, dtype),) = types.items()
-            return {name: _tensor(inputs, dtype)}
+            return {name: decode(inputs, dtype)}
         raise Refusal(
             "inputs is a plain value/list, but expecting an object as multiple input tensors required as per "
             "tensorinfo_map"
         )
     if types is None:
-        return {name: _tensor(value, None) for name, value in inputs.items()}
+        return {name: decode(value, _suggested_type(value)) for name, value in inputs.items()}
     for name in types:
         if name not in inputs:
             raise Refusal(f"Missing named input: {name} in 'inputs' object.")
     for name in inputs:
         if name not in types:
             raise Refusal(f"JSON object: does not have named input: {name}")
-    return {name: _tensor(inputs[name], dtype) for name, dtype in types.items()}
+    return {name: decode(inputs[name], dtype) for name, dtype in types.items()}
 
 
-def _of_rows(rows: list[Any], types: Types) -> dict[str, Tensor]:
+def _decode_rows(rows: list[Any], types: Types) -> dict[str, Tensor]:
     first = rows[0]
     if not _is_object(first) and (types is None or len(types) > 1):
         raise Refusal(
@@ -145,39 +140,40 @@ def _of_rows(rows: list[Any], types: Types) -> dict[str, Tensor]:
         )
     if not _is_object(first):
         name, dtype = next(iter(types.items())) if types else ("", DataType.STRING)
-        quick = quick_tensor(rows, dtype)
-        return {name: quick if quick is not None else _plain_rows(rows, dtype)}
+        return {name: decode_fast(rows, dtype) or _decode_plain_rows(rows, dtype)}
     names = types if types is not None else dict.fromkeys(first)
     if all(_is_object(row) and row.keys() == names.keys() for row in rows):
         columns = {name: [row[name] for row in rows] for name in names}
-        quick_ones = {
-            name: quick_tensor(column, (types or {}).get(name) or looks_like(column))
-            for name, column in columns.items()
-        }
-        found = {name: tensor for name, tensor in quick_ones.items() if tensor is not None}
-        if len(found) == len(names):
-            return found
-    return _object_rows(rows, types)
+        tensors: dict[str, Tensor] = {}
+        for name, column in columns.items():
+            tensor = decode_fast(column, (types or {}).get(name) or _suggested_type(column))
+            if tensor is None:
+                break
+            tensors[name] = tensor
+        else:
+            return tensors
+    return _decode_object_rows(rows, types)
 
 
-def _plain_rows(rows: list[Any], dtype: DataType) -> Tensor:
-    """The tensor of rows that are looked at one by one."""
-    made: list[Tensor] = []
+def _decode_plain_rows(rows: list[Any], dtype: DataType) -> Tensor:
+    """Return the tensor of rows, decoded one by one."""
+    tensors: list[Tensor] = []
     for number, row in enumerate(rows):
         if _is_object(row):
             raise Refusal(f"Expecting value/list but got object at item {number} of input list")
         try:
-            made.append(_like_the_first(tensor_of(row, dtype), made))
+            tensors.append(_check_shape(decode_checked(row, dtype), tensors))
         except Refusal as error:
             raise _in_element(str(number), error) from None
-    return _stacked(made)
+    return _stack(tensors)
 
 
-def _object_rows(rows: list[Any], types: Types) -> dict[str, Tensor]:
-    """The tensors of rows that name their inputs, looked at one by one."""
-    known: Mapping[str, DataType]
-    known = types if types is not None else {name: looks_like(value) for name, value in rows[0].items()}
-    made: dict[str, list[Tensor]] = {name: [] for name in known}
+def _decode_object_rows(rows: list[Any], types: Types) -> dict[str, Tensor]:
+    """Return the tensors of rows that name their inputs, decoded one by one."""
+    known: Mapping[str, DataType] = (
+        types if types is not None else {name: _suggested_type(value) for name, value in rows[0].items()}
+    )
+    columns: dict[str, list[Tensor]] = {name: [] for name in known}
     for number, row in enumerate(rows):
         if not _is_object(row):
             raise Refusal(f"Expecting object but got list at item {number} of input list")
@@ -185,15 +181,15 @@ def _object_rows(rows: list[Any], types: Types) -> dict[str, Tensor]:
             try:
                 if name not in known:
                     raise Refusal(f"JSON object: does not have named input: {name}")
-                made[name].append(_like_the_first(tensor_of(value, known[name]), made[name]))
+                columns[name].append(_check_shape(decode_checked(value, known[name]), columns[name]))
             except Refusal as error:
                 raise _in_element(f"{number} key: {name}", error) from None
         if row.keys() != known.keys():
             raise Refusal(
-                f"Failed to process element: {number} of 'instances' list. JSON object: {shown(row)} "
+                f"Failed to process element: {number} of 'instances' list. JSON object: {show(row)} "
                 f"must only have keys: {','.join(sorted(known))}"
             )
-    return {name: _stacked(several) for name, several in made.items()}
+    return {name: _stack(tensors) for name, tensors in columns.items()}
 
 
 def _in_element(where: str, error: Refusal) -> Refusal:
@@ -201,27 +197,20 @@ def _in_element(where: str, error: Refusal) -> Refusal:
     return Refusal(f"Failed to process element: {where} of 'instances' list. Error: {kind}: {error.message}")
 
 
-def _like_the_first(tensor: Tensor, before: list[Tensor]) -> Tensor:
+def _check_shape(tensor: Tensor, before: list[Tensor]) -> Tensor:
     if not before or before[0].shape == tensor.shape:
         return tensor
-    expected, got = _count(before[0]), _count(tensor)
+    expected, got = math.prod(before[0].shape), math.prod(tensor.shape)
     if expected != got:
         raise Refusal(f"Expecting tensor size: {expected} but got: {got}")
-    raise Refusal(f"Expecting shape {_listed(before[0])} but got: {_listed(tensor)}")
+    raise Refusal(f"Expecting shape {_format_shape(before[0])} but got: {_format_shape(tensor)}")
 
 
-def _count(tensor: Tensor) -> int:
-    count = 1
-    for size in tensor.shape:
-        count *= size
-    return count
-
-
-def _listed(tensor: Tensor) -> str:
+def _format_shape(tensor: Tensor) -> str:
     return f"[{','.join(map(str, tensor.shape))}]"
 
 
-def _stacked(rows: list[Tensor]) -> Tensor:
+def _stack(rows: list[Tensor]) -> Tensor:
     shape = [len(rows), *rows[0].shape]
     if rows[0].strings is not None:
         return Tensor(rows[0].dtype, shape, None, [text for row in rows for text in row.strings])

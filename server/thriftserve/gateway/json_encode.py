@@ -1,11 +1,11 @@
-"""Output tensors to the JSON of TensorFlow Serving, in the form of the request.
+"""Encode output tensors as TensorFlow Serving's JSON, in the layout of the request.
 
     {"y": [2.5, 3.0]}, ROW       -->  {"predictions": [2.5, 3.0]}
     {"a": …, "b": …}, ROW        -->  {"predictions": [{"a": …, "b": …}, …]}
     the same, COLUMNAR           -->  {"outputs": [2.5, 3.0]} | {"outputs": {"a": …, "b": …}}
 
-Numbers have the fewest digits that tell them apart in their own type; NaN, Infinity and -Infinity are written so.
-STRING values are text, or {"b64": …} where the output's name ends in _bytes or a value is not UTF-8.
+Numbers have the fewest digits that identify them in their own type; NaN, Infinity and -Infinity are written as such.
+STRING values are text, or {"b64": …} if the output's name ends in _bytes or a value is not UTF-8.
 """
 
 from __future__ import annotations
@@ -13,78 +13,72 @@ from __future__ import annotations
 import base64
 import math
 import re
-from collections.abc import Iterator, Mapping
+from collections.abc import Mapping
 from typing import Any
 
 import numpy as np
 import orjson
 
 from thriftserve.gateway.http import Refusal
-from thriftserve.gateway.json_decode import JsonForm
+from thriftserve.gateway.json_decode import JsonLayout
 from thriftserve_client.conversion import shortest
 
 Array = np.ndarray[Any, np.dtype[Any]]
-#: Kinds of numpy types that orjson writes by itself; others are made float32 first.
-_PLAIN = frozenset("fiub")
+#: Kinds of numpy types that orjson writes itself; others become float32 first.
+_ORJSON_KINDS = frozenset("fiub")
 _NULL = re.compile(rb"null")
 
 
-def answer(outputs: Mapping[str, Array], form: JsonForm) -> bytes:
-    """The body of the answer.
+def encode_response(outputs: Mapping[str, Array], layout: JsonLayout) -> bytes:
+    """Return the body of a predict response.
 
     Raises:
-        Refusal: the outputs have no rows that belong together, and the request was in rows.
+        Refusal: the request was in rows, and the outputs do not have the same number of rows.
     """
     if not outputs:
         raise Refusal("Cannot convert empty tensor map to JSON")
-    if form is JsonForm.ROW:
+    if layout is JsonLayout.ROW:
         _check_rows(outputs)
     if len(outputs) == 1:
         ((name, array),) = outputs.items()
-        return b'{"%s":%s}' % (form.value.encode(), written(array, name.endswith("_bytes")))
-    if form is JsonForm.COLUMNAR:
+        return b'{"%s":%s}' % (layout.value.encode(), encode_array(array, name.endswith("_bytes")))
+    if layout is JsonLayout.COLUMNAR:
         columns = {name: _fragment(array, name) for name, array in sorted(outputs.items())}
-        return orjson.dumps({form.value: columns})
-    return orjson.dumps({form.value: _rows(outputs)}, option=orjson.OPT_SERIALIZE_NUMPY)
+        return orjson.dumps({layout.value: columns})
+    return orjson.dumps({layout.value: _rows(outputs)}, option=orjson.OPT_SERIALIZE_NUMPY)
 
 
-def written(array: Array, as_bytes: bool = False) -> bytes:
-    """An array as JSON; of no dimensions: its one value."""
+def encode_array(array: Array, as_bytes: bool = False) -> bytes:
+    """Return an array as JSON; its one value if it has no dimensions."""
     if array.dtype == object:
-        return orjson.dumps(_texts(array, as_bytes))
-    if array.dtype.kind not in _PLAIN:
+        return orjson.dumps(_nest_texts(array.tolist(), as_bytes))
+    if array.dtype.kind not in _ORJSON_KINDS:
         array = array.astype(np.float32)
     plain = array[()] if array.ndim == 0 else np.ascontiguousarray(array)
     text = orjson.dumps(plain, option=orjson.OPT_SERIALIZE_NUMPY)
     if array.dtype.kind != "f":
         return text
-    odd = array[~np.isfinite(array)]
-    if not odd.size:
+    not_finite = array[~np.isfinite(array)]
+    if not not_finite.size:
         return text
-    tokens = _tokens(odd)
-    return _NULL.sub(lambda _: next(tokens), text)  # orjson writes null for each of them, and for nothing else
+    tokens = map(token, not_finite.tolist())
+    return _NULL.sub(lambda _: next(tokens), text)  # orjson writes null for these, and for nothing else
 
 
 def number(value: float) -> float | orjson.Fragment:
-    """A score or a coordinate, by the same rules, as orjson takes it."""
+    """Return a score or a coordinate by the same rules, in a form that orjson writes."""
     return shortest(value) if math.isfinite(value) else orjson.Fragment(token(value))
 
 
-def _tokens(values: Array) -> Iterator[bytes]:
-    return map(token, values.tolist())
-
-
 def token(value: float) -> bytes:
-    """What stands for a number that JSON has not: NaN or an infinity."""
+    """Return the token for a number that JSON does not have: NaN or an infinity."""
     return b"NaN" if math.isnan(value) else (b"Infinity" if value > 0 else b"-Infinity")
 
 
-def _texts(array: Array, as_bytes: bool) -> Any:
-    return _nested(array.tolist(), as_bytes)
-
-
-def _nested(values: Any, as_bytes: bool) -> Any:
-    return [_nested(one, as_bytes) for one in values] if type(values) is list else _text(values, as_bytes)
+def _nest_texts(values: Any, as_bytes: bool) -> Any:
+    if type(values) is list:
+        return [_nest_texts(value, as_bytes) for value in values]
+    return _text(values, as_bytes)
 
 
 def _text(value: bytes, as_bytes: bool) -> Any:
@@ -97,7 +91,7 @@ def _text(value: bytes, as_bytes: bool) -> Any:
 
 
 def _fragment(array: Array, name: str) -> orjson.Fragment:
-    return orjson.Fragment(written(array, name.endswith("_bytes")))
+    return orjson.Fragment(encode_array(array, name.endswith("_bytes")))
 
 
 def _check_rows(outputs: Mapping[str, Array]) -> None:
@@ -119,11 +113,11 @@ def _rows(outputs: Mapping[str, Array]) -> list[dict[str, Any]]:
 
 
 def _row_values(name: str, array: Array) -> list[Any]:
-    """One value a row, as orjson takes it."""
+    """Return one value per row, in a form that orjson writes."""
     if array.dtype == object:
-        return list(_texts(array, name.endswith("_bytes")))
+        return list(_nest_texts(array.tolist(), name.endswith("_bytes")))
     if array.dtype.kind in "iub":
         return list(array.tolist())
     if array.dtype.kind == "f" and np.isfinite(array).all():
         return list(np.ascontiguousarray(array))
-    return [orjson.Fragment(written(row)) for row in array]
+    return [orjson.Fragment(encode_array(row)) for row in array]

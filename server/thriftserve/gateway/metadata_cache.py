@@ -1,9 +1,9 @@
-"""What each model takes and gives, asked once and remembered.
+"""A cache of the models' metadata.
 
-    (model, version, label) --getModelMetadata--> ModelMetadata, kept until something says that it has changed
+    (model, version, label) --getModelMetadata--> ModelMetadata, cached until the model may have changed
 
-That something is an answer from another version than the one described, or a server that refuses what was made by
-the description: the caller renews it and tries again.
+It may have changed if another version answers than the cached one, or if a server refuses a request that was decoded
+by the cached metadata: then the caller renews it and tries again.
 """
 
 from __future__ import annotations
@@ -17,41 +17,41 @@ from thriftserve_client.errors import FailedPreconditionError, NotFoundError
 from thriftserve_client.results import ModelMetadata, SignatureInfo
 
 DEFAULT_SIGNATURE = "serving_default"
-#: Descriptions kept; the one that was longest not asked for goes first.
-_MOST_KEPT = 1000
-#: A description this young is not asked for again because a request does not fit it.
+#: Entries of the cache; the least recently used is dropped first.
+_MAX_ENTRIES = 1000
+#: Metadata younger than this is not read again because a request does not fit it.
 _FRESH_S = 1.0
 
 
 class MetadataCache:
-    """The models' descriptions."""
+    """Metadata of models by model and version. Used by the event loop's thread."""
 
     def __init__(self, backends: Backends) -> None:
         self._backends = backends
-        self._known: OrderedDict[ModelPath, ModelMetadata] = OrderedDict()
-        self._asked_at: dict[ModelPath, float] = {}
-        self._asked: dict[ModelPath, asyncio.Task[ModelMetadata]] = {}
+        self._entries: OrderedDict[ModelPath, ModelMetadata] = OrderedDict()
+        self._read_at: dict[ModelPath, float] = {}
+        self._reads: dict[ModelPath, asyncio.Task[ModelMetadata]] = {}
 
-    async def describe(self, path: ModelPath, timeout_s: float) -> ModelMetadata:
-        """A model's description.
+    async def get(self, path: ModelPath, timeout_s: float) -> ModelMetadata:
+        """Return a model's metadata.
 
         Raises:
             Refusal: no such model or version.
-            ThriftServeClientError: no server could tell.
+            ThriftServeClientError: no server returned it.
         """
-        known = self._known.get(path.which)
-        if known is None:
+        metadata = self._entries.get(path.without_verb)
+        if metadata is None:
             return await self.renew(path, timeout_s)
-        self._known.move_to_end(path.which)
-        return known
+        self._entries.move_to_end(path.without_verb)
+        return metadata
 
     async def renew(self, path: ModelPath, timeout_s: float) -> ModelMetadata:
-        """The same, asked for anew; of several that ask at once, one does."""
-        key = path.which
-        task = self._asked.get(key)
+        """Return a model's metadata, read again; concurrent callers share one read. Errors as for `get`."""
+        key = path.without_verb
+        task = self._reads.get(key)
         if task is None:
-            task = self._asked[key] = asyncio.ensure_future(self._ask(key, timeout_s))
-            task.add_done_callback(lambda _: self._asked.pop(key, None))
+            task = self._reads[key] = asyncio.ensure_future(self._read(key, timeout_s))
+            task.add_done_callback(lambda _: self._reads.pop(key, None))
         try:
             return await asyncio.shield(task)
         except NotFoundError:
@@ -61,57 +61,56 @@ class MetadataCache:
                 raise path.not_found() from None
             raise
         finally:
-            del task  # its error knows this frame
+            del task  # its error refers to this frame
 
-    async def refresh(self, path: ModelPath, timeout_s: float, *, ours: bool) -> ModelMetadata:
-        """The same, after something failed by the description.
+    async def refresh(self, path: ModelPath, timeout_s: float, *, refused_here: bool) -> ModelMetadata:
+        """Return a model's metadata after a request failed with the cached one. Errors as for `get`.
 
         Args:
-            path: the model.
-            timeout_s: how long it may take.
-            ours: whether the gateway refused it by itself: clients may do that to it all day, so it asks no server
-                about a model that it has asked about within the last second.
+            path: names the model and version.
+            timeout_s: limit on the read.
+            refused_here: whether the gateway itself refused the request. Then metadata younger than a second is not
+                read again: clients with wrong requests must not load the servers.
         """
-        known, now = self._known.get(path.which), asyncio.get_running_loop().time()
-        if ours and known is not None and now < self._asked_at.get(path.which, 0.0) + _FRESH_S:
-            return known
+        metadata, now = self._entries.get(path.without_verb), asyncio.get_running_loop().time()
+        if refused_here and metadata is not None and now < self._read_at.get(path.without_verb, 0.0) + _FRESH_S:
+            return metadata
         return await self.renew(path, timeout_s)
 
-    def ran(self, path: ModelPath, version: int | None) -> None:
-        """Tells which version answered: where it is another than the one described, the description is out of date."""
-        known = self._known.get(path.which)
-        if known is not None and known.version != version:
-            self.forget(path)
+    def note_version(self, path: ModelPath, version: int | None) -> None:
+        """Drop a model's metadata if another version answered than the cached one."""
+        metadata = self._entries.get(path.without_verb)
+        if metadata is not None and metadata.version != version:
+            self._drop(path)
 
-    def forget(self, path: ModelPath) -> None:
-        """Asks again the next time."""
-        self._known.pop(path.which, None)
-        self._asked_at.pop(path.which, None)
+    def _drop(self, path: ModelPath) -> None:
+        self._entries.pop(path.without_verb, None)
+        self._read_at.pop(path.without_verb, None)
 
-    async def _ask(self, key: ModelPath, timeout_s: float) -> ModelMetadata:
-        self.forget(key)
-        found = await self._backends.metadata(key.spec(), timeout_s)
-        self._known[key] = found
-        self._asked_at[key] = asyncio.get_running_loop().time()
-        if len(self._known) > _MOST_KEPT:
-            oldest, _ = self._known.popitem(last=False)
-            self._asked_at.pop(oldest, None)
-        return found
+    async def _read(self, key: ModelPath, timeout_s: float) -> ModelMetadata:
+        self._drop(key)
+        metadata = await self._backends.metadata(key.spec(), timeout_s)
+        self._entries[key] = metadata
+        self._read_at[key] = asyncio.get_running_loop().time()
+        if len(self._entries) > _MAX_ENTRIES:
+            oldest, _ = self._entries.popitem(last=False)
+            self._read_at.pop(oldest, None)
+        return metadata
 
 
-def signature_of(described: ModelMetadata, name: str | None) -> SignatureInfo:
-    """A signature by its name, the default one where there is none.
+def signature_of(metadata: ModelMetadata, name: str | None) -> SignatureInfo:
+    """Return a signature by its name, or the default one for None.
 
     Raises:
         Refusal: the model has no such signature.
     """
-    wanted = name or DEFAULT_SIGNATURE
-    found = described.signatures.get(wanted)
-    if found is None:
-        raise Refusal(f'Serving signature name: "{wanted}" not found in signature def')
-    return found
+    name = name or DEFAULT_SIGNATURE
+    signature = metadata.signatures.get(name)
+    if signature is None:
+        raise Refusal(f'Serving signature name: "{name}" not found in signature def')
+    return signature
 
 
-def declares_nothing(described: ModelMetadata, signature: SignatureInfo) -> bool:
-    """Whether a model takes whatever it is sent: a Python model without signatures."""
-    return described.platform == "python" and not signature.inputs and not signature.outputs
+def declares_nothing(metadata: ModelMetadata, signature: SignatureInfo) -> bool:
+    """Return whether a model takes any inputs: a Python model without signatures."""
+    return metadata.platform == "python" and not signature.inputs and not signature.outputs

@@ -1,6 +1,6 @@
-"""Every metric of /metrics, written once: name, kind, labels, help.
+"""Every metric of /metrics, defined once: name, kind, labels, help.
 
-FAMILIES  -->  what metrics_requests counts, what metrics_servers collects, the tables of docs/reference/metrics.md
+FAMILIES --> counters of metrics, collectors of metrics_servers, the tables of docs/reference/metrics.md
 """
 
 from __future__ import annotations
@@ -13,9 +13,9 @@ class Family:
     """One metric.
 
     Attributes:
-        name: as queries have it; a counter's ends in _total.
+        name: as in queries; a counter's ends in _total.
         kind: "counter", "gauge", "histogram" or "info".
-        help: what it says.
+        help: one sentence for people.
         labels: names of its labels.
     """
 
@@ -34,29 +34,27 @@ _WORKER = (*_PLACE, "pid")
 REQUESTS = Family(
     "thriftserve_gateway_requests_total",
     "counter",
-    "HTTP requests answered, by their status code.",
+    "HTTP requests answered, by status code.",
     ("model", "version", "method", "code"),
 )
 DURATION = Family(
     "thriftserve_gateway_request_duration_seconds",
     "histogram",
-    "Time from a request's arrival until its answer was ready.",
+    "Time from a request's arrival until its reply was ready.",
     _WHAT,
 )
 RECEIVED = Family(
-    "thriftserve_gateway_received_bytes_total", "counter", "Bytes of requests' bodies as they came in.", _WHAT
+    "thriftserve_gateway_received_bytes_total", "counter", "Bytes of requests' bodies, as received.", _WHAT
 )
-SENT = Family("thriftserve_gateway_sent_bytes_total", "counter", "Bytes of answers' bodies.", _WHAT)
-IN_FLIGHT = Family("thriftserve_gateway_requests_in_flight", "gauge", "HTTP requests under way now.")
+SENT = Family("thriftserve_gateway_sent_bytes_total", "counter", "Bytes of replies' bodies.", _WHAT)
+IN_FLIGHT = Family("thriftserve_gateway_requests_in_flight", "gauge", "HTTP requests in flight now.")
 SHED = Family(
     "thriftserve_gateway_requests_shed_total",
     "counter",
-    'Requests turned away for load: by the gateway\'s own limit ("gateway") or by full queues behind it ("server").',
+    'Requests rejected for load: by the gateway\'s own limit ("gateway") or by full queues behind it ("server").',
     ("by",),
 )
-EXPIRED = Family(
-    "thriftserve_gateway_deadline_exceeded_total", "counter", "Requests whose time was over before they had an answer."
-)
+EXPIRED = Family("thriftserve_gateway_deadline_exceeded_total", "counter", "Requests that exceeded their deadline.")
 PROCESS_MEMORY = Family(
     "thriftserve_gateway_process_resident_memory_bytes", "gauge", "Resident memory of a gateway process.", _PROCESS
 )
@@ -67,7 +65,7 @@ PROCESS_CPU = Family(
     _PROCESS,
 )
 
-UP = Family("thriftserve_up", "gauge", "1 where the server answered when it was asked, else 0.", _SERVER)
+UP = Family("thriftserve_up", "gauge", "1 if the server answers, else 0.", _SERVER)
 INFO = Family("thriftserve_server_info", "info", "What the server is; always 1.", ("backend", "server_type", "version"))
 STATE = Family(
     "thriftserve_server_state",
@@ -77,14 +75,16 @@ STATE = Family(
 )
 UPTIME = Family("thriftserve_uptime_seconds", "gauge", "Time since the server started.", _SERVER)
 SERVED = Family("thriftserve_requests_total", "counter", "Requests that the server's workers answered.", _SERVER)
-FAILED = Family("thriftserve_errors_total", "counter", "Those of them that were answered with an error.", _SERVER)
-RUNNING = Family("thriftserve_requests_in_flight", "gauge", "Requests that its workers are running now.", _SERVER)
-CONNECTIONS = Family("thriftserve_connections", "gauge", "Connections open to it now.", _SERVER)
+FAILED = Family("thriftserve_errors_total", "counter", "Requests that were answered with an error.", _SERVER)
+RUNNING = Family(
+    "thriftserve_requests_in_flight", "gauge", "Requests that the server's workers are running now.", _SERVER
+)
+CONNECTIONS = Family("thriftserve_connections", "gauge", "Connections to the server that are open now.", _SERVER)
 REFUSED = Family(
     "thriftserve_refused_total", "counter", "Connections and requests refused because a limit was reached.", _SERVER
 )
 QUEUED = Family("thriftserve_queued_requests", "gauge", "Requests that wait for a worker now.", _SERVER)
-QUEUED_BYTES = Family("thriftserve_queued_bytes", "gauge", "Bytes of those requests.", _SERVER)
+QUEUED_BYTES = Family("thriftserve_queued_bytes", "gauge", "Bytes of the requests that wait.", _SERVER)
 QUEUE_TIME = Family(
     "thriftserve_queue_time_seconds", "histogram", "Time from a request's arrival until its run began.", _SERVER
 )
@@ -95,7 +95,10 @@ BATCH_SIZE = Family(
     "thriftserve_batch_size_rows", "histogram", "Rows in the run that answered a request, others' included.", _SERVER
 )
 RESTARTS = Family(
-    "thriftserve_worker_restarts_total", "counter", "Times that the process in this place was replaced.", _PLACE
+    "thriftserve_worker_restarts_total",
+    "counter",
+    "Times that the process with this role and number was replaced.",
+    _PLACE,
 )
 WORKER_MEMORY = Family(
     "thriftserve_worker_resident_memory_bytes", "gauge", "Resident memory of a process of the server.", _WORKER
@@ -118,7 +121,7 @@ MODEL_STATE = Family(
 MODEL_LOAD = Family(
     "thriftserve_model_load_seconds",
     "gauge",
-    "Time that loading and warming the version up took, in the worker that did so last.",
+    "Time to load and warm up the version, in the worker that did so last.",
     ("backend", "model", "version"),
 )
 MODEL_TRANSITIONS = Family(
@@ -138,6 +141,6 @@ FAMILIES = GATEWAY + SERVER
 
 
 def row(family: Family) -> str:
-    """Its line in docs/reference/metrics.md."""
-    labels = ", ".join(f"`{one}`" for one in family.labels)
+    """Return the family's row in docs/reference/metrics.md."""
+    labels = ", ".join(f"`{label}`" for label in family.labels)
     return f"| `{family.name}` | {family.kind} | {labels} | {family.help} |".replace("|  |", "| |")

@@ -1,8 +1,8 @@
 """TensorFlow Serving's predict, status and metadata.
 
-POST /v1/models/N:predict   --JSON--> tensors --Backends--> outputs --> JSON
-GET  /v1/models/N           --> every version's state
-GET  /v1/models/N/metadata  --> the signatures, as the JSON form of the protobuf messages
+POST /v1/models/N:predict   --JSON | arrays--> tensors --Backends--> outputs --> JSON | arrays
+GET  /v1/models/N           --> the state of each version
+GET  /v1/models/N/metadata  --> the signatures, as JSON of the protobuf messages
 """
 
 from __future__ import annotations
@@ -14,152 +14,164 @@ from typing import Any, TypeVar
 from thriftserve.gateway import json_encode
 from thriftserve.gateway.backends import Backends
 from thriftserve.gateway.http import SIGNATURE, HttpReply, HttpRequest, ModelPath, Refusal
-from thriftserve.gateway.images import bears_images
-from thriftserve.gateway.json_decode import JsonForm, Types, signature_name, tensors_of, with_images
-from thriftserve.gateway.json_text import members, parsed_object
+from thriftserve.gateway.images import has_images
+from thriftserve.gateway.json_decode import JsonLayout, Types, decode_tensors, signature_name, with_images
+from thriftserve.gateway.json_text import members, parse_object
 from thriftserve.gateway.metadata_cache import MetadataCache, declares_nothing, signature_of
-from thriftserve.gateway.npy import KINDS, accepted, query_of, reply_of, tensors_in
+from thriftserve.gateway.npy import KINDS, accepted_kind, decode_arrays, encode_arrays, query_parameters
 from thriftserve_client.errors import FailedPreconditionError, InvalidArgumentError, NotFoundError
 from thriftserve_client.results import ModelMetadata, ModelStatus, Prediction, SignatureInfo, TensorInfo
 from thriftserve_idl.ttypes import DataType, Tensor
 
 T = TypeVar("T")
-#: Makes tensors of a request by a signature and its inputs' types; the second value comes back beside the outputs.
-Read = Callable[[SignatureInfo, Types], Awaitable[tuple[dict[str, Tensor], T]]]
+#: Decodes a request's tensors, given a signature and its inputs' types; the second value is returned with the outputs.
+ReadTensors = Callable[[SignatureInfo, Types], Awaitable[tuple[dict[str, Tensor], T]]]
 
-#: Names of outputs; None: all of them.
-Outputs = list[str] | None
+#: Names of outputs; None for all.
+OutputNames = list[str] | None
 
-#: Larger bodies are read and written in a thread, so that other requests go on.
+#: Larger bodies are decoded and encoded in a thread, so that other requests proceed.
 LARGE_BYTES = 1024 * 1024
 _CHANNELS = (1, 3, 4)
 _MEMBERS = (SIGNATURE, "instances", "inputs")
 
 
-async def aside(size: int, work: Callable[..., T], *values: Any) -> T:
-    """Runs `work`, in a thread where it has many bytes to go through."""
+async def run_aside(size: int, work: Callable[..., T], *values: Any) -> T:
+    """Return `work(*values)`, run in a thread if it processes more than `LARGE_BYTES`."""
     return work(*values) if size <= LARGE_BYTES else await asyncio.to_thread(work, *values)
 
 
 class ModelApi:
-    """The endpoints below /v1/models/N that take tensors or tell of a model."""
+    """The endpoints /v1/models/N:predict, /v1/models/N, /v1/models/N/metadata and /v1/models."""
 
-    def __init__(self, backends: Backends, catalog: MetadataCache, max_body_bytes: int) -> None:
+    def __init__(self, backends: Backends, metadata_cache: MetadataCache, max_body_bytes: int) -> None:
         self._backends = backends
-        self._catalog = catalog
+        self._metadata_cache = metadata_cache
         self._max_body_bytes = max_body_bytes
 
-    async def predict(self, exchange: HttpRequest, path: ModelPath) -> HttpReply:
-        """Runs a signature on the tensors of a body: JSON, or as they lie in memory."""
-        exchange.check_query(SIGNATURE, "output", *query_of(exchange.content_type))
-        body = await exchange.body()
-        if exchange.content_type in KINDS:
-            prediction, form = await self._predict_arrays(exchange, path, body)
+    async def predict(self, request: HttpRequest, path: ModelPath) -> HttpReply:
+        """Run a signature on the tensors of a body: JSON, or arrays in a binary format."""
+        request.check_query(SIGNATURE, "output", *query_parameters(request.content_type))
+        body = await request.body()
+        if request.content_type in KINDS:
+            prediction, layout = await self._predict_arrays(request, path, body)
         else:
-            prediction, form = await self._predict_json(exchange, path, body)
-        kind = accepted(exchange)
+            prediction, layout = await self._predict_json(request, path, body)
+        kind = accepted_kind(request)
         if kind is not None:
-            return reply_of(prediction.outputs, kind)
+            return encode_arrays(prediction.outputs, kind)
         size = sum(array.nbytes for array in prediction.outputs.values())
-        return HttpReply(await aside(size, json_encode.answer, prediction.outputs, form))
+        return HttpReply(await run_aside(size, json_encode.encode_response, prediction.outputs, layout))
 
-    async def _predict_json(self, exchange: HttpRequest, path: ModelPath, body: bytes) -> tuple[Prediction, JsonForm]:
-        if bears_images(exchange.content_type):
-            raise Refusal(f":predict takes no {exchange.content_type}: send images to :classify or :detect", 415)
-        document = members(await aside(len(body), parsed_object, body), _MEMBERS)
-        name = signature_name(document) or exchange.query.get(SIGNATURE)
+    async def _predict_json(self, request: HttpRequest, path: ModelPath, body: bytes) -> tuple[Prediction, JsonLayout]:
+        if has_images(request.content_type):
+            raise Refusal(f":predict does not take {request.content_type}: send images to :classify or :detect", 415)
+        document = members(await run_aside(len(body), parse_object, body), _MEMBERS)
+        name = signature_name(document) or request.query.get(SIGNATURE)
 
-        async def read(signature: SignatureInfo, types: Types) -> tuple[dict[str, Tensor], JsonForm]:
-            sent = with_images(document, types, pixels(signature))
-            return await aside(len(body), tensors_of, document, sent, name)
+        async def read(signature: SignatureInfo, types: Types) -> tuple[dict[str, Tensor], JsonLayout]:
+            sent = with_images(document, types, image_inputs(signature))
+            return await run_aside(len(body), decode_tensors, document, sent, name)
 
-        return await self.run(exchange, path, name, read, _asked(exchange))
+        return await self.run(request, path, name, read, _output_names(request))
 
-    async def _predict_arrays(self, exchange: HttpRequest, path: ModelPath, body: bytes) -> tuple[Prediction, JsonForm]:
-        async def read(signature: SignatureInfo, types: Types) -> tuple[dict[str, Tensor], JsonForm]:
-            return tensors_in(exchange, body, signature, types, self._max_body_bytes), JsonForm.COLUMNAR
+    async def _predict_arrays(
+        self, request: HttpRequest, path: ModelPath, body: bytes
+    ) -> tuple[Prediction, JsonLayout]:
+        async def read(signature: SignatureInfo, types: Types) -> tuple[dict[str, Tensor], JsonLayout]:
+            return decode_arrays(request, body, signature, types, self._max_body_bytes), JsonLayout.COLUMNAR
 
-        return await self.run(exchange, path, exchange.query.get(SIGNATURE), read, _asked(exchange))
+        return await self.run(request, path, request.query.get(SIGNATURE), read, _output_names(request))
 
     async def run(
-        self, exchange: HttpRequest, path: ModelPath, signature: str | None, read: Read[T], outputs: Outputs = None
+        self,
+        request: HttpRequest,
+        path: ModelPath,
+        signature: str | None,
+        read: ReadTensors[T],
+        outputs: OutputNames = None,
     ) -> tuple[Prediction, T]:
-        """Runs a signature on what `read` makes of it and its types: tensors, and something to keep by.
+        """Run a signature on the tensors that `read` returns; return its outputs and the second value of `read`.
 
-        `outputs` are the names of those wanted; None: all of them.
+        If the request fails, the model may have changed since its metadata was cached. Then the metadata is read
+        again, and if it differs, the request is tried once more.
 
-        Where the model has changed since it was described, all is done once more by the new description: a server
-        that refuses what was made by the old one, or a request that does not fit it, may be the first to tell.
+        Args:
+            request: the request.
+            path: names the model and version.
+            signature: name of the signature; None for the default one.
+            read: decodes the tensors.
+            outputs: names of the outputs to return; None for all.
 
         Raises:
-            Refusal: no such model, version or signature, or what `read` refused.
-            ThriftServeClientError: as the call went.
+            Refusal: no such model, version or signature, or the refusal of `read`.
+            ThriftServeClientError: the call failed.
         """
-        described = await self._catalog.describe(path, exchange.left_s)
+        metadata = await self._metadata_cache.get(path, request.left_s)
         try:
-            return await self._run(exchange, path, described, signature, read, outputs)
+            return await self._run(request, path, metadata, signature, read, outputs)
         except (InvalidArgumentError, NotFoundError, FailedPreconditionError, Refusal) as error:
-            renewed = await self._catalog.refresh(path, exchange.left_s, ours=isinstance(error, Refusal))
-            if renewed == described:
+            renewed = await self._metadata_cache.refresh(path, request.left_s, refused_here=isinstance(error, Refusal))
+            if renewed == metadata:
                 raise
-            return await self._run(exchange, path, renewed, signature, read, outputs)
+            return await self._run(request, path, renewed, signature, read, outputs)
 
     async def _run(
         self,
-        exchange: HttpRequest,
+        request: HttpRequest,
         path: ModelPath,
-        described: ModelMetadata,
+        metadata: ModelMetadata,
         signature: str | None,
-        read: Read[T],
-        outputs: Outputs,
+        read: ReadTensors[T],
+        outputs: OutputNames,
     ) -> tuple[Prediction, T]:
-        exchange.ran = described.model, described.version
-        declared = signature_of(described, signature)
-        inputs, kept = await read(declared, types_of(described, declared))
-        prediction = await self._backends.predict(exchange, path, signature, inputs, outputs)
-        self._catalog.ran(path, prediction.version)
-        return prediction, kept
+        request.ran = metadata.model, metadata.version
+        declared = signature_of(metadata, signature)
+        inputs, extra = await read(declared, types_of(metadata, declared))
+        prediction = await self._backends.predict(request, path, signature, inputs, outputs)
+        self._metadata_cache.note_version(path, prediction.version)
+        return prediction, extra
 
-    async def status(self, exchange: HttpRequest, path: ModelPath) -> HttpReply:
-        """The state of every version, or of the one named."""
-        exchange.check_query()
+    async def status(self, request: HttpRequest, path: ModelPath) -> HttpReply:
+        """Return the state of every version, or of the one named."""
+        request.check_query()
         try:
-            found = await self._backends.status(exchange, path)
+            status = await self._backends.status(request, path)
         except NotFoundError:
             raise path.not_found() from None
         except FailedPreconditionError:
             if path.label is None:
                 raise
             raise path.not_found() from None
-        return HttpReply.of(status_form(found))
+        return HttpReply.of(status_json(status))
 
-    async def metadata(self, exchange: HttpRequest, path: ModelPath) -> HttpReply:
-        """The signatures."""
-        exchange.check_query()
-        return HttpReply.of(metadata_form(await self._catalog.renew(path, exchange.left_s)))
+    async def metadata(self, request: HttpRequest, path: ModelPath) -> HttpReply:
+        """Return the signatures."""
+        request.check_query()
+        return HttpReply.of(metadata_json(await self._metadata_cache.renew(path, request.left_s)))
 
-    async def models(self, exchange: HttpRequest) -> HttpReply:
-        """The state of every model."""
-        exchange.check_query()
-        found = await self._backends.models(exchange.left_s)
-        return HttpReply.of({"models": [{"name": one.name, **status_form(one)} for one in found]})
+    async def models(self, request: HttpRequest) -> HttpReply:
+        """Return the state of every model."""
+        request.check_query()
+        models = await self._backends.models(request.left_s)
+        return HttpReply.of({"models": [{"name": model.name, **status_json(model)} for model in models]})
 
 
-def _asked(exchange: HttpRequest) -> Outputs:
-    """The one output that the query names; None: all of them."""
-    name = exchange.query.get("output")
+def _output_names(request: HttpRequest) -> OutputNames:
+    """Return the output that the query names; None for all."""
+    name = request.query.get("output")
     return [name] if name else None
 
 
-def types_of(described: ModelMetadata, signature: SignatureInfo) -> Types:
-    """The types of a signature's inputs; None where nothing is declared."""
-    if declares_nothing(described, signature):
+def types_of(metadata: ModelMetadata, signature: SignatureInfo) -> Types:
+    """Return the types of a signature's inputs; None if it declares none."""
+    if declares_nothing(metadata, signature):
         return None
     return {name: info.dtype for name, info in signature.inputs.items()}
 
 
-def pixels(signature: SignatureInfo) -> list[str]:
-    """The inputs that a server takes encoded images for: rows of one, three or four channels."""
+def image_inputs(signature: SignatureInfo) -> list[str]:
+    """Return the inputs that take encoded images: those of one, three or four channels in the last dimension."""
     return [
         name
         for name, info in signature.inputs.items()
@@ -170,31 +182,31 @@ def pixels(signature: SignatureInfo) -> list[str]:
     ]
 
 
-def status_form(status: ModelStatus) -> dict[str, Any]:
-    """GetModelStatusResponse as JSON: 64-bit numbers are text."""
+def status_json(status: ModelStatus) -> dict[str, Any]:
+    """Return GetModelStatusResponse as JSON: 64-bit numbers are text."""
     return {
         "model_version_status": [
             {
-                "version": str(one.version),
-                "state": one.state,
-                "status": {"error_code": one.error or "OK", "error_message": one.error_message},
+                "version": str(version.version),
+                "state": version.state,
+                "status": {"error_code": version.error or "OK", "error_message": version.error_message},
             }
-            for one in status.versions
+            for version in status.versions
         ]
     }
 
 
-def metadata_form(described: ModelMetadata) -> dict[str, Any]:
-    """GetModelMetadataResponse as JSON, with the fields' own names and every default."""
-    spec = {"name": described.model, "signature_name": "", "version": str(described.version or 0)}
+def metadata_json(metadata: ModelMetadata) -> dict[str, Any]:
+    """Return GetModelMetadataResponse as JSON, with the protobuf names of the fields and every default."""
+    spec = {"name": metadata.model, "signature_name": "", "version": str(metadata.version or 0)}
     signatures = {
         name: {
-            "inputs": _infos(one.inputs),
-            "outputs": _infos(one.outputs),
-            "method_name": one.method_name,
+            "inputs": _infos(signature.inputs),
+            "outputs": _infos(signature.outputs),
+            "method_name": signature.method_name,
             "defaults": {},
         }
-        for name, one in described.signatures.items()
+        for name, signature in metadata.signatures.items()
     }
     return {"model_spec": spec, "metadata": {"signature_def": {"signature_def": signatures}}}
 

@@ -1,6 +1,7 @@
-"""What can be asked, for programs and for people.
+"""The description of the gateway's API, for programs and for people.
 
-OPERATIONS  -->  document(): OpenAPI 3.1  -->  /openapi.json;  page(): the same as a page  -->  /docs
+OPERATIONS --> document(): OpenAPI 3.1 --> /openapi.json
+--> page(): HTML            --> /docs
 """
 
 from __future__ import annotations
@@ -10,9 +11,7 @@ from html import escape
 from typing import Any
 
 from thriftserve import __version__
-from thriftserve.gateway.http import LEAST_TIMEOUT_S
-
-# What bodies look like, as OpenAPI has it: requests with examples, and answers.
+from thriftserve.gateway.http import MIN_TIMEOUT_S
 
 Schema = dict[str, Any]
 
@@ -26,7 +25,7 @@ def _list(items: Schema) -> Schema:
 
 
 def _closed(schema: Schema) -> Schema:
-    """An object whose other members are refused."""
+    """Return the schema of an object that has no other members."""
     return {**schema, "additionalProperties": False}
 
 
@@ -39,7 +38,7 @@ _NUMBER: Schema = {"type": "number"}
 _WHOLE: Schema = {"type": "integer"}
 _ANY_OBJECT: Schema = {"type": "object"}
 _BASE64 = _object(("b64",), b64={"type": "string", "contentEncoding": "base64"})
-#: 64-bit numbers are text: a double, as most JSON parsers have it, does not hold them.
+#: 64-bit numbers are text: most JSON parsers read numbers as doubles, which can't hold them.
 _VERSION: Schema = {"type": "string", "pattern": "^[0-9]+$"}
 _STATE: Schema = {"enum": ["START", "LOADING", "AVAILABLE", "UNLOADING", "END"]}
 
@@ -107,10 +106,10 @@ INFER: Schema = {
     "examples": [{"id": "1", "inputs": [{"name": "x", "shape": [2], "datatype": "FP32", "data": [1.0, 2.0]}]}],
 }
 URLS: Schema = {**_list(_TEXT), "examples": [["https://example.org/cat.jpg"]]}
-#: A form of files; other fields are options.
+#: A form with files; its other fields are options.
 FORM: Schema = _object(("image",), image={"type": "string", "contentMediaType": "application/octet-stream"})
 
-# Answers
+# Replies
 
 ERROR = _object(("error",), error=_TEXT)
 PREDICTED: Schema = {"oneOf": [_object(("predictions",), predictions=_list({})), _object(("outputs",), outputs={})]}
@@ -165,35 +164,35 @@ _TIMEOUT = {
     "name": "timeout",
     "in": "query",
     "required": False,
-    "schema": {"type": "number", "minimum": LEAST_TIMEOUT_S},
+    "schema": {"type": "number", "minimum": MIN_TIMEOUT_S},
     "description": "seconds that the request may take",
 }
 
 
 @dataclass(frozen=True)
 class Operation:
-    """One thing that can be asked.
+    """One method of one path.
 
     Attributes:
-        answer: the schema of its answer in JSON.
-        body: that of its body in JSON; None: it has none.
-        media: what the body may be.
-        gives: what the answer may be.
-        failed: whether its answer has the same form where its status is 503.
+        reply: schema of its reply in JSON.
+        body: schema of its body in JSON; None if it has no body.
+        media: media types of the body.
+        reply_media: media types of the reply.
+        same_on_503: whether a reply with status 503 has the same schema.
     """
 
     method: str
     path: str
     summary: str
-    answer: dict[str, Any]
+    reply: dict[str, Any]
     body: dict[str, Any] | None = None
     media: tuple[str, ...] = (_JSON,)
-    gives: tuple[str, ...] = (_JSON,)
-    failed: bool = False
+    reply_media: tuple[str, ...] = (_JSON,)
+    same_on_503: bool = False
 
 
-def _calls(path: str) -> tuple[Operation, ...]:
-    """What can be run on a model of TensorFlow Serving's API."""
+def _v1(path: str) -> tuple[Operation, ...]:
+    """Return the operations on a model below /v1."""
     numbers = (_JSON, *_BINARY)
     return (
         Operation(
@@ -203,7 +202,7 @@ def _calls(path: str) -> tuple[Operation, ...]:
             PREDICTED,
             PREDICT,
             media=numbers,
-            gives=numbers,
+            reply_media=numbers,
         ),
         Operation(
             "post",
@@ -221,28 +220,28 @@ def _calls(path: str) -> tuple[Operation, ...]:
 
 
 def _v2(path: str) -> tuple[Operation, ...]:
-    """The same for the Open Inference Protocol."""
+    """Return the operations on a model below /v2."""
     raw = (_JSON, _BINARY[0])
     return (
         Operation("get", path, "its inputs and outputs", V2_MODEL),
         Operation("get", f"{path}/ready", "whether it is served", V2_READY),
-        Operation("post", f"{path}/infer", "runs it on tensors", INFERRED, INFER, media=raw, gives=raw),
+        Operation("post", f"{path}/infer", "runs it on tensors", INFERRED, INFER, media=raw, reply_media=raw),
     )
 
 
 def _operations() -> tuple[Operation, ...]:
     which = ("", "/versions/{version}", "/labels/{label}")
-    answers = "whether a server answers"
+    ready = "whether a server answers"
     return (
         Operation("get", "/v1/models", "every model and the states of its versions", MODELS),
-        *(one for middle in which for one in _calls(f"/v1/models/{{model}}{middle}")),
-        Operation("get", "/v2", "this server", V2_SERVER),
-        Operation("get", "/v2/health/live", "whether the gateway lives", V2_LIVE),
-        Operation("get", "/v2/health/ready", answers, READY, failed=True),
-        *(one for middle in which[:2] for one in _v2(f"/v2/models/{{model}}{middle}")),
-        Operation("post", "/service", "objects in images that are named by their addresses", FOUND, URLS),
-        Operation("get", "/healthz", "whether the gateway lives", LIVE),
-        Operation("get", "/readyz", f"{answers}, and what is wrong where none does", READY, failed=True),
+        *(operation for middle in which for operation in _v1(f"/v1/models/{{model}}{middle}")),
+        Operation("get", "/v2", "name, version and extensions", V2_SERVER),
+        Operation("get", "/v2/health/live", "whether the gateway runs", V2_LIVE),
+        Operation("get", "/v2/health/ready", ready, READY, same_on_503=True),
+        *(operation for middle in which[:2] for operation in _v2(f"/v2/models/{{model}}{middle}")),
+        Operation("post", "/service", "objects in images at URLs", FOUND, URLS),
+        Operation("get", "/healthz", "whether the gateway runs", LIVE),
+        Operation("get", "/readyz", f"{ready}, and each server's error", READY, same_on_503=True),
     )
 
 
@@ -250,10 +249,10 @@ OPERATIONS = _operations()
 
 
 def document() -> dict[str, Any]:
-    """The OpenAPI description."""
+    """Return the OpenAPI description."""
     paths: dict[str, dict[str, Any]] = {}
-    for one in OPERATIONS:
-        paths.setdefault(one.path, {})[one.method] = _described(one)
+    for operation in OPERATIONS:
+        paths.setdefault(operation.path, {})[operation.method] = _describe(operation)
     return {
         "openapi": "3.1.0",
         "info": {"title": "thriftserve gateway", "version": __version__},
@@ -262,20 +261,29 @@ def document() -> dict[str, Any]:
     }
 
 
-def _described(one: Operation) -> dict[str, Any]:
-    names = [part[1:].partition("}")[0] for part in one.path.split("/") if part.startswith("{")]
-    kinds = {"version": {"type": "integer", "minimum": 0, "maximum": 2**63 - 1}}
+def _describe(operation: Operation) -> dict[str, Any]:
+    names = [part[1:].partition("}")[0] for part in operation.path.split("/") if part.startswith("{")]
+    schemas = {"version": {"type": "integer", "minimum": 0, "maximum": 2**63 - 1}}
     text = {"type": "string", "minLength": 1, "pattern": "^[^/:]+$"}
-    named = [{"name": name, "in": "path", "required": True, "schema": kinds.get(name, text)} for name in names]
-    wrong = {"description": "what is wrong", "content": {_JSON: {"schema": {"$ref": "#/components/schemas/Error"}}}}
-    answer = {kind: {"schema": one.answer} if kind == _JSON else {} for kind in one.gives}
-    responses = {"200": {"description": "the answer", "content": answer}, "default": wrong}
-    if one.failed:
-        responses["503"] = {"description": "no server does", "content": answer}
-    told: dict[str, Any] = {"summary": one.summary, "parameters": [*named, _TIMEOUT], "responses": responses}
-    if one.body is not None:
-        told["requestBody"] = {"required": True, "content": {kind: _body(one.body, kind) for kind in one.media}}
-    return told
+    path_parameters = [
+        {"name": name, "in": "path", "required": True, "schema": schemas.get(name, text)} for name in names
+    ]
+    error = {"description": "what is wrong", "content": {_JSON: {"schema": {"$ref": "#/components/schemas/Error"}}}}
+    reply = {kind: {"schema": operation.reply} if kind == _JSON else {} for kind in operation.reply_media}
+    responses = {"200": {"description": "the reply", "content": reply}, "default": error}
+    if operation.same_on_503:
+        responses["503"] = {"description": "no server answers", "content": reply}
+    described: dict[str, Any] = {
+        "summary": operation.summary,
+        "parameters": [*path_parameters, _TIMEOUT],
+        "responses": responses,
+    }
+    if operation.body is not None:
+        described["requestBody"] = {
+            "required": True,
+            "content": {kind: _body(operation.body, kind) for kind in operation.media},
+        }
+    return described
 
 
 def _body(schema: dict[str, Any], kind: str) -> dict[str, Any]:
@@ -285,16 +293,16 @@ def _body(schema: dict[str, Any], kind: str) -> dict[str, Any]:
 
 
 def page() -> str:
-    """The same for people; it loads nothing from elsewhere."""
+    """Return the description as an HTML page, which loads nothing from elsewhere."""
     rows = "".join(
-        f"<tr><td>{one.method.upper()}</td><td><code>{escape(one.path)}</code></td><td>{escape(one.summary)}</td>"
-        f"<td>{escape(', '.join(one.media)) if one.body is not None else ''}</td></tr>"
-        for one in OPERATIONS
+        f"<tr><td>{row.method.upper()}</td><td><code>{escape(row.path)}</code></td><td>{escape(row.summary)}</td>"
+        f"<td>{escape(', '.join(row.media)) if row.body is not None else ''}</td></tr>"
+        for row in OPERATIONS
     )
     style = "body{font:16px/1.5 sans-serif;margin:2em}td,th{text-align:left;padding:.3em 1em .3em 0;vertical-align:top}"
     return (
         f'<!doctype html><html lang="en"><meta charset="utf-8"><title>thriftserve gateway</title><style>{style}</style>'
         f"<h1>thriftserve gateway {escape(__version__)}</h1>"
         '<p>The description for programs: <a href="openapi.json">openapi.json</a>.</p>'
-        f"<table><tr><th>method<th>path<th>what it is<th>body</tr>{rows}</table></html>"
+        f"<table><tr><th>method<th>path<th>summary<th>body</tr>{rows}</table></html>"
     )

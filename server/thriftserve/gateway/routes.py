@@ -1,8 +1,8 @@
-"""The gateway as an ASGI application: every request comes in here, and every answer goes out.
+"""The gateway as an ASGI application: routes each request to its endpoint and sends the reply.
 
-    scope, receive, send --> Exchange --route--> endpoint --Reply | exception--> send
+    scope, receive, send --> HttpRequest --route--> endpoint --> HttpReply | exception --> send
 
-Starlette's CORS layer stands before it where web pages may call.
+With `cors_origin`, Starlette's CORS middleware wraps it.
 """
 
 from __future__ import annotations
@@ -15,9 +15,8 @@ from typing import Any
 import orjson
 
 from thriftserve.gateway import openapi
-from thriftserve.gateway.backends import Backends
+from thriftserve.gateway.backends import Backends, Health
 from thriftserve.gateway.classify import ExampleApi
-from thriftserve.gateway.health import Health
 from thriftserve.gateway.http import (
     RETRY_AFTER,
     HttpReply,
@@ -26,31 +25,31 @@ from thriftserve.gateway.http import (
     Receive,
     Refusal,
     Scope,
-    model_path,
-    refusal_of,
+    parse_model_path,
+    to_refusal,
 )
-from thriftserve.gateway.images import ImageApi, ImageService, bears_images, images_in, images_of
-from thriftserve.gateway.json_text import parsed_object
+from thriftserve.gateway.images import ImageApi, ImageService, decode_images, has_images, read_images
+from thriftserve.gateway.json_text import parse_object
 from thriftserve.gateway.metadata_cache import MetadataCache
 from thriftserve.gateway.metrics import Metrics
-from thriftserve.gateway.model_api import ModelApi, aside
+from thriftserve.gateway.model_api import ModelApi, run_aside
 from thriftserve.gateway.npy import KINDS
 from thriftserve.gateway.v2 import V2Api
 from thriftserve.settings.gateway import GatewaySettings
 
-log = logging.getLogger(__name__)
+logger = logging.getLogger(__name__)
 
 Send = Callable[[dict[str, Any]], Awaitable[None]]
 Endpoint = Callable[[HttpRequest], Awaitable[HttpReply]]
-#: Beside "/v1/models", what there is of TensorFlow Serving's API, whatever the letters' case.
+#: TensorFlow Serving's API, in any case of the letters.
 _V1 = re.compile(r"/v1(?:/.*)?", re.IGNORECASE | re.DOTALL)
-#: Answered however much is under way: who watches an overloaded gateway must not take it for a dead one.
-_ALWAYS = frozenset({"/healthz", "/readyz", "/metrics", "/monitoring/prometheus/metrics"})
+#: Answered above `max_in_flight`, too: a monitor must not take an overloaded gateway for a dead one.
+_UNLIMITED_PATHS = frozenset({"/healthz", "/readyz", "/metrics", "/monitoring/prometheus/metrics"})
 _ALL_MODELS = re.compile(r"/v1/models/?", re.IGNORECASE)
 
 
 class Gateway:
-    """One process's HTTP side: stateless but for its connections and what it remembers of models."""
+    """The ASGI application of one process. Its only state are connections and cached metadata of models."""
 
     def __init__(self, settings: GatewaySettings) -> None:
         self._settings = settings
@@ -59,15 +58,15 @@ class Gateway:
         self._routes: dict[str, tuple[str, Endpoint]] = {}
 
     def open(self) -> None:
-        """Makes everything that belongs to the running event loop."""
+        """Create everything that belongs to the running event loop."""
         settings = self._settings
         self._backends = backends = Backends(settings)
-        catalog = MetadataCache(backends)
+        metadata_cache = MetadataCache(backends)
         health = Health(backends)
-        self._models = ModelApi(backends, catalog, settings.max_body_bytes)
-        self._examples = ExampleApi(catalog, self._models)
+        self._models = ModelApi(backends, metadata_cache, settings.max_body_bytes)
+        self._examples = ExampleApi(metadata_cache, self._models)
         self._images = ImageApi(backends)
-        self._v2 = V2Api(catalog, self._models, health)
+        self._v2 = V2Api(metadata_cache, self._models, health)
         self._metrics = Metrics(backends)
         self._routes = {
             "/metrics": ("GET", self._metrics.answer),
@@ -80,114 +79,118 @@ class Gateway:
         }
 
     def close(self) -> None:
-        """Closes the connections to the servers."""
+        """Close the connections to the servers."""
         if self._backends is not None:
             self._backends.close()
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
-        """One request, as ASGI has it."""
+        """Answer one request, as ASGI calls it."""
         if scope["type"] != "http":
             return
         if self._backends is None:
             self.open()
-        exchange = HttpRequest(scope, receive, self._settings)
-        counted = exchange.path not in _ALWAYS
+        request = HttpRequest(scope, receive, self._settings)
+        counted = request.path not in _UNLIMITED_PATHS
         self.in_flight += counted
         self._metrics.requests.in_flight(self.in_flight)
         try:
-            reply = await self._answer(exchange)
+            reply = await self._reply(request)
         finally:
             self.in_flight -= counted
             self._metrics.requests.in_flight(self.in_flight)
-        self._metrics.requests.answered(exchange, reply)
+        self._metrics.requests.answered(request, reply)
         if self._settings.access_log:
-            log.info(
+            logger.info(
                 "%s %s %d %d bytes, request_id=%s",
-                exchange.method,
-                exchange.path,
+                request.method,
+                request.path,
                 reply.status,
                 len(reply.body),
-                exchange.request_id,
+                request.request_id,
             )
-        await _send(exchange, reply, send)
+        await _send(request, reply, send)
 
-    async def _answer(self, exchange: HttpRequest) -> HttpReply:
+    async def _reply(self, request: HttpRequest) -> HttpReply:
         try:
-            if self.in_flight > self._settings.max_in_flight and exchange.path not in _ALWAYS:
-                raise Refusal(f"{self._settings.max_in_flight} requests are under way, the limit", 503, RETRY_AFTER)
-            return await self._routed(exchange)
+            if self.in_flight > self._settings.max_in_flight and request.path not in _UNLIMITED_PATHS:
+                raise Refusal(
+                    f"max_in_flight is {self._settings.max_in_flight}: the gateway is at its limit, retry later",
+                    503,
+                    RETRY_AFTER,
+                )
+            return await self._route(request)
         except Exception as error:
-            refusal = refusal_of(error, exchange.request_id)
+            refusal = to_refusal(error, request.request_id)
             self._metrics.requests.failed(error, refusal.status)
         try:
             body = orjson.dumps({"error": refusal.message.encode("utf-8", "replace").decode()})
             return HttpReply(body, status=refusal.status, headers=dict(refusal.headers))
         finally:
-            del refusal  # it knows this frame: the two would wait for the collector, and the request's body with them
+            del refusal  # it refers to this frame; the cycle would keep the request's body until a collection
 
-    async def _routed(self, exchange: HttpRequest) -> HttpReply:
-        path = exchange.path
+    async def _route(self, request: HttpRequest) -> HttpReply:
+        path = request.path
         route = self._routes.get(path)
         if route is not None:
-            return await _allowed(exchange, *route)
+            return await _call_with_method(request, *route)
         if _V1.fullmatch(path):
-            return await self._v1(exchange, path)
+            return await self._v1(request, path)
         if path == "/v2" or path.startswith("/v2/"):
-            return await self._v2.answer(exchange)
+            return await self._v2.answer(request)
         raise Refusal(f"Not found: {path[:1000]}", 404)
 
-    async def _v1(self, exchange: HttpRequest, path: str) -> HttpReply:
-        if exchange.method in ("GET", "HEAD") and _ALL_MODELS.fullmatch(path):
-            return await self._models.models(exchange)
-        which = model_path(exchange.method, path)
-        if which.verb == "predict":
-            return await self._models.predict(exchange, which)
-        if which.verb == "status":
-            return await self._models.status(exchange, which)
-        if which.verb == "metadata":
-            return await self._models.metadata(exchange, which)
-        return await self._v1_images(exchange, which)
+    async def _v1(self, request: HttpRequest, path: str) -> HttpReply:
+        if request.method in ("GET", "HEAD") and _ALL_MODELS.fullmatch(path):
+            return await self._models.models(request)
+        model_path = parse_model_path(request.method, path)
+        if model_path.verb == "predict":
+            return await self._models.predict(request, model_path)
+        if model_path.verb == "status":
+            return await self._models.status(request, model_path)
+        if model_path.verb == "metadata":
+            return await self._models.metadata(request, model_path)
+        return await self._v1_images(request, model_path)
 
-    async def _v1_images(self, exchange: HttpRequest, which: ModelPath) -> HttpReply:
-        """classify, regress and detect: the first takes examples or images, the others one of these."""
-        kind = exchange.content_type
-        if which.verb != "regress" and bears_images(kind):
-            found = await images_of(exchange, which.verb)
-        elif bears_images(kind) or kind in KINDS:
-            raise Refusal(f":{which.verb} takes no {kind}", 415)
+    async def _v1_images(self, request: HttpRequest, model_path: ModelPath) -> HttpReply:
+        """Answer classify, regress and detect: examples for the first two, images for the first and the last."""
+        kind = request.content_type
+        if model_path.verb != "regress" and has_images(kind):
+            images = await read_images(request, model_path.verb)
+        elif has_images(kind) or kind in KINDS:
+            raise Refusal(f":{model_path.verb} does not take {kind}", 415)
         else:
-            body = await exchange.body()
-            document = await aside(len(body), parsed_object, body)
-            if which.verb == "regress":
-                return await self._examples.regress(exchange, which, document)
-            if which.verb == "classify" and document.get("images") is None:
-                return await self._examples.classify(exchange, which, document)
-            found = images_in(exchange, which.verb, document)
-        if which.verb == "classify":
-            return await self._images.classify(exchange, which, found)
-        return await self._images.detect(exchange, which, found)
+            body = await request.body()
+            document = await run_aside(len(body), parse_object, body)
+            if model_path.verb == "regress":
+                return await self._examples.regress(request, model_path, document)
+            if model_path.verb == "classify" and document.get("images") is None:
+                return await self._examples.classify(request, model_path, document)
+            images = decode_images(request, model_path.verb, document)
+        if model_path.verb == "classify":
+            return await self._images.classify(request, model_path, images)
+        return await self._images.detect(request, model_path, images)
 
 
-async def _openapi(exchange: HttpRequest) -> HttpReply:
+async def _openapi(request: HttpRequest) -> HttpReply:
     return HttpReply.of(openapi.document())
 
 
-async def _page(exchange: HttpRequest) -> HttpReply:
+async def _page(request: HttpRequest) -> HttpReply:
     return HttpReply(openapi.page().encode(), "text/html; charset=utf-8")
 
 
-async def _allowed(exchange: HttpRequest, method: str, endpoint: Endpoint) -> HttpReply:
-    if exchange.method != method and not (method == "GET" and exchange.method == "HEAD"):
-        raise Refusal(f"Method {exchange.method} is not allowed here: use {method}", 405, {"allow": method})
-    return await endpoint(exchange)
+async def _call_with_method(request: HttpRequest, method: str, endpoint: Endpoint) -> HttpReply:
+    if request.method != method and not (method == "GET" and request.method == "HEAD"):
+        raise Refusal(f"Method {request.method} is not allowed here: use {method}", 405, {"allow": method})
+    return await endpoint(request)
 
 
-async def _send(exchange: HttpRequest, reply: HttpReply, send: Send) -> None:
+async def _send(request: HttpRequest, reply: HttpReply, send: Send) -> None:
     headers = [
         (b"content-type", reply.content_type.encode("latin-1")),
         (b"content-length", b"%d" % len(reply.body)),
-        (b"x-request-id", exchange.request_id.encode()),
+        (b"x-request-id", request.request_id.encode()),
     ]
     headers += [(name.encode("latin-1"), value.encode("latin-1")) for name, value in reply.headers.items()]
     await send({"type": "http.response.start", "status": reply.status, "headers": headers})
-    await send({"type": "http.response.body", "body": b"" if exchange.method == "HEAD" else reply.body})
+    await send({"type": "http.response.body", "body": b"" if request.method == "HEAD" else reply.body})

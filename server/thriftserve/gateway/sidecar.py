@@ -1,9 +1,9 @@
-"""The gateway as a child of `thriftserve serve`, before that server's own port.
+"""The gateway as a sidecar of `thriftserve serve`, in front of that server's own port.
 
-ServeSettings, the server's listener, THRIFTSERVE_GATEWAY_… variables
-    -->  GatewaySettings, a bound socket  -->  WorkerGroup of one process
+    ServeSettings, the server's listener, THRIFTSERVE_GATEWAY_… variables
+        --> GatewaySettings, a bound socket --> WorkerGroup of one process
 
-It is supervised like any worker, and drains before those that it calls.
+The supervisor treats it like any worker, and drains it before the workers that it calls.
 """
 
 from __future__ import annotations
@@ -21,18 +21,20 @@ from thriftserve.supervisor.listener import Listener
 from thriftserve.supervisor.worker_group import WorkerGroup
 
 
-def group(settings: ServeSettings, server: Listener) -> WorkerGroup:
-    """The gateway's process, its address bound.
+def gateway_group(settings: ServeSettings, server: Listener) -> WorkerGroup:
+    """Bind the gateway's address, and return the group of its process.
 
     Raises:
-        ConfigError: the server speaks as the gateway does not, or the extra `gateway` is not installed.
-        BindError: the address can't be listened on.
+        ConfigError: the gateway can't call such a server, or the extra `gateway` is not installed.
+        BindError: the address can't be bound.
     """
-    own = derived(settings, server)
+    own = derive_settings(settings, server)
     listener = Listener.open(HostSettings(host=own.host, port=own.port, backlog=own.backlog))
 
     def make_loop(context: WorkerContext) -> Loop:
-        from thriftserve.gateway.uvicorn_server import GatewayLoop  # in the child: the parent needs no HTTP
+        from thriftserve.gateway.uvicorn_server import (
+            GatewayLoop,  # in the child: the supervisor does not load HTTP libraries
+        )
 
         context.set_role(WorkerRole.GATEWAY)
         return GatewayLoop(
@@ -45,16 +47,16 @@ def group(settings: ServeSettings, server: Listener) -> WorkerGroup:
     return WorkerGroup("gateway", 1, make_loop, listener, reloads=False)
 
 
-def derived(settings: ServeSettings, server: Listener) -> GatewaySettings:
-    """The gateway's settings: those that follow from the server's, the others from the gateway's own variables.
+def derive_settings(settings: ServeSettings, server: Listener) -> GatewaySettings:
+    """Return the gateway's settings: some follow from the server's, the others come from the gateway's variables.
 
     Raises:
         ConfigError: the gateway can't call such a server, is not installed, or a variable is wrong.
     """
     if settings.tls_cert or settings.framing != "framed":
-        what = "TLS (whom to trust is not said here)" if settings.tls_cert else "the buffered transport"
+        feature = "tls_cert" if settings.tls_cert else f"framing={settings.framing}"
         raise ConfigError(
-            f"rest_port is set, and the server speaks {what}: leave one of them out, or run a thriftserve gateway apart"
+            f"rest_port does not work with {feature}: unset one of them, or run `thriftserve gateway` separately"
         )
     if find_spec("uvicorn") is None or find_spec("orjson") is None:
         raise ConfigError("rest_port is set, but the gateway is not installed: pip install 'thriftserve[gateway]'")

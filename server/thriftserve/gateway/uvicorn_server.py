@@ -1,10 +1,10 @@
-"""The gateway as a process: uvicorn on a bound socket, until it is told to end.
+"""The gateway's process: uvicorn on a bound socket, until a signal.
 
     settings --bind--> socket --GatewayLoop: prepare, run, drain--> exit code
 
 ::
 
-    gateway.serve(GatewaySettings(port=0), on_ready=print)      # in the main thread, until SIGTERM
+    serve(GatewaySettings(port=0), on_ready=print)      # in the main thread, until SIGTERM
 """
 
 from __future__ import annotations
@@ -13,7 +13,6 @@ import asyncio
 import contextlib
 import ctypes
 import gc
-import logging
 import os
 import signal
 import socket
@@ -23,38 +22,24 @@ from typing import Any
 import uvicorn
 
 from thriftserve.errors import ExitCode
-from thriftserve.gateway.http_protocol import bounded
+from thriftserve.gateway.http_protocol import limited_protocol
 from thriftserve.gateway.routes import Gateway
 from thriftserve.settings import HostSettings
 from thriftserve.settings.gateway import GatewaySettings
 from thriftserve.supervisor.listener import Listener
 
-# How a gateway's process treats its memory: told once, when it starts.
-
-#: Objects made before the collector looks for cycles. A body of nested lists is 50,000 of them and has none: looking
-#: 70 times on the way costs a sixth of its parsing (10.5 against 9.0 ms for 224x224x3 numbers).
+#: New objects before the collector looks for cycles. A body of nested lists has 50,000 objects and no cycle: looking 70
+#: times costs a sixth of its parsing (10.5 against 9.0 ms for 224x224x3 numbers).
 _GARBAGE_THRESHOLD = 100_000
-#: As mallopt(3) numbers them.
+#: The parameters' numbers in malloc.h; see mallopt(3).
 _M_TRIM_THRESHOLD, _M_MMAP_THRESHOLD = -1, -3
-_KEPT_BYTES = 4 * 1024 * 1024
-#: Of unused memory at the heap's end so much is kept.
-_MOST_UNUSED_BYTES = 16 * 1024 * 1024
-
-
-def settle() -> None:
-    """Sets the collector's threshold, and what the C library keeps, where it is one that can be told."""
-    gc.set_threshold(_GARBAGE_THRESHOLD)
-    mallopt = getattr(ctypes.CDLL(None), "mallopt", None)
-    if mallopt is not None:
-        mallopt(_M_MMAP_THRESHOLD, _KEPT_BYTES)
-        mallopt(_M_TRIM_THRESHOLD, _MOST_UNUSED_BYTES)
-
-
-log = logging.getLogger(__name__)
+_MMAP_THRESHOLD_BYTES = 4 * 1024 * 1024
+#: Unused memory at the heap's end that the C library does not give back.
+_TRIM_THRESHOLD_BYTES = 16 * 1024 * 1024
 
 
 class _Server(uvicorn.Server):
-    """uvicorn's server, its signals left to others."""
+    """uvicorn's server without its signal handling."""
 
     def __init__(self, config: uvicorn.Config, on_ready: Callable[[], None]) -> None:
         super().__init__(config)
@@ -70,13 +55,13 @@ class _Server(uvicorn.Server):
 
 
 class GatewayLoop:
-    """The gateway as what a worker process runs.
+    """The gateway as the supervisor's child runs it.
 
     Args:
-        settings: what it serves, and whom it calls.
-        sock: bound; it listens when the loop runs.
-        on_ready: called when it does.
-        on_drain: called when it is told to end.
+        settings: of the gateway.
+        sock: bound; `prepare` makes it listen.
+        on_ready: called when requests are served.
+        on_drain: called when draining begins.
     """
 
     def __init__(
@@ -93,37 +78,37 @@ class GatewayLoop:
         self._server: _Server | None = None
 
     def prepare(self) -> None:
-        """Puts the application together, and has the kernel keep connections until it runs."""
+        """Build the application, and let the kernel queue connections until it runs."""
         self._sock.listen(self._settings.backlog)
-        settle()
+        tune_memory()
         self._gateway = Gateway(self._settings)
         self._server = _Server(_config(self._gateway, self._settings), self._on_ready)
 
     def run(self) -> None:
-        """Serves until `drain` was called and everything in hand is answered, or its time is over."""
-        assert self._server is not None, "prepare it first"
+        """Serve until `drain` is called, and requests in flight are answered or drain_timeout_s is over."""
+        assert self._server is not None, "call prepare() first"
         with asyncio.Runner(loop_factory=_loop_factory()) as runner:
             runner.run(self._server.serve([self._sock]))
             self._gateway.close()
 
     def drain(self) -> None:
-        """Take nothing new, finish what is in hand; safe to call from a signal handler."""
+        """Stop accepting connections and finish requests in flight. A signal handler may call it."""
         self._on_drain()
         if self._server is not None:
             self._server.should_exit = True
 
 
 def serve(settings: GatewaySettings, on_ready: Callable[[str], None]) -> ExitCode:
-    """Serves HTTP until SIGTERM or SIGINT. Call it in the main thread.
+    """Serve HTTP until SIGTERM or SIGINT. Call it in the main thread.
 
     Args:
         settings: address, servers, limits.
-        on_ready: gets the one line that says that requests are taken.
+        on_ready: called with the ready line.
 
     Raises:
-        BindError: the address can't be listened on.
+        BindError: the address can't be bound.
     """
-    listener = bound(settings)
+    listener = bind(settings)
     line = f"thriftserve-gateway ready {listener.describe()} backends={','.join(settings.backends)} pid={os.getpid()}"
     loop = GatewayLoop(settings, listener.sock, lambda: on_ready(line))
     loop.prepare()
@@ -136,11 +121,11 @@ def serve(settings: GatewaySettings, on_ready: Callable[[str], None]) -> ExitCod
     return ExitCode.OK
 
 
-def bound(settings: GatewaySettings) -> Listener:
-    """A socket on the settings' address, not listening yet.
+def bind(settings: GatewaySettings) -> Listener:
+    """Bind the settings' address; the socket does not listen yet.
 
     Raises:
-        BindError: it is taken, not ours, or not allowed.
+        BindError: the address is in use, not on this machine, or not allowed.
     """
     return Listener.open(HostSettings(host=settings.host, port=settings.port, backlog=settings.backlog))
 
@@ -148,7 +133,7 @@ def bound(settings: GatewaySettings) -> Listener:
 def _config(app: Gateway, settings: GatewaySettings) -> uvicorn.Config:
     return uvicorn.Config(
         with_cors(app, settings),
-        http=bounded(settings.read_timeout_s),
+        http=limited_protocol(settings.read_timeout_s),
         ws="none",
         lifespan="off",
         log_config=None,
@@ -163,7 +148,7 @@ def _config(app: Gateway, settings: GatewaySettings) -> uvicorn.Config:
 
 
 def with_cors(app: Gateway, settings: GatewaySettings) -> Any:
-    """The application, behind Starlette's CORS layer where web pages may call it."""
+    """Return the application, wrapped by Starlette's CORS middleware if `cors_origin` is set."""
     if not settings.cors_origin:
         return app
     from starlette.middleware.cors import CORSMiddleware
@@ -175,6 +160,15 @@ def with_cors(app: Gateway, settings: GatewaySettings) -> Any:
         allow_headers=["*"],
         expose_headers=["X-Request-Id"],
     )
+
+
+def tune_memory() -> None:
+    """Set the collector's threshold, and what the C library keeps if it has mallopt. Once, when a process starts."""
+    gc.set_threshold(_GARBAGE_THRESHOLD)
+    mallopt = getattr(ctypes.CDLL(None), "mallopt", None)
+    if mallopt is not None:
+        mallopt(_M_MMAP_THRESHOLD, _MMAP_THRESHOLD_BYTES)
+        mallopt(_M_TRIM_THRESHOLD, _TRIM_THRESHOLD_BYTES)
 
 
 def _loop_factory() -> Callable[[], asyncio.AbstractEventLoop]:

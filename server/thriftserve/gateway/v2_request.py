@@ -1,9 +1,9 @@
-"""What an inference request of the Open Inference Protocol asks for, beside its tensors.
+"""An inference request of the Open Inference Protocol, apart from its tensors.
 
-    {"id", "parameters", "outputs"} --read--> InferRequest: id, signature, time; each output as values, bytes or classes
+    {"id", "parameters", "outputs"} --read--> InferRequest: id, signature, timeout, outputs
 
-Null is as if left out, everywhere. Parameters of the protocol's extensions that would change the answer are done or
-refused by name; others are let pass, as Triton does.
+Null counts as absent everywhere. Parameters of the protocol's extensions that would change the reply are obeyed or
+refused by name; others pass, as with Triton.
 """
 
 from __future__ import annotations
@@ -13,20 +13,20 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from thriftserve.gateway.http import Refusal
-from thriftserve.gateway.json_text import shown, without_nulls
+from thriftserve.gateway.json_text import show, without_nulls
 from thriftserve_client.results import SignatureInfo
 from thriftserve_idl.ttypes import DataType
 
-#: Parameters that make a request one of a sequence, which no model here knows.
+#: Parameters of sequences of requests, which models here do not have.
 _SEQUENCES = ("sequence_id", "sequence_start", "sequence_end")
 _SHARED_MEMORY = "shared_memory_"
-#: Triton keeps these names for itself.
+#: Triton reserves names with this prefix.
 _RESERVED = "triton_"
 
 
 @dataclass(frozen=True)
 class RequestedOutput:
-    """How an output is wanted: its bytes behind the JSON; of each row of classes the `classes` best (0: the output)."""
+    """A requested output: its bytes after the JSON if `binary`; its best classes if `classes` is above 0."""
 
     binary: bool = False
     classes: int = 0
@@ -34,127 +34,131 @@ class RequestedOutput:
 
 @dataclass(frozen=True)
 class InferRequest:
-    """A request, its tensors apart.
+    """A request without its tensors.
 
     Attributes:
-        request_id: comes back with the answer; None: there is none.
-        signature: None: the default one.
-        timeout_s: how long it may take; None: it does not say.
-        outputs: those wanted, by name; empty: all of them, each as `every`.
-        every: how outputs are wanted that say nothing of their own.
+        request_id: is returned with the reply; None if absent.
+        signature: None for the default one.
+        timeout_s: None if absent.
+        outputs: the requested outputs, by name; empty for all, each as `default`.
+        default: how outputs without parameters of their own are returned.
     """
 
     request_id: str | None = None
     signature: str | None = None
     timeout_s: float | None = None
     outputs: Mapping[str, RequestedOutput] = field(default_factory=dict)
-    every: RequestedOutput = RequestedOutput()
+    default: RequestedOutput = RequestedOutput()
 
     @classmethod
     def read(cls, document: Mapping[str, Any]) -> InferRequest:
-        """Reads the JSON of a request, without its members that are null.
+        """Read the JSON of a request, given without its members that are null.
 
         Raises:
-            Refusal: something has the wrong type, or can't be had here.
+            Refusal: a value has the wrong type, or asks for an extension that does not exist here.
         """
-        asked = parameters_of(document, "parameters")
+        parameters = parameters_of(document, "parameters")
         for name in _SEQUENCES:
-            if asked.get(name):
-                raise Refusal(f"parameters.{name} is {shown(asked[name])}: no model here has sequences, leave it out")
-        if reserved := [name for name in asked if name.startswith(_RESERVED)]:
+            if parameters.get(name):
+                raise Refusal(
+                    f"parameters.{name} is {show(parameters[name])}: models here have no sequences, leave it out"
+                )
+        if reserved := [name for name in parameters if name.startswith(_RESERVED)]:
             raise Refusal(f"parameters.{reserved[0]}: names that begin with {_RESERVED} are reserved")
-        every = RequestedOutput(_flag(asked, "binary_data_output", "parameters", False))
+        default = RequestedOutput(_flag(parameters, "binary_data_output", "parameters", False))
         return cls(
             _text(document, "id", "id"),
-            _text(asked, "signature_name", "parameters.signature_name") or None,
-            _seconds(asked),
-            _outputs(document.get("outputs", []), every.binary),
-            every,
+            _text(parameters, "signature_name", "parameters.signature_name") or None,
+            _timeout_s(parameters),
+            _outputs(document.get("outputs", []), default.binary),
+            default,
         )
 
-    def names(self) -> list[str] | None:
-        """The outputs that are to be run; None: all of them."""
+    def output_names(self) -> list[str] | None:
+        """Return the outputs to run; None for all."""
         return list(self.outputs) or None
 
     def check(self, signature: SignatureInfo) -> None:
-        """Holds the request against what a signature declares.
+        """Check the request against a signature.
 
         Raises:
-            Refusal: an output is not there, or has no classes.
+            Refusal: the signature lacks an output, or classes are requested of one that has none.
         """
-        for name, wanted in self.outputs.items():
+        for name, output in self.outputs.items():
             info = signature.outputs.get(name)
             if info is None:
-                raise Refusal(f"no output {name!r}; there are {', '.join(signature.outputs)}")
-            if wanted.classes and (info.dtype in (DataType.STRING, DataType.BOOL) or info.shape == ()):
+                raise Refusal(f"output {name!r} does not exist: expected some of {', '.join(signature.outputs)}")
+            if output.classes and (info.dtype in (DataType.STRING, DataType.BOOL) or info.shape == ()):
                 raise no_classes(name, info.dtype, info.shape or ())
 
-    def wanted(self, names: Iterable[str]) -> dict[str, RequestedOutput]:
-        """How each output of an answer is wanted, in the order of the request."""
-        return dict(self.outputs) or dict.fromkeys(names, self.every)
+    def requested(self, names: Iterable[str]) -> dict[str, RequestedOutput]:
+        """Return how to return each output, in the order of the request."""
+        return dict(self.outputs) or dict.fromkeys(names, self.default)
 
 
 def no_classes(name: str, dtype: DataType, shape: tuple[int | None, ...]) -> Refusal:
-    """That an output can't be given as its best classes."""
+    """Return the refusal for an output that does not have classes."""
     sizes = [-1 if size is None else size for size in shape]
     return Refusal(
-        f"output {name!r} is {dtype.name} {sizes}: classification takes numbers, with the classes in the last dimension"
+        f"output {name!r} is {dtype.name} {sizes}: classification expects numbers, classes in the last dimension"
     )
 
 
 def parameters_of(value: Mapping[str, Any], where: str) -> dict[str, Any]:
-    """The "parameters" of a request, an input or an output.
+    """Return the "parameters" of a request, an input or an output, without nulls.
 
     Raises:
-        Refusal: they are no object, one is no text, number or truth value, or asks for shared memory.
+        Refusal: they are not an object, one is not text, number or truth value, or asks for shared memory.
     """
-    found = value.get("parameters")
-    if found is None:
+    parameters = value.get("parameters")
+    if parameters is None:
         return {}
-    if type(found) is not dict:
-        raise Refusal(f"{where} is {shown(found)}: expected an object")
-    found = without_nulls(found)
-    for name, one in found.items():
-        if type(one) not in (str, int, float, bool):
-            raise Refusal(f"{where}.{name} is {shown(one)}: expected text, a number or a truth value")
+    if type(parameters) is not dict:
+        raise Refusal(f"{where} is {show(parameters)}: expected an object")
+    parameters = without_nulls(parameters)
+    for name, parameter in parameters.items():
+        if type(parameter) not in (str, int, float, bool):
+            raise Refusal(f"{where}.{name} is {show(parameter)}: expected text, a number or a truth value")
         if name.startswith(_SHARED_MEMORY):
-            raise Refusal(f"{where}.{name} is {shown(one)}: shared memory can't be used here, send and take the data")
-    return found
+            raise Refusal(
+                f"{where}.{name} is {show(parameter)}: shared memory is not supported here, send and receive the data"
+            )
+    return parameters
 
 
 def _outputs(value: Any, binary: bool) -> dict[str, RequestedOutput]:
-    if type(value) is not list or not all(type(one) is dict and type(one.get("name")) is str for one in value):
-        raise Refusal(f'"outputs" is {shown(value)}: expected a list of objects with a name each')
-    found: dict[str, RequestedOutput] = {}
-    for one in value:
-        name = one["name"]
-        if name in found:
-            raise Refusal(f"output {name!r} is asked for more than once")
+    if type(value) is not list or not all(type(item) is dict and type(item.get("name")) is str for item in value):
+        raise Refusal(f'"outputs" is {show(value)}: expected a list of objects, each with a name')
+    outputs: dict[str, RequestedOutput] = {}
+    for item in value:
+        name = item["name"]
+        if name in outputs:
+            raise Refusal(f"the request has output {name!r} more than once: expected it once")
         where = f"output {name!r}: parameters"
-        asked = parameters_of(one, where)
-        classes = asked.get("classification", 0)
+        parameters = parameters_of(item, where)
+        classes = parameters.get("classification", 0)
         if type(classes) is not int or classes < 0:
-            raise Refusal(f"{where}.classification is {shown(classes)}: expected how many classes, a whole number")
-        found[name] = RequestedOutput(_flag(asked, "binary_data", where, binary), classes)
-    return found
+            raise Refusal(f"{where}.classification is {show(classes)}: expected a number of classes, 0 or more")
+        outputs[name] = RequestedOutput(_flag(parameters, "binary_data", where, binary), classes)
+    return outputs
 
 
-def _flag(asked: Mapping[str, Any], name: str, where: str, default: bool) -> bool:
-    value = asked.get(name, default)
+def _flag(parameters: Mapping[str, Any], name: str, where: str, default: bool) -> bool:
+    value = parameters.get(name, default)
     if type(value) is not bool:
-        raise Refusal(f"{where}.{name} is {shown(value)}: expected true or false")
+        raise Refusal(f"{where}.{name} is {show(value)}: expected true or false")
     return value
 
 
 def _text(value: Mapping[str, Any], name: str, where: str) -> str | None:
-    found = value.get(name)
-    if found is not None and type(found) is not str:
-        raise Refusal(f"{where} is {shown(found)}: expected text")
-    return found
+    text = value.get(name)
+    if text is not None and type(text) is not str:
+        raise Refusal(f"{where} is {show(text)}: expected text")
+    return text
 
 
-def _seconds(asked: Mapping[str, Any]) -> float | None:
-    us = asked.get("timeout", 0)
+def _timeout_s(parameters: Mapping[str, Any]) -> float | None:
+    us = parameters.get("timeout", 0)
     if type(us) is not int or us < 0:
-        raise Refusal(f"parameters.timeout is {shown(us)}: expected microseconds, a whole number")
+        raise Refusal(f"parameters.timeout is {show(us)}: expected a whole number of microseconds")
     return us / 1e6 if us else None
