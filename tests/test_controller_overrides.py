@@ -66,12 +66,16 @@ def test_unload_of_a_model_and_of_a_version(state: StateDir, configured: tuple[M
     assert overrides.versions("m", directories(base, 2, 1)) == directories(base, 2, 1)
 
 
-def test_load_that_is_unloaded_leaves_nothing(state: StateDir, configured: tuple[ModelConfig, ...]) -> None:
+def test_load_that_is_unloaded_leaves_nothing(
+    state: StateDir, configured: tuple[ModelConfig, ...], caplog: pytest.LogCaptureFixture
+) -> None:
     """A model that only an operator loaded is gone once it is unloaded; loaded anew, it is there again."""
     overrides = OperatorOverrides(state, configured)
     overrides.load("new", "/elsewhere", None)
     overrides.unload("new", None)
     assert overrides.configs(configured) == configured
+    overrides.drop_missing()
+    assert caplog.records == []  # there is nothing of it to be missed
     overrides.load("new", "/elsewhere", 3)
     assert [config.name for config in overrides.configs(configured)] == ["m", "new"]
 
@@ -100,6 +104,8 @@ def test_reset_drops_everything(state: StateDir, configured: tuple[ModelConfig, 
     overrides.reset(other)
     assert overrides.configs(other) == other
     assert OperatorOverrides(state, other).configs(other) == other
+    overrides.unload("extra", None)
+    assert OperatorOverrides(state, other).configs(other) == configured
 
 
 @pytest.mark.parametrize(

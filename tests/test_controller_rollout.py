@@ -328,6 +328,16 @@ def test_next_controller_goes_on_with_the_rollout(server: Server) -> None:
     assert server.plan.number == 3  # no number is used twice
 
 
+def test_worker_that_is_replaced_for_other_reasons_delays_no_plan(server: Server) -> None:
+    """Without a rollout, a new version does not wait for a worker that is starting."""
+    server.load()
+    server.step()
+    server.workers.processes[0] = (STARTING, 0)
+    server.put(2)
+    server.step()
+    assert (server.plan.number, numbers(server.plan.models), server.workers.reloads) == (2, [2], 1)
+
+
 def test_reload_replaces_every_worker(server: Server) -> None:
     """Also if nothing has changed: new workers read the settings again."""
     server.load()
