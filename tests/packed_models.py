@@ -13,7 +13,7 @@ from functools import cache, partial
 from pathlib import Path
 
 from small_models import small
-from thriftserve import remote as fetching
+from thriftserve.remote import fetch as fetching
 from thriftserve.remote.fetch_agent import check_saved_model
 
 

@@ -9,10 +9,10 @@ import contextlib
 from dataclasses import replace
 from pathlib import Path
 
-from thriftserve import remote
 from thriftserve.controller.controller import ModelController
 from thriftserve.controller.fetch_jobs import FetchRequest
 from thriftserve.errors import FailedPrecondition, InvalidArgument, ModelLoadError, NotFound, StartError
+from thriftserve.remote.address import check_request
 from thriftserve.repository import versions
 from thriftserve.repository.version_states import VersionStatus
 from thriftserve.repository.versions import MAX_VERSION, ModelConfig, parse_model_flag
@@ -117,7 +117,7 @@ class ModelOperations:
             return [status for status in self._statuses(name) if version in (None, status.version)]
 
     def _fetch(self, name: str, url: str, version: int | None, sha256: str | None) -> list[VersionStatus]:
-        remote.check_request(url, sha256)
+        check_request(url, sha256)
         with self._controller.lock:
             fetches = self._controller.pending.fetches
             if version is None:

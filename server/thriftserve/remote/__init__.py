@@ -1,6 +1,5 @@
-"""A packed model at a URL becomes a version directory: whole, checked, or not there at all."""
+"""Models behind URLs: fetched once as an archive (fetch.py), or mirrored as a base path (mirror.py).
 
-from thriftserve.remote.download import Limits, Phase, Progress
-from thriftserve.remote.fetch import check_request, fetch
-
-__all__ = ["Limits", "Phase", "Progress", "check_request", "fetch"]
+The controller runs both as agents, in processes of their own, and itself imports no HTTP client: importing this
+package imports nothing.
+"""

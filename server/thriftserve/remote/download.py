@@ -1,15 +1,14 @@
-"""A file at a URL becomes a file on disk: in parallel pieces where the server gives them, going on after a cut.
+"""A download: a file at a URL becomes a file on disk, in parallel parts if the server allows, resumed after a cut.
 
-Address  --probe-->  pieces, each filled by --get If-Range-->  download + download.json   (206)
-                     or the whole, from its start each time    -->  download              (200)
+Address  --probe-->  206: parts, each filled by ranges with If-Range  -->  download + download.json
+                     200: all of it, from its start with each try     -->  download
 
-Pieces are only asked for where the server names something (ETag, Last-Modified) that tells this file from
-the next one under the same URL: joined pieces of two files would be neither.
+Parts are only asked for if the server names something (ETag, Last-Modified) that tells this file from the next one
+under the same URL: joined parts of two files would be neither.
 """
 
 from __future__ import annotations
 
-import json
 import logging
 import os
 import threading
@@ -17,170 +16,19 @@ import time
 from collections.abc import Callable, Sequence
 from concurrent.futures import FIRST_EXCEPTION, Future, ThreadPoolExecutor, wait
 from contextlib import AbstractContextManager
-from dataclasses import dataclass, replace
-from enum import Enum
+from dataclasses import replace
 from functools import partial
-from pathlib import Path
 
-from thriftserve.errors import DeadlineExceeded, ResourceExhausted, Unavailable
-from thriftserve.files import write_atomically
-from thriftserve.remote.http import Address, HttpAnswer, HttpFailed, HttpRange, get
+from thriftserve.errors import ResourceExhausted, Unavailable
+from thriftserve.remote.address import Address
+from thriftserve.remote.http import HttpAnswer, HttpFailed, HttpRange, get
+from thriftserve.remote.journal import DownloadPart, DownloadPaths, Journal
+from thriftserve.remote.limits import FetchDeadline, Limits, Phase, Progress, ProgressCallback, TooLarge
 
-# What of a download is on disk, kept beside it so that the next try goes on from there.
-
-
-@dataclass
-class DownloadPart:
-    """A range of the file, and how many of its bytes are there, from its start on."""
-
-    start: int
-    size: int
-    done: int = 0
-
-
-@dataclass(frozen=True)
-class Journal:
-    """A file that is downloaded in parts."""
-
-    url: str
-    validator: str
-    total: int
-    parts: Sequence[DownloadPart]
-
-    @classmethod
-    def begun(cls, url: str, validator: str, total: int, part_bytes: int) -> Journal:
-        """Nothing of it is there yet."""
-        starts = range(0, total, part_bytes)
-        return cls(url, validator, total, [DownloadPart(start, min(part_bytes, total - start)) for start in starts])
-
-    @property
-    def done(self) -> int:
-        """Bytes that are there."""
-        return sum(one.done for one in self.parts)
-
-    def save(self, path: Path) -> None:
-        """Writes it; the file changes whole or not at all. What it says is there must be on disk before."""
-        content = {
-            "url": self.url,
-            "validator": self.validator,
-            "total": self.total,
-            "parts": [[one.start, one.size, one.done] for one in self.parts],
-        }
-        write_atomically(path, json.dumps(content))
-
-    @classmethod
-    def load(cls, path: Path) -> Journal | None:
-        """What was saved; None where nothing was, or it makes no sense."""
-        try:
-            content = json.loads(path.read_text(encoding="utf-8"))
-            parts = [DownloadPart(*map(int, one)) for one in content["parts"]]
-            found = cls(str(content["url"]), str(content["validator"]), int(content["total"]), parts)
-        except (OSError, ValueError, TypeError, KeyError):
-            return None
-        return found if found._sound() else None
-
-    def _sound(self) -> bool:
-        at = 0
-        for one in self.parts:
-            if one.start != at or not 0 <= one.done <= one.size:
-                return False
-            at += one.size
-        return at == self.total
-
-
-# What a fetch may take, and how far it is.
-
-_MIB = 1 << 20
-_GIB = 1 << 30
-
-
-class TooLarge(ResourceExhausted):
-    """It is larger than a fetch may be; so it will be the next time."""
-
-    retryable = False
-
-
-@dataclass(frozen=True)
-class Limits:
-    """Bounds of one fetch. Sizes in bytes, times in seconds."""
-
-    #: Of the download.
-    max_bytes: int = 16 * _GIB
-    #: Of what is unpacked, all files together.
-    max_unpacked_bytes: int = 32 * _GIB
-    #: Unpacked bytes for each packed one; only what comes after the first `free_bytes` is held to it.
-    max_ratio: int = 300
-    free_bytes: int = 256 * _MIB
-    #: Files, directories and links in an archive.
-    max_entries: int = 20_000
-    #: The whole fetch.
-    timeout_s: float = 3600.0
-    #: Silence on a connection, and the time to make one.
-    stall_s: float = 30.0
-    #: Failures in a row, without a byte between them, that a part survives.
-    retries: int = 5
-    #: Wait after the first of them; it doubles with each.
-    backoff_s: float = 0.5
-    max_backoff_s: float = 15.0
-    #: Connections at once, where the server answers ranges.
-    connections: int = 4
-    #: Bytes a connection asks for at a time.
-    part_bytes: int = 16 * _MIB
-    redirects: int = 5
-
-
-class Phase(Enum):
-    """What a fetch is at."""
-
-    DOWNLOADING = "downloading"
-    VERIFYING = "verifying"
-    UNPACKING = "unpacking"
-    CHECKING = "checking"
-    LANDED = "landed"
-
-
-@dataclass(frozen=True)
-class Progress:
-    """How far a fetch is. Bytes of the phase it is at; a total of None is not known."""
-
-    phase: Phase
-    done: int = 0
-    total: int | None = None
-
-    def __str__(self) -> str:
-        if not self.total:
-            return f"{self.phase.value} {self.done / _MIB:.1f} MiB" if self.done else self.phase.value
-        share = 100 * self.done / self.total
-        return f"{self.phase.value} {self.done / _MIB:.1f} of {self.total / _MIB:.1f} MiB ({share:.0f} %)"
-
-
-Report = Callable[[Progress], None]
-
-
-class ProgressDeadline:
-    """The moment by which a fetch must be done."""
-
-    def __init__(self, timeout_s: float) -> None:
-        self._timeout_s = timeout_s
-        self._end = time.monotonic() + timeout_s
-
-    @property
-    def left_s(self) -> float:
-        """Seconds until it; never negative."""
-        return max(0.0, self._end - time.monotonic())
-
-    def check(self) -> None:
-        """Raises DeadlineExceeded once it is over."""
-        if not self.left_s:
-            raise DeadlineExceeded(
-                f"the fetch was not done within {self._timeout_s:g} s; what is downloaded is kept for the next try"
-            )
-
-
-#: Time between two looks at what has arrived, and between two writes of the journal, in seconds.
-_LOOK_S = 0.1
+#: Seconds between two reports of progress, and between two writes of the journal, which cost a sync of the disk.
+_REPORT_S = 0.1
 _SAVE_S = 1.0
-#: How often a file may change under the download before it is given up.
+#: How often the file may change under the download before it is asked for in one go.
 _RESTARTS = 3
 
 log = logging.getLogger(__name__)
@@ -194,39 +42,40 @@ class DownloadStopped(Exception):
     """Another part has failed, or the caller has given up."""
 
 
-@dataclass(frozen=True)
-class DownloadPaths:
-    """Where a download goes: the file and its journal."""
-
-    file: Path
-    journal: Path
-
-
 class Download:
-    """One download, once.
+    """One download; call `run` once.
 
     Args:
         address: http or https.
-        place: files of an earlier try are gone on from.
+        paths: what an earlier try left there is used.
+        limits: of the fetch.
+        deadline: of the fetch.
         report: called several times a second, from the thread that called `run`; what it raises ends the download.
+
+    Attributes:
+        resumed: whether bytes of an earlier fetch are part of the file.
     """
 
     def __init__(
-        self, address: Address, place: DownloadPaths, limits: Limits, deadline: ProgressDeadline, report: Report
+        self,
+        address: Address,
+        paths: DownloadPaths,
+        limits: Limits,
+        deadline: FetchDeadline,
+        report: ProgressCallback,
     ) -> None:
         self._address = address
-        self._place = place
+        self._paths = paths
         self._limits = limits
         self._deadline = deadline
         self._report = report
         self._stop = threading.Event()
         #: Bytes of a file that arrives in one go.
         self._arrived = 0
-        #: Whether bytes of an earlier call are part of the file.
         self.resumed = False
 
     def run(self) -> None:
-        """Downloads the file.
+        """Download the file.
 
         Raises:
             Unavailable: the network or the server failed, again and again.
@@ -239,69 +88,65 @@ class Download:
                 return self._attempt()
             except SourceChanged as error:
                 log.warning("%s: %s: the download begins again", self._address, error)
-                self._place.journal.unlink(missing_ok=True)
-        # Or else the server does not mean it when it gives pieces: what comes in one go is one file.
+                self._paths.journal.unlink(missing_ok=True)
+        # The server's ranges don't belong together: what arrives in one go is one file.
         self.resumed = False
-        return self._work([partial(self._retried, lambda: None, self._in_one_go)])
+        return self._run_all([partial(self._retry, self._download_in_one_go)])
 
     def _attempt(self) -> None:
-        journal = Journal.load(self._place.journal)
-        if journal is None or journal.url != self._address.url or not self._there(journal.total):
-            self._place.journal.unlink(missing_ok=True)
+        journal = Journal.load(self._paths.journal)
+        if journal is None or journal.url != self._address.url or not self._has_file(journal.total):
+            self._paths.journal.unlink(missing_ok=True)
             self.resumed = False
-            self._work([self._begin])
-            journal = Journal.load(self._place.journal)
-            if journal is None:  # it came in one go
+            self._run_all([partial(self._retry, self._probe)])
+            journal = Journal.load(self._paths.journal)
+            if journal is None:  # it arrived in one go
                 return
         elif journal.done:
             self.resumed = True
             log.info("%s: going on after %d of %d bytes", self._address, journal.done, journal.total)
-        self._admit(journal.total)
+        self._check_size(journal.total)
         self._fill(journal)
 
-    def _there(self, size: int) -> bool:
-        return self._place.file.is_file() and self._place.file.stat().st_size == size
+    def _has_file(self, size: int) -> bool:
+        return self._paths.file.is_file() and self._paths.file.stat().st_size == size
 
-    def _admit(self, total: int) -> None:
+    def _check_size(self, total: int) -> None:
         if total > self._limits.max_bytes:
             raise TooLarge(f"{self._address}: {total} bytes; at most {self._limits.max_bytes} are fetched")
-        free = os.statvfs(self._place.file.parent)
-        left = free.f_bavail * free.f_frsize
-        # A file of an earlier try takes its place already, in part; this only tells early what is hopeless.
-        if total > left + (self._place.file.stat().st_blocks * 512 if self._place.file.exists() else 0):
-            raise ResourceExhausted(f"{self._place.file.parent}: {left} bytes are free; the download has {total}")
+        disk = os.statvfs(self._paths.file.parent)
+        free = disk.f_bavail * disk.f_frsize
+        # The file of an earlier try has a part of its room already. This only ends early what is hopeless.
+        if total > free + (self._paths.file.stat().st_blocks * 512 if self._paths.file.exists() else 0):
+            raise ResourceExhausted(f"{self._paths.file.parent}: {free} bytes are free; the download has {total}")
 
-    # The first answer: it tells whether the server gives pieces.
-
-    def _begin(self) -> None:
-        """Leaves a journal where the file can be had in pieces, else the whole file."""
-        self._retried(lambda: None, self._probe)
+    # The first answer shows whether the server gives ranges.
 
     def _probe(self) -> None:
+        """Leave a journal if the file can be had in parts, else download the file."""
         with self._get(HttpRange(0, 1)) as answer:
             if not answer.partial:
-                return self._whole(answer)
+                return self._write_all(answer)
             if answer.validator is not None and answer.total:
-                self._admit(answer.total)
-                with open(self._place.file, "wb") as file:
+                self._check_size(answer.total)
+                with open(self._paths.file, "wb") as file:
                     file.truncate(answer.total)
-                Journal.begun(self._address.url, answer.validator, answer.total, self._limits.part_bytes).save(
-                    self._place.journal
-                )
+                journal = Journal.begin(self._address.url, answer.validator, answer.total, self._limits.part_bytes)
+                journal.save(self._paths.journal)
                 return None
-        return self._in_one_go()
+        return self._download_in_one_go()
 
-    def _in_one_go(self) -> None:
+    def _download_in_one_go(self) -> None:
         with self._get(None) as answer:
-            self._whole(answer)
+            self._write_all(answer)
 
-    def _whole(self, answer: HttpAnswer) -> None:
+    def _write_all(self, answer: HttpAnswer) -> None:
         if answer.total is not None:
-            self._admit(answer.total)
+            self._check_size(answer.total)
         self._arrived = 0
-        with open(self._place.file, "wb") as file:
+        with open(self._paths.file, "wb") as file:
             for chunk in answer.chunks():
-                self._go_on()
+                self._check_running()
                 file.write(chunk)
                 self._arrived += len(chunk)
                 if self._arrived > self._limits.max_bytes:
@@ -311,89 +156,87 @@ class Download:
         if answer.total is not None and self._arrived != answer.total:
             raise HttpFailed(f"the connection was cut after {self._arrived} of {answer.total} bytes")
 
-    # Pieces.
+    # Parts
 
     def _fill(self, journal: Journal) -> None:
-        descriptor = os.open(self._place.file, os.O_WRONLY)
+        """Download the missing bytes of every part."""
+        descriptor = os.open(self._paths.file, os.O_WRONLY)
         try:
-            missing = [one for one in journal.parts if one.done < one.size]
-            tasks = [partial(self._part, descriptor, journal, one) for one in missing]
-            # All of it was there before: is it still what the server has?
-            self._work(
-                tasks or [partial(self._retried, lambda: None, partial(self._confirm, journal))], journal, descriptor
-            )
+            tasks = [
+                partial(self._retry, partial(self._fill_part, descriptor, journal, part), part)
+                for part in journal.parts
+                if part.done < part.size
+            ]
+            # If all of it was there before: is it still what the server has?
+            tasks = tasks or [partial(self._retry, partial(self._confirm, journal))]
+            self._run_all(tasks, journal, descriptor)
         finally:
             os.close(descriptor)
 
-    def _part(self, descriptor: int, journal: Journal, part: DownloadPart) -> None:
-        self._retried(lambda: part.done, lambda: self._rest(descriptor, journal, part))
-
-    def _rest(self, descriptor: int, journal: Journal, part: DownloadPart) -> None:
-        """Asks for what a part lacks, once."""
+    def _fill_part(self, descriptor: int, journal: Journal, part: DownloadPart) -> None:
+        """Ask once for the bytes that a part lacks."""
         if part.done == part.size:
             return
-        at, end = part.start + part.done, part.start + part.size
-        with self._get(HttpRange(at, end, journal.validator)) as answer:
-            _hold_same(answer, journal)
-            if answer.start != at:
-                raise HttpFailed(
-                    f"the server sent bytes from {answer.start} on where those from {at} on were asked for"
-                )
+        start, end = part.start + part.done, part.start + part.size
+        with self._get(HttpRange(start, end, journal.validator)) as answer:
+            _check_unchanged(answer, journal)
+            if answer.start != start:
+                raise HttpFailed(f"asked for bytes from {start} on, the server sent bytes from {answer.start} on")
             for chunk in answer.chunks():
-                self._go_on()
-                kept = chunk[: part.size - part.done]
-                os.pwrite(descriptor, kept, part.start + part.done)
-                part.done += len(kept)
+                self._check_running()
+                wanted = chunk[: part.size - part.done]  # the server may send more than was asked for
+                os.pwrite(descriptor, wanted, part.start + part.done)
+                part.done += len(wanted)
                 if part.done == part.size:
                     return
         raise HttpFailed(f"the connection was cut with {part.size - part.done} of {part.size} bytes of a part to come")
 
     def _confirm(self, journal: Journal) -> None:
         with self._get(HttpRange(0, 1, journal.validator)) as answer:
-            _hold_same(answer, journal)
+            _check_unchanged(answer, journal)
 
-    # What all of them share.
+    # Requests, retries and threads
 
-    def _get(self, piece: HttpRange | None) -> AbstractContextManager[HttpAnswer]:
-        self._go_on()
+    def _get(self, byte_range: HttpRange | None) -> AbstractContextManager[HttpAnswer]:
+        self._check_running()
         timeout_s = max(0.001, min(self._limits.stall_s, self._deadline.left_s))
-        return get(self._address, piece, timeout_s=timeout_s, redirects=self._limits.redirects)
+        return get(self._address, byte_range, timeout_s=timeout_s, redirects=self._limits.redirects)
 
-    def _go_on(self) -> None:
+    def _check_running(self) -> None:
         if self._stop.is_set():
             raise DownloadStopped
         self._deadline.check()
 
-    def _retried(self, done: Callable[[], int | None], step: Callable[[], None]) -> None:
-        """Takes a step until it succeeds, waiting longer each time that it brought nothing."""
+    def _retry(self, step: Callable[[], None], part: DownloadPart | None = None) -> None:
+        """Repeat a step until it succeeds, after longer and longer pauses while it brings no byte of its part."""
         failures = 0
         while True:
-            before = done()
+            done_before = part.done if part else 0
             try:
                 return step()
             except HttpFailed as error:
-                failures = 1 if done() != before else failures + 1
+                failures = 1 if part and part.done != done_before else failures + 1
                 if failures > self._limits.retries:
                     raise Unavailable(f"{self._address}: given up after {failures} tries in a row: {error}") from error
-                pause = min(self._limits.max_backoff_s, self._limits.backoff_s * 2 ** (failures - 1))
-                log.info("%s: %s; again in %.1f s", self._address, error, pause)
-                self._stop.wait(min(pause, self._deadline.left_s))
+                pause_s = min(self._limits.max_backoff_s, self._limits.backoff_s * 2 ** (failures - 1))
+                log.info("%s: %s; next try in %.1f s", self._address, error, pause_s)
+                self._stop.wait(min(pause_s, self._deadline.left_s))
 
-    def _work(
+    def _run_all(
         self, tasks: Sequence[Callable[[], None]], journal: Journal | None = None, descriptor: int | None = None
     ) -> None:
-        """Runs tasks in threads; tells of them, and keeps the journal, until they are done or one fails."""
+        """Run tasks in threads until they are done or one fails; report progress and save the journal meanwhile."""
         self._stop.clear()
         with ThreadPoolExecutor(self._limits.connections, "fetch") as pool:
             try:
-                self._watch({pool.submit(self._run, one) for one in tasks}, journal, descriptor)
+                self._watch({pool.submit(self._run_task, task) for task in tasks}, journal, descriptor)
             finally:
                 self._stop.set()
                 pool.shutdown(wait=True, cancel_futures=True)
                 if journal is not None and descriptor is not None:
                     self._save(journal, descriptor)
 
-    def _run(self, task: Callable[[], None]) -> None:
+    def _run_task(self, task: Callable[[], None]) -> None:
         try:
             task()
         except BaseException:
@@ -401,28 +244,28 @@ class Download:
             raise
 
     def _watch(self, running: set[Future[None]], journal: Journal | None, descriptor: int | None) -> None:
-        saved = time.monotonic()
+        saved_at = time.monotonic()
         while running:
-            ended, running = wait(running, _LOOK_S, FIRST_EXCEPTION)
-            # One that failed stopped the others: their errors say no more than that.
-            failed = [error for one in ended if (error := one.exception())]
-            for error in sorted(failed, key=lambda one: isinstance(one, DownloadStopped)):
+            ended, running = wait(running, _REPORT_S, FIRST_EXCEPTION)
+            errors = [error for future in ended if (error := future.exception())]
+            # The one that failed stopped the others: its error says why.
+            for error in sorted(errors, key=lambda error: isinstance(error, DownloadStopped)):
                 raise error
             if journal is None or descriptor is None:
                 self._report(Progress(Phase.DOWNLOADING, self._arrived))
                 continue
             self._report(Progress(Phase.DOWNLOADING, journal.done, journal.total))
-            if time.monotonic() - saved > _SAVE_S:
+            if time.monotonic() - saved_at > _SAVE_S:
                 self._save(journal, descriptor)
-                saved = time.monotonic()
+                saved_at = time.monotonic()
 
     def _save(self, journal: Journal, descriptor: int) -> None:
-        # Counted first, then brought to disk: the journal never says more than is there.
-        parts = [replace(one) for one in journal.parts]
+        # Counted first, then synced: the journal never counts more than is on disk.
+        parts = [replace(part) for part in journal.parts]
         os.fdatasync(descriptor)
-        replace(journal, parts=parts).save(self._place.journal)
+        replace(journal, parts=parts).save(self._paths.journal)
 
 
-def _hold_same(answer: HttpAnswer, journal: Journal) -> None:
+def _check_unchanged(answer: HttpAnswer, journal: Journal) -> None:
     if not answer.partial or answer.total != journal.total or answer.validator not in (None, journal.validator):
         raise SourceChanged("the file has changed on the server")

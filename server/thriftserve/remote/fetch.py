@@ -1,11 +1,11 @@
-"""A packed model at a URL becomes a version directory, whole or not at all.
+"""A fetch: a packed model at a URL becomes a version directory, checked, or not there at all.
 
 URL  --download-->  archive  --SHA-256-->  --unpack, find, check-->  staging  --rename-->  BASE/VERSION
 
-    fetch("https://models.example/digits-3.tar.gz", Path("/models/digits/3"), check=whole, sha256="9f86…")
+    fetch("https://models.example/digits-3.tar.gz", Path("/models/digits/3"), check=check_saved_model, sha256="9f86…")
 
-Killed at any moment, it leaves either nothing that a server would take for a version, or the whole of it; the
-next fetch of the same version goes on with what was downloaded, and clears the rest away.
+Killed at any moment, it leaves either nothing that a server would take for a version, or all of it. The next fetch of
+the same version resumes the download and removes what else was left.
 """
 
 from __future__ import annotations
@@ -14,23 +14,24 @@ import errno
 import hashlib
 import logging
 import os
-import re
 import shutil
 import time
 from collections.abc import Callable
 from pathlib import Path
 
 from thriftserve.errors import FailedPrecondition, InvalidArgument, NotFound, ResourceExhausted
+from thriftserve.remote.address import Address, parse, parse_sha256
 from thriftserve.remote.archive import find_model, unpack
-from thriftserve.remote.archive_entries import CHUNK, Unpacked, check_links
-from thriftserve.remote.download import Download, Limits, Phase, Progress, ProgressDeadline, Report, TooLarge
-from thriftserve.remote.http import Address, parse
+from thriftserve.remote.archive_entries import CHUNK, Unpacker, check_links
+from thriftserve.remote.download import Download
+from thriftserve.remote.limits import FetchDeadline, Limits, Phase, Progress, ProgressCallback, TooLarge
 from thriftserve.remote.staging import Staging, sync_directory
 
-Check = Callable[[Path], None]
-#: Time between two log lines about one fetch, in seconds.
-_TELL_S = 5.0
-_DEFAULT = Limits()
+#: Called with the directory of an unpacked model; raises if it is not good.
+ModelCheck = Callable[[Path], None]
+#: Seconds between two log lines about one fetch.
+_LOG_S = 5.0
+_DEFAULT_LIMITS = Limits()
 
 log = logging.getLogger(__name__)
 
@@ -39,18 +40,19 @@ def fetch(
     url: str,
     target_dir: Path,
     *,
-    check: Check,
+    check: ModelCheck,
     sha256: str | None = None,
-    limits: Limits = _DEFAULT,
-    progress: Report | None = None,
+    limits: Limits = _DEFAULT_LIMITS,
+    progress: ProgressCallback | None = None,
 ) -> Path:
-    """Fetches a packed SavedModel (tar, tar.gz or zip) and puts it into a version directory.
+    """Fetch a packed SavedModel (tar, tar.gz or zip) and put it into a version directory.
 
     Args:
         url: http://, https:// or file:///.
-        target_dir: BASE/VERSION, which must not be there yet; BASE is made where missing.
-        check: called with the directory of the unpacked model before it lands; raises where it is not good.
-        sha256: what the archive's must be, in hexadecimal.
+        target_dir: BASE/VERSION, which must not exist; BASE is created if missing.
+        check: called with the directory of the unpacked model before it lands; raises if it is not good.
+        sha256: of the archive, in hexadecimal.
+        limits: of the fetch.
         progress: called several times a second, from this thread; what it raises ends the fetch.
 
     Returns:
@@ -59,25 +61,31 @@ def fetch(
     Raises:
         InvalidArgument: the URL, the checksum, the archive or the model in it is wrong.
         NotFound: there is nothing under the URL.
-        FailedPrecondition: the server refuses, the target is there already, or is being fetched by another.
+        FailedPrecondition: the server refuses, the target exists, or another fetch of it is under way.
         Unavailable: the network or the server failed, again and again.
         DeadlineExceeded: it took longer than the limits allow.
         ResourceExhausted: the disk is full, or it is larger than the limits allow.
     """
-    address, wanted = parse(url), _checksum(sha256)
+    address, checksum = parse(url), parse_sha256(sha256)
     try:
         with Staging(target_dir) as staging:
-            return _Fetch(address, target_dir, wanted, limits, progress, check).run(staging)
+            return _Fetch(address, target_dir, checksum, limits, progress, check).run(staging)
     except OSError as error:
-        place = error.filename or target_dir
+        path = error.filename or target_dir
         if error.errno in (errno.ENOSPC, errno.EDQUOT):
-            raise ResourceExhausted(f"{place}: the disk is full") from error
-        raise FailedPrecondition(f"{place}: {error.strerror or error}") from error
+            raise ResourceExhausted(f"{path}: the disk is full") from error
+        raise FailedPrecondition(f"{path}: {error.strerror or error}") from error
 
 
 class _Fetch:
     def __init__(
-        self, address: Address, target: Path, sha256: str | None, limits: Limits, progress: Report | None, check: Check
+        self,
+        address: Address,
+        target: Path,
+        sha256: str | None,
+        limits: Limits,
+        progress: ProgressCallback | None,
+        check: ModelCheck,
     ) -> None:
         self._address = address
         self._target = target
@@ -85,13 +93,13 @@ class _Fetch:
         self._limits = limits
         self._progress = progress
         self._check = check
-        self._deadline = ProgressDeadline(limits.timeout_s)
-        self._told = time.monotonic()
+        self._deadline = FetchDeadline(limits.timeout_s)
+        self._logged_at = time.monotonic()
 
     def run(self, staging: Staging) -> Path:
         began = time.monotonic()
         source = f"{self._address.url} {self._sha256 or ''}"
-        if staging.landed(source):
+        if staging.has_landed(source):
             log.info("%s: was fetched before, and is there", self._target)
         elif self._target.exists():
             staging.clear()
@@ -105,20 +113,25 @@ class _Fetch:
         return self._target
 
     def _download(self, staging: Staging) -> None:
+        """Download or copy the archive, and check its SHA-256."""
         if self._address.scheme == "file":
-            self._copy(staging.place.file)
+            self._copy(staging.paths.file)
             return self._verify(staging)
-        for again in (False, True):
-            download = Download(self._address, staging.place, self._limits, self._deadline, self._report)
-            download.run()
-            try:
-                return self._verify(staging)
-            except InvalidArgument:
-                # Part of it is from an earlier call: the fault may lie there.
-                if again or not download.resumed:
-                    raise
-                log.warning("%s: the sum of what was gone on with is wrong: the download begins again", self._address)
-        return None
+        download = self._run_download(staging)
+        try:
+            return self._verify(staging)
+        except InvalidArgument:
+            if not download.resumed:
+                raise
+            # The fault may be in what an earlier fetch has left.
+            log.warning("%s: the SHA-256 of the resumed download is wrong: it begins again", self._address)
+        self._run_download(staging)
+        return self._verify(staging)
+
+    def _run_download(self, staging: Staging) -> Download:
+        download = Download(self._address, staging.paths, self._limits, self._deadline, self._report)
+        download.run()
+        return download
 
     def _copy(self, file: Path) -> None:
         source = self._address.path
@@ -139,62 +152,46 @@ class _Fetch:
     def _verify(self, staging: Staging) -> None:
         if self._sha256 is None:
             return
-        found, size = hashlib.sha256(), staging.place.file.stat().st_size
-        with open(staging.place.file, "rb") as file:
+        digest, size = hashlib.sha256(), staging.paths.file.stat().st_size
+        with open(staging.paths.file, "rb") as file:
             while chunk := file.read(CHUNK):
-                found.update(chunk)
+                digest.update(chunk)
                 self._deadline.check()
                 self._report(Progress(Phase.VERIFYING, file.tell(), size))
-        if found.hexdigest() != self._sha256:
-            self._forget(staging)
+        if digest.hexdigest() != self._sha256:
+            self._discard_download(staging)
             raise InvalidArgument(
-                f"{self._address}: the SHA-256 of its {size} bytes is {found.hexdigest()}, not {self._sha256}"
+                f"{self._address}: the SHA-256 of its {size} bytes is {digest.hexdigest()}, not {self._sha256}"
             )
 
     def _land(self, staging: Staging, source: str) -> None:
+        """Unpack and check the model, and rename it to the target."""
         staging.unpacked.mkdir()
-        packed = staging.place.file.stat().st_size
+        packed_bytes = staging.paths.file.stat().st_size
+        unpacker = Unpacker(staging.unpacked, packed_bytes, self._limits, self._deadline, self._report)
         try:
-            unpack(staging.place.file, Unpacked(staging.unpacked, packed, self._limits, self._deadline, self._report))
+            unpack(staging.paths.file, unpacker)
             model = find_model(staging.unpacked)
             check_links(model)
             self._report(Progress(Phase.CHECKING))
             self._check(model)
         except (InvalidArgument, TooLarge) as error:
-            self._forget(staging)
+            self._discard_download(staging)
             raise type(error)(f"{self._address}: {error.message}") from error
         for folder, _, _ in os.walk(model):
             sync_directory(Path(folder))
         staging.land(source, model)
 
-    def _forget(self, staging: Staging) -> None:
-        """Drops what would be as wrong the next time."""
-        staging.place.journal.unlink(missing_ok=True)
-        staging.place.file.unlink(missing_ok=True)
+    def _discard_download(self, staging: Staging) -> None:
+        """Remove what would be as wrong the next time."""
+        staging.paths.journal.unlink(missing_ok=True)
+        staging.paths.file.unlink(missing_ok=True)
         shutil.rmtree(staging.unpacked, ignore_errors=True)
 
     def _report(self, progress: Progress) -> None:
         now = time.monotonic()
-        if now - self._told > _TELL_S:
-            self._told = now
+        if now - self._logged_at > _LOG_S:
+            self._logged_at = now
             log.info("%s: %s", self._address, progress)
         if self._progress is not None:
             self._progress(progress)
-
-
-def check_request(url: str, sha256: str | None) -> None:
-    """Check a URL and a checksum before a fetch is begun.
-
-    Raises:
-        InvalidArgument: the URL can't be read, or has another scheme than http, https or file; or the checksum can't.
-    """
-    parse(url)
-    _checksum(sha256)
-
-
-def _checksum(text: str | None) -> str | None:
-    if text is None:
-        return None
-    if not re.fullmatch(r"[0-9a-fA-F]{64}", text):
-        raise InvalidArgument(f"sha256 is {text!r:.80}: write 64 hexadecimal digits")
-    return text.lower()

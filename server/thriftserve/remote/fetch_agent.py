@@ -15,8 +15,8 @@ from pathlib import Path
 from thriftserve.errors import Code, InvalidArgument, ThriftServeError
 from thriftserve.files import CorruptFile
 from thriftserve.remote.agent import Parent, run_agent
-from thriftserve.remote.download import Limits, Progress
 from thriftserve.remote.fetch import fetch
+from thriftserve.remote.limits import Limits, Progress
 from thriftserve.repository import integrity
 
 #: Seconds between two progress events.
@@ -36,7 +36,7 @@ def check_saved_model(version: Path) -> None:
     except CorruptFile as error:
         fault = str(error)
     if fault:
-        raise InvalidArgument(f"it is no whole SavedModel: {fault}")
+        raise InvalidArgument(f"it is no complete SavedModel: {fault}")
 
 
 def main(parent: Parent) -> None:

@@ -1,8 +1,8 @@
-"""A tar file, plain or gzipped, entry by entry, read once from its start to its end.
+"""A tar file, plain or gzipped: read once from its start to its end, entry by entry.
 
-file  --gzip-->  _Forward: counted, no long reads, no way back  --tarfile-->  Unpacked
+file  --gzip-->  _ForwardReader: no long reads, no way back  --tarfile-->  Unpacker
 
-tarfile reads an extended header into memory whole, however long it says it is: hence the bound on single reads.
+tarfile reads an extended header into memory at once, however long it says it is: hence the bound on single reads.
 """
 
 from __future__ import annotations
@@ -15,82 +15,82 @@ from pathlib import Path
 from typing import IO, Any
 
 from thriftserve.errors import InvalidArgument
-from thriftserve.remote.archive_entries import CHUNK, Unpacked
+from thriftserve.remote.archive_entries import CHUNK, Unpacker
 
-#: Headers in one go: far above what real names need.
-_LONGEST_READ = 2 * CHUNK
+#: The longest header: far above what real names need.
+_MAX_READ = 2 * CHUNK
 
 
-def unpack(path: Path, *, gzipped: bool, into: Unpacked) -> None:
-    """Unpacks a tar file.
+def unpack(path: Path, *, gzipped: bool, unpacker: Unpacker) -> None:
+    """Unpack a tar file.
 
     Raises:
         InvalidArgument: it is damaged, or has an entry that is not safe.
     """
     try:
         with gzip.open(path) if gzipped else open(path, "rb") as plain:
-            forward: Any = _Forward(plain)  # the part of a file that tarfile reads through
-            with tarfile.open(fileobj=forward, mode="r:") as archive:
+            reader: Any = _ForwardReader(plain)  # the part of a file that tarfile uses
+            with tarfile.open(fileobj=reader, mode="r:") as archive:
                 for member in archive:
-                    _take(archive, member, into)
-            _drain(plain)
+                    _unpack_member(archive, member, unpacker)
+            _read_to_end(plain)
     except (tarfile.TarError, EOFError, OSError, zlib.error, ValueError) as error:
         if isinstance(error, OSError) and not isinstance(error, gzip.BadGzipFile):
             raise
         raise InvalidArgument(f"the archive is damaged: {error}") from error
-    into.finish()
+    unpacker.finish()
 
 
-def _take(archive: tarfile.TarFile, member: tarfile.TarInfo, into: Unpacked) -> None:
+def _unpack_member(archive: tarfile.TarFile, member: tarfile.TarInfo, unpacker: Unpacker) -> None:
     if member.isdir():
-        into.directory(member.name)
+        unpacker.add_directory(member.name)
     elif member.isreg() and not member.issparse():
-        into.file(member.name, member.size, _content(archive, member))
+        unpacker.add_file(member.name, member.size, _chunks(archive, member))
     elif member.issym():
-        into.soft_link(member.name, member.linkname)
+        unpacker.add_symbolic_link(member.name, member.linkname)
     elif member.islnk():
-        into.hard_link(member.name, member.linkname)
+        unpacker.add_hard_link(member.name, member.linkname)
     else:
         raise InvalidArgument(f"{member.name!r:.200} in the archive is neither a file nor a directory")
 
 
-def _content(archive: tarfile.TarFile, member: tarfile.TarInfo) -> Iterator[bytes]:
+def _chunks(archive: tarfile.TarFile, member: tarfile.TarInfo) -> Iterator[bytes]:
     source = archive.extractfile(member)
     assert source is not None  # a regular file
     while chunk := source.read(CHUNK):
         yield chunk
 
 
-def _drain(plain: IO[bytes] | gzip.GzipFile) -> None:
-    """Reads what follows the last entry, a little: gzip checks its sum at its end."""
+def _read_to_end(plain: IO[bytes] | gzip.GzipFile) -> None:
+    """Read what follows the last entry, within bounds: gzip checks its checksum at the end."""
     for _ in range(64):
         if not plain.read(CHUNK):
             return
 
 
-class _Forward:
-    """A file that is read forward only, a bounded piece at a time."""
+class _ForwardReader:
+    """A file that is read forward only, a bounded number of bytes at a time."""
 
     def __init__(self, source: Any) -> None:
         self._source = source
-        self._at = 0
+        self._position = 0
 
     def read(self, size: int = -1) -> bytes:
-        if not 0 <= size <= _LONGEST_READ:
+        if not 0 <= size <= _MAX_READ:
             raise InvalidArgument(f"the archive has a header of {size} bytes")
         content: bytes = self._source.read(size)
-        self._at += len(content)
+        self._position += len(content)
         return content
 
     def tell(self) -> int:
-        return self._at
+        return self._position
 
     def seek(self, offset: int, whence: int = 0) -> int:
-        if whence != 0 or offset < self._at:
+        if whence != 0 or offset < self._position:
             raise InvalidArgument("the archive's entries overlap")
-        while self._at < offset and self.read(min(CHUNK, offset - self._at)):
+        while self._position < offset and self.read(min(CHUNK, offset - self._position)):
             pass
-        return self._at
+        return self._position
 
     def seekable(self) -> bool:
         return True
