@@ -70,7 +70,7 @@ def test_failed_and_half_copied_versions(base: Path) -> None:
         version = base / "2"
         (version / "variables").mkdir(parents=True)
         shutil.copy(half_version() / "saved_model.pb", version)
-        wait_until(lambda: "half/2: is not whole" in server.log())
+        wait_until(lambda: "half/2: is incomplete" in server.log())
         assert list(states(server)) == [1]
 
         broken = spoiled(put(base.parent / "aside", 3)).rename(base / "3")

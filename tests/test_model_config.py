@@ -314,7 +314,7 @@ def test_mistakes_in_the_list(block: str, told: str) -> None:
     ("text", "told"),
     [
         ("[[model]\n", "models.toml:1:8: not valid TOML"),
-        ("a = " + "[" * 5000, "tables or lists lie too deep"),
+        ("a = " + "[" * 5000, "tables or lists are nested too deep"),
         ("[models]\n", "models.toml:1:1: unknown key 'models': write one [[model]] table"),
         ("[model]\nname = 'a'\n", "models.toml:1:1: model is no list of tables"),
         ("[[model]]\nname = 'a'\nbase_path = 'x'\n", "models.toml:3:1: base_path = 'x' is relative"),

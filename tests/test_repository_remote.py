@@ -102,7 +102,7 @@ def test_policies_of_several_models(tmp_path: Path) -> None:
 
 
 def test_copy_that_is_not_done_is_not_brought(tmp_path: Path) -> None:
-    """A version that is not whole lands when it is; until then the one before it, and it is downloaded once."""
+    """A version that is incomplete lands when it is; until then the one before it, and it is downloaded once."""
     base = tmp_path / "base"
     put(base, 1)
     (put(base, 2) / FIRST).rename(tmp_path / "late")
@@ -110,9 +110,8 @@ def test_copy_that_is_not_done_is_not_brought(tmp_path: Path) -> None:
         mirror = Mirror(url, tmp_path / "cache")
         told = [mirror.sync(Latest()) for _ in range(4)]
         assert told[0] == SyncResult(coming=True)
-        assert all(
-            "2: is not whole: variables/variables.data-00000-of-00002 is missing" in one.problems[0] for one in told[1:]
-        )
+        missing = "2: is incomplete: variables/variables.data-00000-of-00002 is missing"
+        assert all(missing in one.problems[0] for one in told[1:])
         assert here(mirror) == [1]
         assert files.asked.count(f"/2/{PB}") == 1
         assert files.asked.count("/2/") == 5  # one listing a call, and one more behind the download

@@ -36,7 +36,7 @@ def test_versions_behind_a_url(tmp_path: Path) -> None:
         with Served(*arguments) as server:
             late = put(base, 2) / "variables" / "variables.index"
             late.rename(tmp_path / "late")  # a slow upload, and the index comes last
-            wait_until(lambda: "half/2: is not whole: variables/variables.index is missing" in server.log())
+            wait_until(lambda: "half/2: is incomplete: variables/variables.index is missing" in server.log())
             assert list(states(server)) == [1]
             (tmp_path / "late").rename(late)
             wait_until(lambda: state(server, 2) == "AVAILABLE" and state(server, 1) == "END")

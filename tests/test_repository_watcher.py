@@ -76,7 +76,7 @@ def test_start_takes_one_look(tmp_path: Path) -> None:
 
 
 def test_version_that_is_copied_keeps_the_old_one(tmp_path: Path) -> None:
-    """While the newest is not whole, the one before it is served; the reason is told once."""
+    """While the newest is incomplete, the one before it is served; the reason is told once."""
     put(tmp_path, 1)
     watcher = watching(tmp_path)
     numbers(watcher)
@@ -86,7 +86,7 @@ def test_version_that_is_copied_keeps_the_old_one(tmp_path: Path) -> None:
     assert [[one.version for one in each.wanted] for each in found] == [[1]] * 4
     assert [each.problems for each in found] == [
         (),
-        (f"{tmp_path / '2'}: is not whole: saved_model.pb is missing",),
+        (f"{tmp_path / '2'}: is incomplete: saved_model.pb is missing",),
         (),
         (),
     ]
@@ -151,7 +151,7 @@ def test_files_that_change_under_a_version_that_serves(tmp_path: Path) -> None:
     os.utime(path / PB)
     found = polled(watcher)
     assert [one.version for one in found.wanted] == [1]
-    assert "was written again after it was found whole" in found.problems[0]
+    assert "was written again after it was found complete" in found.problems[0]
 
 
 def test_link_that_moves(tmp_path: Path) -> None:

@@ -19,8 +19,7 @@ from thriftserve.models.servable import Servable
 from thriftserve.models.session import Session
 from thriftserve.models.signature import DEFAULT_SIGNATURE, Signature, TensorSpec
 from thriftserve.repository.model_settings import BatchingSettings
-from thriftserve.repository.state_store import StateDir
-from thriftserve.repository.unmerged import UnmergedModels
+from thriftserve.repository.state_store import StateDir, UnmergedModels
 from thriftserve_client import Client
 from thriftserve_idl.ttypes import DataType
 

@@ -101,5 +101,5 @@ def test_what_is_not_whole_is_never_served(served: Served, tmp_path: Path) -> No
             answer = client.predict(name, {"word": np.array(["one"], dtype=object)})
             assert (answer.version, answer["number"].tolist()) == (2, [4.0])
         assert all(versions()[name] == {1: "AVAILABLE"} for name in damaged)
-        assert all(f"{name}/2: is not whole" in server.log() for name in damaged)
+        assert all(f"{name}/2: is incomplete" in server.log() for name in damaged)
         assert "can't be loaded" not in server.log()

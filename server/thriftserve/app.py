@@ -41,8 +41,7 @@ from thriftserve.models.loader import in_background
 from thriftserve.models.registry import SharedStateRegistry
 from thriftserve.models.tensorflow.preload import preload
 from thriftserve.repository.plan import Plan
-from thriftserve.repository.state_store import LoadReport, StateDir, StateReader
-from thriftserve.repository.unmerged import UnmergedModels
+from thriftserve.repository.state_store import LoadReport, StateDir, StateReader, UnmergedModels
 from thriftserve.repository.versions import ModelConfig
 from thriftserve.repository.watcher import Watcher
 from thriftserve.servers import ControlContext, ControlPlane, FrontPolicy, Service, WorkerContext

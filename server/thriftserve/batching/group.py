@@ -208,7 +208,7 @@ def has_batch(signature: Signature, outputs: Sequence[str]) -> bool:
     if not signature.validated or not signature.inputs or not outputs:
         return False
     specs = [*signature.inputs.values(), *(signature.outputs[name] for name in outputs)]
-    return all(spec.shape and spec.shape[0] is None for spec in specs)
+    return all(spec.has_rows for spec in specs)
 
 
 def _free_axes(signature: Signature) -> dict[str, tuple[int, ...]]:

@@ -35,7 +35,7 @@ _LISTS = {
 }  # fmt: skip
 #: Types whose elements are in their list as the number that their 16 bits make.
 _BY_BITS = (DataType.HALF, DataType.BFLOAT16)
-#: A record of some bytes may stand for a tensor of any size: one element, repeated.
+#: A record of some bytes may represent a tensor of any size: one element, repeated.
 _MOST_ELEMENTS = 1 << 27
 _MOST_RANK = 64
 

@@ -78,7 +78,7 @@ def random_inputs(signature: Signature, image: ImageSettings | None = None) -> I
     sized = image or ImageSettings(height=_SIDE, width=_SIDE)
     for rows in (1, _BATCH):
         yield {
-            name: _random(random, numpy_dtype(spec.dtype), _batched(spec, _shape(spec, sized, 1), rows))
+            name: _random(random, numpy_dtype(spec.dtype), _shape(spec, sized, 1, rows))
             for name, spec in signature.inputs.items()
         }
 
@@ -174,18 +174,14 @@ def _is_float(array: Array) -> bool:
     return array.dtype.kind in "fV"  # bfloat16 has a kind of its own, V
 
 
-def _shape(spec: TensorSpec, image: ImageSettings | None, free_size: int) -> tuple[int, ...]:
-    """Return an input's shape with a size for each free one: 1 for the leading one, then those of the image."""
+def _shape(spec: TensorSpec, image: ImageSettings | None, free_size: int, rows: int = 1) -> tuple[int, ...]:
+    """Return an input's shape with a size for each free one: `rows` for the leading one, then those of the image."""
     if spec.shape is None:
         return (1,)
-    free: list[int | None] = [1, *[free_size] * (len(spec.shape) - 1)]
+    free: list[int | None] = [rows, *[free_size] * (len(spec.shape) - 1)]
     if image is not None and len(spec.shape) == _IMAGE_RANK and image.input in (None, spec.name):
-        free = [1, image.height, image.width, image.channels or free_size]
+        free = [rows, image.height, image.width, image.channels or free_size]
     return tuple(size if size is not None else other or 1 for size, other in zip(spec.shape, free, strict=False))
-
-
-def _batched(spec: TensorSpec, shape: tuple[int, ...], rows: int) -> tuple[int, ...]:
-    return (rows, *shape[1:]) if spec.shape and spec.shape[0] is None else shape
 
 
 def _zeros(spec: TensorSpec, shape: tuple[int, ...]) -> Array:

@@ -1,7 +1,7 @@
 """TFRecord files: records of bytes, each with its length and two checksums.
 
     FILE  --read-->  (1, bytes) (2, CorruptFile) (3, bytes) …
-    bytes  --frame-->  a record as it stands in a file
+    bytes  --frame-->  a record as a file has it
 
 A record is 8 bytes of length, 4 of the length's checksum, the content, 4 of the content's checksum; little-endian. The
 checksum is a CRC-32C, rotated and shifted so that one of data with checksums in it stays a good one.
@@ -45,7 +45,7 @@ def read(path: Path) -> Iterator[tuple[int, bytes | CorruptFile]]:
 
 
 def frame(content: bytes) -> bytes:
-    """Return a record as it stands in a file."""
+    """Return a record as a file has it."""
     length = struct.pack("<Q", len(content))
     return length + _FOOT.pack(_checksum(length)) + content + _FOOT.pack(_checksum(content))
 

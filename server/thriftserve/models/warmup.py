@@ -27,7 +27,7 @@ from thriftserve.models.prediction_log import RecordedRequest, Unsupported, deco
 from thriftserve.models.sample_inputs import zeros
 from thriftserve.models.servable import Servable
 from thriftserve.models.session import Arrays
-from thriftserve.models.signature import Signature, TensorSpec
+from thriftserve.models.signature import Signature, TensorSpec, describe_shape
 from thriftserve_client.codec import numpy_dtype
 from thriftserve_client.errors import TensorError
 from thriftserve_idl.ttypes import DataType
@@ -198,10 +198,9 @@ def _check_inputs(inputs: Arrays, signature: Signature) -> None:
         raise CorruptFile(f"{signature.name!r} takes the inputs {expected}, and it has {given}")
     for name, spec in signature.inputs.items():
         array = inputs[name]
-        if array.dtype != _dtype(spec) or not _fits(array.shape, spec.shape):
-            shape = "any" if spec.shape is None else [size if size is not None else "?" for size in spec.shape]
+        if array.dtype != _dtype(spec) or not spec.accepts(array.shape):
             raise CorruptFile(
-                f"{name!r} of {signature.name!r} is {spec.dtype.name} of shape {shape}, "
+                f"{name!r} of {signature.name!r} is {spec.dtype.name} of shape {describe_shape(spec.shape)}, "
                 f"and it has {array.dtype.name} of shape {list(array.shape)}"
             )
 
@@ -211,11 +210,3 @@ def _dtype(spec: TensorSpec) -> np.dtype[Any]:
         return numpy_dtype(spec.dtype)
     except TensorError as error:
         raise CorruptFile(str(error)) from None
-
-
-def _fits(shape: tuple[int, ...], declared: tuple[int | None, ...] | None) -> bool:
-    if declared is None:
-        return True
-    return len(shape) == len(declared) and all(
-        size in (None, actual) for actual, size in zip(shape, declared, strict=True)
-    )

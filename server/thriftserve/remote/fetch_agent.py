@@ -13,7 +13,6 @@ import time
 from pathlib import Path
 
 from thriftserve.errors import Code, InvalidArgument, ThriftServeError
-from thriftserve.files import CorruptFile
 from thriftserve.remote.agent import Parent, run_agent
 from thriftserve.remote.fetch import fetch
 from thriftserve.remote.limits import Limits, Progress
@@ -31,10 +30,7 @@ def check_saved_model(version: Path) -> None:
     Raises:
         InvalidArgument: it is no SavedModel, or lacks a part.
     """
-    try:
-        fault = integrity.find_fault(version, integrity.scan(version))
-    except CorruptFile as error:
-        fault = str(error)
+    fault = integrity.diagnose(version)
     if fault:
         raise InvalidArgument(f"it is no complete SavedModel: {fault}")
 

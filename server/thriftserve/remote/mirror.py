@@ -23,7 +23,6 @@ from typing import Any
 from urllib.parse import unquote
 
 from thriftserve.errors import ModelLoadError
-from thriftserve.files import CorruptFile
 from thriftserve.repository import integrity, versions
 from thriftserve.repository.versions import Latest, Specific, VersionPolicy, version_number
 
@@ -122,7 +121,7 @@ class Mirror:
                     yield f"{self._remote.url}: has no version {version}, which the policy names"
 
     def _land_all(self, remote: Mapping[int, str], here: set[int], policy: VersionPolicy) -> None:
-        """Land the versions of a policy; for Latest, an older version in place of one that is not whole."""
+        """Land the versions of a policy; for Latest, an older version in place of one that is incomplete."""
         latest = isinstance(policy, Latest)
         asked = sorted(remote, reverse=True) if isinstance(policy, Latest) else policy.among(remote)
         left = policy.num_versions if isinstance(policy, Latest) else len(asked)
@@ -150,7 +149,7 @@ class Mirror:
         """Download a version whose listing has not changed since the last sync; return whether it has landed.
 
         Raises:
-            ModelLoadError: it can't be read, or is not whole.
+            ModelLoadError: it can't be read, or is incomplete.
         """
         listing_before = self._listings.get(version)
         listing = self._listings[version] = self._remote.listing(name)
@@ -169,9 +168,9 @@ class Mirror:
         if self._remote.listing(name) != listing:
             self._changed.add(version)
             return False
-        fault = _find_fault(partial)
+        fault = integrity.diagnose(partial)
         if fault:
-            self._broken[version] = f"{name}: is not whole: {fault}"
+            self._broken[version] = f"{name}: is incomplete: {fault}"
             raise ModelLoadError(self._broken[version])
         os.replace(partial, self.directory / str(version))
         self._partial_note(version).unlink(missing_ok=True)
@@ -326,11 +325,3 @@ def _is_complete(path: Path, file: RemoteFile) -> bool:
         return file.size is not None and path.stat().st_size == file.size
     except OSError:
         return False
-
-
-def _find_fault(path: Path) -> str | None:
-    """Return what a version lacks; None if it is whole."""
-    try:
-        return integrity.find_fault(path, integrity.scan(path))
-    except (OSError, CorruptFile) as error:
-        return str(error)

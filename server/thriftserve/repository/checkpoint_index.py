@@ -2,7 +2,7 @@
 
     variables.index  --read-->  CheckpointIndex(shards=2, needed={0: 4096, 1: 512}, keys={"dense/kernel", …})
 
-The file is a sorted table in LevelDB's format: data blocks, an index block of where they lie, and a footer of 48
+The file is a sorted table in LevelDB's format: data blocks, an index block of where they are, and a footer of 48
 bytes that points at it. The value of its first entry, whose key is empty, is a BundleHeaderProto; every other is a
 BundleEntryProto. No library reads it without TensorFlow. Checksums are not looked at: what is looked for is a copy
 that is not done, and that shows in lengths.
@@ -84,7 +84,7 @@ def _read_handle(data: memoryview, at: int) -> tuple[tuple[int, int], int]:
 def _block_entries(data: memoryview, offset: int, size: int) -> Iterator[tuple[bytes, bytes]]:
     """Yield keys and values of a block. A key is written as what it shares with the one before, and the rest."""
     if offset + size + _TRAILER_BYTES > len(data) or size < 4:
-        raise CorruptFile(f"a block of {size} bytes at {offset} does not lie in its {len(data)} bytes")
+        raise CorruptFile(f"a block of {size} bytes at {offset} is not within its {len(data)} bytes")
     if data[offset + size] != 0:
         raise CorruptFile("it is compressed, and no TensorFlow writes it so: save the model again")
     block = data[offset : offset + size]

@@ -70,7 +70,7 @@ def loads(text: str, source: str, *, toml: bool = False, directory: Path = Path(
         text: the content of the file.
         source: its name, for messages.
         toml: whether it is TOML.
-        directory: where it lies, for the remedy of a relative base path.
+        directory: of the file, for the remedy of a relative base path.
 
     Raises:
         ConfigError: As for `load`.

@@ -1,11 +1,11 @@
-"""The two forms of the configuration file, read into tables that know where each key stands.
+"""The two forms of the configuration file, read into tables that know the position of each key.
 
     models.config  --parse_text-->  ModelServerConfig  --.
     models.toml    --parse_toml-->  TOML's own tables  ----->  ConfigTables: {"name": "digits", …} a model
 
 protobuf parses the text form. It gets one token a line, so the line of its error is the number of the token at fault;
 what people write and protobuf refuses is changed on the way. TOML has the keys and types of the same messages, and
-tomlkit is asked where a key stands only if there is something to say about it.
+tomlkit finds the position of a key only if there is something to say about it.
 """
 
 from __future__ import annotations
@@ -22,7 +22,7 @@ from google.protobuf.descriptor import FieldDescriptor
 from google.protobuf.message import Message
 from google.protobuf.message_factory import GetMessageClass
 
-from thriftserve.repository.settings_table import is_number, is_whole
+from thriftserve.repository.settings_table import is_integer, is_number
 from thriftserve_proto.model_server_config_pb2 import Image, ModelConfig, ModelServerConfig
 
 #: Names of the list of models: in the text form, and of its tables in TOML.
@@ -289,7 +289,7 @@ def parse_toml(text: str) -> ConfigTables:
         position = Position(int(at[1]), int(at[2])) if at else Position(0, 0)
         raise ConfigFault(position, f"not valid TOML: {error}") from error
     except RecursionError:
-        raise ConfigFault(Position(0, 0), "tables or lists lie too deep: flatten the file") from None
+        raise ConfigFault(Position(0, 0), "tables or lists are nested too deep: flatten the file") from None
     for key in document:
         if key != MODEL:
             why = f"unknown key {key!r}: write one [[{MODEL}]] table for each model"
@@ -343,7 +343,7 @@ def _checked_value(value: Any, known: Any, path: KeyPath, find: Callable[[KeyPat
 def _fits(value: Any, known: Any) -> bool:
     kind = known.cpp_type
     if kind in _RANGES:
-        return is_whole(value, *_RANGES[kind])
+        return is_integer(value, *_RANGES[kind])
     if kind == FieldDescriptor.CPPTYPE_DOUBLE:
         return is_number(value)
     if kind == FieldDescriptor.CPPTYPE_ENUM:

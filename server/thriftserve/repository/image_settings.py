@@ -18,7 +18,7 @@ from pathlib import Path
 from typing import Any
 
 from thriftserve.errors import ModelLoadError
-from thriftserve.repository.settings_table import Check, build, is_number, is_whole, one_of, read_toml, whole_number
+from thriftserve.repository.settings_table import Check, build, is_integer, is_number, one_of, read_toml, whole_number
 
 #: The file's place in a version's directory.
 FILE = Path("assets.extra") / "image.toml"
@@ -105,7 +105,7 @@ def _is_per_channel(value: Any) -> bool:
 
 def _is_colour(value: Any) -> bool:
     levels = value if isinstance(value, list) else [value]
-    return len(levels) in (1, 3) and all(is_whole(level, 0, 255) for level in levels)
+    return len(levels) in (1, 3) and all(is_integer(level, 0, 255) for level in levels)
 
 
 _PER_CHANNEL = Check(_is_per_channel, "give one number, or a list of one for each channel (1, 3 or 4)")
@@ -113,7 +113,9 @@ CHECKS: Mapping[str, Check] = {
     "input": Check(_is_name, "give the name of an input"),
     "height": whole_number(MOST_SIDE),
     "width": whole_number(MOST_SIDE),
-    "channels": Check(lambda value: is_whole(value, 1, 4) and value in CHANNELS, "give 1 (grey), 3 (RGB) or 4 (RGBA)"),
+    "channels": Check(
+        lambda value: is_integer(value, 1, 4) and value in CHANNELS, "give 1 (grey), 3 (RGB) or 4 (RGBA)"
+    ),
     "scale": _PER_CHANNEL,
     "offset": _PER_CHANNEL,
     "fit": one_of(FITS),

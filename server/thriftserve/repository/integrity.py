@@ -1,8 +1,8 @@
-"""Whether a version's directory is whole, or a copy that is not done yet.
+"""Whether a version's directory is complete, or a copy that is not done yet.
 
     VERSION_DIR  --scan-->  Snapshot  --find_fault(path, snapshot)-->  None | "variables/… has 512 of its 4096 bytes"
 
-Whole means: saved_model.pb (or .pbtxt) reads to its end and is a SavedModel; every asset that it names is there; the
+Complete means: saved_model.pb (or .pbtxt) reads to its end and is a SavedModel; every asset that it names is there; the
 index of its variables is there and has every tensor that the SavedModel restores; every data file is as long as the
 index says. No file says how long an asset is: that shows only in a snapshot that stays the same.
 """
@@ -70,7 +70,7 @@ def graph_stat(path: Path) -> FileStat | None:
 
 
 def find_fault(path: Path, snapshot: Snapshot) -> str | None:
-    """Return what a version lacks to be whole, in words; None if it is whole.
+    """Return what a version lacks, in words; None if it is complete.
 
     It reads saved_model.pb and the index, and nothing else: ask once for each snapshot.
     """
@@ -87,13 +87,21 @@ def find_fault(path: Path, snapshot: Snapshot) -> str | None:
     return _asset_fault(needs, snapshot) or _variables_fault(path, needs, snapshot)
 
 
+def diagnose(path: Path) -> str | None:
+    """Return what a version lacks now, or why it can't be read, in words; None if it is complete."""
+    try:
+        return find_fault(path, scan(path))
+    except (OSError, CorruptFile) as error:
+        return str(error)
+
+
 def _file_stat(status: os.stat_result) -> FileStat:
     return FileStat(status.st_size, status.st_mtime_ns, status.st_ctime_ns)
 
 
 def _walk(directory: str, above: str, depth: int) -> Iterator[tuple[str, os.stat_result]]:
     if depth > MOST_DEPTH:
-        raise CorruptFile(f"its directories lie more than {MOST_DEPTH} deep")
+        raise CorruptFile(f"its directories are more than {MOST_DEPTH} deep")
     with os.scandir(directory) as entries:
         for entry in entries:
             try:

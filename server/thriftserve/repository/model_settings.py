@@ -28,7 +28,15 @@ from typing import Any
 
 from thriftserve.errors import ModelLoadError
 from thriftserve.files import write_atomically
-from thriftserve.repository.settings_table import Check, build, is_number, is_whole, parse_toml, read_toml, whole_number
+from thriftserve.repository.settings_table import (
+    Check,
+    build,
+    is_integer,
+    is_number,
+    parse_toml,
+    read_toml,
+    whole_number,
+)
 
 FILE = "model.toml"
 #: No limit of a batch is larger: rows of one run, or requests that wait.
@@ -57,7 +65,7 @@ class BatchingSettings:
 
 @dataclass(frozen=True)
 class RunSettings:
-    """How a model's sessions lie over processes and threads; None: the server's own setting."""
+    """How a model's sessions are laid over processes and threads; None: the server's own setting."""
 
     workers: int | None = None
     runs_per_worker: int | None = None
@@ -169,7 +177,7 @@ def _are_sizes(value: Any) -> bool:
     return (
         isinstance(value, list)
         and value != []
-        and all(is_whole(size, 1, MOST_ROWS) for size in value)
+        and all(is_integer(size, 1, MOST_ROWS) for size in value)
         and value == sorted(set(value))
     )
 

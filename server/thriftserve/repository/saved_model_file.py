@@ -31,9 +31,9 @@ class SavedModelNeeds:
 
     #: Names below the directory assets.
     assets: tuple[str, ...]
-    #: Tensors that the checkpoint must have; empty if they can't be told.
+    #: Tensors that the checkpoint must have; empty if they can't be found out.
     tensors: frozenset[str]
-    #: Whether there must be a checkpoint at all.
+    #: Whether there must be a checkpoint.
     checkpoint: bool
 
 

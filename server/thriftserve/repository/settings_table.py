@@ -83,7 +83,7 @@ def build(
     return kind(**{key: tuple(value) if isinstance(value, list) else value for key, value in table.items()})
 
 
-def is_whole(value: Any, low: int, high: int) -> bool:
+def is_integer(value: Any, low: int, high: int) -> bool:
     """Return whether a value is an integer from `low` to `high`; TOML's booleans are none."""
     return isinstance(value, int) and not isinstance(value, bool) and low <= value <= high
 
@@ -100,4 +100,4 @@ def one_of(choices: tuple[str, ...]) -> Check:
 
 def whole_number(high: int) -> Check:
     """Return the check of a key that takes an integer from 1 to `high`."""
-    return Check(lambda value: is_whole(value, 1, high), f"give a whole number from 1 to {high}")
+    return Check(lambda value: is_integer(value, 1, high), f"give a whole number from 1 to {high}")

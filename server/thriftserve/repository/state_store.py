@@ -3,7 +3,7 @@
     controller  --plan.json-->       workers          which versions to load
     worker      --attempts/PID-->    controller       which versions failed to load, and how long loading took
     controller  --state.json-->      every process    the state of each version, and where the labels point
-    worker      --unmerged/PID-N-->  other workers    models whose requests must not share runs (unmerged.py)
+    worker      --unmerged/PID-N-->  other workers    models whose requests must not share runs
 
 The controller keeps its own notes beside them (keeper.json, configured.json, wishes.json) and labels.json. Each file is
 replaced by a rename: a reader finds the old content or the new one, also after kill -9.
@@ -13,6 +13,7 @@ from __future__ import annotations
 
 import contextlib
 import json
+import logging
 import os
 import time
 from collections.abc import Callable, Iterable, Iterator, Mapping
@@ -29,6 +30,10 @@ from thriftserve_idl.ttypes import ModelState
 #: Directories with files of one process each: what does not outlive the server.
 ATTEMPTS, UNMERGED = "attempts", "unmerged"
 _STATE = "state"
+#: A directory that changed so recently may change again without a new time stamp: file systems' clocks are coarse.
+_CLOCK_STEP_NS = 100_000_000
+
+log = logging.getLogger(__name__)
 
 
 class StateDir:
@@ -272,3 +277,44 @@ def _status_from_json(content: list[Any], labels: Mapping[str, int]) -> VersionS
         note,
         load_time_s,
     )
+
+
+class UnmergedModels:
+    """Models whose requests must not share runs: one worker finds out, all workers hear of it. Threads may share one.
+
+    It holds as long as the server runs: a restart tries the models again.
+    """
+
+    def __init__(self, state: StateDir) -> None:
+        self._state = state
+        self._number = 0
+        self._seen: set[str] = set()
+        self._changed_ns = 0
+
+    def add(self, name: str, version: int, why: str) -> None:
+        """Tell every worker about a model. If that fails it is logged, and this worker goes on."""
+        self._number += 1
+        try:
+            self._state.write(f"{UNMERGED}/{os.getpid()}-{self._number}", [name, version, why], durable=False)
+        except OSError as error:
+            log.error("model %s: can't tell the other workers to stop merging its requests: %s", name, error)
+
+    def new(self) -> Iterator[tuple[tuple[str, int], str]]:
+        """Yield (model, version) and the reason of those that no earlier call yielded.
+
+        If nothing is new, a call costs one `stat`.
+        """
+        try:
+            changed_ns = (self._state.path / UNMERGED).stat().st_mtime_ns
+        except OSError:
+            return
+        if changed_ns == self._changed_ns:
+            return
+        if time.time_ns() - changed_ns > _CLOCK_STEP_NS:
+            self._changed_ns = changed_ns
+        for file in self._state.names(UNMERGED):
+            content = None if file in self._seen else self._state.read(file)
+            if content is not None:
+                self._seen.add(file)
+                name, version, why = content
+                yield (name, version), why

@@ -92,7 +92,7 @@ class Watcher:
         """Look at every base path once.
 
         Args:
-            settled: want a version that is whole at first sight: at the start, where a second poll would only cost
+            settled: want a version that is complete at first sight: at the start, where a second poll would only cost
                 time. Otherwise a version must look the same in two polls.
         """
         names = dict.fromkeys((*self._wanted, *self._configs))
@@ -128,14 +128,14 @@ class _Examination:
     """What is known of a version's directory."""
 
     snapshot: Snapshot | None = None
-    #: What it lacks, for `snapshot`; None if it is whole.
+    #: What it lacks, for `snapshot`; None if it is complete.
     fault: str | None = _UNEXAMINED
-    #: The graph's file when the version was found whole.
+    #: The graph's file when the version was found complete.
     graph: FileStat | None = None
 
 
 class BasePath:
-    """A base path and what is known of its versions: which are whole, and which of these a policy wants."""
+    """A base path and what is known of its versions: which are complete, and which of these a policy wants."""
 
     def __init__(self, base_path: Path) -> None:
         self.base_path = base_path
@@ -145,7 +145,7 @@ class BasePath:
         """Return the versions to serve, newest first, and everything that is wrong now.
 
         Args:
-            policy: which of the whole versions are to be served.
+            policy: which of the complete versions are to be served.
             before: what was wanted so far; it stays so if the base path can't be read.
             settled: whether one poll is enough.
         """
@@ -171,7 +171,7 @@ class BasePath:
     def _choose(
         self, policy: VersionPolicy, candidates: dict[int, VersionDir], problems: list[str], *, settled: bool
     ) -> tuple[VersionDir, ...]:
-        """Return the whole versions among those that the policy asks for; Latest gets older ones in place of others."""
+        """Return the complete versions that the policy asks for; Latest gets older ones in place of others."""
         most = policy.num_versions if isinstance(policy, Latest) else len(candidates)
         asked = sorted(candidates, reverse=True) if isinstance(policy, Latest) else policy.among(candidates)
         wanted: list[VersionDir] = []
@@ -184,11 +184,11 @@ class BasePath:
                 wanted.append(candidates[version])
                 problems.extend(self._rewritten(path))
             elif fault != _UNEXAMINED:
-                problems.append(f"{path}: is not whole: {fault}")
+                problems.append(f"{path}: is incomplete: {fault}")
         return tuple(wanted)
 
     def _examine(self, path: Path, *, settled: bool) -> str | None:
-        """Return what a version lacks; None if it is whole, _UNEXAMINED if it changed since the last poll."""
+        """Return what a version lacks; None if it is complete, _UNEXAMINED if it changed since the last poll."""
         examined = self._examined.setdefault(path, _Examination())
         if examined.graph is not None:
             return None
@@ -219,7 +219,7 @@ class BasePath:
         graph = integrity.graph_stat(path)
         # No graph: the version is being removed, and will be gone from the base path next.
         if graph is not None and graph != self._examined[path].graph:
-            yield f"{path}: was written again after it was found whole, which has no effect: give it a new number"
+            yield f"{path}: was written again after it was found complete, which has no effect: give it a new number"
 
     def _missing(self, policy: VersionPolicy, present: set[int]) -> Iterable[str]:
         if isinstance(policy, Specific):

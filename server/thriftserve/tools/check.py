@@ -18,8 +18,7 @@ from pathlib import Path
 from typing import Any
 
 from thriftserve.errors import ConfigError, ExitCode
-from thriftserve.files import CorruptFile
-from thriftserve.models.signature import Signature, TensorSpec
+from thriftserve.models.signature import Signature, describe_shape
 from thriftserve.repository import integrity
 from thriftserve.tools.record import find_version
 
@@ -76,7 +75,9 @@ class Findings:
         """Add the rows of these signatures to the table."""
         for name, signature in signatures.items():
             for side, specs in (("in", signature.inputs), ("out", signature.outputs)):
-                self.tensors += [[name, side, key, spec.dtype.name, _shape_text(spec)] for key, spec in specs.items()]
+                self.tensors += [
+                    [name, side, key, spec.dtype.name, describe_shape(spec.shape)] for key, spec in specs.items()
+                ]
 
 
 def run(flags: argparse.Namespace) -> int:
@@ -97,7 +98,7 @@ def run(flags: argparse.Namespace) -> int:
 
 def check(version: Path, timeout_s: float) -> Findings:
     """Return the findings about a version directory; loading and running it may take `timeout_s`."""
-    fault = _find_fault(version)
+    fault = integrity.diagnose(version)
     if fault:
         return Findings(str(version), [fault])
     with tempfile.TemporaryDirectory(prefix="thriftserve-check-") as scratch:
@@ -127,16 +128,3 @@ def explain_exit(process: subprocess.CompletedProcess[str]) -> str:
         how = signal.Signals(-process.returncode).name
     stderr = process.stderr.strip()[-_STDERR_TAIL:]
     return f"the process that loaded it ended with {how}: {stderr or 'it wrote nothing to stderr'}"
-
-
-def _find_fault(version: Path) -> str | None:
-    try:
-        return integrity.find_fault(version, integrity.scan(version))
-    except (OSError, CorruptFile) as error:
-        return str(error)
-
-
-def _shape_text(spec: TensorSpec) -> str:
-    if spec.shape is None:
-        return "any"
-    return f"[{', '.join('?' if size is None else str(size) for size in spec.shape)}]"

@@ -110,7 +110,7 @@ def _origin_notes(path: Path) -> list[str]:
 def _run_zeros(session: Session, signature: Signature, image: ImageSettings | None, findings: Findings) -> None:
     """Run a signature with one row of zeros, and with two if it has rows."""
     zeros = sample_inputs.zeros(signature, image)
-    batched = [name for name, spec in signature.inputs.items() if spec.shape and spec.shape[0] is None]
+    batched = [name for name, spec in signature.inputs.items() if spec.has_rows]
     for rows in (1, 2) if batched else (1,):
         inputs = {name: np.repeat(row, rows, axis=0) if name in batched else row for name, row in zeros.items()}
         try:

@@ -20,7 +20,7 @@ from thriftserve.models.tensorflow.preload import preload
 from thriftserve.repository import model_settings
 from thriftserve.repository.versions import newest_version
 from thriftserve.tools.tune_search import Candidate, Result, Search, arrangements, best, ranked
-from thriftserve.tools.tune_workers import TunedSignature, TuneWorkers, has_rows
+from thriftserve.tools.tune_workers import TunedSignature, TuneWorkers
 
 #: Characters of the progress bar, and rows of the table: the rest is far from the best.
 _BAR, _SHOWN = 24, 15
@@ -139,7 +139,7 @@ def _choose_signature(version: Path, name: str | None) -> tuple[TunedSignature, 
         name = DEFAULT_SIGNATURE if DEFAULT_SIGNATURE in endpoints or len(endpoints) != 1 else next(iter(endpoints))
     if name not in endpoints:
         raise ConfigError(f"signature {name!r}: {version} has {', '.join(endpoints)}; name one with --signature")
-    batched = any(has_rows(spec.shape) for spec in endpoints[name].signature.inputs.values())
+    batched = any(spec.has_rows for spec in endpoints[name].signature.inputs.values())
     return TunedSignature(version.parent, name), batched
 
 

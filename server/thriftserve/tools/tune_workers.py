@@ -178,14 +178,9 @@ def _make_call(servable: Servable, name: str, rows: int) -> Callable[[], object]
 
 def _resize(signature: Signature, inputs: Arrays, rows: int) -> Arrays:
     return {
-        name: np.resize(array, (rows, *array.shape[1:])) if has_rows(signature.inputs[name].shape) else array
+        name: np.resize(array, (rows, *array.shape[1:])) if signature.inputs[name].has_rows else array
         for name, array in inputs.items()
     }
-
-
-def has_rows(shape: tuple[int | None, ...] | None) -> bool:
-    """Return whether an input's first size is free, as of a batch."""
-    return bool(shape) and shape is not None and shape[0] is None
 
 
 def _measure(call: Callable[[], object], runs: int, rows: int, seconds: float) -> tuple[float, list[float]]:

@@ -2,7 +2,7 @@
 
     bytes --> Header: frame, first scan, Adobe's marker --> OpenedImage --> 8 bits
 
-libjpeg fills what is missing with grey and says so only in a warning that Pillow drops. It does so where it comes to
+libjpeg fills what is missing with grey and says so only in a warning that Pillow drops. It does so at
 the end marker; if the data just stops it asks for more instead. So a baseline file is decoded without its end
 marker: complete data needs none, and incomplete data shows.
 """

@@ -53,7 +53,7 @@ def decode(mode: str, size: tuple[int, int], data: bytes, at: int, stored: str) 
         size: width and height, in pixels.
         data: the file.
         at: the place of its directory.
-        stored: Pillow's name for how the samples lie in the file.
+        stored: Pillow's name for how the file stores the samples.
 
     Raises:
         ValueError: The data is damaged, or this Pillow has no libtiff.

@@ -80,7 +80,7 @@ def spread(samples: Samples, low: float, high: float) -> Levels:
     """Scale samples from `low` to `high` to 0 to 255, rounded.
 
     Raises:
-        ValueError: A sample lies outside, or is no number.
+        ValueError: A sample is outside, or is no number.
     """
     exact = samples.astype(np.float64)
     if not ((exact >= low) & (exact <= high)).all():

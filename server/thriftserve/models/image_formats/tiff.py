@@ -46,7 +46,7 @@ _ASSOCIATED, _UNASSOCIATED = 1, 2
 #: What CorelDRAW 10 writes for unassociated alpha.
 _COREL_ALPHA = 999
 _REDUCED_RESOLUTION = 1
-#: Behind the header, where a camera of Canon's wrote the file.
+#: After the header, if a camera of Canon's wrote the file.
 _CANON_RAW = b"CR"
 _COLOUR_LEVELS = 1 << 16
 #: No declared range goes beyond numbers of 32 bits.
@@ -260,7 +260,7 @@ def _decode_by_libtiff(data: bytes, directory: Directory, layout: TiffLayout, ki
     if layout.compression in PLAIN:
         mode, stored = _libtiff_mode(layout, kind) or ("", "")
         return libtiff.decode(mode, (layout.width, layout.height), small, at, stored)
-    # The tables of an old-style JPEG lie at places of the file.
+    # The tables of an old-style JPEG are anywhere in the file.
     image = Pillow.open(io.BytesIO(data if layout.compression == _OLD_JPEG else small), formats=("TIFF",))
     image.load()
     return image.convert("RGB") if image.mode == "LAB" else image

@@ -2,7 +2,7 @@
 
     bytes --> Directory of the first image: tag --> type and values
 
-Everything that a tag points to lies within the file, or the directory is damaged. Tags that don't matter for pixels
+Everything that a tag points to is within the file, or the directory is damaged. Tags that don't matter for pixels
 are never read. https://www.itu.int/itudoc/itu-t/com16/tiff-fx/docs/tiff6.pdf is the specification.
 """
 
@@ -136,7 +136,7 @@ _WANTED = frozenset(Tag)
 
 
 def _read_values(data: bytes, order: str, kind: int, length: int, at: int, room: int) -> Values | None:
-    """Return an entry's values; None if they lie outside the file, or have no type."""
+    """Return an entry's values; None if they are outside the file, or have no type."""
     if kind not in TYPES:
         return None
     letter, parts = TYPES[kind]

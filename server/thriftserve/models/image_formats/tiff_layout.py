@@ -1,4 +1,4 @@
-"""Where the samples of a TIFF lie, and how they are read: strips or tiles, together or in planes, packed, compressed.
+"""Where the samples of a TIFF are, and how they are read: strips or tiles, together or in planes, packed, compressed.
 
     Directory --> Layout --> bands of rows: unsigned samples [rows, width, samples a pixel]
 
@@ -117,7 +117,7 @@ class TiffLayout:
 
     @property
     def _together(self) -> int:
-        """Samples of a pixel that lie side by side."""
+        """Samples of a pixel that are stored side by side."""
         return 1 if self.planar else self.samples
 
     @property
@@ -184,7 +184,7 @@ class TiffLayout:
         return bands(libtiff.decode("L", (self._row_bytes, rows), small, at, "L"))
 
     def _unpack(self, rows: NDArray[np.uint8], differences: bool) -> Samples:
-        """Return rows of bytes as samples [rows, width, samples that lie together]."""
+        """Return rows of bytes as samples [rows, width, samples stored together]."""
         columns = self._across * self.block[0]
         samples = unpack(rows, columns * self._together, self.bits, self.order)
         if differences:

@@ -15,7 +15,7 @@ import numpy as np
 
 from thriftserve.errors import Internal
 from thriftserve.models.session import Array
-from thriftserve.models.signature import Signature, TensorSpec
+from thriftserve.models.signature import Signature, TensorSpec, describe_shape
 from thriftserve_client.codec import numpy_dtype, to_array
 from thriftserve_client.conversion import ConversionError, converted
 from thriftserve_client.errors import TensorError
@@ -37,7 +37,8 @@ class Outputs:
     def __init__(self, source: str, signature: Signature) -> None:
         self._source = source
         self._signature = signature.name
-        self._declared = {name: _Declared(spec) for name, spec in signature.outputs.items()}
+        self._specs = signature.outputs
+        self._dtypes = {name: numpy_dtype(spec.dtype) for name, spec in signature.outputs.items()}
 
     def arrays(self, answer: Any, wanted: Sequence[str]) -> dict[str, Array]:
         """Return the outputs wanted, or all that the model gave if `wanted` is empty.
@@ -52,31 +53,32 @@ class Outputs:
         for name in wanted or answer:
             if name not in answer:
                 raise self._missing(answer, wanted)
-            value, declared = answer[name], self._declared.get(name)
-            if declared is None:
-                arrays[name] = self._undeclared(name, value)
-            elif type(value) is np.ndarray and value.dtype == declared.dtype and declared.fits(value.shape):
+            value, spec = answer[name], self._specs.get(name)
+            if spec is None:
+                arrays[name] = self._convert_undeclared(name, value)
+            elif type(value) is np.ndarray and value.dtype == self._dtypes[name] and spec.accepts(value.shape):
                 arrays[name] = value
             else:
-                arrays[name] = self._converted(name, value, declared)
+                arrays[name] = self._convert(name, value, spec)
         return arrays
 
     def _missing(self, answer: Mapping[str, Any], wanted: Sequence[str]) -> Internal:
         missing = ", ".join(repr(name) for name in wanted if name not in answer)
         return Internal(f"{self._source} gave no output {missing}; it gave {', '.join(map(repr, answer)) or 'none'}")
 
-    def _undeclared(self, name: Any, value: Any) -> Array:
+    def _convert_undeclared(self, name: Any, value: Any) -> Array:
         if type(name) is not str:
             raise Internal(f"{self._source} named an output {name!r} of type {type(name).__name__}: expected a str")
         return value if type(value) is np.ndarray else self._array(name, value)
 
-    def _converted(self, name: str, value: Any, declared: _Declared) -> Array:
+    def _convert(self, name: str, value: Any, spec: TensorSpec) -> Array:
         try:
-            array = converted(self._array(name, value), declared.code)
+            array = converted(self._array(name, value), spec.dtype)
         except ConversionError as error:
             raise self._mismatch(name, str(error)) from None
-        if not declared.fits(array.shape):
-            raise self._mismatch(name, f"shape {_shown(array.shape)} does not fit {_shown(declared.shape or ())}")
+        if not spec.accepts(array.shape):
+            fault = f"shape {describe_shape(array.shape)} does not fit {describe_shape(spec.shape)}"
+            raise self._mismatch(name, fault)
         return array
 
     def _mismatch(self, name: str, why: str) -> Internal:
@@ -101,29 +103,6 @@ class Outputs:
         return array if array.dtype != object else _of_objects(array, where)
 
 
-class _Declared:
-    """The declaration of one output, laid out for the check of each answer."""
-
-    __slots__ = ("_fixed", "code", "dtype", "shape")
-
-    def __init__(self, spec: TensorSpec) -> None:
-        self.code = spec.dtype
-        self.dtype = numpy_dtype(spec.dtype)
-        self.shape = spec.shape
-        self._fixed = tuple((axis, size) for axis, size in enumerate(spec.shape or ()) if size is not None)
-
-    def fits(self, shape: tuple[int, ...]) -> bool:
-        """Return whether an array of that shape is of the declared rank and sizes."""
-        if self.shape is None:
-            return True
-        if len(shape) != len(self.shape):
-            return False
-        for axis, size in self._fixed:  # noqa: SIM110  # each answer goes through here, and a generator costs more
-            if shape[axis] != size:
-                return False
-        return True
-
-
 def _of_objects(array: Array, where: str) -> Array:
     """Return an array of Python's objects: text stays as it is, numbers become an array of numbers.
 
@@ -141,7 +120,3 @@ def _of_objects(array: Array, where: str) -> Array:
         odd = max(others, key=abs)
     within = "" if array.ndim == 0 else f" with a {type(odd).__name__} in it, {odd!r:.60}"
     raise Internal(f"{where}{within}: expected numbers of at most 64 bits, or str and bytes")
-
-
-def _shown(shape: Sequence[int | None]) -> str:
-    return f"[{', '.join('?' if size is None else str(size) for size in shape)}]"
