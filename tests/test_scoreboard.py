@@ -10,8 +10,7 @@ import pytest
 
 from thriftserve.status import BATCH_SIZE_BOUNDS, TIME_BOUNDS_US, ServerSnapshot, WorkerPhase, WorkerRole, summarize
 from thriftserve.supervisor.context import WorkerContext
-from thriftserve.supervisor.counters import Counters
-from thriftserve.supervisor.scoreboard import ROW_CELLS, BoardCell, Cells, Scoreboard
+from thriftserve.supervisor.scoreboard import ROW_CELLS, BoardCell, Cells, Counters, Scoreboard
 from thriftserve_client import Histogram
 
 

@@ -13,7 +13,7 @@ from pathlib import Path
 from thriftserve.errors import ConfigError
 from thriftserve.service.control import ControlToken
 from thriftserve.settings import HostSettings, ServeSettings
-from thriftserve.supervisor.tls import tls_context
+from thriftserve.supervisor.listener import tls_context
 
 #: Operators are few and their calls short; idle connections cost a thread only while they call.
 _THREADS = 4

@@ -18,8 +18,7 @@ from thriftserve.rpc import Refusal
 from thriftserve.settings import HostSettings
 from thriftserve.status import WorkerPhase
 from thriftserve.supervisor.context import WorkerContext
-from thriftserve.supervisor.listener import Listener
-from thriftserve.supervisor.tls import tls_context
+from thriftserve.supervisor.listener import Listener, tls_context
 
 #: Creates the processor of a service, in each process that serves.
 ProcessorFactory = Callable[[WorkerContext], TProcessor]

@@ -20,9 +20,8 @@ from thriftserve.servers.thread_pool import TThreadPoolServer
 from thriftserve.settings import HostSettings
 from thriftserve.status import WorkerPhase, WorkerRole
 from thriftserve.supervisor.context import WorkerContext
-from thriftserve.supervisor.counters import Counters
-from thriftserve.supervisor.listener import Listener
-from thriftserve.supervisor.tls import tls_context
+from thriftserve.supervisor.listener import Listener, tls_context
+from thriftserve.supervisor.scoreboard import Counters
 from thriftserve.supervisor.worker_group import WorkerGroup
 
 _TICK_S = 1.0

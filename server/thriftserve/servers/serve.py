@@ -36,9 +36,8 @@ from thriftserve.supervisor.arbiter import Arbiter
 from thriftserve.supervisor.child import Loop
 from thriftserve.supervisor.context import WorkerContext
 from thriftserve.supervisor.fork_server import release_clean_pages
-from thriftserve.supervisor.listener import Listener
+from thriftserve.supervisor.listener import Listener, tls_context
 from thriftserve.supervisor.scoreboard import Scoreboard
-from thriftserve.supervisor.tls import tls_context
 from thriftserve.supervisor.worker_group import WorkerGroup
 
 log = logging.getLogger(__name__)

@@ -6,7 +6,6 @@ request struct --> PredictHandler --> Registry --> Task --> Batcher --> TaskResu
 from thriftserve.service import front
 from thriftserve.service.control import ControlHandler
 from thriftserve.service.errors import ErrorCounter
-from thriftserve.service.predict import PredictHandler
-from thriftserve.service.processor import PredictProcessor
+from thriftserve.service.predict import PredictHandler, PredictProcessor
 
 __all__ = ["ControlHandler", "ErrorCounter", "PredictHandler", "PredictProcessor", "front"]

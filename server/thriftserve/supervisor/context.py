@@ -9,8 +9,7 @@ import logging
 
 from thriftserve.status import ServerSnapshot, WorkerPhase, WorkerRole, summarize
 from thriftserve.supervisor.child import Report
-from thriftserve.supervisor.counters import Counters
-from thriftserve.supervisor.scoreboard import Scoreboard, sum_histograms
+from thriftserve.supervisor.scoreboard import Counters, Scoreboard, sum_histograms
 
 log = logging.getLogger(__name__)
 

@@ -21,7 +21,7 @@ from thriftserve.servers.batching.clock import Clock, Ewma
 from thriftserve.servers.batching.local_replies import LocalReplies
 from thriftserve.servers.batching.memory_budget import MemoryBudget
 from thriftserve.servers.batching.request_queue import Client, Request, RequestQueue
-from thriftserve.supervisor.counters import Counters
+from thriftserve.supervisor.scoreboard import Counters
 
 log = logging.getLogger(__name__)
 

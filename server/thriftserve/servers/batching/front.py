@@ -30,7 +30,7 @@ from thriftserve.servers.batching.slot import Slot
 from thriftserve.servers.busy_poll import BusyPoll
 from thriftserve.servers.context import ServerContext
 from thriftserve.status import WorkerRole
-from thriftserve.supervisor.tls import tls_context
+from thriftserve.supervisor.listener import tls_context
 
 log = logging.getLogger(__name__)
 
