@@ -13,7 +13,7 @@ from functools import cache, partial
 from pathlib import Path
 
 from small_models import small
-from thriftserve.remote import fetch as fetching
+from thriftserve import remote
 from thriftserve.remote.fetch_agent import check_saved_model
 
 
@@ -61,7 +61,7 @@ def zip_of(content: dict[str, bytes], prefix: str = "") -> bytes:
 
 
 #: A fetch with the check that a server makes.
-fetch = partial(fetching.fetch, check=check_saved_model)
+fetch = partial(remote.fetch, check=check_saved_model)
 
 
 def holds_model(version: Path) -> bool:

@@ -23,7 +23,7 @@ from thriftserve.errors import (
     ThriftServeError,
     Unavailable,
 )
-from thriftserve.remote.limits import Limits, Phase, Progress
+from thriftserve.remote import Limits, Phase, Progress
 
 #: Parts small enough that the model has many, and waits too short to notice.
 QUICK = Limits(part_bytes=64 << 10, backoff_s=0.01, retries=3, stall_s=5)

@@ -14,7 +14,7 @@ import pytest
 
 from packed_models import fetch, files, holds_model, tar_of, tar_with, zip_of
 from thriftserve.errors import InvalidArgument, ResourceExhausted
-from thriftserve.remote.limits import Limits
+from thriftserve.remote import Limits
 
 SMALL = Limits(max_unpacked_bytes=4 << 20, max_entries=50)
 

@@ -16,13 +16,12 @@ import pytest
 
 from fetch_server import File, FileServer
 from packed_models import fetch, files, holds_model, tar_of
-from thriftserve.remote.limits import Limits
+from thriftserve.remote import Limits
 
 FETCH = """
 import sys
 from pathlib import Path
-from thriftserve.remote.fetch import fetch
-from thriftserve.remote.limits import Limits
+from thriftserve.remote import Limits, fetch
 limits = Limits(part_bytes=256 << 10, connections=2)
 fetch(sys.argv[1], Path(sys.argv[2]), check=Path.iterdir, sha256=sys.argv[3], limits=limits)
 """

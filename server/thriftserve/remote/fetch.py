@@ -23,7 +23,6 @@ from thriftserve.errors import FailedPrecondition, InvalidArgument, NotFound, Re
 from thriftserve.remote.address import Address, parse, parse_sha256
 from thriftserve.remote.archive import find_model, unpack
 from thriftserve.remote.archive_entries import CHUNK, Unpacker, check_links
-from thriftserve.remote.download import Download
 from thriftserve.remote.limits import FetchDeadline, Limits, Phase, Progress, ProgressCallback, TooLarge
 from thriftserve.remote.staging import Staging, sync_directory
 
@@ -117,21 +116,25 @@ class _Fetch:
         if self._address.scheme == "file":
             self._copy(staging.paths.file)
             return self._verify(staging)
-        download = self._run_download(staging)
+        resumed = self._download_http(staging)
         try:
             return self._verify(staging)
         except InvalidArgument:
-            if not download.resumed:
+            if not resumed:
                 raise
             # The fault may be in what an earlier fetch has left.
             log.warning("%s: the SHA-256 of the resumed download is wrong: it begins again", self._address)
-        self._run_download(staging)
+        self._download_http(staging)
         return self._verify(staging)
 
-    def _run_download(self, staging: Staging) -> Download:
+    def _download_http(self, staging: Staging) -> bool:
+        """Return whether bytes of an earlier fetch are part of the download."""
+        # Imported here: httpx takes 80 ms, which no start of a controller should wait for.
+        from thriftserve.remote.download import Download
+
         download = Download(self._address, staging.paths, self._limits, self._deadline, self._report)
         download.run()
-        return download
+        return download.resumed
 
     def _copy(self, file: Path) -> None:
         source = self._address.path
