@@ -32,7 +32,7 @@ def test_a_model_s_own_limit(tmp_path: Path) -> None:
                 many.send(frame(number, {"x": X}, model="limited"))
             eventually(lambda: queued(server)[0] == 1 + LIMIT, "as many as may wait")
             for _ in range(3):
-                with pytest.raises(ResourceExhaustedError, match="2 requests for 'limited' wait") as caught:
+                with pytest.raises(ResourceExhaustedError, match="queue of 'limited' is full: 2 requests") as caught:
                     other.predict("limited", {"x": X})
                 assert caught.value.retryable
             pipe.send(frame(sent + 1, told("", sent + 1)))

@@ -21,6 +21,7 @@ from thriftserve.servers.batching.clock import Clock, Ewma
 from thriftserve.servers.batching.local_replies import LocalReplies
 from thriftserve.servers.batching.memory_budget import MemoryBudget
 from thriftserve.servers.batching.request_queue import Client, Request, RequestQueue
+from thriftserve.servers.rejection import queue_is_full
 from thriftserve.supervisor.scoreboard import Counters
 
 log = logging.getLogger(__name__)
@@ -111,7 +112,7 @@ class QueueLimit:
     def __init__(self, queue: RequestQueue, limit: AdaptiveLimit, max_queued: int) -> None:
         self._queue = queue
         self._limit = limit
-        self.text = f"the queue is full: {max_queued} requests wait already; try again later"
+        self.text = queue_is_full(max_queued, "requests")
 
     def full(self) -> bool:
         """Return whether the queue has no place left."""
@@ -128,10 +129,7 @@ class MemoryLimit:
 
     def __init__(self, budget: MemoryBudget) -> None:
         self._budget = budget
-        self.text = (
-            f"the queue is full: requests of {budget.limit_bytes} bytes in all are held at once, the limit; "
-            "try again later"
-        )
+        self.text = f"the queue is full: its requests have {budget.limit_bytes} bytes, the limit; try again later"
 
     def reason(self, request: Request) -> str | None:
         return None if self._budget.fits(request.size) else self.text
@@ -154,7 +152,7 @@ class ModelLimit:
         if lane is None or limit is None:
             return None
         if self._queue.of_lane[lane] >= limit:
-            return f"{limit} requests for {lane!r} wait already, its limit; try again later"
+            return f"the queue of {lane!r} is full: {limit} requests are waiting; try again later"
         request.lane = lane
         return None
 

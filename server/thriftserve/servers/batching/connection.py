@@ -141,12 +141,12 @@ class FrontConnection:
         if self.state is _HANDSHAKE:
             return self.since + settings.handshake_timeout_s, f"no TLS handshake in {settings.handshake_timeout_s:g} s"
         if self._unsent:
-            reason = f"an answer was not taken within {settings.write_timeout_s:g} s"
+            reason = f"a response was not taken within {settings.write_timeout_s:g} s"
             return self.since + settings.write_timeout_s, reason
         if self.pending:
             return None
         if self.mid_message:
-            reason = f"a message did not come whole within {settings.read_timeout_s:g} s"
+            reason = f"a message was incomplete after {settings.read_timeout_s:g} s"
             return self.since + settings.read_timeout_s, reason
         return self.since + settings.idle_timeout_s, f"idle for {settings.idle_timeout_s:g} s"
 
