@@ -1,7 +1,8 @@
-"""The socket that clients connect to. It is bound early and listens late.
+"""The socket that clients connect to, and its TLS. It is bound early and listens late.
 
     settings --open()--> bound: a taken port fails at once, clients are refused
              --listen()--> by the first worker that is ready: clients can connect
+             --tls_context()--> handshake in the thread that serves the client
 
 In between nobody can connect, so a server whose models fail to load never leaves clients hanging on an open port.
 """
@@ -17,32 +18,6 @@ import stat
 
 from thriftserve.errors import BindError, ConfigError
 from thriftserve.settings import HostSettings
-
-
-def tls_context(settings: HostSettings) -> ssl.SSLContext | None:
-    """Return a TLS context for the files that the settings name, or None if TLS is off.
-
-    Raises:
-        ConfigError: a file does not exist or is not PEM, or the key does not belong to the certificate.
-    """
-    if not settings.tls_cert:
-        return None
-    context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
-    context.minimum_version = ssl.TLSVersion.TLSv1_2
-    # A drain shuts down reading, which looks like a truncated stream. Messages carry their own length.
-    context.options |= ssl.OP_IGNORE_UNEXPECTED_EOF
-    try:
-        context.load_cert_chain(settings.tls_cert, settings.tls_key)
-    except (OSError, ssl.SSLError) as error:
-        key = f" with tls_key {settings.tls_key!r}" if settings.tls_key else ""
-        raise ConfigError(f"tls_cert {settings.tls_cert!r}{key} can't be used: {error}") from None
-    if settings.tls_client_ca:
-        try:
-            context.load_verify_locations(settings.tls_client_ca)
-        except (OSError, ssl.SSLError) as error:
-            raise ConfigError(f"tls_client_ca {settings.tls_client_ca!r} can't be used: {error}") from None
-        context.verify_mode = ssl.CERT_REQUIRED
-    return context
 
 
 class Listener:
@@ -111,6 +86,32 @@ class Listener:
         if self._unix_socket and os.getpid() == self._owner:
             with contextlib.suppress(FileNotFoundError):
                 os.unlink(self._unix_socket)
+
+
+def tls_context(settings: HostSettings) -> ssl.SSLContext | None:
+    """Return a TLS context for the files that the settings name, or None if TLS is off.
+
+    Raises:
+        ConfigError: a file does not exist or is not PEM, or the key does not belong to the certificate.
+    """
+    if not settings.tls_cert:
+        return None
+    context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
+    context.minimum_version = ssl.TLSVersion.TLSv1_2
+    # A drain shuts down reading, which looks like a truncated stream. Messages carry their own length.
+    context.options |= ssl.OP_IGNORE_UNEXPECTED_EOF
+    try:
+        context.load_cert_chain(settings.tls_cert, settings.tls_key)
+    except (OSError, ssl.SSLError) as error:
+        key = f" with tls_key {settings.tls_key!r}" if settings.tls_key else ""
+        raise ConfigError(f"tls_cert {settings.tls_cert!r}{key} can't be used: {error}") from None
+    if settings.tls_client_ca:
+        try:
+            context.load_verify_locations(settings.tls_client_ca)
+        except (OSError, ssl.SSLError) as error:
+            raise ConfigError(f"tls_client_ca {settings.tls_client_ca!r} can't be used: {error}") from None
+        context.verify_mode = ssl.CERT_REQUIRED
+    return context
 
 
 def _bind_tcp(host: str, port: int, *, shared: bool = False) -> socket.socket:

@@ -26,6 +26,8 @@ from thriftserve_client.histogram import Histogram
 Cells: TypeAlias = "memoryview[int]"
 #: Counts one request: microseconds queued, microseconds computed, rows of its run.
 Observe = Callable[[int, int, int], None]
+#: Counts one request that begins or ends.
+Count = Callable[[], None]
 
 
 class BoardCell(IntEnum):
@@ -57,8 +59,8 @@ class BoardCell(IntEnum):
 
 
 #: Cells that hold a text: UTF-8, padded with zeros.
-DEVICE_CELLS = slice(BoardCell.DEVICE, BoardCell.NOTE)
-NOTE_CELLS = slice(BoardCell.NOTE, BoardCell.PLAN)
+_DEVICE_CELLS = slice(BoardCell.DEVICE, BoardCell.NOTE)
+_NOTE_CELLS = slice(BoardCell.NOTE, BoardCell.PLAN)
 
 
 def _cell_count(measure: Measure) -> int:
@@ -253,94 +255,6 @@ class Scoreboard:
         return self.cells[BoardCell.TRANSFERS :: ROW_CELLS].tolist()
 
 
-def observer(cells: Cells, row_at: int) -> Observe:
-    """Return what counts requests in the histograms of the row that starts at a cell, for one thread at a time."""
-    queue_at, compute_at, batch_at = ([row_at + cell for cell in _bucket_cells(at)] for at in range(len(MEASURES)))
-    queue_sum, compute_sum, batch_sum = (
-        row_at + first + _cell_count(measure) - 1 for first, measure in zip(_HISTOGRAM_AT, MEASURES, strict=True)
-    )
-
-    def observe(queue_us: int, compute_us: int, batch_size: int) -> None:
-        # The bounds are powers of two: a value less one has as many bits as its bound has zeros.
-        cells[queue_at[(queue_us - 1).bit_length()]] += 1
-        cells[queue_sum] += queue_us
-        cells[compute_at[(compute_us - 1).bit_length()]] += 1
-        cells[compute_sum] += compute_us
-        cells[batch_at[(batch_size - 1 if batch_size else 0).bit_length()]] += 1
-        cells[batch_sum] += batch_size
-
-    return observe
-
-
-def sum_histograms(rows: Sequence[Cells]) -> tuple[Histogram, ...]:
-    """Return the histograms of several rows added up, one for each of `MEASURES`."""
-    histograms = []
-    for first, measure in zip(_HISTOGRAM_AT, MEASURES, strict=True):
-        cells = slice(first, first + _cell_count(measure))
-        *counts, total = (sum(column) for column in zip(*(row[cells] for row in rows), strict=True))
-        histograms.append(Histogram(measure.name, measure.unit, measure.bounds, tuple(counts), total))
-    return tuple(histograms)
-
-
-def write_text(cells: Cells, text: str) -> None:
-    """Write a text into cells, cut off if it is too long for them."""
-    size = cells.nbytes
-    cells.cast("B")[:] = memoryview(text.encode()[:size].ljust(size, b"\0"))
-
-
-def read_text(cells: Cells) -> str:
-    """Return the text that `write_text` wrote."""
-    return cells.tobytes().rstrip(b"\0").decode(errors="ignore")
-
-
-def _bucket_cells(at: int) -> list[int]:
-    """Return the cell of a row in which `MEASURES[at]` counts a value, by the bits of that value less one."""
-    powers = [bound.bit_length() - 1 for bound in MEASURES[at].bounds]
-    int64_bits = 64
-    return [_HISTOGRAM_AT[at] + min(max(bits - powers[0], 0), len(powers)) for bits in range(int64_bits + 1)]
-
-
-def _worker_snapshot(row: Cells) -> WorkerSnapshot:
-    phase = WorkerPhase(row[BoardCell.PHASE] or WorkerPhase.STARTING)  # 0 while `occupy` is at work
-    if phase is WorkerPhase.IDLE and row[BoardCell.IN_FLIGHT]:
-        phase = WorkerPhase.BUSY
-    pid = row[BoardCell.PID]
-    rss_bytes, cpu_s = _usage(pid)
-    return WorkerSnapshot(
-        index=row[BoardCell.INDEX],
-        pid=pid,
-        phase=phase,
-        device=read_text(row[DEVICE_CELLS]),
-        rss_bytes=rss_bytes,
-        cpu_s=cpu_s,
-        uptime_s=max(0.0, time.time() - row[BoardCell.STARTED_NS] / 1e9),
-        requests=row[BoardCell.REQUESTS],
-        errors=row[BoardCell.ERRORS],
-        in_flight=max(0, row[BoardCell.IN_FLIGHT]),
-        connections=max(0, row[BoardCell.CONNECTIONS]),
-        restarts=row[BoardCell.RESTARTS],
-        role=WorkerRole(row[BoardCell.ROLE]),
-        note=read_text(row[NOTE_CELLS]),
-    )
-
-
-def _usage(pid: int) -> tuple[int, float]:
-    """Return resident bytes and CPU seconds of a process; zeros if it has ended or no descriptor is left."""
-    try:
-        import psutil
-    except ImportError:
-        return 0, 0.0
-    try:
-        process = psutil.Process(pid)
-        times = process.cpu_times()
-        return process.memory_info().rss, times.user + times.system
-    except (psutil.Error, OSError):
-        return 0, 0.0
-
-
-Count = Callable[[], None]
-
-
 class Counters:
     """The numbers of one process. Its threads share them.
 
@@ -361,7 +275,7 @@ class Counters:
         self._lock = Lock()
         # Every request calls these: the cells' indices are computed here, once.
         self._request_cells = int(self._at + BoardCell.IN_FLIGHT), int(self._at + BoardCell.REQUESTS)
-        self._observe = observer(board.cells, self._at)
+        self._observe = _observer(board.cells, self._at)
         self.begin_request, self.end_request = _locked_counts(self._cells, *self._request_cells, self._lock)
         self.observe = self._observe_locked
 
@@ -402,11 +316,11 @@ class Counters:
 
     def set_device(self, device: str) -> None:
         """Set the device that the sessions run on; at most 16 bytes."""
-        write_text(self._row[DEVICE_CELLS], device)
+        _write_text(self._row[_DEVICE_CELLS], device)
 
     def set_note(self, note: str) -> None:
         """Set a remark for the status; at most 64 bytes."""
-        write_text(self._row[NOTE_CELLS], note)
+        _write_text(self._row[_NOTE_CELLS], note)
 
     def set_plan(self, number: int) -> None:
         """Set the number of the plan whose models this worker has loaded."""
@@ -438,6 +352,35 @@ class Counters:
     def _observe_locked(self, queue_us: int, compute_us: int, batch_size: int) -> None:
         with self._lock:
             self._observe(queue_us, compute_us, batch_size)
+
+
+def sum_histograms(rows: Sequence[Cells]) -> tuple[Histogram, ...]:
+    """Return the histograms of several rows added up, one for each of `MEASURES`."""
+    histograms = []
+    for first, measure in zip(_HISTOGRAM_AT, MEASURES, strict=True):
+        cells = slice(first, first + _cell_count(measure))
+        *counts, total = (sum(column) for column in zip(*(row[cells] for row in rows), strict=True))
+        histograms.append(Histogram(measure.name, measure.unit, measure.bounds, tuple(counts), total))
+    return tuple(histograms)
+
+
+def _observer(cells: Cells, row_at: int) -> Observe:
+    """Return what counts requests in the histograms of the row that starts at a cell, for one thread at a time."""
+    queue_at, compute_at, batch_at = ([row_at + cell for cell in _bucket_cells(at)] for at in range(len(MEASURES)))
+    queue_sum, compute_sum, batch_sum = (
+        row_at + first + _cell_count(measure) - 1 for first, measure in zip(_HISTOGRAM_AT, MEASURES, strict=True)
+    )
+
+    def observe(queue_us: int, compute_us: int, batch_size: int) -> None:
+        # The bounds are powers of two: a value less one has as many bits as its bound has zeros.
+        cells[queue_at[(queue_us - 1).bit_length()]] += 1
+        cells[queue_sum] += queue_us
+        cells[compute_at[(compute_us - 1).bit_length()]] += 1
+        cells[compute_sum] += compute_us
+        cells[batch_at[(batch_size - 1 if batch_size else 0).bit_length()]] += 1
+        cells[batch_sum] += batch_size
+
+    return observe
 
 
 def _locked_counts(cells: Cells, in_flight: int, requests: int, lock: Lock) -> tuple[Count, Count]:
@@ -472,3 +415,59 @@ def _unlocked_counts(cells: Cells, in_flight: int, requests: int) -> tuple[Count
         cells[requests] += 1
 
     return begin, end
+
+
+def _write_text(cells: Cells, text: str) -> None:
+    """Write a text into cells, cut off if it is too long for them."""
+    size = cells.nbytes
+    cells.cast("B")[:] = memoryview(text.encode()[:size].ljust(size, b"\0"))
+
+
+def _read_text(cells: Cells) -> str:
+    """Return the text that `_write_text` wrote."""
+    return cells.tobytes().rstrip(b"\0").decode(errors="ignore")
+
+
+def _bucket_cells(at: int) -> list[int]:
+    """Return the cell of a row in which `MEASURES[at]` counts a value, by the bits of that value less one."""
+    powers = [bound.bit_length() - 1 for bound in MEASURES[at].bounds]
+    int64_bits = 64
+    return [_HISTOGRAM_AT[at] + min(max(bits - powers[0], 0), len(powers)) for bits in range(int64_bits + 1)]
+
+
+def _worker_snapshot(row: Cells) -> WorkerSnapshot:
+    phase = WorkerPhase(row[BoardCell.PHASE] or WorkerPhase.STARTING)  # 0 while `occupy` is at work
+    if phase is WorkerPhase.IDLE and row[BoardCell.IN_FLIGHT]:
+        phase = WorkerPhase.BUSY
+    pid = row[BoardCell.PID]
+    rss_bytes, cpu_s = _usage(pid)
+    return WorkerSnapshot(
+        index=row[BoardCell.INDEX],
+        pid=pid,
+        phase=phase,
+        device=_read_text(row[_DEVICE_CELLS]),
+        rss_bytes=rss_bytes,
+        cpu_s=cpu_s,
+        uptime_s=max(0.0, time.time() - row[BoardCell.STARTED_NS] / 1e9),
+        requests=row[BoardCell.REQUESTS],
+        errors=row[BoardCell.ERRORS],
+        in_flight=max(0, row[BoardCell.IN_FLIGHT]),
+        connections=max(0, row[BoardCell.CONNECTIONS]),
+        restarts=row[BoardCell.RESTARTS],
+        role=WorkerRole(row[BoardCell.ROLE]),
+        note=_read_text(row[_NOTE_CELLS]),
+    )
+
+
+def _usage(pid: int) -> tuple[int, float]:
+    """Return resident bytes and CPU seconds of a process; zeros if it has ended or no descriptor is left."""
+    try:
+        import psutil
+    except ImportError:
+        return 0, 0.0
+    try:
+        process = psutil.Process(pid)
+        times = process.cpu_times()
+        return process.memory_info().rss, times.user + times.system
+    except (psutil.Error, OSError):
+        return 0, 0.0
