@@ -11,7 +11,8 @@ from random import Random
 from thriftserve_bench.records.calls import SIDES
 from thriftserve_bench.records.experiments import PATTERNS, TYPES, Call, ExperimentRun, ForkCost, Outcome, Pattern
 from thriftserve_bench.servers import SERVER_TYPES, WITH_WORKERS
-from thriftserve_bench.simulator.simulator import Setup, predict
+from thriftserve_bench.simulator.predict import predict
+from thriftserve_bench.simulator.setup import Setup
 
 MIB = 2**20
 _WORKERS = 10

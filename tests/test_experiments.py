@@ -19,7 +19,7 @@ from thriftserve_bench.benchmarks.experiments.hosts import Host, HostPlan, start
 from thriftserve_bench.benchmarks.experiments.lanes import Lanes
 from thriftserve_bench.benchmarks.experiments.schedule import Cell, ExperimentSettings, Schedule, plans
 from thriftserve_bench.cli import main
-from thriftserve_bench.load.pattern_clients import Crowd, Order
+from thriftserve_bench.load.pattern_clients import PatternClients, PatternOrder
 from thriftserve_bench.records.calls import APACHE, OURS
 from thriftserve_bench.records.experiments import OK, PATTERNS, SHARED, TEN, TYPES, ExperimentRun
 from thriftserve_bench.workloads.pattern_inputs import EMPTY
@@ -78,7 +78,7 @@ def test_ctrl_c_keeps_what_was_measured(tmp_path: Path) -> None:
     told = command.communicate(timeout=_PATIENCE_S)[1]
     assert command.returncode == 130, told
     assert "Traceback" not in told
-    assert f"kept in {file}" in told
+    assert f"raw results: {file}" in told
     run = ExperimentRun.load(file)
     assert run.cut_short
     assert 0 < len(run.outcomes) < 8
@@ -124,7 +124,7 @@ def test_a_server_that_never_answers_ends_in_time(shared: bool) -> None:
     """Calls that are not answered within the cell's time are outcomes, each of them; nothing raises or waits on."""
     with socket.create_server(("127.0.0.1", 0)) as silent:
         host, port = silent.getsockname()[:2]
-        calls = Crowd(Order(host, port, 3, 2, shared, EMPTY, 0.3)).run()
+        calls = PatternClients(PatternOrder(host, port, 3, 2, shared, EMPTY, 0.3)).run()
     assert [call.thread for call in calls] == [0, 0, 1, 1, 2, 2]
     assert all(call.start_s <= call.end_s for call in calls)
     assert {call.outcome.split(":")[0] for call in calls} == {"CallTimeout", "not made"}
@@ -134,7 +134,7 @@ def test_nobody_listens() -> None:
     """Connections that are refused are outcomes, too."""
     with socket.create_server(("127.0.0.1", 0)) as closed:
         host, port = closed.getsockname()[:2]
-    calls = Crowd(Order(host, port, 2, 1, False, EMPTY, 5.0)).run()
+    calls = PatternClients(PatternOrder(host, port, 2, 1, False, EMPTY, 5.0)).run()
     assert [call.outcome.split(":")[0] for call in calls] == ["ConnectionFailed"] * 2
 
 

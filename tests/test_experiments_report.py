@@ -15,17 +15,16 @@ import pytest
 from PIL import Image
 
 from experiment_samples import sample_run
-from thriftserve_bench.benchmarks.experiments.command import settings_of
+from thriftserve_bench.benchmarks.experiments.benchmark import settings_of
 from thriftserve_bench.cli import main, make_parser
 from thriftserve_bench.records.experiments import PATTERNS, TYPES, Call, ExperimentRun, Outcome
 from thriftserve_bench.report.experiments import digest
 from thriftserve_bench.report.experiments.consistency import findings
 from thriftserve_bench.report.experiments.joined import commands
 from thriftserve_bench.report.experiments.page import write_page
-from thriftserve_bench.report.experiments.table import headline, rows
-from thriftserve_bench.report.experiments.targets import verdicts
+from thriftserve_bench.report.experiments.table import headline, rows, verdicts
 from thriftserve_bench.servers import BATCHING, SERVER_TYPES
-from thriftserve_bench.simulator import simulator
+from thriftserve_bench.simulator import predict
 from thriftserve_bench.simulator.advice import FORKING, POOL, Advice
 from thriftserve_bench.simulator.ideal import ideal_s
 
@@ -46,7 +45,7 @@ VOID = {"meta", "link", "input", "br", "img", "hr"}
 def _simulated_once() -> Iterator[None]:
     """Tables of the same run need the same predictions: each is simulated once for all tests."""
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(simulator, "predict", cache(simulator.predict))
+        patch.setattr(predict, "predict", cache(predict.predict))
         yield
 
 

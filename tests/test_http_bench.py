@@ -15,13 +15,11 @@ from pathlib import Path
 import psutil
 import pytest
 
-from thriftserve_bench.benchmarks.http import bodies
-from thriftserve_bench.benchmarks.http.command import settings_of
+from thriftserve_bench.benchmarks.http.benchmark import settings_of
 from thriftserve_bench.cli import main, make_parser
-from thriftserve_bench.load.ab import AbFailed, counted
-from thriftserve_bench.records.http import AbWindow, BodyWindow, HttpRun
-from thriftserve_bench.report.http import markdown
-from thriftserve_bench.report.http_figures import body_misses, pairs
+from thriftserve_bench.load.ab import AbFailed, read_report
+from thriftserve_bench.records.http import LISTS_FORM, STANDARD_JSON, AbWindow, BodyWindow, HttpRun
+from thriftserve_bench.report.http import body_misses, markdown, pairs
 from thriftserve_bench.run_file import NotARun
 from thriftserve_bench.servers.nginx import Nginx, config_text, nginx_program
 from thriftserve_bench.workloads.jobs import WrongAnswer
@@ -54,7 +52,7 @@ def a_run() -> HttpRun:
     run.cell("ours", 1, False).windows.extend(window(rate) for rate in (300, 310, 10))
     run.cell("published", 10, True).windows.append(window(100))
     run.cell("ours", 10, True).windows.append(window(201, failed=1))
-    for name, ms in (("application/octet-stream", 0.4), ("image/jpeg", 1.5), (bodies.LISTS, 19), (bodies.STANDARD, 40)):
+    for name, ms in (("application/octet-stream", 0.4), ("image/jpeg", 1.5), (LISTS_FORM, 19), (STANDARD_JSON, 40)):
         run.body(name, 602_112, 200).windows.append(BodyWindow(10, ms / 100))
     return run
 
@@ -62,11 +60,11 @@ def a_run() -> HttpRun:
 def test_abs_report_is_read() -> None:
     """Requests, seconds and percentiles come out; a request that is wrong in two ways counts once."""
     percentiles = "Percentage served,Time in ms\n0,0.500\n1,0.750\n"
-    found = counted(REPORT, percentiles, 0.25)
+    found = read_report(REPORT, percentiles, 0.25)
     assert (found.requests, found.failed, found.elapsed_s, found.cpu_s) == (1000, 9, 2.5, 0.25)
     assert found.percentiles_ms == [0.5, 0.75]
     with pytest.raises(AbFailed, match="apr_socket_connect"):
-        counted("apr_socket_connect(): refused", percentiles, 0.0)
+        read_report("apr_socket_connect(): refused", percentiles, 0.0)
 
 
 def test_ours_is_held_against_the_published_stack() -> None:
@@ -80,7 +78,7 @@ def test_ours_is_held_against_the_published_stack() -> None:
         "10 at a time, connections kept: 2.00 times the published stack's rate, wanted 3",
     ]
     assert body_misses(run) == ["image/jpeg: 1.50 ms of the gateway's CPU, wanted less than 1"]
-    run.body(bodies.LISTS, 0, 0).windows[:] = [BodyWindow(10, 0.22)]
+    run.body(LISTS_FORM, 0, 0).windows[:] = [BodyWindow(10, 0.22)]
     assert body_misses(run)[1].startswith("JSON lists: 0.55 of the standard library's json")
 
 
@@ -179,7 +177,7 @@ def test_a_short_run_measures_both_stacks(tmp_path: Path, capsys: pytest.Capture
         assert (found.requests, found.failed) == (20, 0)
         assert found.server_cpu_s > 0
         assert found.alone_bytes > 0
-    assert [one.name for one in run.bodies] == [*IMAGES_AND_NPY, bodies.LISTS, bodies.STANDARD]
+    assert [one.name for one in run.bodies] == [*IMAGES_AND_NPY, LISTS_FORM, STANDARD_JSON]
     assert all(window.cpu_s > 0 for one in run.bodies for window in one.windows)
     table = capsys.readouterr().out
     assert "| 2 | new |" in table

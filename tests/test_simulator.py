@@ -28,21 +28,26 @@ from thriftserve_bench.records.experiments import (
     Published,
 )
 from thriftserve_bench.servers import BATCHING, SERVER_TYPES
-from thriftserve_bench.simulator.cores import Cores, Interpreter, Steps
-from thriftserve_bench.simulator.costs import fork_line
-from thriftserve_bench.simulator.pools import ProcessPool
-from thriftserve_bench.simulator.setup import HOLD_GIL, SLEEP, SPIN, WORKLOADS, NotToBeSimulated
-from thriftserve_bench.simulator.simulator import (
-    Costs,
-    Setup,
+from thriftserve_bench.simulator.machine import Connection, Cores, Interpreter, Steps
+from thriftserve_bench.simulator.predict import (
     check,
-    costs_from,
     predict,
     predict_published,
     published_fork_s,
     published_parent_bytes,
 )
-from thriftserve_bench.simulator.wires import Connection
+from thriftserve_bench.simulator.server_models import ProcessPool
+from thriftserve_bench.simulator.setup import (
+    HOLD_GIL,
+    SLEEP,
+    SPIN,
+    WORKLOADS,
+    Costs,
+    NotSimulated,
+    Setup,
+    costs_from,
+    fork_line,
+)
 from thriftserve_bench.simulator.world import World
 
 SERVICE_S = 0.3
@@ -121,7 +126,7 @@ def test_the_front_is_one_process() -> None:
 
 def test_apache_has_no_such_type() -> None:
     """Ensures that a type that is ours alone is not predicted for the other side."""
-    with pytest.raises(NotToBeSimulated, match="none with side=apache"):
+    with pytest.raises(NotSimulated, match="none with side=apache"):
         setup(BATCHING, APACHE)
 
 

@@ -14,12 +14,12 @@ from pathlib import Path
 import psutil
 import pytest
 
-from thriftserve_bench.benchmarks.swaps.command import settings_of
+from thriftserve_bench.benchmarks.swaps.benchmark import settings_of
 from thriftserve_bench.benchmarks.swaps.judge import GRACE_S, judge
 from thriftserve_bench.benchmarks.swaps.memory import MemorySettings, measure_memory
-from thriftserve_bench.benchmarks.swaps.state_log import StateLog
+from thriftserve_bench.benchmarks.swaps.swapper import StateLog
 from thriftserve_bench.cli import main, make_parser
-from thriftserve_bench.load.version_client import Calls
+from thriftserve_bench.load.version_clients import Calls
 from thriftserve_bench.records.swaps import WITH, WITHOUT, Load, MemorySample, Phase, SwapMemory, SwapsRun
 from thriftserve_bench.report.swaps import faults, markdown, misses
 from thriftserve_bench.workloads import versions
@@ -52,9 +52,10 @@ def test_the_command_swaps_under_load(tmp_path: Path, capsys: pytest.CaptureFixt
 def test_memory_is_looked_at_once_settled(tmp_path: Path) -> None:
     """After each of the swaps asked for there is a sample of the whole tree, taken when nothing of the old is left."""
     versions.make(tmp_path / "store", 3)
-    swapped: list[int] = []
+    swapped: list[float] = []
     settings = MemorySettings(samples=(1, 2), workers=1)
-    found = measure_memory("TProcessPoolServer", settings, tmp_path / "store", tmp_path / "logs", swapped.append)
+    store, logs = tmp_path / "store", tmp_path / "logs"
+    found = measure_memory("TProcessPoolServer", settings, store, logs, lambda _, done: swapped.append(done))
     assert (found.wrong, found.failures, found.failure, swapped) == (0, {}, "", [1, 2])
     assert [one.swaps for one in found.samples] == [1, 2]
     first, last = found.samples
@@ -66,7 +67,7 @@ def test_memory_is_looked_at_once_settled(tmp_path: Path) -> None:
 def is_client(process: psutil.Process) -> bool:
     """Whether it is one of the command's clients."""
     try:
-        return "thriftserve_bench.load.version_client" in process.cmdline()
+        return "thriftserve_bench.load.version_clients" in process.cmdline()
     except psutil.NoSuchProcess:
         return False
 

@@ -9,7 +9,7 @@ import pytest
 from thriftserve_bench import cli
 from thriftserve_bench.records.experiments import ExperimentRun
 from thriftserve_bench.servers import APACHE_TYPES, BATCHING, SERVER_TYPES
-from thriftserve_bench.simulator.setup import NotToBeSimulated
+from thriftserve_bench.simulator.setup import NotSimulated
 from thriftserve_bench.simulator.what_if import parse_spec, simulate_text
 
 
@@ -64,7 +64,7 @@ def test_one_type_is_answered_in_detail() -> None:
 )
 def test_a_bad_specification_is_told(spec: str, told: str) -> None:
     """Ensures that what can't be simulated is named, with what was expected."""
-    with pytest.raises(NotToBeSimulated) as raised:
+    with pytest.raises(NotSimulated) as raised:
         simulate_text(spec)
     assert told in str(raised.value)
 

@@ -98,6 +98,10 @@ class Bar:
         """Show that a step is done."""
         self._progress.update(self._task, advance=1, description=f"{text:<62.62}")
 
+    def log(self, text: str) -> None:
+        """Print a line above the bar."""
+        self._progress.console.print(text, highlight=False, markup=False, soft_wrap=True)
+
     def reach(self, done: float, text: str) -> None:
         """Show how much of everything is done."""
         self._progress.update(self._task, completed=done, description=f"{text:<62.62}")

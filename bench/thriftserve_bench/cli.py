@@ -1,7 +1,8 @@
 """thriftserve-bench: measures, and shows what was measured.
 
-argv  -->  calls | session | experiments | simulate | sweep | peers | http | swaps  -->  FILE.json and a table
+argv  -->  calls | session | experiments | sweep | peers | http | swaps  -->  FILE.json and a table
 FILE.json  -->  report | capacity | compare
+argv  -->  simulate  -->  a prediction; nothing is measured
 """
 
 from __future__ import annotations
@@ -9,17 +10,20 @@ from __future__ import annotations
 import argparse
 import sys
 from collections.abc import Sequence
+from typing import Any, Protocol
 
-from thriftserve_bench.benchmarks import session_command
+from thriftserve_bench.benchmark import INTERRUPTED, PROGRAM, fail
+from thriftserve_bench.benchmarks import session
 from thriftserve_bench.benchmarks.calls import CallsBenchmark
-from thriftserve_bench.benchmarks.experiments import command as experiments_command
-from thriftserve_bench.benchmarks.http import command as http_command
+from thriftserve_bench.benchmarks.experiments.benchmark import ExperimentsBenchmark
+from thriftserve_bench.benchmarks.http.benchmark import HttpBenchmark
 from thriftserve_bench.benchmarks.peers.benchmark import PeersBenchmark
-from thriftserve_bench.benchmarks.swaps import command as swaps_command
+from thriftserve_bench.benchmarks.swaps.benchmark import SwapsBenchmark
 from thriftserve_bench.benchmarks.sweep.benchmark import SweepBenchmark
-from thriftserve_bench.report import calls, capacity, compare, peers, sweep
-from thriftserve_bench.report import command as report_command
-from thriftserve_bench.simulator import command as simulate_command
+from thriftserve_bench.report import calls, capacity, compare, http, peers, swaps, sweep
+from thriftserve_bench.report import command as report
+from thriftserve_bench.report.experiments import digest
+from thriftserve_bench.simulator import what_if
 
 _EPILOG = """\
 a first look (a minute):       thriftserve-bench calls --quick
@@ -27,7 +31,7 @@ one type, more rounds:         thriftserve-bench calls --server-type TThreadPool
 the table of an earlier run:   thriftserve-bench report bench/results/calls.json --markdown
 one session call:              thriftserve-bench session
 the published experiments:     thriftserve-bench experiments --quick
-a machine that is not at hand: thriftserve-bench simulate --cores 64 --workers 20
+another machine:               thriftserve-bench simulate --cores 64 --workers 20
 throughput and latency:        thriftserve-bench sweep --quick
 how many nodes:                thriftserve-bench capacity --page-views-per-day 5000000 --sweep sweep.json
 what a change changed:         thriftserve-bench compare before.json after.json
@@ -35,26 +39,35 @@ other servers, the same models: thriftserve-bench peers --quick
 HTTP, beside Flask and gRPC:   thriftserve-bench http --quick
 models that change under load: thriftserve-bench swaps --quick
 """
-_COMMANDS = (
+
+
+class Command(Protocol):
+    """A command: a module, or a Benchmark."""
+
+    def add_to(self, commands: Any, /) -> None:
+        """Add the command to the parser's sub-commands; its `run` takes the flags and returns the exit code."""
+
+
+_COMMANDS: tuple[Command, ...] = (
     CallsBenchmark(calls.show),
-    report_command,
-    session_command,
-    experiments_command,
-    simulate_command,
+    report,
+    session,
+    ExperimentsBenchmark(digest.show_matrix, report.write_experiments_page),
+    what_if,
     SweepBenchmark(sweep.show, sweep.write_page),
     capacity,
     compare,
     PeersBenchmark(peers.show),
-    http_command,
-    swaps_command,
+    HttpBenchmark(http.show),
+    SwapsBenchmark(swaps.show, swaps.faults),
 )
 
 
 def make_parser() -> argparse.ArgumentParser:
-    """The whole command line."""
+    """Return the parser of the whole command line."""
     parser = argparse.ArgumentParser(
-        prog="thriftserve-bench",
-        description="Measures thriftserve, and keeps the raw results.",
+        prog=PROGRAM,
+        description="Measures thriftserve, and writes the raw results to a file.",
         epilog=_EPILOG,
         formatter_class=argparse.RawDescriptionHelpFormatter,
     )
@@ -65,14 +78,14 @@ def make_parser() -> argparse.ArgumentParser:
 
 
 def main(argv: Sequence[str] | None = None) -> int:
-    """Runs one command; wrong flags leave through SystemExit, as argparse does."""
+    """Run one command; wrong flags leave through SystemExit, as argparse does."""
     flags = make_parser().parse_args(argv)
     try:
         return int(flags.run(flags))
     except KeyboardInterrupt:
-        return 130
+        return INTERRUPTED
     except OSError as error:
-        print(f"thriftserve-bench: {error}", file=sys.stderr)
+        fail(error)
         return 1
 
 

@@ -141,7 +141,7 @@ def _build(kind: Any, data: Any) -> Any:
         return tuple(data)
     if origin in (Union, UnionType):
         return data if data is None else _build(arguments[0], data)
-    return float(data) if kind is float else data
+    return data
 
 
 def _build_record(kind: Any, data: Any) -> Any:

@@ -1,6 +1,6 @@
 """Apache's load generator: one run of it, read.
 
-port, requests, concurrency  --ab-->  its report and its percentiles  -->  Counted
+port, requests, concurrency  --ab-->  its report and its percentiles  -->  AbReport
 """
 
 from __future__ import annotations
@@ -15,8 +15,8 @@ from pathlib import Path
 
 from thriftserve_bench.workloads.text_request import BODY, PATH
 
-#: What to do where it is missing.
-NOT_HERE = "ab is not here: it is in Debian's package apache2-utils (httpd-tools elsewhere)"
+#: What to do if it is missing.
+INSTALL_AB = "ab is not installed: it is in Debian's package apache2-utils (httpd-tools elsewhere)"
 _ANSWER_TIMEOUT_S = 60
 _COMPLETE = re.compile(r"^Complete requests:\s+(\d+)", re.MULTILINE)
 _FAILED = re.compile(r"^Failed requests:\s+(\d+)", re.MULTILINE)
@@ -29,8 +29,8 @@ class AbFailed(Exception):
 
 
 @dataclass(frozen=True)
-class Counted:
-    """What it told of a run.
+class AbReport:
+    """What ab reports of a run.
 
     Attributes:
         requests: answered, right or wrong.
@@ -48,43 +48,45 @@ class Counted:
 
 
 def ab_program() -> str | None:
-    """Where it is; None: it is not here."""
+    """Return the path of ab, or None if it is not installed."""
     return shutil.which("ab")
 
 
-def run_ab(program: str, port: int, requests: int, concurrency: int, kept: bool, place: Path) -> Counted:
-    """Sends BODY so many times.
+def run_ab(program: str, port: int, requests: int, concurrency: int, kept: bool, directory: Path) -> AbReport:
+    """Send BODY so many times.
 
     Args:
         program: from `ab_program`.
         port: on this machine.
         requests: how many.
         concurrency: how many of them at a time.
-        kept: whether connections are kept open (`ab -k`); otherwise each request opens its own.
-        place: a directory for its files.
+        kept: whether connections stay open (`ab -k`); otherwise each request opens its own.
+        directory: a directory for its files.
 
     Raises:
-        AbFailed: it could not go on.
+        AbFailed: it ended without a report.
     """
-    body, percentiles = place / "body.json", place / "percentiles.csv"
+    body, percentiles = directory / "body.json", directory / "percentiles.csv"
     body.write_bytes(BODY)
     percentiles.unlink(missing_ok=True)
     command = [program, "-q", "-r", "-s", str(_ANSWER_TIMEOUT_S), "-n", str(requests), "-c", str(concurrency)]
     command += ["-p", str(body), "-T", "application/json", "-e", str(percentiles), *(["-k"] if kept else [])]
     before = resource.getrusage(resource.RUSAGE_CHILDREN)
-    done = subprocess.run([*command, f"http://127.0.0.1:{port}{PATH}"], capture_output=True, text=True, check=False)
+    completed = subprocess.run(
+        [*command, f"http://127.0.0.1:{port}{PATH}"], capture_output=True, text=True, check=False
+    )
     after = resource.getrusage(resource.RUSAGE_CHILDREN)
-    if done.returncode or not percentiles.exists():
-        raise AbFailed(f"ab ended with {done.returncode}: {done.stderr.strip()[-300:]}")
+    if completed.returncode or not percentiles.exists():
+        raise AbFailed(f"ab ended with {completed.returncode}: {completed.stderr.strip()[-300:]}")
     cpu_s = after.ru_utime + after.ru_stime - before.ru_utime - before.ru_stime
-    return counted(done.stdout, percentiles.read_text(encoding="utf-8"), cpu_s)
+    return read_report(completed.stdout, percentiles.read_text(encoding="utf-8"), cpu_s)
 
 
-def counted(report: str, percentiles: str, cpu_s: float) -> Counted:
-    """Reads its report and the file of its percentiles.
+def read_report(report: str, percentiles: str, cpu_s: float) -> AbReport:
+    """Read ab's report and the file of its percentiles.
 
     Raises:
-        AbFailed: something is not there.
+        AbFailed: something is missing.
     """
     complete, seconds = _COMPLETE.search(report), _SECONDS.search(report)
     if complete is None or seconds is None:
@@ -93,4 +95,4 @@ def counted(report: str, percentiles: str, cpu_s: float) -> Counted:
     # An answer of another status may be of another length, too: it counts once.
     wrong = max(int(failed[1]) if failed else 0, int(not_2xx[1]) if not_2xx else 0)
     rows = list(csv.reader(percentiles.splitlines()))[1:]
-    return Counted(int(complete[1]), wrong, float(seconds[1]), [float(row[1]) for row in rows], cpu_s)
+    return AbReport(int(complete[1]), wrong, float(seconds[1]), [float(row[1]) for row in rows], cpu_s)

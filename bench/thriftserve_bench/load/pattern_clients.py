@@ -28,8 +28,8 @@ _LONGEST_OUTCOME = 200
 
 
 @dataclass(frozen=True)
-class Order:
-    """What the clients are to do."""
+class PatternOrder:
+    """One order: a pattern of clients."""
 
     host: str
     port: int
@@ -42,10 +42,10 @@ class Order:
     bound_s: float
 
 
-class Crowd:
+class PatternClients:
     """The threads of one order."""
 
-    def __init__(self, order: Order) -> None:
+    def __init__(self, order: PatternOrder) -> None:
         self._order = order
         self._inputs = make_inputs(order.inputs)
         self._barrier = threading.Barrier(order.threads, action=self._release)
@@ -53,7 +53,7 @@ class Crowd:
         self._calls: list[list[Call]] = [[] for _ in range(order.threads)]
 
     def run(self) -> list[Call]:
-        """Makes every call; they come in the order of their threads."""
+        """Make every call; they come in the order of their threads."""
         order = self._order
         with ExitStack() as stack:
             shared = stack.enter_context(self._client()) if order.shared_client else None
@@ -96,7 +96,7 @@ class Crowd:
 
 
 def _answer(order: dict[str, Any]) -> list[dict[str, Any]]:
-    calls = Crowd(Order(**order)).run()
+    calls = PatternClients(PatternOrder(**order)).run()
     gc.collect()
     return [asdict(call) for call in calls]
 

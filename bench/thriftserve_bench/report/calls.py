@@ -51,7 +51,7 @@ _PARTS = {
 
 @dataclass(frozen=True)
 class Comparison:
-    """Both sides of a cell; None where a side answered no call."""
+    """Both sides of a cell, or None if a side answered no call."""
 
     cell: Cell
     ours: WindowFigures | None

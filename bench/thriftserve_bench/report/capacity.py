@@ -59,7 +59,7 @@ class Demand:
         return self.requests * self.share / (DAY_S * self.of_day)
 
     def steps(self, headroom: Sequence[float]) -> list[str]:
-        """The arithmetic, a line a step."""
+        """Return the arithmetic, a line a step."""
         busy, busy_s = self.requests * self.share, DAY_S * self.of_day
         lines = [f"{self.requests:,.0f} requests a day"]
         if self.requests_per_page != 1:
@@ -80,7 +80,7 @@ class SustainedRate:
     per_s: float
     p99_ms: float
     mode: str
-    #: True where no higher load was measured: it may hold more.
+    #: True if no higher load was measured: it may hold more.
     is_highest: bool
 
     @property
@@ -94,12 +94,12 @@ class SustainedRate:
         return max(1, self.variant.workers)
 
     def nodes(self, per_s: float) -> int | None:
-        """How many such servers hold a rate; None where one holds none."""
+        """Return how many such servers hold a rate, or None if one holds none."""
         return max(1, math.ceil(per_s / self.per_s - 1e-9)) if self.per_s else None
 
 
 def sustained_rates(run: SweepRun, p99_ms: float) -> list[SustainedRate]:
-    """For each server and payload of a sweep the rate that it held.
+    """Return for each server and payload of a sweep the rate that it held.
 
     The open loop counts. If a server was measured in a closed loop alone, that is used with a warning: its callers
     wait for their answers, which flatters it.
@@ -147,7 +147,7 @@ def plan(run: SweepRun, p99_ms: float, rates: Sequence[float]) -> list[str]:
 
 
 def add_to(commands: Any) -> None:
-    """Adds the command to the parser's sub-commands."""
+    """Add the command to the parser's sub-commands."""
     parser = commands.add_parser(
         "capacity",
         help="from a day's page views to requests/s, workers and nodes",

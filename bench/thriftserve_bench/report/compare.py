@@ -104,7 +104,7 @@ class Comparison:
 
 
 def differences(before: Readings, after: Readings) -> list[str]:
-    """Why two runs can't be compared, a line each; empty: they can."""
+    """Return why two runs can't be compared, a line each; empty: they can."""
     if before.format != after.format:
         return [f"format: {before.format!r} and {after.format!r}"]
     names = dict.fromkeys([*before.conditions, *after.conditions])
@@ -116,7 +116,7 @@ def differences(before: Readings, after: Readings) -> list[str]:
 
 
 def compare(before: Readings, after: Readings, threshold: float) -> Comparison:
-    """What changed from one run to the other.
+    """Return what changed from one run to the other.
 
     Args:
         before: a run.
@@ -141,13 +141,13 @@ def compare(before: Readings, after: Readings, threshold: float) -> Comparison:
 
 
 def beyond_noise(old: Sequence[float], new: Sequence[float], threshold: float) -> bool:
-    """Whether two sets of windows differ: their ranges apart, their medians by more than a part of the old one."""
+    """Return whether windows differ: their ranges apart, their medians by more than a part of the old one."""
     apart = min(new) > max(old) or max(new) < min(old)
     return apart and abs(median(new) - median(old)) > threshold * abs(median(old))
 
 
 def _failing(before: Readings, after: Readings) -> list[Change]:
-    """Cells that had no failed call and have some, or none any more."""
+    """Return cells that had no failed call and have some, or none any more."""
     changes = []
     for cell, count in after.failures.items():
         old = before.failures.get(cell)
@@ -157,7 +157,7 @@ def _failing(before: Readings, after: Readings) -> list[Change]:
 
 
 def number(value: float) -> str:
-    """A figure in four digits or so."""
+    """Return a figure in four digits or so."""
     return f"{value:,.0f}" if abs(value) >= 1000 else f"{value:.4g}"
 
 
@@ -255,7 +255,7 @@ _FORMATS: Mapping[str, Callable[[Path], Readings]] = {
 
 
 def add_to(commands: Any) -> None:
-    """Adds the command to the parser's sub-commands."""
+    """Add the command to the parser's sub-commands."""
     parser = commands.add_parser(
         "compare",
         help="what changed between two runs beyond noise",

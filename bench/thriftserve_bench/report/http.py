@@ -1,19 +1,29 @@
-"""The tables of a run of `http`, as Markdown.
+"""The report of `http`: both stacks side by side, what each form of an image costs, and the targets that are missed.
 
-HttpRun  -->  the two stacks side by side, bodies, verdict  -->  Markdown
+HttpRun  -->  StackFigures of each stack in a cell, Pair: ratio  |  milliseconds of each form  -->  Markdown
 """
 
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from statistics import median
 
 from rich.console import Console
 
-from thriftserve_bench.benchmarks.http.bodies import STANDARD
-from thriftserve_bench.records.http import HttpRun
-from thriftserve_bench.report.http_figures import Figures, Pair, body_misses, cpu_ms, pairs
+from thriftserve_bench import tables
+from thriftserve_bench.records.http import LISTS_FORM, OURS, PUBLISHED, STANDARD_JSON, AbWindow, Body, HttpRun
+from thriftserve_bench.tables import NONE, number, ratio
 
-_NONE = "–"
+#: Ours does at least so many times the published stack's requests/s.
+RATE_TARGET = 3.0
+#: An image that is not text costs the gateway less, milliseconds of CPU.
+IMAGE_TARGET_MS = 1.0
+#: Bodies that this is for.
+IMAGES = ("application/octet-stream", "image/jpeg")
+#: JSON lists cost it less than so much of the standard library's json.
+LISTS_TARGET = 0.5
+
 _STACKS = (
     "at a time",
     "connections",
@@ -37,48 +47,129 @@ _STACKS = (
 _BODIES = ("an image as", "request bytes", "answer bytes", "CPU ms/request")
 
 
+@dataclass(frozen=True)
+class StackFigures:
+    """One stack at one concurrency: medians of the rounds; memory: the most."""
+
+    requests_per_s: float
+    p50_ms: float
+    p99_ms: float
+    server_cpu_us: float
+    client_cpu_us: float
+    pss_mib: float
+    alone_mib: float
+    failed: int
+
+
+@dataclass(frozen=True)
+class Pair:
+    """Both stacks at one concurrency, or None if one was not measured."""
+
+    concurrency: int
+    keep_alive: bool
+    ours: StackFigures | None
+    published: StackFigures | None
+
+    @property
+    def ratio(self) -> float | None:
+        """Requests/s, ours by the published stack's."""
+        return self.ours.requests_per_s / self.published.requests_per_s if self.ours and self.published else None
+
+    def misses(self) -> list[str]:
+        """Return the targets that it misses, in words."""
+        where = f"{self.concurrency} at a time{', connections kept' if self.keep_alive else ''}"
+        missed = []
+        if self.ours is not None and self.ours.failed:
+            missed.append(f"{where}: ours failed {self.ours.failed} requests")
+        if self.ratio is not None and self.ratio < RATE_TARGET:
+            missed.append(f"{where}: {self.ratio:.2f} times the published stack's rate, wanted {RATE_TARGET:g}")
+        return missed
+
+
+def stack_figures(windows: Sequence[AbWindow]) -> StackFigures | None:
+    """Return the figures of a stack in a cell, or None if nothing was answered."""
+    answered = [window for window in windows if window.requests and window.elapsed_s]
+    if not answered:
+        return None
+    return StackFigures(
+        requests_per_s=median((window.requests - window.failed) / window.elapsed_s for window in answered),
+        p50_ms=median(window.percentiles_ms[50] for window in answered),
+        p99_ms=median(window.percentiles_ms[99] for window in answered),
+        server_cpu_us=median(window.server_cpu_s / window.requests for window in answered) * 1e6,
+        client_cpu_us=median(window.client_cpu_s / window.requests for window in answered) * 1e6,
+        pss_mib=max(window.pss_bytes for window in answered) / 2**20,
+        alone_mib=max(window.alone_bytes for window in answered) / 2**20,
+        failed=sum(window.failed for window in windows),
+    )
+
+
+def pairs(run: HttpRun) -> list[Pair]:
+    """Return every cell, in the order of the run."""
+    compared = []
+    for concurrency, keep_alive in dict.fromkeys((cell.concurrency, cell.keep_alive) for cell in run.cells):
+        cells = [cell for cell in run.cells if (cell.concurrency, cell.keep_alive) == (concurrency, keep_alive)]
+        sides = {cell.stack: stack_figures(cell.windows) for cell in cells}
+        compared.append(Pair(concurrency, keep_alive, sides.get(OURS), sides.get(PUBLISHED)))
+    return compared
+
+
+def cpu_ms(body: Body) -> float | None:
+    """Return CPU of a request, milliseconds: the median of the rounds, or None if there was none."""
+    costs_s = [window.cpu_s / window.requests for window in body.windows if window.requests]
+    return median(costs_s) * 1e3 if costs_s else None
+
+
+def body_misses(run: HttpRun) -> list[str]:
+    """Return the targets that bodies miss, in words."""
+    missed = []
+    costs = {body.name: cpu_ms(body) for body in run.bodies}
+    for name in IMAGES:
+        cost = costs.get(name)
+        if cost is not None and cost >= IMAGE_TARGET_MS:
+            missed.append(f"{name}: {cost:.2f} ms of the gateway's CPU, wanted less than {IMAGE_TARGET_MS:g}")
+    lists, standard = costs.get(LISTS_FORM), costs.get(STANDARD_JSON)
+    if lists is not None and standard is not None and lists >= LISTS_TARGET * standard:
+        missed.append(f"{LISTS_FORM}: {lists / standard:.2f} of {STANDARD_JSON}, wanted less than {LISTS_TARGET:g}")
+    return missed
+
+
 def markdown(run: HttpRun) -> str:
-    """The whole report."""
+    """Return the report as Markdown."""
     compared = pairs(run)
-    parts = ["# HTTP: the published stack and ours", "\n".join(f"- {line}" for line in _preface(run))]
+    parts = ["# HTTP: the published stack and ours", tables.bullets(_preface(run))]
     if compared:
-        parts += [_table(_STACKS, [_row(one) for one in compared], left=2)]
+        parts += [tables.markdown_rows(_STACKS, map(_row, compared), left=(0, 1))]
     if run.bodies:
-        told = [(one.name, f"{one.request_bytes:,}", f"{one.answer_bytes:,}", _cost(cpu_ms(one))) for one in run.bodies]
-        about = f"CPU of the gateway's process alone, MobileNetV2 behind it; {STANDARD}: text to numpy, answer to text."
-        parts += ["## Bodies", about, _table(_BODIES, told, left=1)]
+        rows = [(body.name, f"{body.request_bytes:,}", f"{body.answer_bytes:,}", _cost(body)) for body in run.bodies]
+        about = "CPU of the gateway's process alone, MobileNetV2 behind it; "
+        about += f"{STANDARD_JSON}: text to numpy, answer to text."
+        parts += ["## Bodies", about, tables.markdown_rows(_BODIES, rows)]
     parts += [verdict(run)]
     if run.skipped:
-        parts += ["## Not there", "\n".join(f"- {name}: {reason}" for name, reason in run.skipped.items())]
+        parts += ["## Not there", tables.bullets(f"{name}: {reason}" for name, reason in run.skipped.items())]
     return "\n\n".join(parts) + "\n"
 
 
 def show(run: HttpRun, console: Console) -> None:
-    """The same on a terminal: it is to be pasted."""
+    """Print the Markdown: it is to be pasted."""
     console.print(markdown(run), highlight=False, markup=False, soft_wrap=True, end="")
 
 
 def verdict(run: HttpRun) -> str:
-    """Which targets are missed, and by how much."""
+    """Say which targets are missed, and by how much."""
     compared = pairs(run)
-    missed = [miss for one in compared for miss in one.misses()] + body_misses(run)
+    missed = [miss for pair in compared for miss in pair.misses()] + body_misses(run)
     if missed:
-        return "Targets missed:\n\n" + "\n".join(f"- {one}" for one in missed)
-    if any(one.ratio is None for one in compared) or not (compared or run.bodies):
+        return f"Targets missed:\n\n{tables.bullets(missed)}"
+    if any(pair.ratio is None for pair in compared) or not (compared or run.bodies):
         return "No target is missed by what was measured; not everything was."
     return "Every target that was measured is met."
 
 
 def _preface(run: HttpRun) -> list[str]:
-    told, settings = run.machine, run.settings
-    loads = [window.load_1m for cell in run.cells for window in cell.windows]
-    lines = [
-        f"{told['cpu']}, {told['cores']} cores, {told['kernel']}; "
-        f"load average {min(loads, default=0):.1f} to {max(loads, default=0):.1f} meanwhile",
-        ", ".join(f"{name} {version}" for name, version in run.versions.items())
-        + f"; commit {run.commit}; {run.began}",
-        *(f"{name}: {title}" for name, title in run.stacks.items()),
-    ]
+    settings = run.settings
+    lines = tables.provenance(run, [window.load_1m for cell in run.cells for window in cell.windows])
+    lines += [f"{name}: {title}" for name, title in run.stacks.items()]
     if run.cells:
         lines += [
             f"rounds of {settings['requests']} requests: {settings['rounds']}, the stacks in turns, both up all the "
@@ -86,35 +177,28 @@ def _preface(run: HttpRun) -> list[str]:
             "medians of the rounds; CPU: user + system of all the stack's processes; memory: of all its processes, "
             "as if nothing else ran; PSS divides pages among all that map them, the other stack included",
         ]
-    if run.cut_short:
-        lines.append("cut short: the run was stopped before its end")
-    return lines
+    return lines + tables.cut_short(run)
 
 
-def _row(one: Pair) -> list[str]:
-    cells = [str(one.concurrency), "kept" if one.kept else "new"]
-    cells += _both(one, lambda side: _number(side.requests_per_s))
-    cells.append(_NONE if one.ratio is None else f"{one.ratio:.2f}")
-    cells += _both(one, lambda side: f"{side.p50_ms:.2f}") + _both(one, lambda side: f"{side.p99_ms:.2f}")
-    cells += _both(one, lambda side: _number(side.server_cpu_us))
-    some = one.ours or one.published
-    cells.append(_number(some.client_cpu_us) if some else _NONE)
-    cells += _both(one, lambda side: f"{side.alone_mib:,.0f}") + _both(one, lambda side: f"{side.pss_mib:,.0f}")
-    return [*cells, *_both(one, lambda side: str(side.failed))]
+def _row(pair: Pair) -> list[str]:
+    def both(text: Callable[[StackFigures], str]) -> list[str]:
+        return [text(side) if side else NONE for side in (pair.published, pair.ours)]
+
+    some = pair.ours or pair.published
+    return [
+        str(pair.concurrency),
+        "kept" if pair.keep_alive else "new",
+        *both(lambda side: number(side.requests_per_s)),
+        ratio(pair.ratio),
+        *both(lambda side: f"{side.p50_ms:.2f}"),
+        *both(lambda side: f"{side.p99_ms:.2f}"),
+        *both(lambda side: number(side.server_cpu_us)),
+        number(some.client_cpu_us) if some else NONE,
+        *both(lambda side: f"{side.alone_mib:,.0f}"),
+        *both(lambda side: f"{side.pss_mib:,.0f}"),
+        *both(lambda side: str(side.failed)),
+    ]
 
 
-def _both(one: Pair, text: Callable[[Figures], str]) -> list[str]:
-    return [text(side) if side else _NONE for side in (one.published, one.ours)]
-
-
-def _table(headings: Sequence[str], body: Sequence[Sequence[str]], left: int) -> str:
-    rule = ["---" if at < left else "---:" for at in range(len(headings))]
-    return "\n".join("| " + " | ".join(row) + " |" for row in (headings, rule, *body))
-
-
-def _number(value: float) -> str:
-    return f"{value:,.0f}" if value >= 100 else f"{value:.1f}"
-
-
-def _cost(value: float | None) -> str:
-    return _NONE if value is None else f"{value:.2f}"
+def _cost(body: Body) -> str:
+    return ratio(cpu_ms(body))

@@ -83,7 +83,7 @@ class Row:
 
 @dataclass(frozen=True)
 class Comparison:
-    """One cell: its best peer, one server type of ours, requests/s without RPC."""
+    """A cell: its best peer, one server type of ours, requests/s without RPC."""
 
     job: str
     clients: int
@@ -106,11 +106,11 @@ class Comparison:
 
     @property
     def of_ceiling_with_clients(self) -> float | None:
-        """Requests/s, ours by the most that a server could do whom these clients ask."""
+        """Requests/s, ours by the most that a server could do for these clients."""
         return self.ours.figures.calls_per_s / self.ceiling_with_clients if self.ceiling_with_clients else None
 
     def misses(self) -> list[str]:
-        """Targets that it misses, in words."""
+        """Return the targets that it misses, in words."""
         missed = []
         if not self.ours.sound:
             missed.append(f"{self.ours.figures.failures} failed calls, {self.ours.starved} starved clients")
@@ -166,7 +166,7 @@ def _row(run: PeersRun, cell: SystemCell) -> Row | None:
 
 
 def _starved(window: PeerWindow) -> int:
-    """Clients without an answer, where the window was long enough for several each."""
+    """Return the number of clients without an answer, if the window was long enough for several each."""
     long_enough = window.calls >= _ANSWERS_EACH * len(window.per_client)
     return window.per_client.count(0) if long_enough else 0
 
@@ -191,7 +191,7 @@ def fastest(candidates: list[Row]) -> Row | None:
 
 
 def ceiling_rate(ceiling: Ceiling) -> float | None:
-    """Requests/s of an arrangement: the median of its windows."""
+    """Return requests/s of an arrangement: the median of its windows."""
     rates = [window.calls_per_s for window in ceiling.windows if window.elapsed_s]
     return median(rates) if rates else None
 

@@ -60,7 +60,7 @@ class PointFigures:
     client_cpu_us: float
     #: The busiest generator's CPU as a part of a core.
     client_busy: float
-    #: From Timing; None where the answers carry none.
+    #: From Timing, or None if the answers carry none.
     queue_p50_ms: float | None
     queue_p99_ms: float | None
     compute_p50_ms: float | None
@@ -74,12 +74,12 @@ class PointFigures:
 
 
 def used_windows(point: Point) -> list[SweepWindow]:
-    """The windows that count: the last three with an answer."""
+    """Return the windows that count: the last three with an answer."""
     return [window for window in point.windows if window.calls and window.elapsed_s][-IN_A_ROW:]
 
 
 def point_figures(point: Point) -> PointFigures | None:
-    """The figures of a point; None where no call was answered."""
+    """Return the figures of a point, or None if no call was answered."""
     windows = used_windows(point)
     if not windows:
         return None
@@ -116,7 +116,7 @@ def _quantile_ms(histogram: object, part: float) -> float | None:
 
 
 def bottleneck(windows: Sequence[SweepWindow], mode: str) -> str:
-    """Why the load generator, not the server, may have limited a point; empty where it did not."""
+    """Return why the load generator, not the server, may have limited a point; empty if it did not."""
     if not windows:
         return ""
     if mode == OPEN:
@@ -136,7 +136,7 @@ def bottleneck(windows: Sequence[SweepWindow], mode: str) -> str:
 
 
 def keeps_up(point: Point) -> bool:
-    """Whether a server answers an open loop's calls as they arrive; true for a closed loop, which never asks more."""
+    """Return whether a server answers an open loop's calls as they arrive; True for a closed loop."""
     windows = used_windows(point)
     if point.setting.mode != OPEN or not windows:
         return bool(windows)
@@ -148,7 +148,7 @@ def keeps_up(point: Point) -> bool:
 
 
 def remarks(point: Point) -> list[str]:
-    """What a reader has to know about a point's figures."""
+    """Return remarks that a reader needs beside a point's figures."""
     if point.failure:
         return [point.failure.splitlines()[0]]
     lines = [] if point.settled else [f"did not settle in {len(point.windows)} windows"]

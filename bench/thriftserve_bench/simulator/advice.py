@@ -1,4 +1,4 @@
-"""Which server type for which case, and why: the simulator's answers, with this machine's costs, worked out beforehand.
+"""Which server type for which case, and why: the simulator's answers for every case, with this machine's costs.
 
 ExperimentRun  -->  Case: work, service time, clients, cores, processes, parent  -->  Advice: winner, reason, every time
 
@@ -19,7 +19,8 @@ from thriftserve_bench.records.calls import OURS
 from thriftserve_bench.records.experiments import HUNDRED, TEN, ExperimentRun, Pattern
 from thriftserve_bench.servers import BATCHING, WITH_THREADS, WITH_WORKERS
 from thriftserve_bench.simulator.ideal import HOLDS_LOCK
-from thriftserve_bench.simulator.simulator import Costs, Setup, costs_from, predict
+from thriftserve_bench.simulator.predict import predict
+from thriftserve_bench.simulator.setup import Costs, Setup, costs_from
 
 FORKING, POOL = "TForkingServer", "TProcessPoolServer"
 #: Those of equal time and processes are named in this order: the one with the fewest ways to starve first.
@@ -42,7 +43,7 @@ PARENTS = {"light": "small", "tensorflow": "has TensorFlow loaded"}
 
 @dataclass(frozen=True)
 class Case:
-    """What a reader may choose."""
+    """A case that a reader can choose."""
 
     work: str
     service_ms: int
@@ -56,7 +57,7 @@ class Case:
 
     @property
     def key(self) -> str:
-        """How the page looks it up."""
+        """The key of the case in the page."""
         return "|".join(map(str, (self.work, self.service_ms, self.clients, self.cores, self.processes, self.parent)))
 
 
@@ -73,13 +74,13 @@ class Advice:
 
 
 def cases() -> Iterator[Case]:
-    """Every case that can be chosen."""
+    """Yield every case that can be chosen."""
     for choice in product(WORKS, SERVICES_MS, CLIENTS, CORES, PROCESSES, PARENTS):
         yield Case(*choice)
 
 
 def advise(run: ExperimentRun) -> dict[str, Advice]:
-    """The advice for every case, by its key, with the costs of the machine of the run."""
+    """Return the advice for every case, by its key, with the costs of the machine of the run."""
     simulated = _Simulated(run)
     return {case.key: _judged(case, simulated) for case in cases()}
 
@@ -92,7 +93,7 @@ class _Simulated:
         self.seconds = cache(self._seconds)
 
     def best_size(self, case: Case, server_type: str) -> int:
-        """Workers of the fastest server of a type that may be, the fewest of equal ones.
+        """Return the workers of the fastest allowed server of a type, the fewest if several are equal.
 
         Calls that wait without the lock do so together in one worker of TBatchingServer. Computing fills the cores,
         but fewer workers than callers may leave a core idle at the end.
@@ -105,7 +106,7 @@ class _Simulated:
         return next(size for size, time in zip(sizes, times, strict=True) if time <= min(times) * TIE)
 
     def of(self, case: Case, server_type: str, size: int) -> float:
-        """Seconds of a case on a type with so many workers."""
+        """Return seconds of a case on a type with so many workers."""
         parent = case.parent if server_type == FORKING else "light"
         # Calls of one process, a core or less together, gain nothing by many.
         cores = case.cores if server_type in _MANY_PROCESSES else min(case.cores, _ENOUGH_CORES)
@@ -172,25 +173,25 @@ def _size(case: Case, winner: str, workers: int) -> str:
 def _why(case: Case, winner: str, possible: dict[str, float], workers: int) -> str:
     threads_s = possible["TThreadPoolServer"]
     if case.work not in HOLDS_LOCK:
-        told = "A call that waits lets go of the interpreter lock, so threads of one process wait together"
+        text = "A call that waits lets go of the interpreter lock, so threads of one process wait together"
         if winner in (POOL, FORKING):
-            return f"{told}; here processes are {threads_s / possible[winner]:.1f} times as fast all the same."
-        return f"{told}: as fast as processes, with one copy of the model instead of one a process.{_equal(winner)}"
+            return f"{text}; here processes are {threads_s / possible[winner]:.1f} times as fast all the same."
+        return f"{text}: as fast as processes, with one copy of the model instead of one a process.{_equal(winner)}"
     if winner not in _MANY_PROCESSES or workers == 1:
         reason = "only one process may be" if case.processes == 1 else "more processes would win nothing"
-        told = f"A call holds the interpreter lock to its end, calls go one after another; {reason}."
-        return told + (_equal(winner) or " The simplest wins.")
-    told = f"A call holds the interpreter lock, so threads of one process take turns ({_s(threads_s)} for 100 calls). "
+        text = f"A call holds the interpreter lock to its end, calls go one after another; {reason}."
+        return text + (_equal(winner) or " The simplest wins.")
+    text = f"A call holds the interpreter lock, so threads of one process take turns ({_s(threads_s)} for 100 calls). "
     if winner == FORKING:
         return (
-            f"{told}A child for each of {_pattern(case.clients).threads} connections has a lock of its own: "
+            f"{text}A child for each of {_pattern(case.clients).threads} connections has a lock of its own: "
             f"{_s(possible[FORKING])}, forks included. A pool needs {_s(possible[POOL])}."
         )
-    return told + _why_workers(case, winner, possible, workers)
+    return text + _why_workers(case, winner, possible, workers)
 
 
 def _equal(winner: str) -> str:
-    """Why TBatchingServer goes before a type of the same time."""
+    """Say why TBatchingServer comes before a type of the same time."""
     if winner != BATCHING:
         return ""
     return " Others are as fast; here a slow or idle client holds nothing, and clients that send much wait their turn."
@@ -199,20 +200,20 @@ def _equal(winner: str) -> str:
 def _why_workers(case: Case, winner: str, possible: dict[str, float], workers: int) -> str:
     callers = _pattern(case.clients).threads
     threads_s = possible["TThreadPoolServer"]
-    told = f"{workers} processes have a lock each: {threads_s / possible[winner]:.1f} times as fast"
+    text = f"{workers} processes have a lock each: {threads_s / possible[winner]:.1f} times as fast"
     if case.work == "spin" and workers >= case.cores:
-        told += f", and {case.cores} cores have no room for more"
+        text += f", and {case.cores} cores have no room for more"
     if winner == BATCHING:
-        told += ". Whichever idles takes the next request, whoever sent it"
+        text += ". Whichever idles takes the next request, whoever sent it"
         if possible[POOL] > TIE * possible[BATCHING]:
-            told += f"; in {POOL} a connection stays with its worker: {_s(possible[POOL])}"
+            text += f"; in {POOL} a connection stays with its worker: {_s(possible[POOL])}"
     else:
-        told += f". All calls would go through one front in {BATCHING}: {_s(possible[BATCHING])}"
+        text += f". All calls would go through one front in {BATCHING}: {_s(possible[BATCHING])}"
     if FORKING not in possible:
-        return f"{told}. {FORKING} would need {callers} processes; you can afford {case.processes}."
+        return f"{text}. {FORKING} would need {callers} processes; you can afford {case.processes}."
     if possible[FORKING] > TIE * possible[winner]:
-        return f"{told}. {FORKING} pays for {callers} forks on top: {_s(possible[FORKING])}."
-    return f"{told}, and its workers are there before the callers: nothing is forked for them."
+        return f"{text}. {FORKING} pays for {callers} forks on top: {_s(possible[FORKING])}."
+    return f"{text}, and its workers are there before the callers: nothing is forked for them."
 
 
 def _s(value: float) -> str:

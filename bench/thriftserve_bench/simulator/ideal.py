@@ -27,7 +27,7 @@ def ideal_s(
     workload: str,
     cores: int | None = None,
 ) -> float:
-    """Seconds from the first call's start to the last one's end, with no overhead at all.
+    """Return seconds from the first call's start to the last one's end, with no overhead at all.
 
     Args:
         pattern: how clients call.
@@ -45,18 +45,18 @@ def ideal_s(
 def calls_at_once(
     pattern: Pattern, server_type: str, workers: int, threads: int, workload: str, cores: int | None = None
 ) -> int:
-    """How many calls can make progress at the same time: seats, one lock a process, cores."""
+    """Return how many calls can make progress at the same time: seats, one lock a process, cores."""
     if pattern.shared_client:
         # One connection carries one call at a time.
         return 1
-    found = _seats(pattern, server_type, workers, threads)
+    at_once = _seats(pattern, server_type, workers, threads)
     if workload in HOLDS_LOCK and server_type not in _A_PROCESS_EACH:
-        found = 1
-    return min(found, cores) if cores and workload in USES_CORE else found
+        at_once = 1
+    return min(at_once, cores) if cores and workload in USES_CORE else at_once
 
 
 def _seats(pattern: Pattern, server_type: str, workers: int, threads: int) -> int:
-    """How many calls are worked on at the same time, lock and cores aside."""
+    """Return how many calls are worked on at the same time, lock and cores aside."""
     seats = {
         "TSimpleServer": 1,
         "TThreadPoolServer": threads,

@@ -1,4 +1,4 @@
-"""What the calls of the experiments send.
+"""The inputs of the calls of `experiments`.
 
 "empty" | "no-service" | "images"  -->  arrays by input name
 """
@@ -19,7 +19,7 @@ _BATCH = 64
 
 
 def make_inputs(kind: str) -> dict[str, np.ndarray[Any, np.dtype[Any]]]:
-    """The arrays of that kind; IMAGES is float32 [64, 28, 28, 1]."""
+    """Return the arrays of that kind; IMAGES is float32 [64, 28, 28, 1]."""
     if kind == NO_SERVICE:
         return {"ms": np.asarray(0.0)}
     if kind == IMAGES:

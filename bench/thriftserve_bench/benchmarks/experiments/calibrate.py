@@ -36,7 +36,7 @@ _FRONT = "front"
 
 
 def of_machine() -> dict[str, float]:
-    """Costs that no server has a part in."""
+    """Measure the costs that have nothing to do with a server."""
     return {
         "connect_s": _connect_s(),
         "thread_start_s": _quartile_s(_start_thread),
@@ -78,7 +78,7 @@ def _start_thread() -> None:
 
 
 def _client_start_s() -> float:
-    """Threads behind a barrier, as the clients are: from the release until the last one runs, by their number."""
+    """Measure threads behind a barrier: the time from the release until the last one runs, by their number."""
     return min(_crowd_start_s() for _ in range(_CROWDS)) / _CLIENTS
 
 
@@ -99,7 +99,7 @@ def _crowd_start_s() -> float:
 
 
 def _fork_s() -> float:
-    """In a process that does no more than that: see `forks`."""
+    """Measure a fork in a small process: see `forks`."""
     from thriftserve_bench.benchmarks.experiments.forks import measure
 
     return _lower_quartile(measure("ballast", 0, _REPEATS).fork_s)
@@ -112,7 +112,7 @@ def _oversleep_s() -> float:
 
 
 def of_server(host: Host, probes: int) -> dict[str, float]:
-    """What calls without service time cost at one server; empty where it can't answer such calls.
+    """Return what calls without service time cost at one server; empty if it can't answer such calls.
 
     Args:
         host: it runs, and nobody else calls it.
@@ -121,10 +121,10 @@ def of_server(host: Host, probes: int) -> dict[str, float]:
     if host.failed or host.plan.workload == REAL_MODEL:
         return {}
     try:
-        found = _calls(host, probes) | _first_calls(host, probes)
+        costs = _calls(host, probes) | _first_calls(host, probes)
     except ThriftServeClientError:
         return {}
-    return {f"{name}/{host.plan.side}/{host.plan.server_type}": value for name, value in found.items()}
+    return {f"{name}/{host.plan.side}/{host.plan.server_type}": value for name, value in costs.items()}
 
 
 def _calls(host: Host, probes: int) -> dict[str, float]:
@@ -140,12 +140,12 @@ def _calls(host: Host, probes: int) -> dict[str, float]:
             client.predict(MODEL, inputs)
             times.append(time.perf_counter() - began)
         cpu_s, front_s = process_tree.cpu_s(host.process.pid) - cpu_before, _cpu_of(fronts) - front_before
-    found = {"call_s": median(times), "call_cpu_s": cpu_s / probes}
-    return found | ({"front_cpu_s": front_s / probes} if fronts else {})
+    costs = {"call_s": median(times), "call_cpu_s": cpu_s / probes}
+    return costs | ({"front_cpu_s": front_s / probes} if fronts else {})
 
 
 def _fronts(client: Client, host: Host) -> list[int]:
-    """The processes of a server that hold connections for its workers."""
+    """Return the processes of a server that hold connections for its workers."""
     if host.plan.server_type != BATCHING:
         return []
     return [worker.pid for worker in client.server_status().workers if worker.role == _FRONT]
@@ -178,11 +178,11 @@ def _client(host: Host) -> Client:
 
 
 def _own_cpu(root: int) -> dict[int, float]:
-    """CPU seconds of each process of a tree."""
-    found = {}
+    """Return CPU seconds of each process of a tree."""
+    cpu_s = {}
     for pid in [root, *(child.pid for child in psutil.Process(root).children(recursive=True))]:
         try:
-            found[pid] = process_tree.own_cpu_s(pid)
+            cpu_s[pid] = process_tree.own_cpu_s(pid)
         except OSError:
             continue  # it has just ended
-    return found
+    return cpu_s

@@ -32,7 +32,7 @@ class ForkCostFailed(Exception):
 
 
 def measure(filled_with: str, megabytes: int, repeats: int) -> ForkCost:
-    """Times forks in a process of its own.
+    """Time forks in a process of its own.
 
     Args:
         filled_with: BALLAST or TENSORFLOW.
@@ -62,7 +62,7 @@ def measure(filled_with: str, megabytes: int, repeats: int) -> ForkCost:
 
 
 def fork_costs(megabytes: tuple[int, ...], repeats: int, with_tensorflow: bool) -> Iterator[ForkCost]:
-    """Each size in turn, then TensorFlow's import; what can't be measured is left out."""
+    """Yield each size in turn, then TensorFlow's import; what can't be measured is left out."""
     kinds = [(BALLAST, size) for size in megabytes] + ([(TENSORFLOW, 0)] if with_tensorflow else [])
     for filled_with, size in kinds:
         try:
@@ -100,12 +100,12 @@ def _fork_once() -> tuple[float, float]:
 
 
 def main() -> int:
-    """Prints one ForkCost as JSON."""
+    """Print one ForkCost as JSON."""
     filled_with, megabytes, repeats = sys.argv[1], int(sys.argv[2]), int(sys.argv[3])
     ballast = _fill(filled_with, megabytes)
     _fork_once()
     times = [_fork_once() for _ in range(repeats)]
-    cost = ForkCost(filled_with, _resident_bytes(), [one[0] for one in times], [one[1] for one in times])
+    cost = ForkCost(filled_with, _resident_bytes(), [pair[0] for pair in times], [pair[1] for pair in times])
     print(json.dumps(asdict(cost)))
     if ballast is not None:
         ballast.close()

@@ -30,7 +30,7 @@ _PING_TIMEOUT_S = 60.0
 
 @dataclass(frozen=True)
 class HostPlan:
-    """What one server is to be."""
+    """The plan of one server."""
 
     side: str
     server_type: str
@@ -42,7 +42,7 @@ class HostPlan:
     model_path: Path | None = None
 
     def process(self) -> ServerProcess:
-        """The process to start."""
+        """Return the process to start."""
         kinds = {OURS: self._ours, APACHE: self._apache}
         arguments, command = kinds[self.side]()
         return ServerProcess(arguments, command=command, ready_timeout_s=_READY_TIMEOUT_S)
@@ -72,14 +72,14 @@ class HostPlan:
 
 @dataclass
 class Host:
-    """A server that was started, or why it could not be."""
+    """A server that was started, or the reason why not."""
 
     plan: HostPlan
     process: ServerProcess
     failure: str = ""
 
     def start(self) -> None:
-        """Starts it and waits until it answers; what goes wrong is its `failure`."""
+        """Start it and wait until it answers; what goes wrong is its `failure`."""
         try:
             self.process.start()
             self._ping()
@@ -87,7 +87,7 @@ class Host:
             self.failure = str(error)
 
     def _ping(self) -> None:
-        """Pings through connections that stay open meanwhile, as many as there are workers.
+        """Ping through connections that stay open meanwhile, as many as there are workers.
 
         A worker of Apache's pool serves one connection at a time, and says nothing about being there. The front of
         TBatchingServer answers for its workers: each has a call instead, for it imports what a first call needs.
@@ -114,7 +114,7 @@ class Host:
         return self.failure
 
     def stop(self) -> None:
-        """Ends it. Apache's classes have no end of their own, and leave workers behind: theirs is at once."""
+        """End it. Apache's classes have no graceful end and leave workers behind: they are killed."""
         if self.plan.side == APACHE:
             self.process.kill()
         else:
@@ -123,7 +123,7 @@ class Host:
 
 
 def start_all(hosts: Sequence[Host], started: Callable[[Host], None]) -> None:
-    """Starts servers, two a core at once; `started` is called after each, in their order."""
+    """Start servers, two a core at once; `started` is called after each, in their order."""
     with ThreadPoolExecutor(2 * len(os.sched_getaffinity(0))) as pool:
         try:
             for host, _ in zip(hosts, pool.map(Host.start, hosts), strict=True):
@@ -134,7 +134,7 @@ def start_all(hosts: Sequence[Host], started: Callable[[Host], None]) -> None:
 
 
 def stop_all(hosts: Sequence[Host]) -> None:
-    """Stops servers side by side; kills them where that is interrupted."""
+    """Stop servers side by side; kill them on an exception."""
     try:
         with ThreadPoolExecutor(max(1, len(hosts))) as pool:
             list(pool.map(Host.stop, hosts))

@@ -1,4 +1,4 @@
-"""Cells in lanes: each lane has a process of clients, and takes one server's cells after another's.
+"""Lanes that measure cells: each has a process of clients, and measures one server's cells after another's.
 
 groups of cells  -->  lane: clients called up for one cell, then the next  -->  (cell, Outcome), as they end
 """
@@ -12,7 +12,7 @@ from dataclasses import asdict
 
 from thriftserve_bench.benchmarks.experiments.hosts import Host, HostPlan
 from thriftserve_bench.benchmarks.experiments.schedule import Cell
-from thriftserve_bench.load.pattern_clients import Order
+from thriftserve_bench.load.pattern_clients import PatternOrder
 from thriftserve_bench.processes import ChildEnded, JsonLinesChild
 from thriftserve_bench.records.experiments import REAL_MODEL, Call, Outcome
 from thriftserve_bench.workloads.pattern_inputs import EMPTY, IMAGES
@@ -42,12 +42,12 @@ class Lanes:
         self._tick = tick
 
     def close(self) -> None:
-        """Ends the clients, whatever they do."""
+        """End the clients at once."""
         for process in self._processes:
             process.close()
 
     def run(self, groups: Sequence[Sequence[Cell]]) -> Iterator[Ended]:
-        """Runs cells: those of a group one after another, groups side by side."""
+        """Measure cells: those of a group one after another, groups side by side."""
         waiting: queue.SimpleQueue[Sequence[Cell]] = queue.SimpleQueue()
         ended: queue.SimpleQueue[Ended | BaseException] = queue.SimpleQueue()
         for group in groups:
@@ -58,13 +58,13 @@ class Lanes:
         while left:
             self._tick()
             try:
-                one = ended.get(timeout=_TICK_S)
+                result = ended.get(timeout=_TICK_S)
             except queue.Empty:
                 continue
-            if isinstance(one, BaseException):
-                raise one
+            if isinstance(result, BaseException):
+                raise result
             left -= 1
-            yield one
+            yield result
 
     def _lane(
         self,
@@ -97,15 +97,15 @@ class Lanes:
         )
         if not outcome.failure:
             try:
-                outcome.calls = [Call(**one) for one in process.ask(asdict(_order(cell, host)))]
+                outcome.calls = [Call(**call) for call in process.ask(asdict(_order(cell, host)))]
                 outcome.elapsed_s = max(call.end_s for call in outcome.calls)
             except ChildEnded as error:
                 outcome.failure = str(error)
         return outcome
 
 
-def _order(cell: Cell, host: Host) -> Order:
-    return Order(
+def _order(cell: Cell, host: Host) -> PatternOrder:
+    return PatternOrder(
         host=host.process.host,
         port=host.process.port,
         threads=cell.pattern.threads,

@@ -26,7 +26,7 @@ _PATIENCE_S = 10.0
 
 @dataclass(frozen=True)
 class ExperimentSettings:
-    """What `experiments` measures and on what."""
+    """What `experiments` measures."""
 
     workload: str = "hold-gil"
     service_ms: float = 300.0
@@ -54,7 +54,7 @@ class Cell:
 
     @property
     def expected_s(self) -> float:
-        """Seconds without overhead, on this machine."""
+        """The time without overhead on this machine, in seconds."""
         plan = self.plan
         cores = len(os.sched_getaffinity(0))
         return ideal_s(
@@ -69,7 +69,7 @@ class Cell:
 
     @property
     def bound_s(self) -> float:
-        """Calls that have not ended by then have failed."""
+        """The time after which an unfinished call has failed, in seconds."""
         return _PATIENCE * self.pattern.calls * self.plan.service_ms / 1000 + _PATIENCE_S
 
     @property
@@ -81,7 +81,7 @@ class Cell:
 
 
 def plans(settings: ExperimentSettings, model_path: Path | None = None) -> list[HostPlan]:
-    """One server of each type and side."""
+    """Return one server of each type and side."""
     return [
         HostPlan(side, name, settings.workload, settings.service_ms, settings.workers, settings.threads, model_path)
         for name in settings.server_types
@@ -108,20 +108,20 @@ class Schedule:
 
     @property
     def cells_left(self) -> int:
-        """How many have not ended."""
+        """Number of cells that have not ended."""
         return len(self._left)
 
     def begins(self, cell: Cell) -> None:
-        """A cell is being measured from now on."""
+        """Note that the measuring of a cell begins."""
         self._began[cell] = time.monotonic()
 
     def ended(self, cell: Cell) -> None:
-        """A cell is done with."""
+        """Note that a cell has ended."""
         del self._left[cell]
 
     @property
     def left_s(self) -> float:
-        """Seconds that what is left should take."""
+        """The expected time of the remaining cells, in seconds."""
         groups = [sum(map(self._cell_left_s, group)) for group in self.groups]
         side_by_side = max(sum(groups) / self._lanes, max(groups, default=0.0))
         return side_by_side + sum(map(self._cell_left_s, self.alone))

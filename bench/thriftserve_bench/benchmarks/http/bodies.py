@@ -20,23 +20,18 @@ from typing import Any
 import numpy as np
 
 from thriftserve_bench import process_tree
-from thriftserve_bench.processes import ServerProcess, clean_environment
-from thriftserve_bench.records.http import BodyWindow, HttpRun
+from thriftserve_bench.processes import TENSORFLOW_ON_CPU, ServerProcess, clean_environment
+from thriftserve_bench.records.http import LISTS_FORM, STANDARD_JSON, BodyWindow, HttpRun
+from thriftserve_bench.workloads.jobs import WrongAnswer
 from thriftserve_bench.workloads.photos import photo, pixels
 
 #: Of the builders; and the name it is served under.
 KIND = "mobilenet_v2"
-LISTS = "JSON lists"
-STANDARD = "the standard library's json"
 _PREDICT = f"/v1/models/{KIND}:predict"
 _CLASSIFY = f"/v1/models/{KIND}:classify"
 #: JSON lists take some 30 times as long as the others.
 _LISTS_SHARE = 10
 _TIMEOUT_S = 60.0
-
-
-class BodyFailed(Exception):
-    """An image got no answer, or another one than in another form; the message tells both."""
 
 
 @dataclass(frozen=True)
@@ -50,28 +45,28 @@ class Form:
 
 
 @dataclass(frozen=True)
-class Door:
+class GatewayClient:
     """A gateway, and a connection to it."""
 
     gateway: ServerProcess
     connection: http.client.HTTPConnection
 
-    def ask(self, form: Form) -> bytes:
-        """One exchange: the answer's body.
+    def post(self, form: Form) -> bytes:
+        """Send a body and return the answer's body.
 
         Raises:
-            BodyFailed: its status is not 200.
+            WrongAnswer: its status is not 200.
         """
         self.connection.request("POST", form.path, form.content, {"content-type": form.content_type})
         response = self.connection.getresponse()
         answer = response.read()
         if response.status != http.client.OK:
-            raise BodyFailed(f"{form.name}: status {response.status}: {answer[:200]!r}")
+            raise WrongAnswer(f"{form.name}: status {response.status}: {answer[:200]!r}")
         return answer
 
 
-def forms() -> list[Form]:
-    """One image in every form: 224x224x3 FLOAT, 602 KB; as a file, 640x480, some 77 KB."""
+def make_forms() -> list[Form]:
+    """Return one image in every form: 224x224x3 FLOAT, 602 KB; as a file, 640x480, some 77 KB."""
     file = photo(1)
     image = pixels(file, draft=True)[None]
     npy = io.BytesIO()
@@ -80,21 +75,21 @@ def forms() -> list[Form]:
         Form("application/octet-stream", _PREDICT, "application/octet-stream", image.tobytes()),
         Form("application/x-npy", _PREDICT, "application/x-npy", npy.getvalue()),
         Form("image/jpeg", _CLASSIFY, "image/jpeg", file),
-        Form(LISTS, _PREDICT, "application/json", json.dumps({"instances": image.tolist()}).encode()),
+        Form(LISTS_FORM, _PREDICT, "application/json", json.dumps({"instances": image.tolist()}).encode()),
     ]
 
 
 @contextmanager
-def door(model: Path) -> Iterator[Door]:
-    """A server with the model, a gateway before it.
+def gateway_client(model: Path) -> Iterator[GatewayClient]:
+    """Yield a connection to a gateway before a server with the model.
 
     Args:
         model: base path.
 
     Raises:
-        ServerFailed: one did not come up.
+        ServerFailed: one of them did not start.
     """
-    env = clean_environment(TF_CPP_MIN_LOG_LEVEL="2", CUDA_VISIBLE_DEVICES="-1")
+    env = clean_environment(**TENSORFLOW_ON_CPU)
     gateway = [sys.executable, "-m", "thriftserve", "gateway", "--port", "0"]
     with (
         ServerProcess(["--model", f"{KIND}={model}", "--port", "0"], env=env) as server,
@@ -102,65 +97,67 @@ def door(model: Path) -> Iterator[Door]:
     ):
         connection = http.client.HTTPConnection("127.0.0.1", front.port, timeout=_TIMEOUT_S)
         try:
-            yield Door(front, connection)
+            yield GatewayClient(front, connection)
         finally:
             connection.close()
 
 
-def measure_round(through: Door, every: list[Form], requests: int, run: HttpRun, told: Callable[[str], None]) -> None:
-    """One window of each form, and one of the standard library's json with the lists' text.
+def measure_round(
+    client: GatewayClient, forms: list[Form], requests: int, run: HttpRun, step: Callable[[str], None]
+) -> None:
+    """Measure a window of each form, and one of the standard library's json with the lists' text.
 
     Args:
-        through: the gateway.
-        every: the forms.
-        requests: of a window; of JSON lists a tenth.
+        client: the gateway.
+        forms: the forms.
+        requests: of a window; a tenth for JSON lists.
         run: gets the windows.
-        told: is told of each.
+        step: called with a line on each window.
 
     Raises:
-        BodyFailed: an image got no right answer.
+        WrongAnswer: an image got no right answer.
     """
-    for form in every:
-        count = max(1, requests // _LISTS_SHARE) if form.name == LISTS else requests
-        answer = through.ask(form)
-        before = process_tree.own_cpu_s(through.gateway.pid)
+    for form in forms:
+        count = max(1, requests // _LISTS_SHARE) if form.name == LISTS_FORM else requests
+        answer = client.post(form)
+        before = process_tree.own_cpu_s(client.gateway.pid)
         for _ in range(count):
-            if len(through.ask(form)) != len(answer):
-                raise BodyFailed(f"{form.name}: the same image got another answer")
-        used_s = process_tree.own_cpu_s(through.gateway.pid) - before
+            if len(client.post(form)) != len(answer):
+                raise WrongAnswer(f"{form.name}: the same image got another answer")
+        used_s = process_tree.own_cpu_s(client.gateway.pid) - before
         run.body(form.name, len(form.content), len(answer)).windows.append(BodyWindow(count, used_s))
-        told(f"{form.name}: {used_s / count * 1e3:.2f} ms of the gateway's CPU")
-        if form.name == LISTS:
+        step(f"{form.name}: {used_s / count * 1e3:.2f} ms of the gateway's CPU")
+        if form.name == LISTS_FORM:
             window = _standard(form.content, answer, count)
-            run.body(STANDARD, len(form.content), len(answer)).windows.append(window)
-            told(f"{STANDARD}: {window.cpu_s / count * 1e3:.2f} ms")
+            run.body(STANDARD_JSON, len(form.content), len(answer)).windows.append(window)
+            step(f"{STANDARD_JSON}: {window.cpu_s / count * 1e3:.2f} ms")
 
 
-def check_answers(through: Door, every: list[Form]) -> None:
-    """The tensor gives the same scores in every form, and the file a best class.
+def check_answers(client: GatewayClient, forms: list[Form]) -> None:
+    """Check that the tensor gives the same scores in every form, and the file a best class.
 
     Raises:
-        BodyFailed: it does not.
+        WrongAnswer: they differ.
     """
-    found = {form.name: json.loads(through.ask(form)) for form in every}
-    scores = {name: _scores(answer) for name, answer in found.items() if "results" not in answer}
+    answers = {form.name: json.loads(client.post(form)) for form in forms}
+    scores = {name: _scores(answer) for name, answer in answers.items() if "results" not in answer}
     first_name, first = next(iter(scores.items()))
     for name, other in scores.items():
         if first.shape != other.shape or not np.allclose(first, other, atol=1e-4):
-            raise BodyFailed(f"{name} and {first_name}: the same image has other scores")
-    files = [answer["results"] for answer in found.values() if "results" in answer]
-    if not all(len(one) == 1 and one[0] for one in files):
-        raise BodyFailed("image/jpeg: no class")
+            raise WrongAnswer(f"{name} and {first_name}: the same image has other scores")
+    files = [answer["results"] for answer in answers.values() if "results" in answer]
+    if not all(len(results) == 1 and results[0] for results in files):
+        raise WrongAnswer("image/jpeg: no class")
 
 
 def _scores(answer: dict[str, Any]) -> np.ndarray[Any, np.dtype[np.float64]]:
-    """Of the row and of the columnar form."""
+    """Return the scores of the row or the columnar form."""
     ((_, scores),) = answer.items()
     return np.asarray(scores, np.float64)
 
 
 def _standard(text: bytes, answer: bytes, count: int) -> BodyWindow:
-    """What the standard library takes for the same: text to tensor, and the answer to text."""
+    """Measure the standard library for the same work: text to tensor, and the answer to text."""
     scores = json.loads(answer)
     began = time.thread_time()
     for _ in range(count):

@@ -17,26 +17,24 @@ from pathlib import Path
 from tempfile import TemporaryDirectory
 
 from thriftserve_bench import process_tree
-from thriftserve_bench.process_tree import standalone_bytes
-from thriftserve_bench.processes import ServerFailed, ServerProcess, clean_environment
+from thriftserve_bench.processes import TENSORFLOW_ON_CPU, ServerFailed, ServerProcess, clean_environment
+from thriftserve_bench.records.http import OURS, PUBLISHED
 from thriftserve_bench.servers import flask_app
 from thriftserve_bench.servers.environments import Peer
 from thriftserve_bench.servers.nginx import Nginx
 from thriftserve_bench.workloads.jobs import WrongAnswer
 from thriftserve_bench.workloads.text_request import MODEL, post_until_answered
 
-OURS, PUBLISHED = "ours", "published"
-STACKS = (OURS, PUBLISHED)
-#: What the published one needs.
+#: Packages of the published stack.
 PEER = Peer("flask-grpc", ("flask>=3,<4", "gunicorn>=23,<28", "grpcio>=1.70,<2"))
 _START_TIMEOUT_S = 180.0
-_STOP_PATIENCE_S = 10.0
-_ANSWER_PATIENCE_S = 30.0
+_STOP_TIMEOUT_S = 10.0
+_ANSWER_TIMEOUT_S = 30.0
 
 
 @dataclass(frozen=True)
 class StackSettings:
-    """How the two are laid out.
+    """How the two stacks are laid out.
 
     Attributes:
         gunicorn_workers: Flask's processes.
@@ -52,16 +50,16 @@ class StackSettings:
 
     @property
     def server_flags(self) -> list[str]:
-        """What our server is told besides model and ports."""
+        """The flags of our server besides model and ports."""
         return ["--spin-us", str(self.spin_us)]
 
 
 class Stack:
-    """A stack while it runs; `with` stops what it started, also where it did not come up.
+    """A stack while it runs; `with` stops what it started, also if it did not start completely.
 
     Attributes:
         name: one of STACKS.
-        title: what it is made of, in words.
+        title: what it consists of.
         port: where requests go.
     """
 
@@ -79,13 +77,12 @@ class Stack:
         self._stop.close()
 
     def run(self, arguments: Sequence[str], command: Sequence[str] | None = None, **variables: str) -> ServerProcess:
-        """Starts one of its servers; None: `thriftserve serve`.
+        """Start one of its servers; without a command: `thriftserve serve`.
 
         Raises:
-            ServerFailed: it did not come up.
+            ServerFailed: it did not start.
         """
-        # Its C++ part would tell about each worker's CPU otherwise.
-        env = clean_environment(TF_CPP_MIN_LOG_LEVEL="2", CUDA_VISIBLE_DEVICES="-1", **variables)
+        env = clean_environment(**TENSORFLOW_ON_CPU, **variables)
         server = ServerProcess(arguments, env=env, command=command, ready_timeout_s=_START_TIMEOUT_S).start()
         self._stop.callback(_end, server)
         self._roots.append(server.pid)
@@ -93,58 +90,57 @@ class Stack:
         return server
 
     def open_at(self, ports: Sequence[int], nginx: str | None) -> None:
-        """Puts nginx before its applications, or takes the first of them, and waits for an answer.
+        """Put nginx before its applications, or use the first of them directly; wait for an answer.
 
         Raises:
-            ServerFailed: there is none.
+            ServerFailed: there was no answer.
         """
         self.port = ports[0]
         if nginx is not None:
-            place = Path(self._stop.enter_context(TemporaryDirectory()))
-            proxy = Nginx(nginx, ports, place)
+            proxy = Nginx(nginx, ports, self.directory())
             self._stop.callback(proxy.stop)
             self._roots.append(proxy.pid)
             self._logs.append(proxy.log_tail)
             self.port = proxy.port
         try:
-            post_until_answered(self.port, _ANSWER_PATIENCE_S)
+            post_until_answered(self.port, _ANSWER_TIMEOUT_S)
         except WrongAnswer as error:
             logs = "\n".join(filter(None, (log() for log in self._logs)))
-            raise ServerFailed(f"{self.name}: {error}\n{logs}", None) from error
+            raise ServerFailed(f"{self.name}: {error}\n{logs}") from error
 
-    def place(self) -> Path:
-        """A directory that is gone with it."""
+    def directory(self) -> Path:
+        """Return a directory that is deleted with it."""
         return Path(self._stop.enter_context(TemporaryDirectory()))
 
     def cpu_s(self) -> float:
-        """User and system CPU of all its processes so far."""
+        """Return user and system CPU of all its processes so far."""
         return sum(process_tree.cpu_s(pid) for pid in self._roots)
 
     def pss_bytes(self) -> int:
-        """Proportional memory of all its processes."""
+        """Return proportional memory of all its processes."""
         return sum(process_tree.memory(pid).pss for pid in self._roots)
 
-    def alone_bytes(self) -> int:
-        """Their memory as if nothing else ran that maps the same files."""
-        return standalone_bytes(*self._roots)
+    def standalone_bytes(self) -> int:
+        """Return their memory as if nothing else mapped the same files."""
+        return process_tree.standalone_bytes(*self._roots)
 
 
 def _end(server: ServerProcess) -> None:
-    process_tree.stop(server.pid, _STOP_PATIENCE_S)
+    process_tree.stop(server.pid, _STOP_TIMEOUT_S)
     server.stop()
     server.close()
 
 
 def start_ours(stack: Stack, settings: StackSettings, model: Path) -> None:
-    """Starts ours: one server with its gateway, and more gateways before it.
+    """Start ours: one server with its gateway, and more gateways before it.
 
     Args:
-        stack: that it becomes.
+        stack: what it becomes.
         settings: the layout.
         model: base path.
 
     Raises:
-        ServerFailed: it did not come up.
+        ServerFailed: it did not start.
     """
     server = stack.run(["--model", f"{MODEL}={model}", "--port", "0", "--rest-port", "0", *settings.server_flags])
     ports = [int(server.ready["rest_port"])]
@@ -155,19 +151,19 @@ def start_ours(stack: Stack, settings: StackSettings, model: Path) -> None:
 
 
 def start_published(stack: Stack, settings: StackSettings, model: Path, python: Path) -> None:
-    """Starts the published one.
+    """Start the published one.
 
     Args:
-        stack: that it becomes.
+        stack: what it becomes.
         settings: the layout.
         model: base path.
         python: of its environment.
 
     Raises:
-        ServerFailed: it did not come up.
+        ServerFailed: it did not start.
     """
     grpc = stack.run(["text", str(model / "1")], [os.fspath(python), "-m", "thriftserve_bench.servers.grpc_host"])
-    variables = {"PUBLISHED_STACK_GRPC": f"127.0.0.1:{grpc.port}", "PUBLISHED_STACK_READY": str(stack.place())}
+    variables = {"PUBLISHED_STACK_GRPC": f"127.0.0.1:{grpc.port}", "PUBLISHED_STACK_READY": str(stack.directory())}
     arguments = ["--bind", "127.0.0.1:0", "--workers", str(settings.gunicorn_workers), "--worker-class", "sync"]
     arguments += ["--config", f"python:{flask_app.__name__}", f"{flask_app.__name__}:make_app()"]
     gunicorn = stack.run(arguments, [os.fspath(python), "-m", "gunicorn"], **variables)
@@ -175,7 +171,7 @@ def start_published(stack: Stack, settings: StackSettings, model: Path, python: 
 
 
 def titles(settings: StackSettings) -> dict[str, str]:
-    """What each is made of, in words."""
+    """Return what each stack consists of, in words."""
     front = "nginx, " if settings.nginx else ""
     gateways = "1 gateway" if settings.gateways == 1 else f"{settings.gateways} gateways"
     return {

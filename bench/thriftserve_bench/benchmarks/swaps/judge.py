@@ -1,10 +1,10 @@
-"""What came of the clients' calls: which phase each belongs to, and whether its version could be the one to answer.
+"""Judge the clients' calls: which phase each belongs to, and whether its version could answer it.
 
     Calls of every client, the versions' states  -->  Load: phases with latencies, wrong and unavailable answers
 
-A version may answer from the moment it is being loaded, for a worker that has it answers while others still load, until
-the server tells that it is given up: requests made after that are not its own any more. A request and that news may
-cross on their way, which takes no longer than `GRACE_S`.
+A version may answer from the moment of its loading, for a worker that has it answers while others still load, until the
+server gives it up: later requests are not for it. A request and the news of that may cross on their way, which takes
+at most `GRACE_S`.
 """
 
 from __future__ import annotations
@@ -15,8 +15,8 @@ from typing import Any
 
 import numpy as np
 
-from thriftserve_bench.benchmarks.swaps.state_log import AVAILABLE, ENDED, LOADING, UNLOADING
-from thriftserve_bench.load.version_client import Calls
+from thriftserve_bench.benchmarks.swaps.swapper import AVAILABLE, ENDED, LOADING, UNLOADING
+from thriftserve_bench.load.version_clients import Calls
 from thriftserve_bench.records.swaps import Load, Phase, Slice
 from thriftserve_bench.stats import three_digits
 
@@ -28,42 +28,44 @@ _NEVER_S = 4e9  # the year 2096
 
 
 def judge(load: Load, calls: Sequence[Calls], entered: Mapping[int, Mapping[str, float]]) -> None:
-    """Fills `load`, whose phases have their times, with what the clients found.
+    """Add the clients' calls to `load`, whose phases have their times.
 
     Args:
-        load: of which server type.
+        load: one server type's load.
         calls: each client's.
         entered: by version and state: when it was entered, seconds since 1970.
     """
-    begun, latency, version = (np.concatenate(each) for each in zip(*(one.columns() for one in calls), strict=True))
-    failed = np.array([at for one in calls for at in one.failed_us], np.int64)
+    begun, latency, version = (
+        np.concatenate(each) for each in zip(*(client.columns() for client in calls), strict=True)
+    )
+    failed = np.array([failed_us for client in calls for failed_us in client.failed_us], np.int64)
     load.calls = len(begun)
-    for one in calls:
-        load.wrong += one.wrong
-        load.examples += one.wrong_examples
-        for reason, count in one.failures.items():
+    for client in calls:
+        load.wrong += client.wrong
+        load.examples += client.wrong_examples
+        for reason, count in client.failures.items():
             load.failures[reason] = load.failures.get(reason, 0) + count
     for number in np.unique(version):
-        mine = version == number
-        _judge_version(load, int(number), begun[mine] / 1e6, latency[mine] / 1e6, entered.get(int(number)))
+        own = version == number
+        _judge_version(load, int(number), begun[own] / 1e6, latency[own] / 1e6, entered.get(int(number)))
     for phase in load.phases:
-        _fill(phase, begun, latency, failed)
+        _count_calls(phase, begun, latency, failed)
     del load.examples[_EXAMPLES:]
 
 
 def _judge_version(load: Load, number: int, begun_s: Any, took_s: Any, entered: Mapping[str, float] | None) -> None:
-    """One version's answers; of the version that a server starts with no step into LOADING is told."""
+    """Judge one version's answers; the version that a server starts with has no LOADING in the log."""
     if entered is None and number != 1:
         load.unavailable += len(begun_s)
         load.examples.append(f"version {number} answered, and the server never said that it had it")
         return
-    at = entered or {}
-    known_from = at.get(LOADING, 0.0)
+    times = entered or {}
+    known_from = times.get(LOADING, 0.0)
     answered_s = begun_s + took_s
-    known_to = at.get(UNLOADING, at.get(ENDED, _NEVER_S))
+    known_to = times.get(UNLOADING, times.get(ENDED, _NEVER_S))
     too_early, too_late = answered_s < known_from, begun_s > known_to + GRACE_S
     load.crossed += int(np.sum((begun_s > known_to) & ~too_late))
-    load.early += int(np.sum(answered_s < at.get(AVAILABLE, _NEVER_S if known_from else 0.0)))
+    load.early += int(np.sum(answered_s < times.get(AVAILABLE, _NEVER_S if known_from else 0.0)))
     load.unavailable += int(np.sum(too_early | too_late))
     if too_early.any():
         load.examples.append(f"version {number} answered {known_from - answered_s.min():.3f} s before it was loaded")
@@ -72,7 +74,7 @@ def _judge_version(load: Load, number: int, begun_s: Any, took_s: Any, entered: 
         load.examples.append(f"version {number} answered a request made {late_s:.3f} s after it was given up")
 
 
-def _fill(phase: Phase, begun_us: Any, latency_us: Any, failed_us: Any) -> None:
+def _count_calls(phase: Phase, begun_us: Any, latency_us: Any, failed_us: Any) -> None:
     from_us, to_us = phase.from_s * 1e6, phase.to_s * 1e6
     inside = (begun_us >= from_us) & (begun_us < to_us)
     begun, latency = begun_us[inside], latency_us[inside]
@@ -82,8 +84,8 @@ def _fill(phase: Phase, begun_us: Any, latency_us: Any, failed_us: Any) -> None:
     for micros, count in zip(*np.unique(latency, return_counts=True), strict=True):
         counted[three_digits(int(micros))] += int(count)
     phase.latencies_us = sorted(counted.items())
-    at = ((begun - from_us) / (SLICE_S * 1e6)).astype(np.int64)
-    phase.slices = [_slice(phase.from_s + number * SLICE_S, latency[at == number]) for number in np.unique(at)]
+    slices = ((begun - from_us) / (SLICE_S * 1e6)).astype(np.int64)
+    phase.slices = [_slice(phase.from_s + number * SLICE_S, latency[slices == number]) for number in np.unique(slices)]
 
 
 def _slice(at: float, latency_us: Any) -> Slice:

@@ -1,4 +1,4 @@
-"""Whether a run's raw calls can be true: what a slip of hand, or of a program, would break.
+"""Checks of a run's raw calls: what a wrong edit, or a wrong program, would break.
 
 ExperimentRun  -->  Finding: cell and what is wrong with it
 
@@ -26,19 +26,19 @@ _TIMED = ("hold-gil", "sleep")
 
 @dataclass(frozen=True)
 class Finding:
-    """Something in a cell that cannot be."""
+    """Something impossible in a cell."""
 
     cell: str
     text: str
 
 
 def findings(run: ExperimentRun) -> list[Finding]:
-    """All that is wrong; empty where every cell agrees with itself."""
-    found = []
+    """Return everything that is wrong; empty if every cell is consistent."""
+    result = []
     for cell in cells(run):
         if not cell.outcome.failure:
-            found += [Finding(cell.id, text) for text in _faults(cell.outcome)]
-    return found
+            result += [Finding(cell.id, text) for text in _faults(cell.outcome)]
+    return result
 
 
 def _faults(outcome: Outcome) -> Iterator[str]:
@@ -78,7 +78,7 @@ def _time_faults(outcome: Outcome) -> Iterator[str]:
 
 
 def _thread_faults(outcome: Outcome, pattern: Pattern) -> Iterator[str]:
-    """A thread makes one call at a time; on a shared client all threads together do."""
+    """Check that a thread makes one call at a time; on a shared client all threads together."""
     ordered = sorted(outcome.calls, key=lambda call: (call.thread, call.start_s, call.end_s))
     overlaps = sum(
         after.start_s < before.end_s - SLACK_S for before, after in pairwise(ordered) if before.thread == after.thread
@@ -97,7 +97,7 @@ def _service_faults(outcome: Outcome) -> Iterator[str]:
 
 
 def _lock_faults(outcome: Outcome) -> Iterator[str]:
-    """One lock a process: of its calls, no more can have ended than service times have gone by."""
+    """Check that of a process with one lock no more calls ended than service times passed."""
     known = sorted((call for call in outcome.calls if call.worker_pid), key=lambda call: call.worker_pid)
     for pid, calls in groupby(known, key=lambda call: call.worker_pid):
         yield from _too_early(outcome, list(calls), f"in process {pid}, which has one lock,")

@@ -15,9 +15,8 @@ from rich.table import Table
 from thriftserve_bench.records.calls import APACHE, OURS, SIDES
 from thriftserve_bench.records.experiments import PATTERNS, ExperimentRun
 from thriftserve_bench.report.experiments.consistency import findings
-from thriftserve_bench.report.experiments.table import Cell, Row, cells, headline, rows
-from thriftserve_bench.report.experiments.targets import Verdict, verdicts
-from thriftserve_bench.simulator.prediction import WITHIN
+from thriftserve_bench.report.experiments.table import Cell, Row, Verdict, cells, headline, rows, verdicts
+from thriftserve_bench.simulator.predict import WITHIN
 
 HEADINGS = (
     "row",
@@ -44,14 +43,14 @@ STAND_IN = (
 
 
 def markdown(run: ExperimentRun) -> str:
-    """The whole digest as Markdown: published rows with reasons, verdicts, every other row, the machine."""
-    found = rows(run)
-    first = headline(found, main_workload(run))
-    rest = [row for row in found if row not in first]
+    """Return the whole digest as Markdown: published rows with reasons, verdicts, every other row, the machine."""
+    table_rows = rows(run)
+    first = headline(table_rows, main_workload(run))
+    rest = [row for row in table_rows if row not in first]
     parts = [
         *_marks(run),
         _markdown_table(HEADINGS, [texts(row) for row in first]),
-        _list(verdict_text(one) for one in verdicts(found)),
+        _list(verdict_text(judged) for judged in verdicts(table_rows)),
         "### Every other type\n",
         _markdown_table(HEADINGS[:-1], [texts(row)[:-1] for row in rest]),
         "### How it was measured\n",
@@ -61,9 +60,9 @@ def markdown(run: ExperimentRun) -> str:
 
 
 def show(run: ExperimentRun, console: Console) -> None:
-    """The same on a terminal of 80 columns, without the reasons: a table for each pattern of clients."""
-    found = rows(run)
-    for _, group in groupby(sorted(found, key=_table_of), key=_table_of):
+    """Print the digest in 80 columns, without the reasons: a table for each pattern of clients."""
+    table_rows = rows(run)
+    for _, group in groupby(sorted(table_rows, key=_table_of), key=_table_of):
         own = list(group)
         title = f"{own[0].workload} {own[0].service_s * 1000:g} ms: {clients(own[0])}"
         table = Table(header_style="bold", title=title, title_justify="left", title_style="bold", box=SIMPLE)
@@ -75,7 +74,7 @@ def show(run: ExperimentRun, console: Console) -> None:
             shown[0], shown[9] = row.name if row.published else "", seconds(row.predicted_ours_s)
             table.add_row(*(shown[at] for at in _SHOWN))
         console.print(table)
-    for line in (*_marks(run), *map(verdict_text, verdicts(found)), *preface(run)):
+    for line in (*_marks(run), *map(verdict_text, verdicts(table_rows)), *preface(run)):
         console.print(line, highlight=False)
 
 
@@ -84,7 +83,7 @@ def _table_of(row: Row) -> tuple[str, int]:
 
 
 def texts(row: Row) -> tuple[str, ...]:
-    """A row's cells as text, one for each of `HEADINGS`."""
+    """Return a row's texts, one for each of `HEADINGS`."""
     predicted = " / ".join(seconds(row.predicted_s(side)) for side in SIDES if row.cell(side))
     return (
         row.name,
@@ -103,29 +102,29 @@ def texts(row: Row) -> tuple[str, ...]:
 
 
 def clients(row: Row) -> str:
-    """Who calls: 10 threads × 10 calls, a client each."""
+    """Describe the clients: 10 threads × 10 calls, a client each."""
     pattern = row.pattern
-    told = f"{pattern.threads} thread{'s' * (pattern.threads > 1)} × {pattern.calls_per_thread} call"
-    told += "s" * (pattern.calls_per_thread > 1)
+    text = f"{pattern.threads} thread{'s' * (pattern.threads > 1)} × {pattern.calls_per_thread} call"
+    text += "s" * (pattern.calls_per_thread > 1)
     if pattern.threads == 1:
-        return told
-    return told + (", one client" if pattern.shared_client else ", a client each")
+        return text
+    return text + (", one client" if pattern.shared_client else ", a client each")
 
 
 def seconds(value: float | None) -> str:
-    """Seconds to three digits, or a dash."""
+    """Write seconds with three digits, or a dash."""
     if value is None:
         return _NONE
     return f"{value:.1f} s" if value >= 10 else f"{value:.2f} s" if value >= 1 else f"{value * 1000:.0f} ms"
 
 
 def times(ratio: float | None) -> str:
-    """A ratio to three digits, or a dash."""
+    """Write a ratio with three digits, or a dash."""
     return _NONE if ratio is None else f"{ratio:.{2 if ratio < 10 else 1 if ratio < 100 else 0}f} ×"
 
 
 def cell_text(cell: Cell | None) -> str:
-    """The measured time, with what went wrong."""
+    """Return the measured time, with what went wrong."""
     if cell is None:
         return _NONE
     if cell.elapsed_s is None:
@@ -134,38 +133,38 @@ def cell_text(cell: Cell | None) -> str:
     return seconds(cell.elapsed_s) + failed
 
 
-def verdict_text(one: Verdict) -> str:
-    """A target in one line: row, time, ratio, what was wanted, met or missed."""
-    result = "met" if one.met else "missed"
-    if not one.binding:
-        result = f"does not bind at {one.row.service_s * 1000:g} ms"
+def verdict_text(judged: Verdict) -> str:
+    """Write a verdict in one line: row, time, ratio, target, met or missed."""
+    result = "met" if judged.met else "missed"
+    if not judged.binding:
+        result = f"does not bind at {judged.row.service_s * 1000:g} ms"
     return (
-        f"Row {one.target.row}, {one.target.server_type}: {seconds(one.elapsed_s)}, {times(one.ratio)} ideal; "
-        f"wanted at 300 ms: {one.target.text}: {result}"
+        f"Row {judged.target.row}, {judged.target.server_type}: {seconds(judged.elapsed_s)}, "
+        f"{times(judged.ratio)} ideal; wanted at 300 ms: {judged.target.text}: {result}"
     )
 
 
 def preface(run: ExperimentRun) -> list[str]:
-    """What the run was made on and with."""
-    told = run.machine
+    """Return the machine, the versions and the method of a run."""
+    machine = run.machine
     lines = [
-        f"{told.get('cpu', 'CPU unknown')}, {told.get('cores', '?')} cores, {told.get('kernel', '?')}",
+        f"{machine.get('cpu', 'CPU unknown')}, {machine.get('cores', '?')} cores, {machine.get('kernel', '?')}",
         ", ".join(f"{name} {version}" for name, version in run.versions.items()),
         f"commit {run.commit}; began {run.began}",
-        "time: from the first client thread let go until the last call ended; ideal: the same if connecting, "
+        "time: from the first client thread released until the last call ended; ideal: the same if connecting, "
         "forking and switching cost nothing; "
         f"predicted: the simulator on this machine, to agree within {WITHIN:.0%}",
     ]
-    if any(one.workload == "hold-gil" for one in run.outcomes):
+    if any(outcome.workload == "hold-gil" for outcome in run.outcomes):
         lines.append(STAND_IN)
     return lines
 
 
-def agreement(found: Sequence[Row]) -> tuple[int, int]:
-    """How many usable cells were predicted within `WITHIN`, of how many that were predicted at all."""
+def agreement(table_rows: Sequence[Row]) -> tuple[int, int]:
+    """Return how many usable cells were predicted within `WITHIN`, of how many that were predicted at all."""
     pairs = [
         (cell.elapsed_s, predicted)
-        for row in found
+        for row in table_rows
         for side in (OURS, APACHE)
         if (cell := row.cell(side)) and cell.usable and cell.elapsed_s and (predicted := row.predicted_s(side))
     ]
@@ -173,16 +172,16 @@ def agreement(found: Sequence[Row]) -> tuple[int, int]:
 
 
 def warnings(run: ExperimentRun) -> list[str]:
-    """What a reader must know before believing a figure."""
-    told = []
+    """Return what a reader must know before believing a figure."""
+    lines = []
     if run.cut_short:
-        told.append(f"Cut short: the run was stopped before its end; {len(run.outcomes)} outcomes were kept.")
-    told += [f"Inconsistent raw data in {one.cell}: {one.text}." for one in findings(run)]
-    told += [f"{cell.id}: {cell.outcome.failure}." for cell in cells(run) if cell.outcome.failure]
-    told += [
+        lines.append(f"Cut short: the run was stopped before its end; {len(run.outcomes)} outcomes were kept.")
+    lines += [f"Inconsistent raw data in {finding.cell}: {finding.text}." for finding in findings(run)]
+    lines += [f"{cell.id}: {cell.outcome.failure}." for cell in cells(run) if cell.outcome.failure]
+    lines += [
         f"{cell.id}: {cell.failed} of {len(cell.outcome.calls)} calls failed." for cell in cells(run) if cell.failed
     ]
-    return told
+    return lines
 
 
 def _marks(run: ExperimentRun) -> list[str]:
@@ -190,15 +189,41 @@ def _marks(run: ExperimentRun) -> list[str]:
 
 
 def main_workload(run: ExperimentRun) -> str | None:
-    """The one that stands for the published runs, or the first there is."""
-    names = list(dict.fromkeys(one.workload for one in run.outcomes))
+    """Return the workload that stands for the published runs, or the first one."""
+    names = list(dict.fromkeys(outcome.workload for outcome in run.outcomes))
     return "hold-gil" if "hold-gil" in names else next(iter(names), None)
 
 
 def _markdown_table(headings: Sequence[str], body: Sequence[Sequence[str]]) -> str:
     rule = ["---"] * len(headings)
-    return "\n".join("| " + " | ".join(one) + " |" for one in (headings, rule, *body)) + "\n"
+    return "\n".join("| " + " | ".join(row) + " |" for row in (headings, rule, *body)) + "\n"
 
 
 def _list(lines: Iterable[str]) -> str:
     return "".join(f"- {line}\n" for line in lines)
+
+
+def show_matrix(run: ExperimentRun, console: Console) -> None:
+    """Print seconds of ours and of Apache's, a line a server type, a column a pattern."""
+    row_of = {(row.server_type, row.pattern.name): row for row in rows(run)}
+    patterns = [name for name in PATTERNS if any(pattern == name for _, pattern in row_of)]
+    table = Table(box=None, padding=(0, 2, 0, 0))
+    table.add_column("server type", no_wrap=True)
+    for name in patterns:
+        table.add_column(name, justify="right", no_wrap=True)
+    for server_type in dict.fromkeys(each for each, _ in row_of):
+        table.add_row(server_type, *(_matrix_cell(row_of.get((server_type, name))) for name in patterns))
+    console.print("\nseconds for 100 calls: ours | Apache's", highlight=False)
+    console.print(table, highlight=False)
+
+
+def _matrix_cell(row: Row | None) -> str:
+    if row is None:
+        return ""
+    return " | ".join(_matrix_seconds(row.cell(side)) for side in SIDES)
+
+
+def _matrix_seconds(cell: Cell | None) -> str:
+    if cell is None:
+        return "-"
+    return "failed" if not cell.usable else f"{cell.elapsed_s:.2f}"

@@ -1,4 +1,4 @@
-"""Why a cell took as long as it did, in words, with the run's own figures.
+"""Explanations of a cell's time, with the run's own figures.
 
 Outcome, ideal, fork costs  -->  two or three sentences
 """
@@ -10,14 +10,14 @@ from statistics import median
 from thriftserve_bench.records.calls import APACHE, OURS, SIDES
 from thriftserve_bench.records.experiments import HUNDRED, PATTERNS, SERIES, SHARED, ExperimentRun, ForkCost, Outcome
 from thriftserve_bench.simulator.ideal import HOLDS_LOCK, USES_CORE
-from thriftserve_bench.simulator.simulator import published_fork_s
+from thriftserve_bench.simulator.predict import published_fork_s
 
 _WHOSE = {OURS: "ours", APACHE: "Apache's"}
 _IN_ONE_PROCESS = ("TThreadedServer", "TThreadPoolServer", "TNonblockingServer")
 
 
 def explain(outcome: Outcome, ideal: float, run: ExperimentRun) -> str:
-    """What bounds this outcome.
+    """Explain what bounds an outcome.
 
     Args:
         outcome: the cell's.
@@ -30,15 +30,15 @@ def explain(outcome: Outcome, ideal: float, run: ExperimentRun) -> str:
         return f"{SHARED.threads} threads take turns on one connection, one call at a time: a series again."
     if outcome.server_type == "TSimpleServer":
         return "One connection at a time: whoever comes next waits until the one before has hung up."
-    told = [_in_threads(outcome) if outcome.server_type in _IN_ONE_PROCESS else _in_processes(outcome, ideal, run)]
+    sentences = [_in_threads(outcome) if outcome.server_type in _IN_ONE_PROCESS else _in_processes(outcome, ideal, run)]
     cores = run.machine.get("cores")
     if outcome.workload in USES_CORE and cores:
-        told.append(f"Each call needs a core, and this machine has {cores}.")
-    return " ".join(told)
+        sentences.append(f"Each call needs a core, and this machine has {cores}.")
+    return " ".join(sentences)
 
 
 def fork_line(run: ExperimentRun) -> str:
-    """What a fork costs, smallest and dearest parent that was measured; empty where none was."""
+    """Return what a fork costs, smallest and dearest parent that was measured; empty if none was."""
     if not run.fork_costs:
         return ""
     least = min(run.fork_costs, key=lambda cost: cost.resident_bytes)
@@ -50,17 +50,17 @@ def fork_line(run: ExperimentRun) -> str:
 
 
 def child_line(run: ExperimentRun) -> str:
-    """What a connection's child costs beyond a call, until its first answer; empty where it was not measured."""
-    told = []
+    """Return what a connection's child costs beyond a call, until its first answer; empty if it was not measured."""
+    costs = []
     for side in SIDES:
         first, call = (run.calibration.get(f"{name}/{side}/TForkingServer") for name in ("first_call_s", "call_s"))
         if first is not None and call is not None:
-            told.append(f"{(first - call) * 1000:.1f} ms with {_WHOSE[side]}")
-    return f"A child takes {', '.join(told)} to be born and ready, alone on the machine." if told else ""
+            costs.append(f"{(first - call) * 1000:.1f} ms with {_WHOSE[side]}")
+    return f"A child takes {', '.join(costs)} to be born and ready, alone on the machine." if costs else ""
 
 
 def fork_ms(cost: ForkCost) -> float:
-    """Milliseconds of one fork() as the parent sees it: the median of the repetitions."""
+    """Return milliseconds of one fork() as the parent sees it: the median of the repetitions."""
     return median(cost.fork_s) * 1000
 
 
@@ -97,7 +97,7 @@ def _published_fork() -> str:
 def _forking(outcome: Outcome, run: ExperimentRun) -> str:
     clients = PATTERNS[outcome.pattern].threads
     if outcome.pattern != HUNDRED.name:
-        told = f"A process for each connection: {clients} forks, then {clients} calls at once, a lock each."
-        return f"{told} {child_line(run)}".strip()
-    told = f"A process for each call: {clients} forks one after another, then all calls run at once. {child_line(run)}"
-    return " ".join(filter(None, (told.strip(), fork_line(run), _published_fork())))
+        text = f"A process for each connection: {clients} forks, then {clients} calls at once, a lock each."
+        return f"{text} {child_line(run)}".strip()
+    text = f"A process for each call: {clients} forks one after another, then all calls run at once. {child_line(run)}"
+    return " ".join(filter(None, (text.strip(), fork_line(run), _published_fork())))

@@ -1,4 +1,4 @@
-"""Several runs on one machine as one: a page that shows more than one workload.
+"""Several runs on one machine joined into one, for a page with more than one workload.
 
 hold-gil.json, spin.json, sleep.json  -->  ExperimentRun of all outcomes; each run's own settings stay beside it
 """
@@ -14,7 +14,7 @@ _SAME = ("cpu", "cores", "kernel")
 
 
 def joined(runs: Sequence[ExperimentRun]) -> ExperimentRun:
-    """One run of all; a single one is returned as it is.
+    """Return one run of all; a single one is returned as it is.
 
     Fork costs and calibration are those of the first run that has them.
 
@@ -34,26 +34,27 @@ def joined(runs: Sequence[ExperimentRun]) -> ExperimentRun:
     return ExperimentRun(
         began=first.began,
         settings={
-            f"run {at}": {"began": one.began, "commit": one.commit, **one.settings} for at, one in enumerate(runs, 1)
+            f"run {number}": {"began": run.began, "commit": run.commit, **run.settings}
+            for number, run in enumerate(runs, 1)
         },
         machine=first.machine,
         versions=first.versions,
-        commit=" ".join(dict.fromkeys(one.commit for one in runs)),
-        outcomes=[outcome for one in runs for outcome in one.outcomes],
-        fork_costs=next((one.fork_costs for one in runs if one.fork_costs), []),
-        calibration=next((one.calibration for one in runs if one.calibration), {}),
-        cut_short=any(one.cut_short for one in runs),
+        commit=" ".join(dict.fromkeys(run.commit for run in runs)),
+        outcomes=[outcome for run in runs for outcome in run.outcomes],
+        fork_costs=next((run.fork_costs for run in runs if run.fork_costs), []),
+        calibration=next((run.calibration for run in runs if run.calibration), {}),
+        cut_short=any(run.cut_short for run in runs),
     )
 
 
 def commands(run: ExperimentRun) -> list[str]:
-    """The command lines that measure the same again, one for each run that was joined."""
+    """Return the command lines that measure the same again, one for each run that was joined."""
     each = run.settings.values() if "run 1" in run.settings else [run.settings]
     return [_command(settings) for settings in each]
 
 
 def _command(settings: dict[str, object]) -> str:
-    """Flags are named as their settings."""
+    """Return the command line of one run; flags are named like their settings."""
     names = ["workload", "workers", "threads", "side_by_side"]
     if settings.get("workload") != "model":
         names.append("service_ms")

@@ -1,4 +1,4 @@
-"""The page: everything a run says, in one file that needs nothing else.
+"""The page of the experiments: one file that needs nothing else.
 
 ExperimentRun  --write_page-->  DIR/index.html, DIR/results.json, DIR/plots/*.png, DIR/plots/*.svg
 """
@@ -12,44 +12,42 @@ from pathlib import Path
 from string import Template
 
 from thriftserve_bench.records.experiments import ExperimentRun
-from thriftserve_bench.report.experiments import digest, page_data, page_html
+from thriftserve_bench.report.experiments import digest, page_html
 from thriftserve_bench.report.experiments.consistency import findings
 from thriftserve_bench.report.experiments.explanations import child_line, fork_line
 from thriftserve_bench.report.experiments.joined import commands
 from thriftserve_bench.report.experiments.plots import write_plots
-from thriftserve_bench.report.experiments.table import Row, headline, rows
-from thriftserve_bench.report.experiments.targets import verdicts
-from thriftserve_bench.simulator.prediction import WITHIN
-from thriftserve_bench.simulator.simulator import PUBLISHED_CORES, PUBLISHED_SERVICE_S, published_fork_s
+from thriftserve_bench.report.experiments.table import Row, headline, rows, verdicts
+from thriftserve_bench.simulator.predict import PUBLISHED_CORES, PUBLISHED_SERVICE_S, WITHIN, published_fork_s
 
 RESULTS, PAGE, PLOTS = "results.json", "index.html", "plots"
 
 
 def write_page(run: ExperimentRun, directory: Path) -> Path:
-    """Writes the page, the raw results and the plots; returns the page's path.
+    """Write the page, the raw results and the plots; returns the page's path.
 
     Raises:
         OSError: the directory can't be written.
     """
     directory.mkdir(parents=True, exist_ok=True)
     run.save(directory / RESULTS)
-    found = rows(run)
-    plots = write_plots(run, found, directory / PLOTS)
+    table_rows = rows(run)
+    plots = write_plots(run, table_rows, directory / PLOTS)
     path = directory / PAGE
-    path.write_text(page(run, found, [plot.name for plot in plots]), encoding="utf-8")
+    path.write_text(page(run, table_rows, [plot.name for plot in plots]), encoding="utf-8")
     return path
 
 
-def page(run: ExperimentRun, found: Sequence[Row], plots: Sequence[str] = ()) -> str:
-    """The page as text.
+def page(run: ExperimentRun, table_rows: Sequence[Row], plots: Sequence[str] = ()) -> str:
+    """Return the page as text.
 
     Args:
         run: the run.
-        found: its table.
+        table_rows: its table.
         plots: names of files in the folder of plots, to link to.
     """
-    chosen = headline(found, digest.main_workload(run))
-    judged = verdicts(found)
+    chosen = headline(table_rows, digest.main_workload(run))
+    judged = verdicts(table_rows)
     return Template(_file("page.html")).substitute(
         style=_file("page.css"),
         charts=_file("charts.js"),
@@ -62,19 +60,19 @@ def page(run: ExperimentRun, found: Sequence[Row], plots: Sequence[str] = ()) ->
         workloads=page_html.workloads(run),
         questions=page_html.questions(run),
         published_service=f"about {PUBLISHED_SERVICE_S:g} s",
-        services=" and ".join(dict.fromkeys(f"{one.service_ms:g} ms" for one in run.outcomes)),
+        services=" and ".join(dict.fromkeys(f"{outcome.service_ms:g} ms" for outcome in run.outcomes)),
         verdicts=page_html.verdicts(judged),
         stand_in=escape(digest.STAND_IN),
         headline_table=page_html.table(chosen, "short"),
         fork_text=_fork_text(run),
-        model_text=_model_text(found),
-        full_table=page_html.table(found, "full"),
+        model_text=_model_text(table_rows),
+        full_table=page_html.table(table_rows, "full"),
         workload_notes=page_html.workload_notes(run),
         command="</code>, <code>".join(map(escape, commands(run))),
         plots=", ".join(f'<a href="{PLOTS}/{escape(name)}">{escape(name)}</a>' for name in plots),
         facts=page_html.facts(run),
-        raw=page_data.as_script(page_data.raw(run)),
-        derived=page_data.as_script(page_data.derived(run, found, chosen)),
+        raw=page_html.as_script(page_html.raw_data(run)),
+        derived=page_html.as_script(page_html.derived_data(run, table_rows, chosen)),
     )
 
 
@@ -83,7 +81,7 @@ def _file(name: str) -> str:
 
 
 def _title(chosen: Sequence[Row]) -> str:
-    """What the run says, in one sentence, if it has both sides of it."""
+    """Return the run's main result in one sentence, if it has both sides of it."""
     pool, threads = (_ours_s(chosen, number) for number in ("2", "4"))
     if pool and threads:
         return f"Threads share one lock, processes don’t: {threads / pool:.1f} times as fast"
@@ -91,17 +89,17 @@ def _title(chosen: Sequence[Row]) -> str:
 
 
 def _lead(chosen: Sequence[Row]) -> str:
-    told = [
+    figures = [
         f"{page_html.figure(row.ours, 'elapsed', row.ours.elapsed_s, digest.seconds(row.ours.elapsed_s))} on "
         f"{escape(row.server_type)}"
         for number in ("4", "5", "2")
         for row in chosen
         if row.name == number and row.ours and row.ours.elapsed_s
     ]
-    if not told:
+    if not figures:
         return "100 calls, from one caller, ten or a hundred, on every server type."
     service = next(row.service_s for row in chosen)
-    return f"100 calls of {service * 1000:g} ms from ten clients that stay connected take {', '.join(told)}."
+    return f"100 calls of {service * 1000:g} ms from ten clients that stay connected take {', '.join(figures)}."
 
 
 def _ours_s(chosen: Sequence[Row], number: str) -> float | None:
@@ -113,8 +111,8 @@ def _where(run: ExperimentRun) -> str:
 
 
 def _check(run: ExperimentRun) -> str:
-    calls = sum(len(one.calls) for one in run.outcomes)
-    wrong = len({one.cell for one in findings(run)})
+    calls = sum(len(item.calls) for item in run.outcomes)
+    wrong = len({item.cell for item in findings(run)})
     if wrong:
         return f"{wrong} of {len(run.outcomes)} outcomes have raw calls that cannot be right; see above."
     return f"{len(run.outcomes)} outcomes, {calls:,} calls: each outcome's calls agree with its time, pattern and work."
@@ -134,15 +132,15 @@ def _fork_text(run: ExperimentRun) -> str:
     )
 
 
-def _model_text(found: Sequence[Row]) -> str:
-    good, every = digest.agreement(found)
-    told = (
+def _model_text(table_rows: Sequence[Row]) -> str:
+    good, every = digest.agreement(table_rows)
+    text = (
         f"<p><b>{good} of {every}</b> cells take as long as the simulator says, within {WITHIN:.0%}.</p>"
         if every
         else ""
     )
     return (
-        told + "<p>The simulator knows who accepts connections and in which order, the interpreter's lock, the forks, "
+        text + "<p>The simulator knows who accepts connections and in which order, the interpreter's lock, the forks, "
         "cores, workers and threads, and the costs measured on this machine beforehand: of a connection, a call, a "
         "thread, a fork. It has not seen the times that it is held against.</p>"
         f"<p>For the published machine, {PUBLISHED_CORES} cores and {PUBLISHED_SERVICE_S:g} s a call:</p>"
@@ -150,17 +148,17 @@ def _model_text(found: Sequence[Row]) -> str:
         + "".join(
             f"<tr><td>{escape(row.name)}</td><td>{escape(row.published.text)}</td>"
             f'<td class="num">{digest.seconds(row.predicted_published_s)}</td></tr>'
-            for row in _published(found)
+            for row in _published(table_rows)
             if row.published
         )
         + "</tbody></table>"
     )
 
 
-def _published(found: Sequence[Row]) -> list[Row]:
-    """One row for each published number; all of a number have the same prediction."""
+def _published(table_rows: Sequence[Row]) -> list[Row]:
+    """Return one row for each published number; all of a number have the same prediction."""
     first: dict[str, Row] = {}
-    for row in found:
+    for row in table_rows:
         if row.published:
             first.setdefault(row.name, row)
     return list(first.values())

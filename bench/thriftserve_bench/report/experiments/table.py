@@ -15,9 +15,9 @@ from statistics import median_low
 from thriftserve_bench.records.calls import OURS, SIDES
 from thriftserve_bench.records.experiments import PATTERNS, PUBLISHED, ExperimentRun, Outcome, Pattern, Published
 from thriftserve_bench.report.experiments.explanations import explain
-from thriftserve_bench.servers import SERVER_TYPES
+from thriftserve_bench.servers import BATCHING, SERVER_TYPES
 from thriftserve_bench.simulator.ideal import ideal_s
-from thriftserve_bench.simulator.prediction import Predictions, predictions
+from thriftserve_bench.simulator.predict import Predictions, predict_run
 
 #: The published rows with no type of their own are shown with this one: nothing in it could help or hinder.
 PLAINEST = "TSimpleServer"
@@ -30,19 +30,19 @@ class Cell:
     #: What the page calls it: "ten/ours/TForkingServer/hold-gil", with "#2" for a repetition.
     id: str
     outcome: Outcome
-    #: Seconds until the last call ended; None where nothing was measured.
+    #: Seconds until the last call ended, or None if nothing was measured.
     elapsed_s: float | None
     failed: int
 
     @property
     def usable(self) -> bool:
-        """Every call was answered: its time can be compared."""
+        """Whether every call was answered, so that its time can be compared."""
         return self.elapsed_s is not None and not self.failed
 
 
 @dataclass(frozen=True)
 class Row:
-    """A pattern on a server type: what was published, what is possible, what was measured on both sides, and why."""
+    """A pattern on a server type: published, ideal, measured on both sides, predicted, explained."""
 
     #: "1a" … "6" where it was published, else the published rows' number of that pattern with the type in brackets.
     name: str
@@ -58,30 +58,30 @@ class Row:
     apache: Cell | None
     predicted_ours_s: float | None
     predicted_apache_s: float | None
-    #: What the simulator says of the published machine; None where nothing was published.
+    #: What the simulator says of the published machine, or None if nothing was published.
     predicted_published_s: float | None
     explanation: str
 
     @property
     def id(self) -> str:
-        """What the page calls it."""
+        """Its name in the page."""
         return f"{self.pattern.name}/{self.server_type}/{self.workload}"
 
     def cell(self, side: str) -> Cell | None:
-        """Ours or Apache's."""
+        """Return the cell of a side."""
         return self.ours if side == OURS else self.apache
 
     def predicted_s(self, side: str) -> float | None:
-        """What the simulator says of this cell on the machine of the run, in seconds."""
+        """Return what the simulator says of this cell on the machine of the run, in seconds."""
         return self.predicted_ours_s if side == OURS else self.predicted_apache_s
 
     def ratio(self, side: str) -> float | None:
-        """Measured by ideal: 1 is perfect."""
+        """Return measured by ideal: 1 is perfect."""
         cell = self.cell(side)
         return cell.elapsed_s / self.ideal_s if cell and cell.elapsed_s and self.ideal_s else None
 
     def against_apache(self) -> float | None:
-        """Ours by Apache's time: below 1 is faster. None where a side has unanswered calls."""
+        """Return ours by Apache's time: below 1 is faster. None if a side has unanswered calls."""
         ours, apache = self.ours, self.apache
         if not (ours and apache and ours.usable and apache.usable and ours.elapsed_s and apache.elapsed_s):
             return None
@@ -89,54 +89,58 @@ class Row:
 
 
 def rows(run: ExperimentRun) -> list[Row]:
-    """One row for each pattern, type and workload that was tried: published ones first, in their order."""
-    told = predictions(run)
+    """Return a row for each pattern, type and workload: published ones first, in their order."""
+    predicted = predict_run(run)
     grouped: dict[tuple[str, str, str], list[Cell]] = {}
     for cell in cells(run):
-        one = cell.outcome
-        if one.pattern in PATTERNS:
-            grouped.setdefault((one.workload, one.pattern, one.server_type), []).append(cell)
-    made = [_row(run, told, group) for group in grouped.values()]
-    workloads = list(dict.fromkeys(one.workload for one in run.outcomes))
-    return sorted(made, key=lambda row: (workloads.index(row.workload), _place(row)))
+        outcome = cell.outcome
+        if outcome.pattern in PATTERNS:
+            grouped.setdefault((outcome.workload, outcome.pattern, outcome.server_type), []).append(cell)
+    table_rows = [_row(run, predicted, group) for group in grouped.values()]
+    workloads = list(dict.fromkeys(outcome.workload for outcome in run.outcomes))
+    return sorted(table_rows, key=lambda row: (workloads.index(row.workload), _place(row)))
 
 
 def cells(run: ExperimentRun) -> list[Cell]:
-    """One cell for each outcome, in the run's order; repetitions are numbered."""
+    """Return a cell for each outcome, in the run's order; repetitions are numbered."""
     seen: dict[str, int] = {}
-    found = []
-    for one in run.outcomes:
-        name = f"{one.pattern}/{one.side}/{one.server_type}/{one.workload}"
+    all_cells = []
+    for outcome in run.outcomes:
+        name = f"{outcome.pattern}/{outcome.side}/{outcome.server_type}/{outcome.workload}"
         seen[name] = seen.get(name, 0) + 1
         name += f"#{seen[name]}" if seen[name] > 1 else ""
-        found.append(Cell(name, one, elapsed_s(one), sum(call.outcome != "ok" for call in one.calls)))
-    return found
+        all_cells.append(Cell(name, outcome, elapsed_s(outcome), sum(call.outcome != "ok" for call in outcome.calls)))
+    return all_cells
 
 
 def elapsed_s(outcome: Outcome) -> float | None:
-    """From the first thread let go until the last call ended; None where it failed as a whole."""
+    """Return the seconds until the last call ended, or None if the outcome failed as a whole."""
     return max((call.end_s for call in outcome.calls), default=None) if not outcome.failure else None
 
 
 def published_row(pattern: str, server_type: str) -> Published | None:
-    """The published row of a pattern on a type."""
+    """Return the published row of a pattern on a type."""
     return next(
-        (one for one in PUBLISHED if one.pattern == pattern and one.server_type in (None, server_type)),
+        (
+            published
+            for published in PUBLISHED
+            if published.pattern == pattern and published.server_type in (None, server_type)
+        ),
         None,
     )
 
 
-def headline(found: Sequence[Row], workload: str | None = None) -> list[Row]:
-    """The seven published rows, one each; rows without a type of their own are shown with the plainest."""
+def headline(table_rows: Sequence[Row], workload: str | None = None) -> list[Row]:
+    """Return the seven published rows, one each; rows without a type are shown with the plainest one."""
     chosen = []
-    for one in PUBLISHED:
-        same = [row for row in found if row.published == one and workload in (None, row.workload)]
-        same.sort(key=lambda row: row.server_type != (one.server_type or PLAINEST))
+    for published in PUBLISHED:
+        same = [row for row in table_rows if row.published == published and workload in (None, row.workload)]
+        same.sort(key=lambda row: row.server_type != (published.server_type or PLAINEST))
         chosen += same[:1]
     return chosen
 
 
-def _row(run: ExperimentRun, told: Predictions, group: Sequence[Cell]) -> Row:
+def _row(run: ExperimentRun, predicted: Predictions, group: Sequence[Cell]) -> Row:
     by_side = {side: _typical([cell for cell in group if cell.outcome.side == side]) for side in SIDES}
     first = group[0].outcome
     pattern, service_s = PATTERNS[first.pattern], first.service_ms / 1000
@@ -157,15 +161,15 @@ def _row(run: ExperimentRun, told: Predictions, group: Sequence[Cell]) -> Row:
         ideal_s=ideal,
         ours=ours,
         apache=apache,
-        predicted_ours_s=told.of(ours.outcome) if ours else None,
-        predicted_apache_s=told.of(apache.outcome) if apache else None,
-        predicted_published_s=told.of_published(published) if published else None,
+        predicted_ours_s=predicted.of(ours.outcome) if ours else None,
+        predicted_apache_s=predicted.of(apache.outcome) if apache else None,
+        predicted_published_s=predicted.of_published(published) if published else None,
         explanation=explain(first, ideal, run),
     )
 
 
 def _typical(repeated: Sequence[Cell]) -> Cell | None:
-    """Of several repetitions the one in the middle: a cell that exists, so that its calls can be shown."""
+    """Return the median of several repetitions: an existing cell, so that its calls can be shown."""
     measured = [cell for cell in repeated if cell.usable] or [cell for cell in repeated if cell.elapsed_s is not None]
     if not measured:
         return repeated[0] if repeated else None
@@ -174,8 +178,8 @@ def _typical(repeated: Sequence[Cell]) -> Cell | None:
 
 
 def _number(pattern: str) -> str:
-    """The published numbers of a pattern: "2, 4, 5"."""
-    return ", ".join(one.row for one in PUBLISHED if one.pattern == pattern)
+    """Return the published numbers of a pattern: "2, 4, 5"."""
+    return ", ".join(published.row for published in PUBLISHED if published.pattern == pattern)
 
 
 def _place(row: Row) -> tuple[int, int, int]:
@@ -183,3 +187,70 @@ def _place(row: Row) -> tuple[int, int, int]:
     types = SERVER_TYPES.index(row.server_type) if row.server_type in SERVER_TYPES else len(SERVER_TYPES)
     published = PUBLISHED.index(row.published) if row.published else len(PUBLISHED)
     return published, patterns.index(row.pattern.name), types
+
+
+#: The targets are stated for this workload and service time.
+WORKLOAD, SERVICE_S = "hold-gil", 0.3
+
+
+@dataclass(frozen=True)
+class Target:
+    """A target of our server in a row of the table."""
+
+    #: As `Row.name` has it.
+    row: str
+    server_type: str
+    text: str
+    #: Measured by ideal, at least and at most; None: no such bound.
+    least_ratio: float | None = None
+    most_ratio: float | None = None
+    #: Seconds, below which it has to stay.
+    below_s: float | None = None
+
+
+TARGETS = (
+    Target("2", "TProcessPoolServer", "at most 1.05 × ideal", most_ratio=1.05),
+    Target("3", "TProcessPoolServer", "at most 1.10 × ideal", most_ratio=1.10),
+    Target("4", "TNonblockingServer", "shows the lock: one call at a time, as published", 0.97, 1.10),
+    Target("5", "TForkingServer", "at most 1.15 × ideal", most_ratio=1.15),
+    Target("6", "TForkingServer", "under 3 s", below_s=3.0),
+    Target("(2, 4, 5)", BATCHING, "at most 1.05 × ideal", most_ratio=1.05),
+    Target("(3, 6)", BATCHING, "at most 1.10 × ideal", most_ratio=1.10),
+)
+
+
+@dataclass(frozen=True)
+class Verdict:
+    """A target, and whether it was met."""
+
+    target: Target
+    row: Row
+    cell_id: str
+    elapsed_s: float
+    ratio: float
+    met: bool
+    #: The run used the service time for which the target is stated.
+    binding: bool
+
+
+def verdicts(table_rows: Sequence[Row]) -> list[Verdict]:
+    """Judge each target whose cell was measured."""
+    judged = (_judge(target, row) for target in TARGETS for row in table_rows if _belongs(target, row))
+    return [verdict for verdict in judged if verdict is not None]
+
+
+def _belongs(target: Target, row: Row) -> bool:
+    return row.workload == WORKLOAD and row.name == target.row and row.server_type == target.server_type
+
+
+def _judge(target: Target, row: Row) -> Verdict | None:
+    cell, ratio = row.ours, row.ratio(OURS)
+    if cell is None or cell.elapsed_s is None or ratio is None:
+        return None
+    met = (
+        cell.usable
+        and (target.least_ratio is None or ratio >= target.least_ratio)
+        and (target.most_ratio is None or ratio <= target.most_ratio)
+        and (target.below_s is None or cell.elapsed_s < target.below_s)
+    )
+    return Verdict(target, row, cell.id, cell.elapsed_s, ratio, met, abs(row.service_s - SERVICE_S) < 1e-9)

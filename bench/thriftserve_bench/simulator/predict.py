@@ -1,4 +1,4 @@
-"""An explanation that predicts: a discrete-event model of each server type.
+"""Predictions by a discrete-event model of each server type.
 
     Pattern + Setup  --predict-->  Prediction: when every call begins and ends
     ExperimentRun    --check-->    prediction beside measurement, for each of its cells
@@ -15,6 +15,7 @@ memory, the network, and anything that happens by chance.
 
 from __future__ import annotations
 
+from dataclasses import dataclass, field
 from functools import cache
 from typing import NamedTuple
 
@@ -24,30 +25,29 @@ from simpy.core import EmptySchedule
 from thriftserve_bench.records.calls import APACHE, OURS
 from thriftserve_bench.records.experiments import PATTERNS, PUBLISHED, ExperimentRun, Outcome, Pattern, Published
 from thriftserve_bench.servers import BATCHING
-from thriftserve_bench.simulator.batching import Batching
-from thriftserve_bench.simulator.clients import Clients
-from thriftserve_bench.simulator.cores import SWITCH_INTERVAL_S
-from thriftserve_bench.simulator.costs import FORKING, Costs, costs_from, fork_line
-from thriftserve_bench.simulator.pools import ApacheProcessPool, ApacheThreadPool, ProcessPool, ThreadPool
-from thriftserve_bench.simulator.setup import HOLD_GIL, NotToBeSimulated, PredictedCall, Prediction, Setup
-from thriftserve_bench.simulator.types import Forking, Nonblocking, Simple, Threaded
-from thriftserve_bench.simulator.world import SimulatedServer, World
-
-__all__ = [
-    "Checked",
-    "Costs",
-    "NotToBeSimulated",
-    "PredictedCall",
-    "Prediction",
-    "Setup",
-    "check",
-    "costs_from",
-    "predict",
-    "predict_outcome",
-    "predict_published",
-    "published_fork_s",
-    "published_parent_bytes",
-]
+from thriftserve_bench.simulator.machine import SWITCH_INTERVAL_S
+from thriftserve_bench.simulator.server_models import (
+    ApacheProcessPool,
+    ApacheThreadPool,
+    Batching,
+    Forking,
+    Nonblocking,
+    ProcessPool,
+    Simple,
+    Threaded,
+    ThreadPool,
+)
+from thriftserve_bench.simulator.setup import (
+    FORKING,
+    HOLD_GIL,
+    Costs,
+    NotSimulated,
+    Prediction,
+    Setup,
+    costs_from,
+    fork_line,
+)
+from thriftserve_bench.simulator.world import Clients, SimulatedServer, World
 
 _SAME = {"TSimpleServer": Simple, "TThreadedServer": Threaded, "TNonblockingServer": Nonblocking, FORKING: Forking}
 _SERVERS: dict[str, dict[str, type[SimulatedServer]]] = {
@@ -61,7 +61,7 @@ PUBLISHED_CORES, PUBLISHED_SERVICE_S = 64, 0.33
 
 
 def predict(pattern: Pattern, setup: Setup) -> Prediction:
-    """Runs the model: no server, no socket, no waiting."""
+    """Run the model: no server, no socket, no waiting."""
     world = World(setup, max(SWITCH_INTERVAL_S, pattern.calls * setup.service_s / _TURNS))
     server = _SERVERS[setup.side][setup.server_type](world)
     clients = Clients(world, server, pattern)
@@ -86,7 +86,7 @@ def _run(env: Environment) -> int:
 
 
 def predict_published(row: Published, fork_s: float | None = None) -> Prediction:
-    """A row of the published table on its own machine.
+    """Predict a row of the published table on its own machine.
 
     Args:
         row: the row; one for any server type is predicted for TThreadedServer.
@@ -108,7 +108,7 @@ def predict_published(row: Published, fork_s: float | None = None) -> Prediction
 
 @cache
 def published_fork_s() -> tuple[float, float]:
-    """The costs of a fork, from and to, that explain both published runs of TForkingServer.
+    """Return the costs of a fork, from and to, that explain both published runs of TForkingServer.
 
     With n clients the last child is born after n forks, one after the other in the parent: a run takes n forks
     longer than without their cost. Experiment 5 has 10 of them and experiment 6 has 100, so each bounds the cost of
@@ -124,9 +124,9 @@ def published_fork_s() -> tuple[float, float]:
 
 
 def published_parent_bytes(run: ExperimentRun) -> tuple[float, float] | None:
-    """How much a parent would hold, from and to, whose forks are as slow on the machine of a run.
+    """Return how much a parent would hold, from and to, whose forks are as slow on the machine of a run.
 
-    None where the run did not measure how forks grow with the parent's memory.
+    None if the run did not measure how forks grow with the parent's memory.
     """
     line = fork_line(run)
     if line is None:
@@ -145,7 +145,7 @@ class Checked(NamedTuple):
 
 
 def check(run: ExperimentRun) -> list[Checked]:
-    """Predicts each cell of a run for the machine that it ran on, but those that failed or can't be simulated."""
+    """Predict each cell of a run on its machine; cells that failed or can't be simulated are left out."""
     checked = []
     for outcome in run.outcomes:
         prediction = predict_outcome(run, outcome)
@@ -156,7 +156,7 @@ def check(run: ExperimentRun) -> list[Checked]:
 
 
 def predict_outcome(run: ExperimentRun, outcome: Outcome) -> Prediction | None:
-    """What the model expects where an outcome was measured; None where it has no answer."""
+    """Return what the model expects where an outcome was measured, or None if it has no answer."""
     try:
         setup = Setup(
             outcome.server_type,
@@ -169,5 +169,35 @@ def predict_outcome(run: ExperimentRun, outcome: Outcome) -> Prediction | None:
             costs=costs_from(run, outcome.server_type, outcome.side),
         )
         return predict(PATTERNS[outcome.pattern], setup)
-    except (NotToBeSimulated, KeyError):
+    except (NotSimulated, KeyError):
         return None
+
+
+#: Predicted and measured are to agree this well.
+WITHIN = 0.15
+
+
+@dataclass(frozen=True)
+class Predictions:
+    """Predicted seconds, by outcome and by published row; what is missing was not predicted."""
+
+    by_outcome: dict[int, float] = field(default_factory=dict)
+    by_published: dict[str, float] = field(default_factory=dict)
+
+    def of(self, outcome: Outcome) -> float | None:
+        """Return the predicted seconds of an outcome, on the machine of its run."""
+        return self.by_outcome.get(id(outcome))
+
+    def of_published(self, row: Published) -> float | None:
+        """Return the predicted seconds of a published row, on 64 cores."""
+        return self.by_published.get(row.row)
+
+
+def predict_run(run: ExperimentRun) -> Predictions:
+    """Predict every outcome of a run; what can't be simulated is left out."""
+    return Predictions({id(checked.outcome): checked.predicted_s for checked in check(run)}, _published_predictions())
+
+
+@cache
+def _published_predictions() -> dict[str, float]:
+    return {row.row: predict_published(row).elapsed_s for row in PUBLISHED}

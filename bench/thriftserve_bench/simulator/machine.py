@@ -11,12 +11,96 @@ O(log n) and not a look at every thread.
 from __future__ import annotations
 
 from collections import deque
-from collections.abc import Generator
+from collections.abc import Callable, Generator
 from heapq import heappop, heappush
 from itertools import count
-from typing import Any
+from typing import Any, Generic, TypeVar
 
 from simpy import Environment, Event
+
+Item = TypeVar("Item")
+
+
+class Queue(Generic[Item]):
+    """An unbounded queue: first come, first served, for items and for receivers."""
+
+    def __init__(self, env: Environment) -> None:
+        self._env = env
+        self._items: deque[Item] = deque()
+        self._takers: deque[Event] = deque()
+
+    def __len__(self) -> int:
+        return len(self._items)
+
+    def put(self, item: Item) -> None:
+        """Add an item; the longest waiting receiver gets it."""
+        if self._takers:
+            self._takers.popleft().succeed(item)
+        else:
+            self._items.append(item)
+
+    def get(self) -> Event:
+        """Return an event with the next item as its value."""
+        taken = Event(self._env)
+        if self._items:
+            taken.succeed(self._items.popleft())
+        else:
+            self._takers.append(taken)
+        return taken
+
+    def leave(self, taken: Event) -> None:
+        """Stop waiting."""
+        self._takers.remove(taken)
+
+
+class Request:
+    """One call in flight."""
+
+    def __init__(self, env: Environment) -> None:
+        self.answered = Event(env)
+
+
+#: What a connection carries: requests, and None at its end.
+Message = Request | None
+
+
+class Connection:
+    """A client's connection, from connect to close."""
+
+    def __init__(self, env: Environment) -> None:
+        self._env = env
+        self._inbox: Queue[Message] = Queue(env)
+        #: Called when something has come; None: somebody waits in `receive`.
+        self.watcher: Callable[[Connection], None] | None = None
+
+    @property
+    def has_pending(self) -> bool:
+        """Whether something can be received."""
+        return len(self._inbox) > 0
+
+    def send(self) -> Request:
+        """Send a request; its `answered` happens when the answer is there."""
+        request = Request(self._env)
+        self._put(request)
+        return request
+
+    def close(self) -> None:
+        """Close the connection, as the client."""
+        self._put(None)
+
+    def _put(self, message: Message) -> None:
+        self._inbox.put(message)
+        if self.watcher is not None:
+            self.watcher(self)
+
+    def receive(self) -> Event:
+        """Return an event with the next request, or None at the end, as its value."""
+        return self._inbox.get()
+
+    def leave(self, receiving: Event) -> None:
+        """Stop waiting for what `receive` returned."""
+        self._inbox.leave(receiving)
+
 
 #: What a simulated thread is: it yields what it waits for.
 Steps = Generator[Event, Any, Any]
@@ -26,7 +110,7 @@ _SAME_S = 1e-9
 
 
 class Cores:
-    """So many cores, shared by all that compute."""
+    """The cores of a machine, shared by all threads that compute."""
 
     def __init__(self, env: Environment, number: int) -> None:
         self._env = env
@@ -38,7 +122,7 @@ class Cores:
         self._plan_number = 0
 
     def run(self, cpu_s: float) -> Event:
-        """Happens once so many CPU seconds were had."""
+        """Return an event that happens after so many CPU seconds."""
         self._advance()
         done = Event(self._env)
         heappush(self._ends, (self._virtual_s + cpu_s, next(self._order), done))
@@ -54,7 +138,7 @@ class Cores:
         self._known_at = self._env.now
 
     def _plan(self) -> None:
-        """Sets the alarm for whoever is done first; earlier alarms are void."""
+        """Set the alarm for the first that will be done; earlier alarms are void."""
         self._plan_number += 1
         if self._ends:
             wait_s = max(0.0, (self._ends[0][0] - self._virtual_s) / self._rate())
@@ -73,7 +157,7 @@ class Cores:
 
 
 class Lock:
-    """Held by one, wanted by many, given in the order of asking."""
+    """A lock that is passed on in the order of requests."""
 
     def __init__(self, env: Environment) -> None:
         self._env = env
@@ -82,11 +166,11 @@ class Lock:
 
     @property
     def wanted(self) -> bool:
-        """Somebody waits for it."""
+        """Whether a thread waits for it."""
         return bool(self._waiting)
 
     def take(self) -> Steps:
-        """Waits until it is had."""
+        """Wait for the lock."""
         if self._held:
             turn = Event(self._env)
             self._waiting.append(turn)
@@ -94,7 +178,7 @@ class Lock:
         self._held = True
 
     def drop(self) -> None:
-        """Gives it to whoever has waited longest."""
+        """Pass the lock to the longest waiting thread."""
         if self._waiting:
             self._waiting.popleft().succeed()
         else:
@@ -117,7 +201,7 @@ class Interpreter:
         self._lock = Lock(env)
 
     def compute(self, cpu_s: float) -> Steps:
-        """Computes under the lock, and passes it on after each slice if it is wanted."""
+        """Compute under the lock, and pass it on after each slice if it is wanted."""
         if cpu_s <= 0:
             return
         yield from self._lock.take()
@@ -131,7 +215,7 @@ class Interpreter:
         self._lock.drop()
 
     def hold(self, cpu_s: float, asleep_s: float) -> Steps:
-        """Computes for a moment, then sleeps with the lock held: nobody else runs, and no core is used."""
+        """Compute for a moment, then sleep with the lock held: no other thread runs, and no core is used."""
         yield from self._lock.take()
         if cpu_s > 0:
             yield self._on_a_core(cpu_s)
