@@ -22,14 +22,14 @@ from thriftserve.servers.batching.ipc import (
     INLINE,
     READ_BYTES,
     BatchItem,
-    BatchReader,
     Hello,
     Rendezvous,
     Replies,
     ReplyKind,
-    ReplyReader,
+    batch_reader,
     pack_batch,
     pack_replies,
+    reply_reader,
 )
 from thriftserve.servers.batching.request_queue import ClientQueue, Request, RequestQueue
 
@@ -71,7 +71,7 @@ def test_batches_in_pieces(most: int) -> None:
                 items.append(BatchItem(message, arrived))
         packed.append(b"".join(pack_batch(frames)))
         expected.append(items)
-    reader = BatchReader()
+    reader = batch_reader()
     found = [batch for piece in cuts(dice, b"".join(packed), most) for batch in reader.feed(piece)]
     assert found == expected
 
@@ -99,7 +99,7 @@ def test_answers_in_pieces(most: int) -> None:
 
 def read(dice: random.Random, stream: bytes, most: int) -> list[Replies]:
     """What a reader makes of a stream, as a slot reads it."""
-    reader, found, at = ReplyReader(), [], 0
+    reader, found, at = reply_reader(), [], 0
     while at < len(stream):
         wanted = reader.wanted()
         size = min(dice.randint(1, most), len(stream) - at, len(wanted) if wanted is not None else most)
@@ -116,7 +116,7 @@ def read(dice: random.Random, stream: bytes, most: int) -> list[Replies]:
 def test_figures_beyond_the_wire() -> None:
     """Numbers too large for their field become the largest one that fits."""
     (head,) = pack_replies(ReplyKind.LAST, BatchHint(10**6, 10**12, 0.0, 10**12), [])
-    ((_, hint, _),) = ReplyReader().feed(head)
+    ((_, hint, _),) = reply_reader().feed(head)
     assert hint == BatchHint(0xFFFF, 0xFFFFFFFF, 0.0, 0xFFFFFFFE)
 
 

@@ -36,7 +36,7 @@ from thriftserve.rpc.template_cache import (
     TemplateCache,
 )
 from thriftserve.servers.batching.arena import Arena, SharedFrames
-from thriftserve.servers.batching.ipc import INLINE, Replies, ReplyReader, pack_batch
+from thriftserve.servers.batching.ipc import INLINE, Replies, pack_batch, reply_reader
 from thriftserve.servers.batching.slot_loop import PullSize, SlotLoop
 from thriftserve.service import PredictProcessor
 from thriftserve.settings import HostSettings
@@ -428,7 +428,7 @@ def answered_by_a_slot(registry: Registry, messages: Sequence[bytes], **settings
         loop = SlotLoop(theirs, frames, server, processor, PullSize(), slot=0, parked=False)
         thread = threading.Thread(target=loop.serve, args=(lambda loop, seconds: None,))
         thread.start()
-        reader, answers = ReplyReader(), []
+        reader, answers = reply_reader(), []
         for half in (messages[::2], messages[1::2]):
             batch = [(len(each).to_bytes(4, "big") + each, INLINE, len(each), time.monotonic()) for each in half]
             ours.sendall(b"".join(pack_batch(batch)))

@@ -78,16 +78,18 @@ class LargeFrame(Frame):
         buffers.give(self.cstringio_buf)
 
 
-def frame_length(header: bytes | bytearray | memoryview, max_bytes: int, offset: int = 0) -> int:
-    """The length that a frame's header announces.
+def frame_end(data: bytes | bytearray | memoryview, max_bytes: int, start: int = 0) -> int | None:
+    """Return where the frame that begins at `start` ends, which may be beyond `data`; None if its length is not whole.
 
     Raises:
-        FrameError: it is negative or more than `max_bytes`.
+        FrameError: the length is negative or more than `max_bytes`.
     """
-    (size,) = _LENGTH.unpack_from(header, offset)
+    if len(data) - start < HEADER_BYTES:
+        return None
+    (size,) = _LENGTH.unpack_from(data, start)
     if not 0 <= size <= max_bytes:
         raise FrameError(_refusal(size, max_bytes))
-    return int(size)
+    return start + HEADER_BYTES + int(size)
 
 
 def is_one_frame(data: bytes, max_bytes: int) -> bool:
@@ -106,10 +108,16 @@ def _refusal(size: int, max_bytes: int) -> str:
 
 
 class FrameDecoder:
-    """The frames of one connection, cut out of whatever pieces they arrive in."""
+    """The frames of one connection, cut out of whatever pieces they arrive in.
 
-    def __init__(self, max_bytes: int) -> None:
+    Args:
+        max_bytes: the largest message.
+        in_place_bytes: a frame with more than this still to come is read in place.
+    """
+
+    def __init__(self, max_bytes: int, in_place_bytes: int = IN_PLACE_BYTES) -> None:
         self._max_bytes = max_bytes
+        self._in_place_bytes = in_place_bytes
         self._pending = b""
         self._whole = Frame(BytesIO(), 0)
         self._large: Buffer | None = None
@@ -125,11 +133,10 @@ class FrameDecoder:
         if self._pending:
             self._pending += data
         else:
-            size = len(data) - HEADER_BYTES
-            if size >= 0 and _LENGTH.unpack_from(data)[0] == size <= self._max_bytes:
+            if is_one_frame(data, self._max_bytes):
                 frame = self._whole
                 frame.cstringio_buf = BytesIO(data[HEADER_BYTES:])
-                frame.size = size
+                frame.size = len(data) - HEADER_BYTES
                 return frame
             self._pending = data
         return self.next_frame()
@@ -160,15 +167,14 @@ class FrameDecoder:
         if self._view is not None:
             return self._finish_large() if self._filled == len(self._view) else None
         pending = self._pending
-        if len(pending) < HEADER_BYTES:
+        end = frame_end(pending, self._max_bytes)
+        if end is None:
             return None
-        size = frame_length(pending, self._max_bytes)
-        end = HEADER_BYTES + size
         if len(pending) >= end:
             self._pending = pending[end:]
-            return Frame(BytesIO(pending[HEADER_BYTES:end]), size)
-        if end - len(pending) > IN_PLACE_BYTES:
-            self._begin_large(size)
+            return Frame(BytesIO(pending[HEADER_BYTES:end]), end - HEADER_BYTES)
+        if end - len(pending) > self._in_place_bytes:
+            self._begin_large(end - HEADER_BYTES)
         return None
 
     def _begin_large(self, size: int) -> None:

@@ -18,8 +18,7 @@ from typing import Any
 
 from thrift.transport.TTransport import CReadableTransport, TTransportBase
 
-from thriftserve_client.wire.buffers import buffers
-from thriftserve_client.wire.framing import HEADER_BYTES, Frame, FrameError, LargeFrame, frame_length
+from thriftserve_client.wire.framing import HEADER_BYTES, Frame, FrameDecoder, FrameError
 
 _LENGTH = Struct("!i")
 _TIMEVAL = Struct("@ll")
@@ -101,6 +100,22 @@ class Channel:
             return self.sock.recv(size)
         except (BlockingIOError, TimeoutError, ssl.SSLWantReadError):
             raise IdleTimeout("no data in time") from None
+
+    def read_by(self, deadline: float) -> bytes:
+        """Some bytes, by `deadline` (monotonic seconds)."""
+        left = deadline - time.monotonic()
+        if left <= 0:
+            raise ChannelTimeout("a message did not come whole in time")
+        self._wait_up_to(left)
+        try:
+            data = self.read_some(READ_BYTES)
+        except IdleTimeout:
+            raise ChannelTimeout("a message did not come whole in time") from None
+        finally:
+            self._wait_up_to(self._idle_timeout_s)
+        if not data:
+            raise ChannelClosed("the peer closed in the middle of a message")
+        return data
 
     def read_into(self, view: memoryview, deadline: float) -> None:
         """Fills `view` by `deadline` (monotonic seconds).
@@ -185,53 +200,43 @@ class FramedChannel(Channel):
 
     def __init__(self, sock: socket.socket, **options: Any) -> None:
         super().__init__(sock, **options)
-        self._rest = b""
-        self._frame = Frame(BytesIO(), 0)
+        self._decoder = FrameDecoder(self.max_bytes, in_place_bytes=0)
 
     @property
     def has_pending(self) -> bool:
-        """True where bytes of a further message were read already."""
-        return bool(self._rest)
+        """True if bytes of a further message were read already."""
+        return self._decoder.in_message
 
     def receive(self) -> Frame | None:
-        """The next message, until the one after it is asked for; None where the peer closed between two messages.
+        """Return the next message, valid until the one after it; None if the peer closed between two messages.
 
         Raises:
             IdleTimeout, ChannelTimeout, ChannelClosed, OSError: as it came.
             FrameError: the length announced is negative or over the limit.
         """
-        data = self._rest or self.read_some(READ_BYTES)
-        size = len(data) - HEADER_BYTES
-        if size >= 0 and _LENGTH.unpack_from(data)[0] == size <= self.max_bytes:  # whole and alone, as most are
-            self._rest = b""
-            self._frame.cstringio_buf, self._frame.size = BytesIO(data[HEADER_BYTES:]), size
-            return self._frame
-        if len(data) < HEADER_BYTES:
+        decoder = self._decoder
+        if decoder.in_message:
+            frame = decoder.next_frame()
+        else:
+            data = self.read_some(READ_BYTES)
             if not data:
                 return None
-            data = self._complete_header(data)
-        size = frame_length(data, self.max_bytes)
-        end = HEADER_BYTES + size
-        have = len(data)
-        if have >= end:
-            self._rest = data[end:]
-            return Frame(BytesIO(data[HEADER_BYTES:end]), size)
-        self._rest = b""
-        return self._receive_large(data, size)
+            frame = decoder.cut(data)
+        return self._receive_rest() if frame is None else frame
 
-    def _complete_header(self, data: bytes) -> bytes:
-        header = bytearray(HEADER_BYTES)
-        header[: len(data)] = data
-        self.read_into(memoryview(header)[len(data) :], time.monotonic() + self._message_timeout_s)
-        return bytes(header)
-
-    def _receive_large(self, data: bytes, size: int) -> Frame:
-        buffer = buffers.take(size)
-        have = len(data) - HEADER_BYTES
-        with buffer.getbuffer() as view:
-            view[:have] = data[HEADER_BYTES:]
-            self.read_into(view[have:], time.monotonic() + self._message_timeout_s)
-        return LargeFrame(buffer, size)
+    def _receive_rest(self) -> Frame:
+        """Read on until the message is whole: straight into its buffer once its length is known."""
+        decoder, deadline = self._decoder, time.monotonic() + self._message_timeout_s
+        frame = None
+        while frame is None:
+            wanted = decoder.wanted()
+            if wanted is None:
+                decoder.feed(self.read_by(deadline))
+            else:
+                self.read_into(wanted, deadline)
+                decoder.filled(len(wanted))
+            frame = decoder.next_frame()
+        return frame
 
     def send(self, parts: list[bytes], size: int | None = None) -> None:
         if size is None:
@@ -326,22 +331,6 @@ class BufferedChannel(Channel):
             return None
         self._stream.begin(data, time.monotonic() + self._message_timeout_s)
         return self._stream
-
-    def read_by(self, deadline: float) -> bytes:
-        """Some bytes, by `deadline` (monotonic seconds)."""
-        left = deadline - time.monotonic()
-        if left <= 0:
-            raise ChannelTimeout("a message did not come whole in time")
-        self._wait_up_to(left)
-        try:
-            data = self.read_some(READ_BYTES)
-        except IdleTimeout:
-            raise ChannelTimeout("a message did not come whole in time") from None
-        finally:
-            self._wait_up_to(self._idle_timeout_s)
-        if not data:
-            raise ChannelClosed("the peer closed in the middle of a message")
-        return data
 
 
 def make_channel(transport: str, sock: socket.socket, **options: Any) -> FramedChannel | BufferedChannel:

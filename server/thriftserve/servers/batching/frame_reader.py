@@ -16,7 +16,7 @@ from collections.abc import Callable
 from thriftserve.servers.batching.arena import Block
 from thriftserve.servers.batching.clock import Clock
 from thriftserve.servers.batching.memory_budget import RESERVE_BYTES, MemoryBudget
-from thriftserve_client.wire.framing import HEADER_BYTES, frame_length
+from thriftserve_client.wire.framing import HEADER_BYTES, frame_end
 from thriftserve_client.wire.message_socket import ChannelClosed
 
 #: A frame with more than this still to come is a large one. A worker is sent the others themselves, and only so many
@@ -98,15 +98,14 @@ class FrameReader:
             FrameError: its length is negative or over the limit.
         """
         buffer, at = self.buffer, self._at
-        if len(buffer) - at >= HEADER_BYTES:
-            size = frame_length(buffer, self._max_bytes, at)
-            end = at + HEADER_BYTES + size
+        end = frame_end(buffer, self._max_bytes, at)
+        if end is not None:
             if end <= len(buffer):
                 self._at = end
                 return buffer[at:end]
             if end - len(buffer) > _STILL_TO_COME_BYTES:
                 self.large, self._first_bytes = True, buffer[at + HEADER_BYTES :]
-                self._size = self._total = size
+                self._size = self._total = end - at - HEADER_BYTES
                 at = len(buffer)
         self.buffer, self._at = buffer[at:], 0
         self._count(len(self._first_bytes) if self.large else len(self.buffer))

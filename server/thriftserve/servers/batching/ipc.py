@@ -1,8 +1,8 @@
 """What a front and a worker's slot say to each other over their socket.
 
     worker: Rendezvous.connect(Hello)  -->  front: Rendezvous.accept() -> Hello; the arena's descriptor goes back
-    front:  requests --pack_batch()--> segments          worker: bytes --BatchReader--> BatchItems
-    worker: replies --pack_replies()--> segments         front:  bytes --ReplyReader--> Replies
+    front:  requests --pack_batch()--> segments          worker: bytes --batch_reader--> BatchItems
+    worker: replies --pack_replies()--> segments         front:  bytes --reply_reader--> Replies
 
 A frame travels as it came, its length before it, so neither side moves its bytes to change its form. A large one lies
 in the front's arena (memory that both processes see), and only its place is sent. Integers are in the machine's own
@@ -16,11 +16,11 @@ import json
 import os
 import secrets
 import socket
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import asdict, dataclass, field
 from enum import IntEnum
 from struct import Struct, pack, unpack_from
-from typing import Any, NamedTuple
+from typing import Any, Generic, NamedTuple, TypeVar
 
 from thriftserve.rpc import BatchHint
 from thriftserve.servers.acceptor import OUT_OF_RESOURCES, OutOfDescriptors
@@ -48,6 +48,8 @@ _REPLIES = Struct("=BBHIII")
 _WAIT_BYTES = 4
 _NO_WAIT = 0xFFFFFFFF
 _MAX_REQUESTS = 0xFFFF
+
+M = TypeVar("M")
 
 
 @dataclass(frozen=True)
@@ -189,34 +191,19 @@ def pack_batch(requests: Sequence[tuple[bytes | None, int, int, float]]) -> list
     return [head, *inline]
 
 
-class BatchReader:
-    """Reads batches out of a stream of bytes."""
-
-    def __init__(self) -> None:
-        self._pending = b""
-
-    def feed(self, data: bytes) -> list[list[BatchItem]]:
-        """Append bytes as they came; return every batch that is whole now."""
-        data = self._pending + data if self._pending else data
-        batches = []
-        while len(data) >= _BATCH.size:
-            count, inline = _BATCH.unpack_from(data)
-            end = _BATCH.size + count * _ITEM_BYTES + inline
-            if len(data) < end:
-                break
-            batches.append(_unpack_batch(data, count))
-            data = data[end:]
-        self._pending = data
-        return batches
+def _batch_bytes(data: bytes) -> int:
+    count, inline = _BATCH.unpack_from(data)
+    return int(_BATCH.size + count * _ITEM_BYTES + inline)
 
 
-def _unpack_batch(data: bytes, count: int) -> list[BatchItem]:
+def _unpack_batch(data: bytes | memoryview) -> list[BatchItem]:
+    count, _ = _BATCH.unpack_from(data)
     at = _BATCH.size + count * _ITEM_BYTES
     fields = unpack_from("=" + _ITEM_FIELDS * count, data, _BATCH.size)
     items = []
     for offset, arrived, size in zip(fields[::3], fields[1::3], fields[2::3], strict=True):
         if offset == INLINE:
-            items.append(BatchItem(data[at + HEADER_BYTES : at + HEADER_BYTES + size], arrived))
+            items.append(BatchItem(bytes(data[at + HEADER_BYTES : at + HEADER_BYTES + size]), arrived))
             at += HEADER_BYTES + size
         else:
             items.append(BatchItem((offset, size), arrived))
@@ -266,46 +253,9 @@ def pack_replies(kind: ReplyKind, hint: BatchHint, replies: Sequence[tuple[int, 
     return [head + pack(f"={1 + len(fields)}I", wait_us, *fields), *segments]
 
 
-class ReplyReader:
-    """Reads replies out of a stream of bytes; a long message is read into a buffer of its size."""
-
-    def __init__(self) -> None:
-        self._pending = b""
-        self._long: bytearray | None = None
-        self._filled = 0
-
-    def wanted(self) -> memoryview | None:
-        """Return where the next bytes are to be read to (then call `filled`); None: anywhere (then call `feed`)."""
-        return memoryview(self._long)[self._filled :] if self._long is not None else None
-
-    def filled(self, size: int) -> Replies | None:
-        """Note that `size` bytes were read into `wanted()`; return the replies if they are whole now."""
-        self._filled += size
-        assert self._long is not None
-        if self._filled < len(self._long):
-            return None
-        data, self._long = self._long, None
-        return _unpack_replies(memoryview(data))
-
-    def feed(self, data: bytes) -> list[Replies]:
-        """Append bytes as they came; return every message that is whole now."""
-        if self._pending:
-            data = self._pending + data
-        messages = []
-        while len(data) >= _REPLIES.size:
-            _, _, _, _, count, total = _REPLIES.unpack_from(data)
-            size = _REPLIES.size + _WAIT_BYTES + 8 * count + total
-            if len(data) < size:
-                if size > READ_BYTES:
-                    self._long = bytearray(size)
-                    self._long[: len(data)] = data
-                    self._filled = len(data)
-                    data = b""
-                break
-            messages.append(_unpack_replies(data))
-            data = data[size:]
-        self._pending = data
-        return messages
+def _reply_bytes(data: bytes) -> int:
+    _, _, _, _, count, total = _REPLIES.unpack_from(data)
+    return int(_REPLIES.size + _WAIT_BYTES + 8 * count + total)
 
 
 def _unpack_replies(data: bytes | memoryview) -> Replies:
@@ -318,3 +268,62 @@ def _unpack_replies(data: bytes | memoryview) -> Replies:
         at += length
     hint = BatchHint(requests, fixed_us, 0.0, None if wait_us == _NO_WAIT else wait_us, depth)
     return Replies(ReplyKind(kind), hint, items)
+
+
+class StreamReader(Generic[M]):
+    """Reads messages of one kind out of a stream of bytes; a long one is read into a buffer of its size."""
+
+    def __init__(
+        self,
+        head_bytes: int,
+        size_of: Callable[[bytes], int],
+        unpack: Callable[[bytes | memoryview], M],
+    ) -> None:
+        self._head_bytes = head_bytes
+        self._size_of = size_of
+        self._unpack = unpack
+        self._pending = b""
+        self._long: bytearray | None = None
+        self._filled = 0
+
+    def wanted(self) -> memoryview | None:
+        """Return where the next bytes are to be read to (then call `filled`); None: anywhere (then call `feed`)."""
+        return memoryview(self._long)[self._filled :] if self._long is not None else None
+
+    def filled(self, size: int) -> M | None:
+        """Note that `size` bytes were read into `wanted()`; return the message if it is whole now."""
+        self._filled += size
+        assert self._long is not None
+        if self._filled < len(self._long):
+            return None
+        data, self._long = self._long, None
+        return self._unpack(memoryview(data))
+
+    def feed(self, data: bytes) -> list[M]:
+        """Append bytes as they came; return every message that is whole now."""
+        if self._pending:
+            data = self._pending + data
+        messages = []
+        while len(data) >= self._head_bytes:
+            size = self._size_of(data)
+            if len(data) < size:
+                if size > READ_BYTES:
+                    self._long = bytearray(size)
+                    self._long[: len(data)] = data
+                    self._filled = len(data)
+                    data = b""
+                break
+            messages.append(self._unpack(data))
+            data = data[size:]
+        self._pending = data
+        return messages
+
+
+def batch_reader() -> StreamReader[list[BatchItem]]:
+    """Return a worker's reader of batches."""
+    return StreamReader(_BATCH.size, _batch_bytes, _unpack_batch)
+
+
+def reply_reader() -> StreamReader[Replies]:
+    """Return a front's reader of replies."""
+    return StreamReader(_REPLIES.size, _reply_bytes, _unpack_replies)

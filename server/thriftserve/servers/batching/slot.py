@@ -14,7 +14,7 @@ from collections import deque
 from collections.abc import Callable
 
 from thriftserve.rpc import BatchHint
-from thriftserve.servers.batching.ipc import READ_BYTES, Hello, Replies, ReplyKind, ReplyReader, pack_batch
+from thriftserve.servers.batching.ipc import READ_BYTES, Hello, Replies, ReplyKind, pack_batch, reply_reader
 from thriftserve.servers.batching.life import SLOT_LIFE, SlotEvent, SlotState, next_state
 from thriftserve.servers.batching.request_queue import Request
 from thriftserve_client.wire.message_socket import MAX_SEGMENTS, drop_sent
@@ -46,7 +46,7 @@ class Slot:
         #: When it began with the oldest, monotonic seconds.
         self.since = 0.0
         self._watch = watch
-        self._reader = ReplyReader()
+        self._reader = reply_reader()
         self._unsent: list[memoryview] = []
 
     @property

@@ -28,7 +28,15 @@ from thriftserve.rpc import (
 )
 from thriftserve.servers.batching.arena import SharedFrames
 from thriftserve.servers.batching.clock import Ewma
-from thriftserve.servers.batching.ipc import CLOSE, READ_BYTES, BatchItem, BatchReader, ReplyKind, pack_replies
+from thriftserve.servers.batching.ipc import (
+    CLOSE,
+    READ_BYTES,
+    BatchItem,
+    ReplyKind,
+    StreamReader,
+    batch_reader,
+    pack_replies,
+)
 from thriftserve.servers.busy_poll import BusyPoll
 from thriftserve.servers.context import ServerContext
 from thriftserve_client.wire.framing import Frame
@@ -144,17 +152,23 @@ class SlotLoop:
         Args:
             on_batch_done: called after each batch with this loop and the seconds it spent in runs.
         """
-        reader = BatchReader()
-        while data := self._read():
-            for batch in reader.feed(data):
+        reader = batch_reader()
+        while (batches := self._receive(reader)) is not None:
+            for batch in batches:
                 self._answer(batch, on_batch_done)
 
-    def _read(self) -> bytes:
+    def _receive(self, reader: StreamReader[list[BatchItem]]) -> list[list[BatchItem]] | None:
+        """Return the batches that are whole now; None at the end of the stream."""
+        wanted = reader.wanted()
+        if wanted is not None:
+            size = self._sock.recv_into(wanted)
+            batch = reader.filled(size) if size else None
+            return None if not size else [batch] if batch is not None else []
         data = self._busy_poll.recv(self._sock, READ_BYTES)
         if data is None:
             data = self._sock.recv(READ_BYTES)
             self._busy_poll.woke_up()
-        return data
+        return reader.feed(data) if data else None
 
     # What the front is told
 
