@@ -239,4 +239,4 @@ def test_a_version_that_ends_is_let_go() -> None:
     assert gone() is None
     fresh = watched()
     assert answered(batcher.run_all([job(fresh, rows_of(0))])[0]).began <= time.monotonic()
-    assert len(batcher._sharings) == 1
+    assert batcher.policies == 1

@@ -14,8 +14,8 @@ import pytest
 from batching_models import answered, job, rows_of, runs, watched
 from thriftserve.batching import Batcher, BatchHint, Task, TaskResult, calibration
 from thriftserve.batching.calibration import Calibration, calibrate, conclude, ladder
-from thriftserve.batching.hint import KEPT_S
-from thriftserve.batching.job import TaskOutcome
+from thriftserve.batching.hint import HINT_S
+from thriftserve.batching.task import TaskOutcome
 from thriftserve.models.servable import Servable
 from thriftserve.models.session import Session
 from thriftserve.models.signature import DEFAULT_SIGNATURE, Signature, TensorSpec
@@ -206,5 +206,5 @@ def test_hint_follows_the_busiest_requests() -> None:
 
 def hint_of(batcher: Batcher) -> BatchHint:
     """What it advises once it looks again."""
-    time.sleep(1.5 * KEPT_S)
+    time.sleep(1.5 * HINT_S)
     return batcher.hint()

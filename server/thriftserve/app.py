@@ -24,7 +24,7 @@ from typing import Any
 from thrift.Thrift import TProcessor
 
 from thriftserve import __version__, servers
-from thriftserve.batching import MAX_BATCH_SIZE, Batcher, on_word
+from thriftserve.batching import MAX_BATCH_SIZE, Batcher, declares_batching
 from thriftserve.controller import (
     ModelController,
     ModelOperations,
@@ -185,7 +185,7 @@ class PredictFactory:
             with report.loading(servable.name, servable.version) if report else nullcontext():
                 if servable in to_warm_up:
                     warmup.run(servable, path, strict=settings.strict_warmup)
-                if servable in to_warm_up or not on_word(servable):  # otherwise there is nothing to prove
+                if servable in to_warm_up or not declares_batching(servable):  # otherwise there is nothing to prove
                     batcher.examine(servable, path)
         loader.release_free_memory()
         if report is not None:

@@ -15,7 +15,7 @@ from concurrent.futures import ThreadPoolExecutor
 from statistics import linear_regression
 from typing import NamedTuple
 
-from thriftserve.batching.job import Task, TaskOutcome, TaskResult
+from thriftserve.batching.task import Task, TaskOutcome, TaskResult
 
 Run = Callable[[Sequence[Task]], list[TaskOutcome]]
 #: Seconds that the calibration of a model may take: workers beside this one may be serving.
@@ -76,7 +76,7 @@ def conclude(s_a_row: Mapping[int, float]) -> Calibration:
 
 
 def calibrate(
-    jobs: Sequence[Task], run: Run, side_by_side: int, sizes: Sequence[int], seconds: float, asked: int = 0
+    tasks: Sequence[Task], run: Run, side_by_side: int, sizes: Sequence[int], seconds: float, asked: int = 0
 ) -> Calibration | None:
     """Measures runs of several sizes.
 
@@ -96,7 +96,7 @@ def calibrate(
     with ThreadPoolExecutor(side_by_side) as pool:
 
         def sample(size: int) -> float:
-            batch = [jobs[at % len(jobs)] for at in range(size)]
+            batch = [tasks[at % len(tasks)] for at in range(size)]
             began = time.monotonic()
             done = all(_all_done(answers) for answers in pool.map(run, [batch] * side_by_side))
             return max(1e-9, time.monotonic() - began) / (size * side_by_side) if done else math.inf

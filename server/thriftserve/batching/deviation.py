@@ -14,7 +14,7 @@ from typing import Any
 
 import numpy as np
 
-from thriftserve.batching.job import Task
+from thriftserve.batching.task import Task
 from thriftserve.errors import ThriftServeError
 from thriftserve.models import sample_inputs
 from thriftserve.models.session import Array, Arrays
@@ -55,7 +55,7 @@ def deviation(one: Array, other: Array) -> float:
     return apart / float(np.abs(a).max()) if apart and np.abs(a).max() else (math.inf if apart else 0.0)
 
 
-def unstable(job: Task, name: str, alone: Arrays, apart: float, rounding: float, run_alone: RunAlone) -> bool:
+def unstable(task: Task, name: str, alone: Arrays, apart: float, rounding: float, run_alone: RunAlone) -> bool:
     """Whether rounding of a job's own inputs changes an output about as much as was seen: then it tells nothing.
 
     Args:
@@ -65,11 +65,11 @@ def unstable(job: Task, name: str, alone: Arrays, apart: float, rounding: float,
         rounding: what the model is known to round answers by; inputs are moved by as much.
     """
     for seed in range(_NUDGES):
-        moved = sample_inputs.nudge(job.arrays, rounding, seed)
+        moved = sample_inputs.nudge(task.arrays, rounding, seed)
         if moved is None:
             return False
         try:
-            nudged = run_alone(job.with_arrays(moved))
+            nudged = run_alone(task.with_arrays(moved))
         except ThriftServeError:
             return True
         if deviation(alone[name], nudged[name]) >= apart * _EXPLAINS:

@@ -18,7 +18,7 @@ from thriftserve.batching.calibration import CALIBRATION_S, QUICK_S, Calibration
 from thriftserve.batching.executor import BatchExecutor, run_alone, run_each, run_stacked
 from thriftserve.batching.group import BatchPolicy, has_batch
 from thriftserve.batching.independence import Proof, RunTogether
-from thriftserve.batching.job import Task
+from thriftserve.batching.task import Task
 from thriftserve.batching.verdict import Verdict
 from thriftserve.deadline import Deadline
 from thriftserve.models import sample_inputs, warmup
@@ -53,11 +53,16 @@ class Examination:
     """
 
     def __init__(
-        self, servable: Servable, runs: BatchExecutor, most: int, side_by_side: int | None, version_path: Path | None
+        self,
+        servable: Servable,
+        executor: BatchExecutor,
+        max_rows: int,
+        side_by_side: int | None,
+        version_path: Path | None,
     ) -> None:
         self._servable = servable
-        self._runs = runs
-        self._most = most
+        self._executor = executor
+        self._max_rows = max_rows
         self._side_by_side = side_by_side
         self._recorded: dict[str, list[Arrays]] = {}
         if version_path is not None:
@@ -67,7 +72,7 @@ class Examination:
         """What was found; None where its requests could not share runs anyway."""
         outputs = tuple(name for name in signature.outputs if has_batch(signature, (name,)))
         trial = BatchPolicy(
-            self._servable, signature, outputs, self._most, _assumed(self._servable, outputs, self._most)
+            self._servable, signature, outputs, self._max_rows, _assumed(self._servable, outputs, self._max_rows)
         )
         if not outputs or not (trial.merges or trial.part):
             return None
@@ -80,8 +85,8 @@ class Examination:
 
     def _of_several(self, proof: Proof, trial: BatchPolicy) -> Finding:
         """What is found by runs of several rows."""
-        sizes = [size for size in ladder(max(trial.most, trial.part or 1), trial.allowed) if size > 1]
-        groups = list(_alike(proof.jobs))
+        sizes = [size for size in ladder(max(trial.max_rows, trial.part or 1), trial.allowed) if size > 1]
+        groups = list(_alike(proof.tasks))
         proof.together(groups, sizes[:1], _LONG_S)
         proof.weigh()
         if not proof.undecided():
@@ -91,19 +96,21 @@ class Examination:
         proof.together(groups, sizes, QUICK_S if calibration else _LONG_S)
         proof.beside_refused()
         if trial.padded and proof.undecided():
-            proof.padded(proof.jobs, _together(trial, trial.padded))
+            proof.padded(proof.tasks, _together(trial, trial.padded))
         return Finding(proof.verdict(), calibration)
 
     def _calibrate(self, group: Sequence[Task], trial: BatchPolicy) -> Calibration | None:
         """What runs take, where those of this process can be timed side by side."""
-        jobs = [job for job in group if job.rows == 1][:_ORDINARY]
-        sizes = ladder(trial.most, trial.allowed)
-        if self._side_by_side is None or not jobs or not trial.merges or len(sizes) < 2:
+        tasks = [task for task in group if task.rows == 1][:_ORDINARY]
+        sizes = ladder(trial.max_rows, trial.allowed)
+        if self._side_by_side is None or not tasks or not trial.merges or len(sizes) < 2:
             return None
-        lane = trial.lane(jobs[0])
+        batch_group = trial.group(tasks[0])
         seconds = CALIBRATION_S / len(self._servable.signatures)
         asked = self._servable.batching.max_batch_size or 0
-        return calibrate(jobs, partial(self._runs.together, lane), self._side_by_side, sizes, seconds, asked)
+        return calibrate(
+            tasks, partial(self._executor.run_together, batch_group), self._side_by_side, sizes, seconds, asked
+        )
 
     def _jobs(self, signature: Signature, outputs: tuple[str, ...], *, padded: bool) -> Iterable[Task]:
         image = self._servable.image
@@ -121,24 +128,24 @@ class Examination:
             yield Task(self._servable, signature, arrays, outputs, Deadline(time.monotonic(), None), count)
 
 
-def _assumed(servable: Servable, outputs: Sequence[str], most: int) -> Verdict:
+def _assumed(servable: Servable, outputs: Sequence[str], max_rows: int) -> Verdict:
     """What is tried: that everything may share runs."""
     settings = servable.batching
-    rows = max(most, settings.max_batch_size or 1, *settings.allowed_batch_sizes, 1)
+    rows = max(max_rows, settings.max_batch_size or 1, *settings.allowed_batch_sizes, 1)
     return Verdict(dict.fromkeys(outputs, ""), rows, unpadded="")
 
 
-def _together(sharing: BatchPolicy, padded: Mapping[str, Sequence[int]]) -> RunTogether:
+def _together(policy: BatchPolicy, padded: Mapping[str, Sequence[int]]) -> RunTogether:
     """How jobs are run together as this sharing would."""
-    if sharing.each:
+    if policy.each:
         return run_each
-    return lambda jobs: run_stacked(jobs, sharing.padded_rows(sum(job.rows for job in jobs)), padded, {})
+    return lambda tasks: run_stacked(tasks, policy.padded_rows(sum(task.rows for task in tasks)), padded, {})
 
 
-def _alike(jobs: Sequence[Task]) -> Iterable[list[Task]]:
+def _alike(tasks: Sequence[Task]) -> Iterable[list[Task]]:
     """Jobs of the same types and inner sizes, the largest group first."""
     groups: dict[Any, list[Task]] = {}
-    for job in jobs:
-        key = tuple((name, array.dtype, array.shape[1:]) for name, array in sorted(job.arrays.items()))
-        groups.setdefault(key, []).append(job)
+    for task in tasks:
+        key = tuple((name, array.dtype, array.shape[1:]) for name, array in sorted(task.arrays.items()))
+        groups.setdefault(key, []).append(task)
     return sorted(groups.values(), key=len, reverse=True)

@@ -20,15 +20,15 @@ import numpy as np
 
 from thriftserve.batching.group import BatchGroup
 from thriftserve.batching.hint import UsageTracker
-from thriftserve.batching.job import Task, TaskOutcome, TaskResult
 from thriftserve.batching.spot_check import Fault
+from thriftserve.batching.task import Task, TaskOutcome, TaskResult
 from thriftserve.batching.verdict import Cut, NotByRows, cut_back
 from thriftserve.models.session import Array, Arrays
 
 # Arrays of several jobs as those of one run, and back.
 
 
-def stacked(jobs: Sequence[Task], size: int, variable: Mapping[str, Sequence[int]]) -> dict[str, Array]:
+def stacked(tasks: Sequence[Task], size: int, variable: Mapping[str, Sequence[int]]) -> dict[str, Array]:
     """The arrays of a run.
 
     Args:
@@ -36,9 +36,10 @@ def stacked(jobs: Sequence[Task], size: int, variable: Mapping[str, Sequence[int
         size: the leading size to pad to; no less than the jobs' rows.
         variable: for each input, axes whose sizes may differ; they are padded at their end to the longest.
     """
-    rows = sum(job.rows for job in jobs)
+    rows = sum(task.rows for task in tasks)
     return {
-        name: _joined([job.arrays[name] for job in jobs], size - rows, variable.get(name)) for name in jobs[0].arrays
+        name: _joined([task.arrays[name] for task in tasks], size - rows, variable.get(name))
+        for name in tasks[0].arrays
     }
 
 
@@ -94,13 +95,13 @@ class BatchExecutor:
         stop: told of a job whose answer was found to be wrong because it had shared a run.
     """
 
-    def __init__(self, slots: int | None, usage: UsageTracker, stop: Callable[[Task, Fault], None]) -> None:
-        self._slot: AbstractContextManager[Any] = threading.Semaphore(slots) if slots else contextlib.nullcontext()
-        self._bounded = slots is not None
+    def __init__(self, runs: int | None, usage: UsageTracker, stop: Callable[[Task, Fault], None]) -> None:
+        self._run_slot: AbstractContextManager[Any] = threading.Semaphore(runs) if runs else contextlib.nullcontext()
+        self._bounded = runs is not None
         self._usage = usage
         self._stop = stop
 
-    def straight(self, job: Task) -> TaskResult:
+    def run_unbatched(self, task: Task) -> TaskResult:
         """A job on its own arrays, whatever its lane may be.
 
         Raises:
@@ -109,131 +110,132 @@ class BatchExecutor:
             Internal: the model failed.
         """
         if not self._bounded:
-            return run_one(job)
-        with self._slot:
-            return run_one(job)
+            return run_one(task)
+        with self._run_slot:
+            return run_one(task)
 
-    def together(self, lane: BatchGroup, jobs: Sequence[Task]) -> list[TaskOutcome]:
+    def run_together(self, group: BatchGroup, tasks: Sequence[Task]) -> list[TaskOutcome]:
         """Jobs that fit into one run of their lane, in their order; a single one may be larger than a run."""
-        if len(jobs) == 1:
-            return [self._answer(lane, jobs[0])]
-        if lane.sharing.each:
-            return self._each(lane, jobs)
-        return self._merged(lane, jobs)
+        if len(tasks) == 1:
+            return [self._outcome(group, tasks[0])]
+        if group.policy.each:
+            return self._run_each(group, tasks)
+        return self._run_merged(group, tasks)
 
-    def alone(self, lane: BatchGroup, job: Task) -> TaskResult:
+    def run_task(self, group: BatchGroup, task: Task) -> TaskResult:
         """A job in a run of its own, or in several where it has more rows than a run takes; raises as `straight`."""
-        sharing = lane.sharing
-        if sharing.part is not None and job.rows and (job.rows > sharing.part or sharing.allowed):
-            done = self._in_parts(lane, job, sharing.part)
-            if done is not None:
-                return done
-        done = self.straight(job)
-        self._count(lane, 1, done.batch_size, done.compute_us)
-        return done
+        policy = group.policy
+        if policy.part is not None and task.rows and (task.rows > policy.part or policy.allowed):
+            result = self._run_in_parts(group, task, policy.part)
+            if result is not None:
+                return result
+        result = self.run_unbatched(task)
+        self._count(group, 1, result.batch_size, result.compute_us)
+        return result
 
-    def _answer(self, lane: BatchGroup, job: Task) -> TaskOutcome:
+    def _outcome(self, group: BatchGroup, task: Task) -> TaskOutcome:
         try:
-            return self.alone(lane, job)
+            return self.run_task(group, task)
         except Exception as error:
             return error
 
-    def _merged(self, lane: BatchGroup, jobs: Sequence[Task]) -> list[TaskOutcome]:
+    def _run_merged(self, group: BatchGroup, tasks: Sequence[Task]) -> list[TaskOutcome]:
         now = time.monotonic()
-        if _any_late(jobs, now):
-            return self._in_time(lane, jobs, now)
-        rows = sum([job.rows for job in jobs])
-        size = lane.sharing.padded_rows(rows)
-        inputs = stacked(jobs, size, lane.sharing.padded)
-        first = jobs[0]
+        if _any_late(tasks, now):
+            return self._run_in_time(group, tasks, now)
+        rows = sum([task.rows for task in tasks])
+        size = group.policy.padded_rows(rows)
+        inputs = stacked(tasks, size, group.policy.padded)
+        first = tasks[0]
         try:
-            with self._slot:
+            with self._run_slot:
                 began = time.monotonic()
-                if self._bounded and _any_late(jobs, began):  # while they waited for a slot
+                if self._bounded and _any_late(tasks, began):  # while they waited for a slot
                     raise _Late(began)
                 outputs = first.servable.session.run(first.signature.name, inputs, first.wanted)
                 us = int((time.monotonic() - began) * 1e6)
         except _Late as late:
-            return self._in_time(lane, jobs, late.now)
+            return self._run_in_time(group, tasks, late.now)
         except Exception:
             # Whose fault it is the run doesn't tell; by itself, each job gets its own error or its answer.
-            return self._one_by_one(lane, jobs)
+            return self._run_one_by_one(group, tasks)
         if misfitting := misfit(outputs, size):
-            lane.sharing.not_rowwise(misfitting.fault)
-            return self._one_by_one(lane, jobs)
-        self._count(lane, len(jobs), rows, us)
-        parts = split(outputs, jobs, lane.sharing.cuts)
-        return self._checked(lane, jobs, [TaskResult(one, began, us, rows) for one in parts])
+            group.policy.stop_for_fault(misfitting.fault)
+            return self._run_one_by_one(group, tasks)
+        self._count(group, len(tasks), rows, us)
+        parts = split(outputs, tasks, group.policy.cuts)
+        return self._checked(group, tasks, [TaskResult(one, began, us, rows) for one in parts])
 
-    def _each(self, lane: BatchGroup, jobs: Sequence[Task]) -> list[TaskOutcome]:
+    def _run_each(self, group: BatchGroup, tasks: Sequence[Task]) -> list[TaskOutcome]:
         """A Python model's `predict_batch` on what each job sent."""
         try:
-            with self._slot:
+            with self._run_slot:
                 began = time.monotonic()
-                if _any_late(jobs, began):
+                if _any_late(tasks, began):
                     raise _Late(began)
-                outputs = run_each(jobs)
+                outputs = run_each(tasks)
                 us = int((time.monotonic() - began) * 1e6)
         except _Late as late:
-            return self._in_time(lane, jobs, late.now)
+            return self._run_in_time(group, tasks, late.now)
         except Exception:
-            return self._one_by_one(lane, jobs)
-        rows = sum(lane.sharing.counted(job) for job in jobs)
-        self._count(lane, len(jobs), rows, us)
-        return self._checked(lane, jobs, [TaskResult(one, began, us, rows) for one in outputs])
+            return self._run_one_by_one(group, tasks)
+        rows = sum(group.policy.counted(task) for task in tasks)
+        self._count(group, len(tasks), rows, us)
+        return self._checked(group, tasks, [TaskResult(one, began, us, rows) for one in outputs])
 
-    def _one_by_one(self, lane: BatchGroup, jobs: Sequence[Task]) -> list[TaskOutcome]:
-        return [self._answer(lane, job) for job in jobs]
+    def _run_one_by_one(self, group: BatchGroup, tasks: Sequence[Task]) -> list[TaskOutcome]:
+        return [self._outcome(group, task) for task in tasks]
 
-    def _checked(self, lane: BatchGroup, jobs: Sequence[Task], answers: list[TaskOutcome]) -> list[TaskOutcome]:
+    def _checked(self, group: BatchGroup, tasks: Sequence[Task], outcomes: list[TaskOutcome]) -> list[TaskOutcome]:
         """The answers of a merged run; those of runs by themselves where a check shows that it should not have been."""
-        check = lane.sharing.check
-        done = answers[0]
-        assert isinstance(done, TaskResult)
-        place = check.due(done.compute_us, len(jobs)) if check is not None else None
+        check = group.policy.check
+        result = outcomes[0]
+        assert isinstance(result, TaskResult)
+        place = check.due(result.compute_us, len(tasks)) if check is not None else None
         if check is None or place is None:
-            return answers
-        job, merged = jobs[place], answers[place]
+            return outcomes
+        task, merged = tasks[place], outcomes[place]
         assert isinstance(merged, TaskResult)
-        with self._slot:
-            found = check.fault(job, merged.outputs, run_alone)
-        if found is None:
-            return answers
-        self._stop(job, found)
-        return self._one_by_one(lane, jobs)
+        with self._run_slot:
+            fault = check.fault(task, merged.outputs, run_alone)
+        if fault is None:
+            return outcomes
+        self._stop(task, fault)
+        return self._run_one_by_one(group, tasks)
 
-    def _in_time(self, lane: BatchGroup, jobs: Sequence[Task], now: float) -> list[TaskOutcome]:
+    def _run_in_time(self, group: BatchGroup, tasks: Sequence[Task], now: float) -> list[TaskOutcome]:
         """The answers where some jobs are late: those are not run, the others are."""
-        late = [_late(job, now) for job in jobs]
-        live = [job for job, is_late in zip(jobs, late, strict=True) if not is_late]
-        answers = iter(self.together(lane, live) if live else [])
+        late = [_late(task, now) for task in tasks]
+        live = [task for task, is_late in zip(tasks, late, strict=True) if not is_late]
+        outcomes = iter(self.run_together(group, live) if live else [])
         return [
-            job.deadline.exceeded(now) if is_late else next(answers) for job, is_late in zip(jobs, late, strict=True)
+            task.deadline.exceeded(now) if is_late else next(outcomes)
+            for task, is_late in zip(tasks, late, strict=True)
         ]
 
-    def _in_parts(self, lane: BatchGroup, job: Task, most: int) -> TaskResult | None:
+    def _run_in_parts(self, group: BatchGroup, task: Task, max_rows: int) -> TaskResult | None:
         """A job in runs of at most `most` rows, each padded; None where its outputs turn out not to go by rows."""
         parts: list[dict[str, Array]] = []
         first, us = 0.0, 0
-        for start in range(0, job.rows, most):
-            rows = min(most, job.rows - start)
-            size = lane.sharing.padded_rows(rows)
-            inputs = part(job.arrays, start, start + rows, size)
-            done = self.straight(Task(job.servable, job.signature, inputs, job.wanted, job.deadline, rows))
-            if misfitting := misfit(done.outputs, size):
-                lane.sharing.not_rowwise(misfitting.fault)
+        for start in range(0, task.rows, max_rows):
+            rows = min(max_rows, task.rows - start)
+            size = group.policy.padded_rows(rows)
+            inputs = part(task.arrays, start, start + rows, size)
+            result = self.run_unbatched(Task(task.servable, task.signature, inputs, task.wanted, task.deadline, rows))
+            if misfitting := misfit(result.outputs, size):
+                group.policy.stop_for_fault(misfitting.fault)
                 return None
-            self._count(lane, 0 if start else 1, rows, done.compute_us)
-            parts.append({name: array[:rows] for name, array in done.outputs.items()})
-            first, us = first or done.began, us + done.compute_us
+            self._count(group, 0 if start else 1, rows, result.compute_us)
+            parts.append({name: array[:rows] for name, array in result.outputs.items()})
+            first, us = first or result.began, us + result.compute_us
         if len(parts) == 1:
-            return TaskResult(parts[0], first, us, job.rows)
+            return TaskResult(parts[0], first, us, task.rows)
         outputs = {name: np.concatenate([one[name] for one in parts]) for name in parts[0]}
-        return TaskResult(outputs, first, us, min(most, job.rows))
+        return TaskResult(outputs, first, us, min(max_rows, task.rows))
 
-    def _count(self, lane: BatchGroup, jobs: int, rows: int, us: int) -> None:
-        lane.add(jobs, rows, us)
-        self._usage.add(lane)
+    def _count(self, group: BatchGroup, tasks: int, rows: int, us: int) -> None:
+        group.add(tasks, rows, us)
+        self._usage.add(group)
 
 
 class _Late(Exception):
@@ -243,39 +245,39 @@ class _Late(Exception):
         self.now = now
 
 
-def run_one(job: Task) -> TaskResult:
+def run_one(task: Task) -> TaskResult:
     """A job on its own arrays; raises as `Runs.straight`."""
-    began = job.deadline.check()
-    outputs = job.servable.session.run(job.signature.name, job.arrays, job.wanted)
-    return TaskResult(outputs, began, int((time.monotonic() - began) * 1e6), job.rows)
+    began = task.deadline.check()
+    outputs = task.servable.session.run(task.signature.name, task.arrays, task.wanted)
+    return TaskResult(outputs, began, int((time.monotonic() - began) * 1e6), task.rows)
 
 
-def _late(job: Task, now: float) -> bool:
-    expires = job.deadline.expires
+def _late(task: Task, now: float) -> bool:
+    expires = task.deadline.expires
     return expires is not None and now > expires
 
 
-def _any_late(jobs: Sequence[Task], now: float) -> bool:
-    for job in jobs:
-        expires = job.deadline.expires
+def _any_late(tasks: Sequence[Task], now: float) -> bool:
+    for task in tasks:
+        expires = task.deadline.expires
         if expires is not None and now > expires:
             return True
     return False
 
 
-def run_alone(job: Task) -> Arrays:
+def run_alone(task: Task) -> Arrays:
     """The outputs of a job on its own arrays, whatever its deadline."""
-    return job.servable.session.run(job.signature.name, job.arrays, job.wanted)
+    return task.servable.session.run(task.signature.name, task.arrays, task.wanted)
 
 
-def run_each(jobs: Sequence[Task]) -> list[dict[str, Array]]:
+def run_each(tasks: Sequence[Task]) -> list[dict[str, Array]]:
     """The outputs of jobs by one call of their Python model's batch method."""
-    first = jobs[0]
-    return first.servable.session.run_each(first.signature.name, [job.arrays for job in jobs], first.wanted)
+    first = tasks[0]
+    return first.servable.session.run_each(first.signature.name, [task.arrays for task in tasks], first.wanted)
 
 
 def run_stacked(
-    jobs: Sequence[Task], size: int, padded: Mapping[str, Sequence[int]], cuts: Mapping[str, Sequence[Cut]]
+    tasks: Sequence[Task], size: int, padded: Mapping[str, Sequence[int]], cuts: Mapping[str, Sequence[Cut]]
 ) -> list[dict[str, Array]]:
     """The outputs of jobs by one run of their rows, padded to `size`; each job's own.
 
@@ -283,23 +285,23 @@ def run_stacked(
         NotByRows: an output has another leading size.
         ThriftServeError: the run failed.
     """
-    first = jobs[0]
-    outputs = first.servable.session.run(first.signature.name, stacked(jobs, size, padded), first.wanted)
+    first = tasks[0]
+    outputs = first.servable.session.run(first.signature.name, stacked(tasks, size, padded), first.wanted)
     if misfitting := misfit(outputs, size):
         raise NotByRows(*misfitting)
-    return split(outputs, jobs, cuts)
+    return split(outputs, tasks, cuts)
 
 
-def split(outputs: Arrays, jobs: Sequence[Task], cuts: Mapping[str, Sequence[Cut]]) -> list[dict[str, Array]]:
+def split(outputs: Arrays, tasks: Sequence[Task], cuts: Mapping[str, Sequence[Cut]]) -> list[dict[str, Array]]:
     """Each job's own rows of the outputs, as views, without what padding added to their inner sizes."""
     parts: list[dict[str, Array]] = []
     start = 0
-    for job in jobs:
-        end = start + job.rows
+    for task in tasks:
+        end = start + task.rows
         part = {name: array[start:end] for name, array in outputs.items()}
         for name, axes in cuts.items():
             if axes and name in part:
-                part[name] = cut_back(part[name], axes, job)
+                part[name] = cut_back(part[name], axes, task)
         parts.append(part)
         start = end
     return parts

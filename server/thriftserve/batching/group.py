@@ -15,14 +15,14 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 from thriftserve.batching.calibration import Calibration
-from thriftserve.batching.job import Task
 from thriftserve.batching.spot_check import SpotCheck
+from thriftserve.batching.task import Task
 from thriftserve.batching.verdict import Cut, Verdict
 from thriftserve.models.servable import Servable
 from thriftserve.models.signature import Signature, TensorSpec
 
 #: Callers choose the inner shapes where they are free, so there must be a limit; past it, all are forgotten.
-MOST_LANES = 256
+MAX_GROUPS = 256
 
 log = logging.getLogger(__name__)
 
@@ -54,37 +54,37 @@ class BatchPolicy:
         self.settings = servable.batching
         session = servable.session
         allowed = self.settings.allowed_batch_sizes
-        most = self.settings.max_batch_size or default_most
+        max_rows = self.settings.max_batch_size or default_most
         self.each = session.runs_each(signature.name)
         opted_out = session.batching is False
         self.stacks = not opted_out and not self.each and has_batch(signature, wanted or tuple(signature.outputs))
-        self.on_word = on_word(servable)
+        self.declared = declares_batching(servable)
         if not self.stacks:
             allowed = ()
-        self.most = min(most, allowed[-1]) if allowed else most
-        self.part = (self.most if self.most > 1 else None) if self.stacks else None
+        self.max_rows = min(max_rows, allowed[-1]) if allowed else max_rows
+        self.part = (self.max_rows if self.max_rows > 1 else None) if self.stacks else None
         if allowed and self.part is None:
             self.part = allowed[-1]
         self.allowed = allowed
-        self.merges = self.most > 1 and not opted_out and (self.stacks or self.each)
+        self.merges = self.max_rows > 1 and not opted_out and (self.stacks or self.each)
         #: Axes of each input, the batch not counted, that requests may differ in and still share a run.
         self.padded = _free_axes(signature) if self.settings.pad_variable_length_inputs and self.stacks else {}
         #: By output: what of a padded run's outputs is beyond a request's own size.
         self.cuts: Mapping[str, Sequence[Cut]] = {}
         #: Checks some of its merged runs.
-        self.check = None if self.on_word else SpotCheck(verdict.rounding if verdict is not None else {})
+        self.check = None if self.declared else SpotCheck(verdict.rounding if verdict is not None else {})
         self.calibration = calibration
-        self._settle(verdict, wanted or tuple(signature.outputs))
+        self._apply_verdict(verdict, wanted or tuple(signature.outputs))
         self._name = next(iter(signature.inputs)) if len(signature.inputs) == 1 and not self.padded else None
-        self._lanes: dict[Any, BatchGroup] = {}
+        self._groups: dict[Any, BatchGroup] = {}
         self._alone = BatchGroup(self, merges=False)
         self._together = BatchGroup(self, merges=True)
 
-    def _settle(self, verdict: Verdict | None, wanted: Sequence[str]) -> None:
+    def _apply_verdict(self, verdict: Verdict | None, wanted: Sequence[str]) -> None:
         """Merges no more than what was shown, where the author doesn't say more."""
         if verdict is not None and not verdict.unpadded:
             self.cuts = verdict.cuts
-        if self.on_word:
+        if self.declared:
             return
         if verdict is None:
             # A batch method was written for several requests at once: where it can't be tried, its author has spoken.
@@ -93,18 +93,18 @@ class BatchPolicy:
         elif verdict.why_not(wanted) and (not self.each or verdict.dependent):
             self.keep_apart()
         else:
-            self.bound(verdict.rows if not verdict.why_not(wanted) else self.most)
+            self.limit_rows(verdict.rows if not verdict.why_not(wanted) else self.max_rows)
             if verdict.unpadded:
                 self.padded = {}
 
-    def bound(self, rows: int) -> None:
+    def limit_rows(self, rows: int) -> None:
         """Merges at most so many rows."""
-        self.most = min(self.most, rows)
+        self.max_rows = min(self.max_rows, rows)
         if self.part is not None:
             self.part = min(self.part, rows)
-        self.merges = self.merges and self.most > 1
+        self.merges = self.merges and self.max_rows > 1
 
-    def lane(self, job: Task) -> BatchGroup:
+    def group(self, task: Task) -> BatchGroup:
         """The lane that a job's run belongs to."""
         if not self.merges:
             return self._alone
@@ -112,18 +112,18 @@ class BatchPolicy:
             return self._together
         key: Any
         if self._name is not None:
-            array = job.arrays[self._name]
+            array = task.arrays[self._name]
             size, *inner = array.shape
-            if size != job.rows:
+            if size != task.rows:
                 return self._alone
             key = (array.dtype, *inner)
         else:
-            key = self._key(job)
-        if job.rows == 0 or key is None:
+            key = self._key(task)
+        if task.rows == 0 or key is None:
             return self._alone
-        return self._lanes.get(key) or self._new(key)
+        return self._groups.get(key) or self._new(key)
 
-    def not_rowwise(self, fault: str) -> None:
+    def stop_for_fault(self, fault: str) -> None:
         """Merges nothing any more: the model gave what can't be split by rows."""
         if self.merges:
             log.warning("%s: requests are not put together any more: %s", self.title, fault)
@@ -134,19 +134,19 @@ class BatchPolicy:
         self.merges = False
         self.part = None
 
-    def counted(self, job: Task) -> int:
+    def counted(self, task: Task) -> int:
         """What a job counts with against `most`."""
-        return job.rows if self.stacks else 1
+        return task.rows if self.stacks else 1
 
     def padded_rows(self, rows: int) -> int:
         """The allowed size that a run of `rows` rows is padded to; `rows` itself where there is none."""
         return next((size for size in self.allowed if size >= rows), rows)
 
-    def _key(self, job: Task) -> Any:
+    def _key(self, task: Task) -> Any:
         """Dtypes and inner shapes; None where the inputs have different leading sizes."""
         parts: list[Any] = []
-        for name, array in job.arrays.items():
-            if array.ndim == 0 or array.shape[0] != job.rows:
+        for name, array in task.arrays.items():
+            if array.ndim == 0 or array.shape[0] != task.rows:
                 return None
             free = self.padded.get(name, ())
             inner = tuple(-1 if axis in free else size for axis, size in enumerate(array.shape) if axis)
@@ -155,50 +155,50 @@ class BatchPolicy:
         return tuple(parts)
 
     def _new(self, key: Any) -> BatchGroup:
-        if len(self._lanes) >= MOST_LANES:
-            self._lanes = {}  # whoever waits in one of them has hold of it
-        return self._lanes.setdefault(key, BatchGroup(self, merges=True))
+        if len(self._groups) >= MAX_GROUPS:
+            self._groups = {}  # whoever waits in one of them has hold of it
+        return self._groups.setdefault(key, BatchGroup(self, merges=True))
 
 
 class BatchGroup:
     """Jobs that fit together, and how much they were run lately."""
 
-    __slots__ = ("_lock", "_merges", "busy_us", "jobs", "rows", "sharing")
+    __slots__ = ("_lock", "_merges", "busy_us", "policy", "rows", "tasks")
 
-    def __init__(self, sharing: BatchPolicy, *, merges: bool) -> None:
-        self.sharing = sharing
+    def __init__(self, policy: BatchPolicy, *, merges: bool) -> None:
+        self.policy = policy
         self._merges = merges
         self._lock = threading.Lock()
         #: Of its runs; recent ones count most.
-        self.busy_us = self.jobs = self.rows = 0
+        self.busy_us = self.tasks = self.rows = 0
 
     @property
     def merges(self) -> bool:
         """Whether its jobs may share runs."""
-        return self._merges and self.sharing.merges
+        return self._merges and self.policy.merges
 
-    def add(self, jobs: int, rows: int, us: int) -> None:
+    def add(self, tasks: int, rows: int, us: int) -> None:
         """Counts a run of `jobs` jobs and `rows` rows that took `us` microseconds."""
         with self._lock:
             self.busy_us += us
-            self.jobs += jobs
+            self.tasks += tasks
             self.rows += rows
 
     def fade(self) -> bool:
         """Halves the weight of the runs until now; tells whether any is left."""
         with self._lock:
-            self.busy_us, self.jobs, self.rows = self.busy_us // 2, self.jobs // 2, self.rows // 2
+            self.busy_us, self.tasks, self.rows = self.busy_us // 2, self.tasks // 2, self.rows // 2
             return self.busy_us > 0
 
     def rows_to_run(self) -> int:
         """The rows to run together."""
         if not self.merges:
             return 1
-        calibration = self.sharing.calibration
-        return self.sharing.most if calibration is None else min(calibration.rows, self.sharing.most)
+        calibration = self.policy.calibration
+        return self.policy.max_rows if calibration is None else min(calibration.rows, self.policy.max_rows)
 
 
-def on_word(servable: Servable) -> bool:
+def declares_batching(servable: Servable) -> bool:
     """Whether the model's author says that its requests share runs, so that nothing need be shown."""
     return servable.session.batching is True or servable.batching.max_batch_size is not None
 

@@ -1,8 +1,8 @@
 """How many requests are worth handing to a process at once, by what its runs took.
 
-    lanes used lately --> the one that took most of the time --> Advice
+    batch groups used lately --> the one that took most of the time --> BatchHint
 
-Where several lanes are in use, the busiest one decides: what suits it costs the others least.
+If several groups are in use, the busiest one decides: what suits it costs the others least.
 """
 
 from __future__ import annotations
@@ -13,10 +13,10 @@ import time
 from thriftserve.batching.group import BatchGroup
 from thriftserve.rpc.batch_processor import BatchHint
 
-#: Seconds of use that are looked at together.
+#: Seconds of use that count together.
 WINDOW_S = 2.0
-#: Seconds for which an advice stays as it is: it is asked for after every batch.
-KEPT_S = 0.02
+#: Seconds for which a hint stays as it is: it is asked for after every batch.
+HINT_S = 0.02
 #: Microseconds that handing requests over costs, however many: waking the other process, a message each way.
 HAND_OVER_US = 50.0
 #: What is handed over should take this many times that: 95 % of the time is then spent on it.
@@ -24,59 +24,59 @@ HAND_OVERS = 19
 
 
 class UsageTracker:
-    """The lanes used lately.
+    """The batch groups used lately.
 
     Threads may add and ask at once: what one of them misses is counted a moment later.
+
+    Args:
+        max_requests: requests that are worth it before any run, and at most if the model sets no batch size.
+        timeout_ms: how long to wait for others, if the model sets no time; None: as long as it is worth.
     """
 
-    def __init__(self, unknown: int, timeout_ms: float | None = None) -> None:
-        """Keeps what to advise while nothing is known.
-
-        Args:
-            unknown: requests to take before any run, and at most where a model doesn't say itself.
-            timeout_ms: how long to wait for others, where a model doesn't say itself; None: as it is worth.
-        """
-        self._unknown = unknown
+    def __init__(self, max_requests: int, timeout_ms: float | None = None) -> None:
+        self._max_requests = max_requests
         self._timeout_ms = timeout_ms
-        self._hint = BatchHint(unknown, 0.0, 0.0, _us(timeout_ms))
+        self._hint = BatchHint(max_requests, wait_us=_us(timeout_ms))
         self._used: set[BatchGroup] = set()
-        self._until = 0.0
+        self._hint_ends = 0.0
         self._window_ends = 0.0
 
-    def add(self, lane: BatchGroup) -> None:
-        """Says that a lane had a run."""
-        self._used.add(lane)
+    def add(self, group: BatchGroup) -> None:
+        """Note that a group had a run."""
+        self._used.add(group)
 
     def hint(self) -> BatchHint:
         """Return the hint of this moment."""
         now = time.monotonic()
-        if now < self._until:
+        if now < self._hint_ends:
             return self._hint
-        self._until = now + KEPT_S
+        self._hint_ends = now + HINT_S
         used = self._used
         if used:
-            self._hint = hint_for(max(used.copy(), key=lambda lane: lane.busy_us), self._unknown, self._timeout_ms)
+            busiest = max(used.copy(), key=lambda group: group.busy_us)
+            self._hint = hint_for(busiest, self._max_requests, self._timeout_ms)
         if now > self._window_ends:
             self._window_ends = now + WINDOW_S
-            self._used = {lane for lane in used.copy() if lane.fade()}
+            self._used = {group for group in used.copy() if group.fade()}
         return self._hint
 
 
-def hint_for(lane: BatchGroup, most: int, timeout_ms: float | None = None) -> BatchHint:
-    """What is worth it where every request is of one lane; at most `most`, or what the model says itself."""
-    known = lane.sharing.calibration
-    fixed_us, row_us = (known.fixed_us, known.row_us) if known is not None else (0.0, 0.0)
-    own = lane.sharing.settings.batch_timeout_ms
-    wait_us = _us(timeout_ms if own is None else own) if lane.merges else 0  # others would not share its run
-    if not lane.jobs:
-        return BatchHint(most, fixed_us, row_us, wait_us)
-    rows_a_job = max(1.0, lane.rows / lane.jobs) if lane.sharing.stacks else 1.0
+def hint_for(group: BatchGroup, max_requests: int, timeout_ms: float | None = None) -> BatchHint:
+    """Return what is worth it if every request is of one group; arguments as for `UsageTracker`."""
+    policy = group.policy
+    calibration = policy.calibration
+    fixed_us, row_us = (calibration.fixed_us, calibration.row_us) if calibration is not None else (0.0, 0.0)
+    own_ms = policy.settings.batch_timeout_ms
+    wait_us = _us(timeout_ms if own_ms is None else own_ms) if group.merges else 0  # others would not share its run
+    if not group.tasks:
+        return BatchHint(max_requests, fixed_us, row_us, wait_us)
+    rows_per_task = max(1.0, group.rows / group.tasks) if policy.stacks else 1.0
     if wait_us:
-        return BatchHint(math.ceil(lane.sharing.most / rows_a_job), fixed_us, row_us, wait_us)
-    one_run = math.ceil(lane.rows_to_run() / rows_a_job)
-    # Small requests are worth handing over together even where they are run one by one.
-    one_hand = math.ceil(HAND_OVERS * HAND_OVER_US * lane.jobs / max(1, lane.busy_us))
-    return BatchHint(max(1, one_run, min(one_hand, most)), fixed_us, row_us, wait_us)
+        return BatchHint(math.ceil(policy.max_rows / rows_per_task), fixed_us, row_us, wait_us)
+    one_run = math.ceil(group.rows_to_run() / rows_per_task)
+    # Small requests are worth handing over together even if they are run one by one.
+    one_hand_over = math.ceil(HAND_OVERS * HAND_OVER_US * group.tasks / max(1, group.busy_us))
+    return BatchHint(max(1, one_run, min(one_hand_over, max_requests)), fixed_us, row_us, wait_us)
 
 
 def _us(milliseconds: float | None) -> int | None:

@@ -15,7 +15,7 @@ from collections.abc import Callable, Iterable, Mapping, Sequence
 import numpy as np
 
 from thriftserve.batching.deviation import RunAlone, deviation, step, unstable
-from thriftserve.batching.job import Task
+from thriftserve.batching.task import Task
 from thriftserve.batching.verdict import Cut, NotByRows, Verdict, cut_back, find_cuts
 from thriftserve.errors import ThriftServeError
 from thriftserve.models.session import Arrays
@@ -77,7 +77,7 @@ class Proof:
         self._unpadded = "never tried"
         self._cuts: Mapping[str, Sequence[Cut]] = {}
         #: Jobs that the model answers by itself, the same each time.
-        self.jobs: list[Task] = []
+        self.tasks: list[Task] = []
 
     def verdict(self) -> Verdict:
         """What was found."""
@@ -86,7 +86,7 @@ class Proof:
             self._faults,
             self._rows,
             self._dependent,
-            len(self.jobs),
+            len(self.tasks),
             took_s,
             self._rounding,
             self._unpadded,
@@ -97,40 +97,40 @@ class Proof:
         """Whether there is an output of which nothing speaks against sharing a run."""
         return not all(self._faults.values())
 
-    def alone(self, jobs: Iterable[Task]) -> None:
+    def alone(self, tasks: Iterable[Task]) -> None:
         """Runs each by itself twice. Of those after the first few, as many as there is time for."""
         until = time.monotonic() + ALONE_S
-        for job in jobs:
-            if len(self.jobs) >= LEAST_ROWS and time.monotonic() > until:
+        for task in tasks:
+            if len(self.tasks) >= LEAST_ROWS and time.monotonic() > until:
                 break
             try:
-                first, first_s = self._timed(job)
+                first, first_s = self._timed(task)
                 if first_s > LONGEST_S:
                     self._give_up(_too_long(first_s))
                     return
-                again, again_s = self._timed(job)
+                again, again_s = self._timed(task)
             except ThriftServeError as error:
-                self._refused.append(job)
+                self._refused.append(task)
                 self._refusal = self._refusal or error.message
                 continue
             if again_s * _LEAST_RUNS > LONGEST_S:  # the first run pays for what later ones find ready
                 self._give_up(_too_long(again_s))
                 return
-            self._note_rows(job, first)
+            self._note_rows(task, first)
             self._note_noise(first, again)
-            self.jobs.append(job)
-            self._answers[id(job)] = first
+            self.tasks.append(task)
+            self._answers[id(task)] = first
         self._count_rows()
 
-    def _timed(self, job: Task) -> tuple[Arrays, float]:
+    def _timed(self, task: Task) -> tuple[Arrays, float]:
         began = time.monotonic()
-        return self._run_alone(job), time.monotonic() - began
+        return self._run_alone(task), time.monotonic() - began
 
-    def _note_rows(self, job: Task, outputs: Arrays) -> None:
+    def _note_rows(self, task: Task, outputs: Arrays) -> None:
         for name, array in outputs.items():
-            if array.ndim == 0 or array.shape[0] != job.rows:
+            if array.ndim == 0 or array.shape[0] != task.rows:
                 self._dependent = True
-                self._fault(name, f"output {name!r} has the shape {list(array.shape)} for {job.rows} rows")
+                self._fault(name, f"output {name!r} has the shape {list(array.shape)} for {task.rows} rows")
 
     def _note_noise(self, first: Arrays, again: Arrays) -> None:
         for name, array in first.items():
@@ -139,7 +139,7 @@ class Proof:
                 self._fault(name, f"the model answers {name!r} differently each time it is asked")
 
     def _count_rows(self) -> None:
-        if len(self.jobs) < LEAST_ROWS:
+        if len(self.tasks) < LEAST_ROWS:
             refused = f": {self._refusal}" if self._refusal else ""
             self._give_up(f"the model refuses the inputs that it was tried with{refused}")
 
@@ -151,8 +151,8 @@ class Proof:
     def _different_answers(self) -> int:
         return len({
             tuple((name, array.shape[1:], array[:1].tobytes() if array.dtype != object else tuple(array[:1].flat))
-                  for name, array in self._answers[id(job)].items() if array.ndim)
-            for job in self.jobs
+                  for name, array in self._answers[id(task)].items() if array.ndim)
+            for task in self.tasks
         })  # fmt: skip
 
     def together(self, groups: Sequence[Sequence[Task]], sizes: Iterable[int], run_s: float) -> None:
@@ -183,7 +183,7 @@ class Proof:
                 began = time.monotonic()
                 if number >= _LEAST_TOGETHER and began > self._began + LONGEST_S:
                     break
-                took_s = self._try([job for job in batch if id(job) in self._answers], group, number)
+                took_s = self._try([task for task in batch if id(task) in self._answers], group, number)
                 least_s = min(least_s, took_s)
                 if not self.undecided():
                     return least_s
@@ -199,16 +199,16 @@ class Proof:
             order = self._random.integers(0, len(group), size)
             yield self._filled([group[at] for at in order.tolist()], size)
 
-    def _filled(self, jobs: list[Task], size: int) -> list[Task]:
+    def _filled(self, tasks: list[Task], size: int) -> list[Task]:
         """The first of them that fit into `size` rows, again from the beginning where there are too few."""
         chosen: list[Task] = []
         rows = 0
-        while jobs:
-            for job in jobs:
-                if rows + job.rows <= size:
-                    chosen.append(job)
-                    rows += job.rows
-            if rows + min(job.rows for job in jobs) > size:
+        while tasks:
+            for task in tasks:
+                if rows + task.rows <= size:
+                    chosen.append(task)
+                    rows += task.rows
+            if rows + min(task.rows for task in tasks) > size:
                 break
         return chosen
 
@@ -221,21 +221,21 @@ class Proof:
         answers = self._ran(batch)
         took_s = time.monotonic() - began
         beside_others = self._ran(others) if answers and others != batch else None
-        for at, (job, other) in enumerate(zip(batch, others, strict=True)):
-            if answers and id(job) in self._answers:
-                self._compare_with_alone(job, answers[at])
-                if beside_others and job is other and id(job) in self._answers:
-                    self._compare_beside_others(job, answers[at], beside_others[at])
+        for at, (task, other) in enumerate(zip(batch, others, strict=True)):
+            if answers and id(task) in self._answers:
+                self._compare_with_alone(task, answers[at])
+                if beside_others and task is other and id(task) in self._answers:
+                    self._compare_beside_others(task, answers[at], beside_others[at])
         self._compared += beside_others is not None
         return took_s
 
     def _others(self, batch: Sequence[Task], group: Sequence[Task], parity: int) -> list[Task]:
         """The same, every second job replaced by another one of as many rows."""
         chosen: list[Task] = []
-        for at, job in enumerate(batch):
-            fit = [one for one in group if one is not job and one.rows == job.rows and id(one) in self._answers]
+        for at, task in enumerate(batch):
+            fit = [one for one in group if one is not task and one.rows == task.rows and id(one) in self._answers]
             keeps = at % 2 == parity or not fit
-            chosen.append(job if keeps else fit[int(self._random.integers(len(fit)))])
+            chosen.append(task if keeps else fit[int(self._random.integers(len(fit)))])
         return chosen
 
     def _ran(self, batch: Sequence[Task]) -> Sequence[Arrays] | None:
@@ -250,20 +250,20 @@ class Proof:
             self._give_up(f"{len(batch)} requests that are answered one by one fail together: {error.message}")
         return None
 
-    def _compare_with_alone(self, job: Task, outputs: Arrays) -> None:
-        alone = self._answers[id(job)]
+    def _compare_with_alone(self, task: Task, outputs: Arrays) -> None:
+        alone = self._answers[id(task)]
         for name, array in outputs.items():
             apart = deviation(alone[name], array)
             if apart <= _OTHER_SIZE:
                 self._rounding[name] = max(self._rounding[name], apart)
-            elif not self._drop_unstable(job, name, apart):
+            elif not self._drop_unstable(task, name, apart):
                 self._depends(name)
 
-    def _compare_beside_others(self, job: Task, one: Arrays, other: Arrays) -> None:
+    def _compare_beside_others(self, task: Task, one: Arrays, other: Arrays) -> None:
         for name, array in one.items():
             apart = deviation(array, other[name])
             if apart > max(_SAME_RUN * step(array), _NOISE * self._noise[name]):
-                if self._drop_unstable(job, name, apart):
+                if self._drop_unstable(task, name, apart):
                     return
                 self._depends(name)
 
@@ -271,22 +271,22 @@ class Proof:
         self._dependent = True
         self._fault(name, f"an answer's {name!r} depends on the other rows of its run")
 
-    def _drop_unstable(self, job: Task, name: str, apart: float) -> bool:
+    def _drop_unstable(self, task: Task, name: str, apart: float) -> bool:
         """Leaves out a row whose answer hangs on rounding; tells whether it did."""
-        alone = self._answers.get(id(job))
+        alone = self._answers.get(id(task))
         if alone is None:
             return True
-        if self._faults[name] or not unstable(job, name, alone, apart, 0.0, self._run_alone):
+        if self._faults[name] or not unstable(task, name, alone, apart, 0.0, self._run_alone):
             return False
-        del self._answers[id(job)]
-        self.jobs.remove(job)
+        del self._answers[id(task)]
+        self.tasks.remove(task)
         self._count_rows()
         return True
 
     def beside_refused(self) -> None:
         """A row that is refused by itself must be refused beside others: else it is they that decide."""
         for refused in self._refused[:_REFUSED]:
-            fitting = [job for job in self.jobs if job.rows == 1 and _fits(job, refused)][: self._rows - 1]
+            fitting = [task for task in self.tasks if task.rows == 1 and _fits(task, refused)][: self._rows - 1]
             if not fitting or not self.undecided():
                 continue
             try:
@@ -299,35 +299,35 @@ class Proof:
     def padded(self, group: Sequence[Task], run_padded: RunTogether) -> None:
         """Runs jobs of different inner sizes together, padded to the largest, and finds what to cut off the outputs."""
         by_shape: dict[tuple[tuple[int, ...], ...], list[Task]] = {}
-        for job in group:
-            if id(job) in self._answers:
-                by_shape.setdefault(tuple(array.shape[1:] for array in job.arrays.values()), []).append(job)
-        jobs = [job for many in by_shape.values() for job in many[:_OF_A_SHAPE]]
+        for task in group:
+            if id(task) in self._answers:
+                by_shape.setdefault(tuple(array.shape[1:] for array in task.arrays.values()), []).append(task)
+        tasks = [task for many in by_shape.values() for task in many[:_OF_A_SHAPE]]
         if len(by_shape) < 2:
             self._unpadded = "no inputs of different sizes were answered"
             return
-        cuts = find_cuts([(job, self._answers[id(job)]) for job in jobs])
+        cuts = find_cuts([(task, self._answers[id(task)]) for task in tasks])
         if cuts is None:
             self._unpadded = "the sizes of its outputs don't follow those of its inputs"
             return
-        within = tolerance(self._answers[id(jobs[0])], self._rounding)
-        for batch in (jobs, jobs[::-1], *(self._shuffled(jobs) for _ in range(_OF_SMALL))):
+        within = tolerance(self._answers[id(tasks[0])], self._rounding)
+        for batch in (tasks, tasks[::-1], *(self._shuffled(tasks) for _ in range(_OF_SMALL))):
             try:
                 answers = run_padded(batch)
             except (ThriftServeError, NotByRows) as error:
                 self._unpadded = f"padded requests fail: {error}"
                 return
-            for job, outputs in zip(batch, answers, strict=True):
-                alone = self._answers[id(job)]
+            for task, outputs in zip(batch, answers, strict=True):
+                alone = self._answers[id(task)]
                 for name, array in outputs.items():
-                    cut = cut_back(array, cuts[name], job)
+                    cut = cut_back(array, cuts[name], task)
                     if not self._faults[name] and deviation(alone[name], cut) > within[name]:
                         self._unpadded = f"padding changes its answers ({name!r})"
                         return
         self._unpadded, self._cuts = "", cuts
 
-    def _shuffled(self, jobs: Sequence[Task]) -> list[Task]:
-        return [jobs[at] for at in self._random.permutation(len(jobs)).tolist()]
+    def _shuffled(self, tasks: Sequence[Task]) -> list[Task]:
+        return [tasks[at] for at in self._random.permutation(len(tasks)).tolist()]
 
     def _fault(self, output: str, why: str) -> None:
         self._faults[output] = self._faults[output] or why

@@ -22,7 +22,7 @@ log = logging.getLogger(__name__)
 
 
 def log_finding(
-    servable: Servable, signature: Signature, verdict: Verdict, calibration: Calibration | None, *, on_word: bool
+    servable: Servable, signature: Signature, verdict: Verdict, calibration: Calibration | None, *, declared: bool
 ) -> None:
     """Logs what an examination has found."""
     title = f"model {servable.name} version {servable.version} {signature.name!r}"
@@ -35,7 +35,7 @@ def log_finding(
             "%s: requests share runs of up to %d rows: %d inputs got the same answers alone and together (%.2f s)",
             title, verdict.rows, verdict.tried, verdict.took_s,
         )  # fmt: skip
-    elif not on_word:
+    elif not declared:
         log.warning("%s: requests do not share runs: %s; %s", title, why, REMEDY)
     elif verdict.dependent:
         log.warning("%s: requests share runs because its settings say so, but %s", title, why)
@@ -43,12 +43,12 @@ def log_finding(
         log.warning("%s: requests of different sizes are not padded to share a run: %s", title, verdict.unpadded)
 
 
-def in_words(signature: str, verdict: Verdict, on_word: bool) -> str:
+def in_words(signature: str, verdict: Verdict, declared: bool) -> str:
     """One line on what an examination has found."""
     why = verdict.why_not(verdict.outputs)
     if not why:
         return f"requests for {signature!r} share runs of up to {verdict.rows} rows where they meet"
-    if on_word:
+    if declared:
         return f"requests for {signature!r} share runs because its settings say so, though not shown: {why}"
     return f"requests for {signature!r} do not share runs: {why}; {REMEDY}"
 

@@ -12,7 +12,7 @@ from typing import NamedTuple
 
 from thriftserve.batching.deviation import RunAlone, deviation, unstable
 from thriftserve.batching.independence import tolerance
-from thriftserve.batching.job import Task
+from thriftserve.batching.task import Task
 from thriftserve.errors import InvalidArgument, ThriftServeError
 from thriftserve.models.session import Arrays
 
@@ -45,7 +45,7 @@ class SpotCheck:
         self._next = 1
         self._saved_us = 0.0
 
-    def due(self, us: int, jobs: int) -> int | None:
+    def due(self, us: int, tasks: int) -> int | None:
         """The place of the request to check, of a run of `jobs` requests that took `us` microseconds; None: none."""
         self._runs += 1
         self._saved_us += us * SHARE
@@ -54,17 +54,17 @@ class SpotCheck:
             return None
         self._next = self._runs + 1 + self._runs // FIRST
         self._saved_us = 0.0
-        return self._runs % jobs
+        return self._runs % tasks
 
-    def fault(self, job: Task, merged: Arrays, run_alone: RunAlone) -> Fault | None:
+    def fault(self, task: Task, merged: Arrays, run_alone: RunAlone) -> Fault | None:
         """What is wrong with an answer from a merged run; None where the request gets the same by itself."""
         try:
-            alone = run_alone(job)
+            alone = run_alone(task)
             within = tolerance(alone, self._rounding)
             off = next((name for name, array in merged.items() if deviation(alone[name], array) > within[name]), None)
             if off is None:
                 return None
-            again = run_alone(job)
+            again = run_alone(task)
         except InvalidArgument as error:
             return Fault(f"a request was answered that is refused by itself ({error.message})", True)
         except ThriftServeError:  # a failure that may have nothing to do with this request
@@ -72,6 +72,6 @@ class SpotCheck:
         if deviation(alone[off], again[off]) > within[off]:
             return Fault(f"the model answers {off!r} differently each time it is asked", False)
         apart, rounding = deviation(alone[off], merged[off]), max(self._rounding.values(), default=0.0)
-        if unstable(job, off, alone, apart, rounding, run_alone):
+        if unstable(task, off, alone, apart, rounding, run_alone):
             return None
         return Fault(f"an answer's {off!r} depended on the other requests of its run", True)

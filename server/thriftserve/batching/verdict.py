@@ -6,7 +6,7 @@ from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import NamedTuple
 
-from thriftserve.batching.job import Task
+from thriftserve.batching.task import Task
 from thriftserve.models.session import Array, Arrays
 
 
@@ -73,14 +73,14 @@ def find_cuts(answered: Sequence[tuple[Task, Arrays]]) -> dict[str, tuple[Cut, .
 def _source(answered: Sequence[tuple[Task, Arrays]], name: str, axis: int) -> Cut | None:
     for key, array in answered[0][0].arrays.items():
         for at in range(1, array.ndim):
-            if all(job.arrays[key].shape[at] == outputs[name].shape[axis] for job, outputs in answered):
+            if all(task.arrays[key].shape[at] == outputs[name].shape[axis] for task, outputs in answered):
                 return Cut(axis, key, at)
     return None
 
 
-def cut_back(array: Array, cuts: Sequence[Cut], job: Task) -> Array:
+def cut_back(array: Array, cuts: Sequence[Cut], task: Task) -> Array:
     """An output of a padded run, as large as the job's own inputs make it."""
     for axis, name, input_axis in cuts:
-        size = job.arrays[name].shape[input_axis]
+        size = task.arrays[name].shape[input_axis]
         array = array[(slice(None),) * axis + (slice(size),)]
     return array

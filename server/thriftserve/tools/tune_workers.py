@@ -21,7 +21,7 @@ from typing import Any
 
 import numpy as np
 
-from thriftserve.batching import Batcher, on_word
+from thriftserve.batching import Batcher, declares_batching
 from thriftserve.errors import ExitCode, ModelLoadError, StartError, ThriftServeError
 from thriftserve.models import devices, loader, sample_inputs
 from thriftserve.models.servable import Servable
@@ -151,7 +151,7 @@ def _work(pipe: Connection, signature: TunedSignature, options: devices.SessionO
 
 def why_apart(servable: Servable, signature: str) -> str:
     """Return why requests for a signature must not share runs; "" if they may, or the author says that they do."""
-    if on_word(servable):
+    if declares_batching(servable):
         return ""
     batcher = Batcher(1)
     batcher.examine(servable)

@@ -139,7 +139,10 @@ class FrontConnection:
         """Return when it is closed if nothing happens, and why; None if it waits for the server."""
         settings = self._settings
         if self.state is _HANDSHAKE:
-            return self.since + settings.handshake_timeout_s, f"no TLS handshake within {settings.handshake_timeout_s:g} s"
+            return (
+                self.since + settings.handshake_timeout_s,
+                f"no TLS handshake within {settings.handshake_timeout_s:g} s",
+            )
         if self._unsent:
             reason = f"a response was not taken within {settings.write_timeout_s:g} s"
             return self.since + settings.write_timeout_s, reason
