@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import doctest
 import os
 import signal
@@ -241,7 +242,8 @@ def test_killed_before_they_answer(tmp_path: Path) -> None:
         (front,) = server.pids("front")
         while "in 1.6 s" not in server.log():
             for pid in server.children() - {front, server.fork_server()}:
-                signal_process(pid, signal.SIGKILL)
+                with contextlib.suppress(ProcessLookupError):  # it ended since it was listed
+                    signal_process(pid, signal.SIGKILL)
             time.sleep(0.01)
         wait_until_full(server)
         assert server.pids("front") == {front}
