@@ -194,7 +194,7 @@ def test_whoever_dies_in_a_swap(server_type: str, tmp_path: Path, slow_warmup: b
         assert caller.versions == set(range(1, 7))
         assert slow.answer is not None
         assert slow.answer["y"].tolist() == [each / 2 + float(slow.answer.version or 0) for each in X.tolist()]
-        assert server.stop() == (ExitCode.OK, "")
+        assert server.stop() == (ExitCode.OK, ""), server.log()[-5000:]
 
 
 def test_a_node_that_dies_in_a_swap(tmp_path: Path) -> None:
