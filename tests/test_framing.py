@@ -15,9 +15,8 @@ from thrift.transport.TTransport import TMemoryBuffer
 
 from services.gen.calculator.ttypes import Pair, Parcel, Tree
 from services.gen.cross.ttypes import Insanity, Number, Things
-from thriftserve_client.wire.buffers import Buffers
 from thriftserve_client.wire.encoder import LARGE_BYTES
-from thriftserve_client.wire.framing import IN_PLACE_BYTES, FrameDecoder, FrameError, LargeFrame
+from thriftserve_client.wire.framing import IN_PLACE_BYTES, BufferPool, FrameDecoder, FrameError, LargeFrame
 from thriftserve_client.wire.protocols import Outgoing, make_protocol
 
 LIMIT = 1 << 20
@@ -127,7 +126,7 @@ def test_released_frames_lend_their_buffer() -> None:
 
 def test_kept_buffers_are_bounded() -> None:
     """No more is kept than allowed, the buffers used last; one is not given for less than half of its size."""
-    room = Buffers(1000)
+    room = BufferPool(1000)
     first, second, third = (room.take(400) for _ in range(3))
     for buffer in (first, second, third):
         room.give(buffer)

@@ -26,7 +26,7 @@ PLACES = [(server_type, FRAMED) for server_type in TYPES]
 PLACES += [(server_type, BUFFERED) for server_type in TYPES if server_type not in FRAMED_ALONE]
 
 _LATE = re.compile(
-    r"closed: .*(took an answer too slowly|not take an answer in time|response was not taken within 0.7 s)"
+    r"closed: .*(took a message too slowly|not take a message in time|response was not taken within 0.7 s)"
 )
 
 

@@ -1,11 +1,12 @@
-r"""Frames without sockets: bytes in, whole messages out.
+r"""Frames without sockets: bytes in, messages out.
 
     recv --bytes--> FrameDecoder --Frame--> protocol        (framed transport: 4-byte length, message)
+    BufferPool.take --> recv_into --> LargeFrame --> decoder, which copies --> LargeFrame.release --> BufferPool.give
 
-Every length is checked before a byte of its message is kept, so a hostile length costs nothing.
-A small frame is cut out of what one read brought; a large one is read straight into the buffer that
-the decoder of its message will read from, so its bytes are never moved. Whoever has decoded it may release it:
-its buffer serves a later one then.
+Every length is checked before memory is allocated for its message, so a hostile length costs nothing. A small frame is
+cut out of the bytes of one read. A large one is read straight into the buffer that its decoder reads from, so its bytes
+are never moved; whoever has decoded it may release the buffer for a later frame. That saves about a copy of the
+message, because the kernel clears fresh memory page by page.
 
     >>> decoder = FrameDecoder(max_bytes=100)
     >>> decoder.feed(b"\0\0\0\2hi\0\0")
@@ -19,40 +20,41 @@ from __future__ import annotations
 
 from io import BytesIO
 from struct import Struct
+from threading import Lock
 
 from thrift.transport.TTransport import CReadableTransport, TTransportBase
 
-from thriftserve_client.wire.buffers import Buffer, buffers
-
 _LENGTH = Struct("!i")
 HEADER_BYTES = 4
+#: Bytes of unused buffers that a process keeps.
+_UNUSED_BYTES = 32 * 1024 * 1024
 #: A frame with more than this still to come is read in place.
 IN_PLACE_BYTES = 64 * 1024
 
 
 class FrameError(Exception):
-    """The peer sent a length that no frame has; the connection is out of step for good."""
+    """The peer sent a length that no frame has; the connection can't be used any more."""
 
 
 class Frame(TTransportBase, CReadableTransport):
-    """One message, whole, in memory: what a protocol reads from."""
+    """One complete message in memory, as protocols read it."""
 
-    __slots__ = ("cstringio_buf", "size")  # slots of these names stand over Apache's own
+    __slots__ = ("cstringio_buf", "size")  # these slots hide Apache's attributes
 
     def __init__(self, buffer: BytesIO, size: int) -> None:
         self.cstringio_buf = buffer  # the C decoder reads from it, under this name
         self.size = size
 
     def read(self, size: int) -> bytes:
-        """Up to so many bytes; none at the end."""
+        """Return up to `size` bytes; none at the end."""
         return self.cstringio_buf.read(size)
 
     def rewind(self) -> None:
-        """Goes back to the beginning of the message."""
+        """Go back to the beginning of the message."""
         self.cstringio_buf.seek(0)
 
     def readAll(self, size: int) -> bytes:
-        """Exactly `size` bytes.
+        """Return exactly `size` bytes.
 
         Raises:
             EOFError: the message is shorter.
@@ -63,23 +65,23 @@ class Frame(TTransportBase, CReadableTransport):
         return data
 
     def cstringio_refill(self, partial: bytes, size: int) -> BytesIO:
-        """There is no more than the frame."""
+        """Raise EOFError: the frame has no more bytes."""
         raise EOFError(f"the message ends {size - len(partial)} bytes early")
 
 
 class LargeFrame(Frame):
-    """A message whose buffer another one may use, once it is released."""
+    """A message whose buffer a later one may use after `release`."""
 
     __slots__ = ()
     cstringio_buf: Buffer
 
     def release(self) -> None:
-        """It was decoded (which copies), and is read no more: only once, and by whoever reads it."""
-        buffers.give(self.cstringio_buf)
+        """Give the buffer back. Only the reader may call it, once, after decoding, which copies."""
+        buffer_pool.give(self.cstringio_buf)
 
 
 def frame_end(data: bytes | bytearray | memoryview, max_bytes: int, start: int = 0) -> int | None:
-    """Return where the frame that begins at `start` ends, which may be beyond `data`; None if its length is not whole.
+    """Return where the frame that begins at `start` ends, which may be beyond `data`; None if its length is incomplete.
 
     Raises:
         FrameError: the length is negative or more than `max_bytes`.
@@ -103,29 +105,29 @@ def _refusal(size: int, max_bytes: int) -> str:
     if text.isalpha() or text in (b"GET ", b"PUT ") or text[:3] == b"\x16\x03\x01":
         return f"the frame's length reads {text!r}: the peer seems to speak another protocol"
     if size < 0:
-        return f"negative frame length {size}: a client with another transport (buffered, not framed) sends that"
+        return f"negative frame length {size}: does the peer use the buffered transport?"
     return f"frame of {size} bytes, the limit is {max_bytes}"
 
 
 class FrameDecoder:
-    """The frames of one connection, cut out of whatever pieces they arrive in.
+    """Cut the frames of one connection out of the pieces that arrive. Not for several threads.
 
     Args:
-        max_bytes: the largest message.
-        in_place_bytes: a frame with more than this still to come is read in place.
+        max_bytes: limit on a message.
+        in_place_bytes: a frame with more bytes than this still to come is read in place.
     """
 
     def __init__(self, max_bytes: int, in_place_bytes: int = IN_PLACE_BYTES) -> None:
         self._max_bytes = max_bytes
         self._in_place_bytes = in_place_bytes
         self._pending = b""
-        self._whole = Frame(BytesIO(), 0)
-        self._large: Buffer | None = None
+        self._complete = Frame(BytesIO(), 0)
+        self._buffer: Buffer | None = None
         self._view: memoryview | None = None
         self._filled = 0
 
     def cut(self, data: bytes) -> Frame | None:
-        """`feed` and `next_frame` in one; a message that comes whole and alone, as most do, is there until the next.
+        """Feed bytes and return the next frame. If one frame arrives alone, it is valid until the next call.
 
         Raises:
             FrameError: the next frame's length is negative or over the limit.
@@ -134,7 +136,7 @@ class FrameDecoder:
             self._pending += data
         else:
             if is_one_frame(data, self._max_bytes):
-                frame = self._whole
+                frame = self._complete
                 frame.cstringio_buf = BytesIO(data[HEADER_BYTES:])
                 frame.size = len(data) - HEADER_BYTES
                 return frame
@@ -143,23 +145,23 @@ class FrameDecoder:
 
     @property
     def in_message(self) -> bool:
-        """True between a message's first byte and its last."""
-        return bool(self._pending) or self._large is not None
+        """Whether a message has begun and is not complete."""
+        return bool(self._pending) or self._buffer is not None
 
     def wanted(self) -> memoryview | None:
-        """Where the next bytes are to be read to (then call `filled`); None: anywhere (then call `feed`)."""
+        """Return where to read the next bytes into, then call `filled`. None: read anywhere, then call `feed`."""
         return self._view[self._filled :] if self._view is not None else None
 
     def filled(self, size: int) -> None:
-        """`size` bytes were read into `wanted()`."""
+        """Note that `size` bytes were read into `wanted()`."""
         self._filled += size
 
     def feed(self, data: bytes) -> None:
-        """Takes bytes as they arrived."""
+        """Add bytes that arrived."""
         self._pending = self._pending + data if self._pending else data
 
     def next_frame(self) -> Frame | None:
-        """The next whole frame; None where more bytes are needed.
+        """Return the next complete frame; None if more bytes are needed.
 
         Raises:
             FrameError: the next frame's length is negative or over the limit.
@@ -178,15 +180,64 @@ class FrameDecoder:
         return None
 
     def _begin_large(self, size: int) -> None:
-        self._large = buffers.take(size)
-        self._view = self._large.getbuffer()
+        self._buffer = buffer_pool.take(size)
+        self._view = self._buffer.getbuffer()
         self._filled = len(self._pending) - HEADER_BYTES
         self._view[: self._filled] = self._pending[HEADER_BYTES:]
         self._pending = b""
 
     def _finish_large(self) -> Frame:
-        assert self._large is not None and self._view is not None
+        assert self._buffer is not None and self._view is not None
         self._view.release()
-        frame = LargeFrame(self._large, self._filled)
-        self._large = self._view = None
+        frame = LargeFrame(self._buffer, self._filled)
+        self._buffer = self._view = None
         return frame
+
+
+class Buffer(BytesIO):
+    """A buffer with the size that it was allocated with."""
+
+    __slots__ = ("capacity",)
+
+    def __init__(self, size: int) -> None:
+        super().__init__(bytes(size))
+        self.capacity = size
+
+
+class BufferPool:
+    """Unused buffers, the last one used first. Any thread may call its methods."""
+
+    def __init__(self, max_bytes: int) -> None:
+        self._max_bytes = max_bytes
+        self._lock = Lock()
+        self._free: list[Buffer] = []
+        self._unused_bytes = 0
+
+    def take(self, size: int) -> Buffer:
+        """Return a buffer of exactly `size` bytes, at its beginning, with any content."""
+        with self._lock:
+            for index, buffer in enumerate(self._free):
+                if size <= buffer.capacity <= 2 * size:  # BytesIO reallocates one cut to less than half
+                    del self._free[index]
+                    self._unused_bytes -= buffer.capacity
+                    break
+            else:
+                return Buffer(size)
+        buffer.truncate(size)
+        if buffer.seek(0, 2) < size:
+            buffer.seek(size - 1)
+            buffer.write(b"\0")
+        buffer.seek(0)
+        return buffer
+
+    def give(self, buffer: Buffer) -> None:
+        """Add a buffer that nobody reads any more."""
+        with self._lock:
+            self._free.insert(0, buffer)
+            self._unused_bytes += buffer.capacity
+            while self._unused_bytes > self._max_bytes:
+                self._unused_bytes -= self._free.pop().capacity
+
+
+#: The pool of this process.
+buffer_pool = BufferPool(_UNUSED_BYTES)

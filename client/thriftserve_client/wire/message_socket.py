@@ -1,10 +1,10 @@
-"""Messages over a blocking socket: what clients and the blocking server types share.
+"""Messages over a blocking socket, for clients and the blocking server types.
 
-    socket --receive()--> Frame | Stream --> protocol ... Outgoing --send()--> socket
+    socket --receive--> Frame | Stream --> protocol … Outgoing --send--> socket
 
-A `Channel` reads and writes whole messages under deadlines. On plain sockets the deadlines are the
-kernel's (SO_RCVTIMEO, SO_SNDTIMEO), so that a tiny message costs one system call each way and a large
-one is read by one call straight into place; TLS sockets go through Python's own timeouts.
+A `Channel` reads and writes messages under deadlines. On plain sockets the kernel keeps the deadlines (SO_RCVTIMEO,
+SO_SNDTIMEO), so a tiny message costs one system call each way, and one call reads a large one straight into its buffer.
+TLS sockets use Python's timeouts.
 """
 
 from __future__ import annotations
@@ -22,20 +22,20 @@ from thriftserve_client.wire.framing import HEADER_BYTES, Frame, FrameDecoder, F
 
 _LENGTH = Struct("!i")
 _TIMEVAL = Struct("@ll")
-#: What one read asks for: most messages come whole in it.
+#: Bytes of one read: most messages are complete in it.
 READ_BYTES = 32 * 1024
 #: Messages up to this size are joined into one segment before they are sent.
 JOIN_BYTES = 32 * 1024
-#: Segments one system call takes (IOV_MAX is 1024 on Linux).
+#: Segments for one system call (IOV_MAX is 1024 on Linux).
 MAX_SEGMENTS = 512
 
 
 class ChannelTimeout(Exception):
-    """The peer did not send, or did not take, what was due in time."""
+    """The peer did not send or accept a message in time."""
 
 
 class IdleTimeout(ChannelTimeout):
-    """Not even the first byte of a message came in time: nothing is lost by closing, or by waiting on."""
+    """No byte of a message arrived in time: closing loses nothing, and waiting on is possible."""
 
 
 class ChannelClosed(Exception):
@@ -43,14 +43,14 @@ class ChannelClosed(Exception):
 
 
 class Channel:
-    """A connected socket that carries messages.
+    """A connected socket that carries messages. One thread at a time may use it.
 
     Args:
-        sock: connected; the channel owns it from now on.
-        idle_timeout_s: the first byte of a message must come within this time.
-        message_timeout_s: the rest of it within this time from its first byte.
-        write_timeout_s: the peer must take a message within this time.
-        max_bytes: no message is larger.
+        sock: connected; the channel owns it.
+        idle_timeout_s: limit on the wait for a message's first byte; None for no limit.
+        message_timeout_s: limit from a message's first byte to its last.
+        write_timeout_s: limit on sending a message.
+        max_bytes: limit on a message.
     """
 
     def __init__(
@@ -72,29 +72,29 @@ class Channel:
             sock.settimeout(idle_timeout_s)
         else:
             sock.settimeout(None)
-            self._limit(socket.SO_RCVTIMEO, idle_timeout_s)
-            self._limit(socket.SO_SNDTIMEO, write_timeout_s)
+            self._set_socket_timeout(socket.SO_RCVTIMEO, idle_timeout_s)
+            self._set_socket_timeout(socket.SO_SNDTIMEO, write_timeout_s)
 
     def set_idle_timeout(self, seconds: float | None) -> None:
-        """Changes how long `receive` waits for a first byte."""
+        """Change how long `receive` waits for a first byte."""
         self._idle_timeout_s = seconds
-        self._wait_up_to(seconds)
+        self._set_read_timeout(seconds)
 
-    def _limit(self, option: int, seconds: float | None) -> None:
-        micros = 0 if seconds is None else max(1, int(seconds * 1e6))  # 0 means for ever
+    def _set_socket_timeout(self, option: int, seconds: float | None) -> None:
+        micros = 0 if seconds is None else max(1, int(seconds * 1e6))  # 0 means no limit
         self.sock.setsockopt(socket.SOL_SOCKET, option, _TIMEVAL.pack(*divmod(micros, 1_000_000)))
 
-    def _wait_up_to(self, seconds: float | None) -> None:
+    def _set_read_timeout(self, seconds: float | None) -> None:
         if self._tls:
             self.sock.settimeout(seconds)
         else:
-            self._limit(socket.SO_RCVTIMEO, seconds)
+            self._set_socket_timeout(socket.SO_RCVTIMEO, seconds)
 
     def read_some(self, size: int) -> bytes:
-        """Up to `size` bytes as soon as there are any; none at the end of the stream.
+        """Return up to `size` bytes as soon as some arrive; none at the end of the stream.
 
         Raises:
-            IdleTimeout: nothing came within the time set last.
+            IdleTimeout: no byte arrived within the time-out.
         """
         try:
             return self.sock.recv(size)
@@ -102,61 +102,61 @@ class Channel:
             raise IdleTimeout("no data in time") from None
 
     def read_by(self, deadline: float) -> bytes:
-        """Some bytes, by `deadline` (monotonic seconds)."""
-        left = deadline - time.monotonic()
-        if left <= 0:
-            raise ChannelTimeout("a message did not come whole in time")
-        self._wait_up_to(left)
+        """Return some bytes, by `deadline` in monotonic seconds."""
+        left_s = deadline - time.monotonic()
+        if left_s <= 0:
+            raise ChannelTimeout("a message did not arrive completely in time")
+        self._set_read_timeout(left_s)
         try:
             data = self.read_some(READ_BYTES)
         except IdleTimeout:
-            raise ChannelTimeout("a message did not come whole in time") from None
+            raise ChannelTimeout("a message did not arrive completely in time") from None
         finally:
-            self._wait_up_to(self._idle_timeout_s)
+            self._set_read_timeout(self._idle_timeout_s)
         if not data:
             raise ChannelClosed("the peer closed in the middle of a message")
         return data
 
     def read_into(self, view: memoryview, deadline: float) -> None:
-        """Fills `view` by `deadline` (monotonic seconds).
+        """Fill `view` by `deadline`, in monotonic seconds.
 
         Raises:
             ChannelTimeout: the deadline passed.
-            ChannelClosed: the stream ended before.
+            ChannelClosed: the stream ended early.
         """
-        done = 0
+        filled = 0
         flags = 0 if self._tls else socket.MSG_WAITALL
         try:
-            while done < len(view):
-                left = deadline - time.monotonic()
-                if left <= 0:
-                    raise ChannelTimeout(f"{len(view) - done} bytes of a message did not come in time")
-                self._wait_up_to(left)
+            while filled < len(view):
+                left_s = deadline - time.monotonic()
+                if left_s <= 0:
+                    raise ChannelTimeout(f"{len(view) - filled} bytes of a message did not arrive in time")
+                self._set_read_timeout(left_s)
                 try:
-                    got = self.sock.recv_into(view[done:], 0, flags)
+                    received = self.sock.recv_into(view[filled:], 0, flags)
                 except (BlockingIOError, TimeoutError, ssl.SSLWantReadError):
                     continue
-                if got == 0:
-                    raise ChannelClosed(f"the peer closed {len(view) - done} bytes before the end of a message")
-                done += got
+                if received == 0:
+                    raise ChannelClosed(f"the peer closed {len(view) - filled} bytes before the end of a message")
+                filled += received
         finally:
-            self._wait_up_to(self._idle_timeout_s)
+            self._set_read_timeout(self._idle_timeout_s)
 
     def send(self, parts: list[bytes], size: int | None = None) -> None:
-        """Sends one message.
+        """Send one message.
 
         Args:
-            parts: its segments; the list is the channel's from now on.
-            size: bytes in all of them, where that is known.
+            parts: its segments; the channel may change the list.
+            size: bytes of all segments, if known.
 
         Raises:
-            ChannelTimeout: the peer did not take it in time.
+            ChannelTimeout: the peer did not accept it in time.
             OSError: the connection broke.
         """
         self.send_bytes(parts, sum(map(len, parts)) if size is None else size)
 
     def send_bytes(self, parts: list[bytes], size: int) -> None:
-        """Sends segments of `size` bytes in all."""
+        """Send segments of `size` bytes in all. Errors as for `send`."""
         try:
             if size <= JOIN_BYTES and not self._tls:
                 data = b"".join(parts)
@@ -166,31 +166,31 @@ class Channel:
             else:
                 self._send_rest([memoryview(part) for part in parts])
         except (BlockingIOError, TimeoutError, ssl.SSLWantWriteError):
-            raise ChannelTimeout("the peer did not take an answer in time") from None
+            raise ChannelTimeout("the peer did not take a message in time") from None
 
     def _send_rest(self, views: list[memoryview]) -> None:
         deadline = time.monotonic() + self._write_timeout_s
         if self._tls:
             self.sock.settimeout(self._write_timeout_s)
-            self.sock.sendall(b"".join(views))  # a part by itself would be a record by itself
+            self.sock.sendall(b"".join(views))  # separate parts would be separate TLS records
             self.sock.settimeout(self._idle_timeout_s)
             return
         while views:
             sent = self.sock.sendmsg(views[:MAX_SEGMENTS])
             views = drop_sent(views, sent)
             if views and time.monotonic() > deadline:
-                raise ChannelTimeout("the peer took an answer too slowly")
+                raise ChannelTimeout("the peer took a message too slowly")
 
     def close(self) -> None:
-        """Closes the socket; safe to call twice."""
+        """Close the socket; safe to call twice."""
         self.sock.close()
 
 
 def drop_sent(views: list[memoryview], sent: int) -> list[memoryview]:
-    """What is left of `views` after their first `sent` bytes went out."""
-    for at, view in enumerate(views):
+    """Return what is left of `views` after their first `sent` bytes were sent."""
+    for index, view in enumerate(views):
         if sent < len(view):
-            return [view[sent:], *views[at + 1 :]]
+            return [view[sent:], *views[index + 1 :]]
         sent -= len(view)
     return []
 
@@ -204,15 +204,18 @@ class FramedChannel(Channel):
 
     @property
     def has_pending(self) -> bool:
-        """True if bytes of a further message were read already."""
+        """Whether bytes of a further message were read already."""
         return self._decoder.in_message
 
     def receive(self) -> Frame | None:
         """Return the next message, valid until the one after it; None if the peer closed between two messages.
 
         Raises:
-            IdleTimeout, ChannelTimeout, ChannelClosed, OSError: as it came.
-            FrameError: the length announced is negative or over the limit.
+            IdleTimeout: no byte arrived in time.
+            ChannelTimeout: the rest did not arrive in time.
+            ChannelClosed: the peer closed in the middle of the message.
+            FrameError: its length is negative or above the limit.
+            OSError: the connection broke.
         """
         decoder = self._decoder
         if decoder.in_message:
@@ -225,7 +228,7 @@ class FramedChannel(Channel):
         return self._receive_rest() if frame is None else frame
 
     def _receive_rest(self) -> Frame:
-        """Read on until the message is whole: straight into its buffer once its length is known."""
+        """Read until the message is complete: straight into its buffer once its length is known."""
         decoder, deadline = self._decoder, time.monotonic() + self._message_timeout_s
         frame = None
         while frame is None:
@@ -246,34 +249,34 @@ class FramedChannel(Channel):
 
 
 class Stream(TTransportBase, CReadableTransport):
-    """Messages without a length, one after the other: what a protocol reads from, straight off the socket."""
+    """Messages without a length, one after the other, as protocols read them from the socket."""
 
     __slots__ = ("_budget", "_channel", "_deadline", "cstringio_buf", "size")
 
     def __init__(self, channel: BufferedChannel) -> None:
         self._channel = channel
         self.cstringio_buf = BytesIO()
-        # No container may announce more items than this: a list is allocated before its items come.
+        # Limit on the items that a container announces: lists are allocated before their items arrive.
         self.size = channel.max_bytes // 8
         self._budget = 0
         self._deadline = 0.0
 
     def begin(self, data: bytes, deadline: float) -> None:
-        """A message begins with `data`."""
+        """Begin a message, whose first bytes are `data`."""
         self.cstringio_buf = BytesIO(data)
         self._budget = self._channel.max_bytes - len(data)
         self._deadline = deadline
 
     def rest(self) -> bytes:
-        """Bytes that were read but not consumed: the beginning of the next message."""
+        """Return the bytes that were received but not read: the beginning of the next message."""
         return self.cstringio_buf.read()
 
     def read(self, size: int) -> bytes:
-        """Exactly `size` bytes."""
+        """Return exactly `size` bytes."""
         return self.readAll(size)
 
     def readAll(self, size: int) -> bytes:
-        """Exactly `size` bytes; see `receive` of the channel for what it raises."""
+        """Return exactly `size` bytes; raises as `BufferedChannel.receive` says."""
         data = self.cstringio_buf.read(size)
         if len(data) < size:
             self.cstringio_refill(data, size)
@@ -281,12 +284,12 @@ class Stream(TTransportBase, CReadableTransport):
         return data
 
     def cstringio_refill(self, partial: bytes, size: int) -> BytesIO:
-        """A buffer that begins with `partial` and holds at least `size` bytes."""
+        """Return a buffer that begins with `partial` and has at least `size` bytes."""
         if size - len(partial) > self._budget:
-            raise FrameError(f"a message of more than {self._channel.max_bytes} bytes, which is the limit")
+            raise FrameError(f"a message is larger than the limit of {self._channel.max_bytes} bytes")
         data = partial
         if size <= READ_BYTES:
-            data = self._small(partial, size)
+            data = self._read_small(partial, size)
             self.cstringio_buf = BytesIO(data)
         else:
             self.cstringio_buf = BytesIO(bytes(size))
@@ -296,13 +299,13 @@ class Stream(TTransportBase, CReadableTransport):
         self._budget -= max(size, len(data)) - len(partial)
         return self.cstringio_buf
 
-    def _small(self, partial: bytes, size: int) -> bytes:
+    def _read_small(self, partial: bytes, size: int) -> bytes:
         pieces = [partial]
-        have = len(partial)
-        while have < size:
+        received = len(partial)
+        while received < size:
             piece = self._channel.read_by(self._deadline)
             pieces.append(piece)
-            have += len(piece)
+            received += len(piece)
         return b"".join(pieces)
 
 
@@ -315,16 +318,16 @@ class BufferedChannel(Channel):
 
     @property
     def has_pending(self) -> bool:
-        """True where bytes of a further message were read already."""
-        at = self._stream.cstringio_buf
-        return at.tell() < at.getbuffer().nbytes
+        """Whether bytes of a further message were read already."""
+        buffer = self._stream.cstringio_buf
+        return buffer.tell() < buffer.getbuffer().nbytes
 
     def receive(self) -> Stream | None:
-        """Where the next message is to be read from; None where the peer closed between two messages.
+        """Return the stream to read the next message from; None if the peer closed between two messages.
 
         Raises:
-            IdleTimeout: no first byte came in time. Reading from the stream raises ChannelTimeout,
-                ChannelClosed, FrameError (too large) or OSError as it comes.
+            IdleTimeout: no byte arrived in time. Reading from the stream raises ChannelTimeout, ChannelClosed,
+                FrameError (too large) or OSError.
         """
         data = self._stream.rest() or self.read_some(READ_BYTES)
         if not data:
@@ -334,5 +337,5 @@ class BufferedChannel(Channel):
 
 
 def make_channel(transport: str, sock: socket.socket, **options: Any) -> FramedChannel | BufferedChannel:
-    """A channel by transport name, "framed" or "buffered"."""
+    """Return a channel by transport name, "framed" or "buffered"."""
     return FramedChannel(sock, **options) if transport == "framed" else BufferedChannel(sock, **options)

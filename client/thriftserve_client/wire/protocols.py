@@ -1,9 +1,9 @@
-"""Messages on Apache's protocols, with the limits and the encoder of this project. No sockets.
+"""Apache's binary and compact protocols with this project's limits and encoder. No sockets.
 
-    Frame | Stream  --InputProtocol-->  struct
-    struct  --OutputProtocol-->  Outgoing: segments  --channel.send-->
+    Frame | Stream --protocol--> struct
+    struct --protocol--> Outgoing: segments --Channel.send--> socket
 
-Server and client share it. A connection keeps one protocol object each way; `trans` is what changes.
+Server and client share it. A connection has one protocol object for each direction; only its `trans` changes.
 """
 
 from __future__ import annotations
@@ -21,12 +21,12 @@ from thrift.transport.TTransport import TTransportBase
 
 from thriftserve_client.wire.encoder import BinaryDialect, CompactDialect, plan_of, plans
 from thriftserve_client.wire.framing import Frame
-from thriftserve_client.wire.required import requirement_of, requirements
+from thriftserve_client.wire.visitors import requirement_of, requirements
 
 PROTOCOLS = ("binary", "compact")
 DEFAULT_MAX_MESSAGE_BYTES = 64 * 1024 * 1024
 
-#: No method has a longer name.
+#: Limit on a method's name.
 MAX_NAME_BYTES = 1024
 
 _VERSION_1 = 0x80010000
@@ -34,33 +34,33 @@ _VERSION_MASK = 0xFFFF0000
 _MESSAGE = Struct("!II").pack
 _TWO = Struct("!II").unpack
 _SEQID = Struct("!i")
-_NO_HEAD = (b"-", "", 0)  # what no message begins with
+_NO_HEAD = (b"-", "", 0)  # no message begins with this
 
 
 class Outgoing(TTransportBase):
-    """An encoded message as a list of segments; large ones are references to the caller's bytes."""
+    """An encoded message as a list of segments; large ones refer to the caller's bytes."""
 
     def __init__(self) -> None:
         self.parts: list[bytes] = []
         self.write = self.parts.append
 
-    #: Sending is the channel's part. Called for every message, so it is what costs the least to call.
+    #: The channel sends. Apache's code calls this for each message, and `bool` is the cheapest callable.
     flush = staticmethod(bool)
 
     def take(self) -> list[bytes]:
-        """The segments written since the last call."""
+        """Return the segments written since the last call."""
         parts = self.parts[:]
         self.parts.clear()
         return parts
 
 
-class _Checked:
-    """What both protocols do besides Apache's work."""
+class _CheckedProtocol:
+    """What both protocols add to Apache's: large fields by reference, required fields checked."""
 
     trans: Any
-    #: Of the message that is read: method, kind, number.
+    #: Method, type and number of the message that is read.
     header: tuple[str, int, int] | None = None
-    #: Kinds of message that may come.
+    #: Message types that are accepted.
     _kinds: Container[int] = range(256)
     _dialect: Any
     _decode_c: Any
@@ -70,7 +70,7 @@ class _Checked:
             plan = plans[type(struct)]
         except KeyError:
             plan = plan_of(type(struct))
-        if not plan.fields or not plan.bears_large(struct):
+        if not plan.fields or not plan.has_large(struct):
             return self._dialect.encode(struct, spec)  # type: ignore[no-any-return]  # C code is untyped
         plan.emit(self._dialect, struct, self.trans.parts)
         return b""
@@ -78,26 +78,26 @@ class _Checked:
     def _decode(self, struct: Any, iprot: Any, spec: Any) -> Any:
         decoded = self._decode_c(struct, iprot, spec)
         try:
-            require = requirements[spec[0]]
+            check = requirements[spec[0]]
         except KeyError:
-            require = requirement_of(spec[0])
-        if require is not None:
-            require(struct if decoded is None else decoded)
+            check = requirement_of(spec[0])
+        if check is not None:
+            check(struct if decoded is None else decoded)
         return decoded
 
 
-class BinaryProtocol(_Checked, TBinaryProtocol):
+class BinaryProtocol(_CheckedProtocol, TBinaryProtocol):
     """The binary protocol over a `Frame`, a stream or `Outgoing`."""
 
     _dialect = BinaryDialect(fastbinary.encode_binary)
     _decode_c = staticmethod(fastbinary.decode_binary)
-    writeMessageEnd = staticmethod(bool)  # as `flush` of `Outgoing`
+    writeMessageEnd = staticmethod(bool)  # as `Outgoing.flush`
 
     def __init__(self, trans: Any, max_bytes: int = DEFAULT_MAX_MESSAGE_BYTES) -> None:
         super().__init__(trans, string_length_limit=max_bytes, container_length_limit=max_bytes)
         self._fast_decode = self._decode
         self._fast_encode = self._encode
-        # Of the last message each way, for the next one most likely has the same: what stands before its number.
+        # The bytes before the number, of the last message each way: the next one most likely has the same.
         self._last_read = self._last_written = _NO_HEAD
 
     def writeMessageBegin(self, name: str, type: int, seqid: int) -> None:
@@ -112,13 +112,13 @@ class BinaryProtocol(_Checked, TBinaryProtocol):
         trans = self.trans
         if type(trans) is not Frame:
             return self._read_begin(trans.readAll)
-        # A frame is whole: its buffer is read directly, and what is too short is found out below.
+        # A frame is complete, so its buffer is read directly; `_read_begin` finds messages that are too short.
         read = trans.cstringio_buf.read
         last, name, kind = self._last_read
-        at = len(last)
-        begin = read(at + 4)
+        length = len(last)
+        begin = read(length + 4)
         if begin[:-4] == last:
-            self.header = header = name, kind, _SEQID.unpack_from(begin, at)[0]
+            self.header = header = name, kind, _SEQID.unpack_from(begin, length)[0]
             return header
         trans.cstringio_buf.seek(-len(begin), SEEK_CUR)
         return self._read_begin(read)
@@ -129,7 +129,7 @@ class BinaryProtocol(_Checked, TBinaryProtocol):
             raise EOFError("the message ends within its header")
         version, length = _TWO(head)
         if version & _VERSION_MASK != _VERSION_1 or length > MAX_NAME_BYTES:
-            raise TProtocolException(TProtocolException.BAD_VERSION, _foreign(head))
+            raise TProtocolException(TProtocolException.BAD_VERSION, _not_binary(head))
         kind = version & 0xFF
         if kind not in self._kinds:
             raise TProtocolException(TProtocolException.INVALID_DATA, f"message type {kind} is not expected here")
@@ -142,11 +142,11 @@ class BinaryProtocol(_Checked, TBinaryProtocol):
         return header
 
 
-def _foreign(head: bytes) -> str:
+def _not_binary(head: bytes) -> str:
     return f"the message begins with {head!r}: not the binary protocol (compact begins with 0x82)"
 
 
-class CompactProtocol(_Checked, TCompactProtocol):
+class CompactProtocol(_CheckedProtocol, TCompactProtocol):
     """The compact protocol over a `Frame`, a stream or `Outgoing`."""
 
     _dialect = CompactDialect(fastbinary.encode_compact)
@@ -159,5 +159,5 @@ class CompactProtocol(_Checked, TCompactProtocol):
 
 
 def make_protocol(name: str, trans: Any, max_bytes: int) -> Any:
-    """A protocol object by name, "binary" or "compact"."""
+    """Return a protocol object by name, "binary" or "compact"."""
     return {"binary": BinaryProtocol, "compact": CompactProtocol}[name](trans, max_bytes)
