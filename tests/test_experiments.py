@@ -19,10 +19,9 @@ from thriftserve_bench.benchmarks.experiments.hosts import Host, HostPlan, start
 from thriftserve_bench.benchmarks.experiments.lanes import Lanes
 from thriftserve_bench.benchmarks.experiments.schedule import Cell, ExperimentSettings, Schedule, plans
 from thriftserve_bench.cli import main
-from thriftserve_bench.load.pattern_clients import PatternClients, PatternOrder
+from thriftserve_bench.load.pattern_clients import EMPTY, PatternClients, PatternOrder
 from thriftserve_bench.records.calls import APACHE, OURS
 from thriftserve_bench.records.experiments import OK, PATTERNS, SHARED, TEN, TYPES, ExperimentRun
-from thriftserve_bench.workloads.pattern_inputs import EMPTY
 
 SMALL = ("experiments", "--quick", "--no-forks", "--no-page")
 _LOOK_EVERY_S = 0.05

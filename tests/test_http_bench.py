@@ -116,7 +116,7 @@ def flags(*words: str) -> argparse.Namespace:
 def test_flags_become_settings() -> None:
     """--quick can be overruled, the machine's cores decide the processes, one gateway is left without nginx."""
     found = settings_of(flags("--quick", "--rounds", "2", "--stacks", "ours", "--connections", "new", "--no-nginx"))
-    assert (found.rounds, found.stacks, found.kept, found.gateways) == (2, ("ours",), (False,), 1)
+    assert (found.rounds, found.stacks, found.keep_alive, found.gateways) == (2, ("ours",), (False,), 1)
     assert found.gunicorn_workers == 2 * (os.cpu_count() or 1) + 1
     assert settings_of(flags("--stacks", "none")).stacks == ()
     for words in ("--stacks theirs", "--rounds 0", "--concurrency 0", "--gateways 2 --no-nginx", "--requests -1"):

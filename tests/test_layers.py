@@ -76,6 +76,7 @@ def test_contracts_hold(copy: Path) -> None:
             "The benchmarks' server programs",
         ),
         ("server/thriftserve/log.py", "import thriftserve_bench", "The server does not know the benchmarks"),
+        ("bench/thriftserve_bench/stats.py", "import thriftserve_bench.report", "Imports in the benchmarks point down"),
     ],
 )
 def test_contracts_bite(copy: Path, module: str, line: str, broken: str) -> None:

@@ -2,7 +2,7 @@
 
 argv  -->  flags  --settings-->  S  --begin-->  R  --measure-->  R, filled  -->  FILE.json and the table
 
-Ctrl-C, or a server that fails, ends the measuring; what was measured until then is kept.
+Ctrl-C, or a server that fails, ends the measuring; what was measured until then is written and shown.
 """
 
 from __future__ import annotations
@@ -146,7 +146,12 @@ class Benchmark(ABC, Generic[Settings, RunT]):
         )
         self.add_flags(parser)
         parser.add_argument(
-            self.file_flag, dest="file", type=Path, default=Path(self.file), metavar="FILE", help="(%(default)s)"
+            self.file_flag,
+            dest="file",
+            type=Path,
+            default=Path(self.file),
+            metavar="FILE",
+            help="raw results (%(default)s)",
         )
         parser.set_defaults(run=self.run)
 

@@ -1,4 +1,4 @@
-"""The machine of a run: what it is, what runs on it, and which cores are for whom.
+"""The machine of a run: its hardware and software, and which cores run what.
 
 /proc, git, installed packages  -->  facts beside every figure
 cores                           -->  the first ones for load generators, the others for servers

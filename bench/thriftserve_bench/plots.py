@@ -16,7 +16,7 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from matplotlib.ticker import LogLocator, NullFormatter
 
-GRID = {"color": "#dddddd", "linewidth": 0.7}
+GRID: dict[str, Any] = {"color": "#dddddd", "linewidth": 0.7}
 _DPI = 130
 #: No random names in SVG files.
 _STYLE: dict[Any, Any] = {

@@ -1,13 +1,12 @@
 """Tables of results, as Markdown and on the terminal, and how their numbers are written.
 
-rows, columns  -->  Markdown | rich table
+rows of texts  -->  Markdown | rich table
 run            -->  lines on machine, versions, commit
 """
 
 from __future__ import annotations
 
 from collections.abc import Callable, Collection, Iterable, Sequence
-from typing import Generic, NamedTuple, TypeVar
 
 from rich.box import SIMPLE
 from rich.console import Console
@@ -15,28 +14,7 @@ from rich.table import Table
 
 from thriftserve_bench.run_file import Run
 
-Row = TypeVar("Row")
-
 NONE = "–"
-
-
-class Column(NamedTuple, Generic[Row]):
-    """A column: its heading, and the text of a row in it."""
-
-    heading: str
-    text: Callable[[Row], str]
-    left: bool = False
-
-
-def markdown_table(columns: Sequence[Column[Row]], rows: Iterable[Row]) -> str:
-    """Return a Markdown table of columns."""
-    left = {place for place, column in enumerate(columns) if column.left}
-    return markdown_rows([column.heading for column in columns], texts(columns, rows), left)
-
-
-def texts(columns: Sequence[Column[Row]], rows: Iterable[Row]) -> list[list[str]]:
-    """Return the text of each row in each column."""
-    return [[column.text(row) for column in columns] for row in rows]
 
 
 def markdown_rows(headings: Sequence[str], rows: Iterable[Sequence[str]], left: Collection[int] = (0,)) -> str:

@@ -4,8 +4,8 @@
 
 Both run side by side and are measured in turns, so that whatever else the machine does meets both. Each round has
 processes of its own: where their memory happens to lie is worth some hundredths to a tiny call, for better or worse.
-The load generator stays awake: a server's process would pay for waking it otherwise, which no client on another machine
-asks of it, and pay the more, the more evenly its answers come.
+The load generator stays awake: a server on the same machine would pay for waking it, which it does not for
+a client on another machine, and would pay more, the more evenly its answers come.
 """
 
 from __future__ import annotations

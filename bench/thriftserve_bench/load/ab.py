@@ -52,7 +52,7 @@ def ab_program() -> str | None:
     return shutil.which("ab")
 
 
-def run_ab(program: str, port: int, requests: int, concurrency: int, kept: bool, directory: Path) -> AbReport:
+def run_ab(program: str, port: int, requests: int, concurrency: int, keep_alive: bool, directory: Path) -> AbReport:
     """Send BODY so many times.
 
     Args:
@@ -60,7 +60,7 @@ def run_ab(program: str, port: int, requests: int, concurrency: int, kept: bool,
         port: on this machine.
         requests: how many.
         concurrency: how many of them at a time.
-        kept: whether connections stay open (`ab -k`); otherwise each request opens its own.
+        keep_alive: whether connections stay open (`ab -k`); otherwise each request opens its own.
         directory: a directory for its files.
 
     Raises:
@@ -70,7 +70,7 @@ def run_ab(program: str, port: int, requests: int, concurrency: int, kept: bool,
     body.write_bytes(BODY)
     percentiles.unlink(missing_ok=True)
     command = [program, "-q", "-r", "-s", str(_ANSWER_TIMEOUT_S), "-n", str(requests), "-c", str(concurrency)]
-    command += ["-p", str(body), "-T", "application/json", "-e", str(percentiles), *(["-k"] if kept else [])]
+    command += ["-p", str(body), "-T", "application/json", "-e", str(percentiles), *(["-k"] if keep_alive else [])]
     before = resource.getrusage(resource.RUSAGE_CHILDREN)
     completed = subprocess.run(
         [*command, f"http://127.0.0.1:{port}{PATH}"], capture_output=True, text=True, check=False

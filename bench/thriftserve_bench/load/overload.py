@@ -33,7 +33,7 @@ class Arrivals:
 
     answered_ms: list[float] = field(default_factory=list)
     refused_ms: list[float] = field(default_factory=list)
-    #: Requests/s that were sent: fewer than asked for if this process did not keep up.
+    #: Requests/s that were sent: fewer than the rate if this process did not keep up.
     rate: float = 0.0
     failed: int = 0
     not_sent: int = 0

@@ -1,10 +1,10 @@
 """The clients of one pattern, threads of a process of their own.
 
-    Order  --barrier-->  each thread: a client, its calls one after another  -->  every call's start, end, outcome, pid
+    PatternOrder  --barrier-->  each thread: a client, calls in a row  -->  every call's start, end, outcome, pid
 
     python -m thriftserve_bench.load.pattern_clients     one order a line of JSON, one answer a line
 
-Nothing raises: whatever goes wrong with a call is its outcome.
+Nothing raises: a failure of a call is its outcome.
 """
 
 from __future__ import annotations
@@ -16,15 +16,22 @@ from contextlib import ExitStack
 from dataclasses import asdict, dataclass
 from typing import Any
 
+import numpy as np
+
 from thriftserve_bench.processes import answer_json_lines
-from thriftserve_bench.records.experiments import Call
-from thriftserve_bench.workloads.pattern_inputs import make_inputs
+from thriftserve_bench.records.experiments import OK, Call
 from thriftserve_client import Client
 
-OK = "ok"
 #: The model's name at every server.
 MODEL = "w"
 _LONGEST_OUTCOME = 200
+#: Workloads of milliseconds need no input.
+EMPTY = "empty"
+#: The same, asked to spend no time at all.
+NO_SERVICE = "no-service"
+#: Images for `image_classifier`, the model that stands for real ones: enough for some milliseconds.
+IMAGES = "images"
+_BATCH = 64
 
 
 @dataclass(frozen=True)
@@ -93,6 +100,15 @@ class PatternClients:
         except Exception as error:
             outcome = f"{type(error).__name__}: {error}"[:_LONGEST_OUTCOME]
         return Call(number, start_s, time.perf_counter() - self._released, outcome, pid)
+
+
+def make_inputs(kind: str) -> dict[str, np.ndarray[Any, np.dtype[Any]]]:
+    """Return the arrays of that kind; IMAGES is float32 [64, 28, 28, 1]."""
+    if kind == NO_SERVICE:
+        return {"ms": np.asarray(0.0)}
+    if kind == IMAGES:
+        return {"image": np.random.default_rng(1).random((_BATCH, 28, 28, 1), np.float32)}
+    return {}
 
 
 def _answer(order: dict[str, Any]) -> list[dict[str, Any]]:

@@ -34,7 +34,7 @@ thriftserve-bench capacity --requests-per-day 2e7 --headroom 2 --sweep sweep.jso
 
 @dataclass(frozen=True)
 class Demand:
-    """What is asked of a service in a day.
+    """The requests of a service in a day.
 
     Attributes:
         page_views: a day; or requests, with `requests_per_page` 1.
@@ -85,7 +85,7 @@ class SustainedRate:
 
     @property
     def title(self) -> str:
-        """The server and what it was asked."""
+        """The server and its payload."""
         return f"{self.variant.title}, {self.payload}"
 
     @property

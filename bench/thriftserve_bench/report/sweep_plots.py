@@ -7,46 +7,42 @@ On the left against concurrency (closed loop), on the right against the offered 
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
+from matplotlib.figure import Figure
+
+from thriftserve_bench.plots import save_all
 from thriftserve_bench.records.sweep import CLOSED, OPEN, Point, SweepRun, Variant
 from thriftserve_bench.report.sweep import PointFigures, point_figures
 
-_KINDS = ("png", "svg")
 _AXES = {CLOSED: "callers (closed loop)", OPEN: "offered calls/s (open loop)"}
 
 
 def write_plots(run: SweepRun, directory: Path) -> list[Path]:
     """Draw every figure into `directory`, which is created if it is missing; return the files."""
+    return save_all(_figures(run), directory)
+
+
+def _figures(run: SweepRun) -> Iterator[tuple[str, Figure]]:
     groups: dict[tuple[str, str], list[Point]] = {}
     for point in run.points:
         groups.setdefault((point.setting.variant.model_name, point.setting.payload), []).append(point)
-    directory.mkdir(parents=True, exist_ok=True)
-    written = []
     for (model, payload), points in groups.items():
         if any(point_figures(point) for point in points):
             name = "sweep-" + "".join(sign if sign.isalnum() else "_" for sign in f"{model}-{payload}")
-            written += _draw(points, f"{model}, {payload}", directory / name)
-    return written
+            yield name, _draw(points, f"{model}, {payload}")
 
 
-def _draw(points: list[Point], title: str, path: Path) -> list[Path]:
-    # Drawn without pyplot: it needs no display and keeps no figure in memory.
-    from matplotlib.backends.backend_agg import FigureCanvasAgg
-    from matplotlib.figure import Figure
-
+def _draw(points: list[Point], title: str) -> Figure:
     modes = [mode for mode in (CLOSED, OPEN) if any(point.setting.mode == mode for point in points)]
-    figure = Figure(figsize=(6 * len(modes), 8), layout="constrained")
-    FigureCanvasAgg(figure)
+    figure = Figure(figsize=(6 * len(modes), 8))
     axes = figure.subplots(2, len(modes), squeeze=False)
     for column, mode in enumerate(modes):
         _column(axes[0][column], axes[1][column], [point for point in points if point.setting.mode == mode], mode)
     figure.suptitle(title)
-    written = [path.with_suffix(f".{kind}") for kind in _KINDS]
-    for file in written:
-        figure.savefig(file, dpi=120)
-    return written
+    return figure
 
 
 def _column(rate: Any, latency: Any, points: list[Point], mode: str) -> None:

@@ -1,4 +1,4 @@
-"""The published stack's HTTP application: Flask takes JSON and asks the model server by gRPC.
+"""The published stack's HTTP application: Flask takes JSON and calls the model server by gRPC.
 
     {"instances": [{"words": […], "nwords": n}, …]}  -->  PredictRequest  --gRPC-->  {"predictions": [{…}, …]}
 

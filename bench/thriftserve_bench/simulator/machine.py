@@ -2,8 +2,8 @@
 
 CPU seconds  -->  Interpreter (one thread at a time)  -->  Cores (all runnable ones share)  -->  when it is done
 
-Cores are shared evenly among those that want them, as a kernel's fair scheduler does over more than a
-few milliseconds: with n runnable threads on c cores each gets min(1, c/n) of one. The sharing is kept in
+Cores are shared evenly among runnable threads, as a kernel's fair scheduler does over more than a
+few milliseconds: with n runnable threads on c cores each gets min(1, c/n) of one. The sharing is computed in
 virtual time, the CPU seconds that a thread runnable since the beginning would have had, so a change costs
 O(log n) and not a look at every thread.
 """
@@ -104,7 +104,7 @@ class Connection:
 
 #: What a simulated thread is: it yields what it waits for.
 Steps = Generator[Event, Any, Any]
-#: CPython's sys.getswitchinterval(): how long a computing thread keeps the lock while others want it.
+#: CPython's sys.getswitchinterval(): how long a computing thread holds the lock while others wait for it.
 SWITCH_INTERVAL_S = 0.005
 _SAME_S = 1e-9
 
@@ -186,7 +186,7 @@ class Lock:
 
 
 class Interpreter:
-    """A process: its threads run one at a time, each at most `slice_s` while others want to.
+    """A process: its threads run one at a time, each at most `slice_s` while others are runnable.
 
     Args:
         env: the simulation.

@@ -9,7 +9,7 @@
     3.0
 
 In the model are: who accepts and in which order, the interpreter's lock, forks that are serial in the parent, cores,
-workers and threads, connections and whom they bind, and the clients' own costs. Not in it are limits (refusals),
+workers and threads, connections and what they occupy, and the clients' own costs. Not in it are limits (refusals),
 memory, the network, and anything that happens by chance.
 """
 
@@ -54,7 +54,7 @@ _SERVERS: dict[str, dict[str, type[SimulatedServer]]] = {
     OURS: {**_SAME, "TThreadPoolServer": ThreadPool, "TProcessPoolServer": ProcessPool, BATCHING: Batching},
     APACHE: {**_SAME, "TThreadPoolServer": ApacheThreadPool, "TProcessPoolServer": ApacheProcessPool},
 }
-#: Turns that threads which compute take on the lock, in all, at most: more would cost time and tell nothing.
+#: Turns that threads which compute take on the lock, in all, at most: more would cost time and change nothing.
 _TURNS = 50_000
 #: What the published clients ran into: 64 cores, and 33 s for 100 calls in series.
 PUBLISHED_CORES, PUBLISHED_SERVICE_S = 64, 0.33

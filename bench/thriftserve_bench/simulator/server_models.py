@@ -119,7 +119,7 @@ class Nonblocking(SimulatedServer):
 
 
 #: How long one of our pool's threads waits for a connection's next request, and while others wait; how long it
-#: keeps a busy connection while others wait.
+#: stays with a busy connection while others wait.
 LINGER_S, CROWDED_LINGER_S, TURN_S = 0.02, 0.001, 0.01
 
 

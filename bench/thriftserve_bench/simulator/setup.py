@@ -51,7 +51,7 @@ class Costs:
 def costs_from(run: ExperimentRun, server_type: str = FORKING, side: str = OURS) -> Costs:
     """Return the costs of a server on the machine of a run.
 
-    `calibrate` tells a server's calls and first calls apart, by the clock and by CPU. A first call is a
+    `calibrate` measures a server's calls and first calls separately, by the clock and by CPU. A first call is a
     connection, a call and a set-up: what both clocks agree on, for the wall's alone counts what else the machine
     did. A forking server's set-up is the fork, which the parent's own CPU shows, and the child's beginning; CPU
     beyond what the client waited for was spent when the child ended. The front of TBatchingServer has its part of a

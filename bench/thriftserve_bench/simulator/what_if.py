@@ -139,7 +139,7 @@ def answer(question: WhatIf, run: ExperimentRun | None = None) -> str:
     """Simulate, and return the answer as a table.
 
     Args:
-        question: what is asked.
+        question: the question.
         run: measured costs; None: the defaults.
 
     Raises:

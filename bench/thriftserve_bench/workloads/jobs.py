@@ -1,4 +1,4 @@
-"""The jobs of `peers`: what is asked, and the right answers; many samples a job, so that a mix-up shows.
+"""The jobs of `peers`: requests and the right answers; many samples a job, so that a mix-up shows.
 
     make_samples, a process of its own  -->  FILE.npz  --load_samples-->  samples, each with its answer
 

@@ -1,1 +1,1 @@
-"""The concurrency experiments: run, told, predicted."""
+"""The concurrency experiments."""

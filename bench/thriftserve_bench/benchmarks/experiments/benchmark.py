@@ -25,13 +25,12 @@ from thriftserve_bench.benchmarks.experiments.forks import fork_costs
 from thriftserve_bench.benchmarks.experiments.hosts import TIMED, Host, HostPlan, start_all, stop_all
 from thriftserve_bench.benchmarks.experiments.lanes import Lanes
 from thriftserve_bench.benchmarks.experiments.schedule import Cell, ExperimentSettings, Schedule, plans
-from thriftserve_bench.load.pattern_clients import MODEL
+from thriftserve_bench.load.pattern_clients import IMAGES, MODEL, make_inputs
 from thriftserve_bench.processes import ChildEnded, ProgramFailed, ServerFailed, run_module
 from thriftserve_bench.records.calls import OURS, SIDES
 from thriftserve_bench.records.experiments import OK, PATTERNS, REAL_MODEL, ExperimentRun, Outcome
 from thriftserve_bench.simulator.setup import NotSimulated
 from thriftserve_bench.simulator.what_if import simulate_text
-from thriftserve_bench.workloads.pattern_inputs import IMAGES, make_inputs
 from thriftserve_client import Client
 
 _PACKAGES = ("thriftserve", "thrift", "numpy", "tensorflow", "tensorflow-cpu", "simpy")

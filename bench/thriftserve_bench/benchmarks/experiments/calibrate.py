@@ -1,8 +1,8 @@
-"""What the simulator needs to know of this machine: small costs, each measured by itself.
+"""Costs of this machine that the simulator needs, each measured by itself.
 
     sockets, threads, forks, a lone client at each server  -->  {"connect_s": …, "call_s/ours/TForkingServer": …}
 
-The names are told at `ExperimentRun.calibration`. A server's figures are medians; the machine's own are lower
+The names are explained at `ExperimentRun.calibration`. A server's figures are medians; the machine's own are lower
 quartiles, for whatever else runs can only add to them.
 """
 
@@ -18,10 +18,9 @@ import psutil
 
 from thriftserve_bench import process_tree
 from thriftserve_bench.benchmarks.experiments.hosts import Host
-from thriftserve_bench.load.pattern_clients import MODEL
+from thriftserve_bench.load.pattern_clients import MODEL, NO_SERVICE, make_inputs
 from thriftserve_bench.records.experiments import REAL_MODEL
 from thriftserve_bench.servers import BATCHING
-from thriftserve_bench.workloads.pattern_inputs import NO_SERVICE, make_inputs
 from thriftserve_bench.workloads.timed import HoldGil
 from thriftserve_client import Client, ThriftServeClientError
 

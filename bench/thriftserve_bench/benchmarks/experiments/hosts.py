@@ -13,14 +13,13 @@ from contextlib import ExitStack
 from dataclasses import dataclass
 from pathlib import Path
 
-from thriftserve_bench.load.pattern_clients import MODEL
+from thriftserve_bench.load.pattern_clients import EMPTY, IMAGES, MODEL, make_inputs
 from thriftserve_bench.processes import ServerFailed, ServerProcess
 from thriftserve_bench.records.calls import APACHE, OURS
 from thriftserve_bench.servers import BATCHING, WITH_THREADS, WITH_WORKERS
-from thriftserve_bench.workloads.pattern_inputs import EMPTY, IMAGES, make_inputs
 from thriftserve_client import Client, ThriftServeClientError
 
-#: The classes of the workloads that are told their milliseconds.
+#: The classes of the workloads with a service time.
 TIMED = {"hold-gil": "HoldGil", "spin": "Spin", "sleep": "Sleep"}
 REAL_MODEL = "model"
 _MODULE = "thriftserve_bench.workloads.timed"
@@ -97,7 +96,7 @@ class Host:
             clients = [stack.enter_context(self._client()) for _ in range(connections)]
             for client in clients:
                 client.ping()
-                if self.plan.workload == REAL_MODEL:  # Apache's have no warm-up: a process loads it when first asked
+                if self.plan.workload == REAL_MODEL:  # Apache's have no warm-up: a process loads it at its first call
                     client.predict(MODEL, make_inputs(IMAGES))
             if self.plan.server_type == BATCHING and self.plan.workload != REAL_MODEL:
                 pool = stack.enter_context(ThreadPoolExecutor(connections))

@@ -12,10 +12,9 @@ from dataclasses import asdict
 
 from thriftserve_bench.benchmarks.experiments.hosts import Host, HostPlan
 from thriftserve_bench.benchmarks.experiments.schedule import Cell
-from thriftserve_bench.load.pattern_clients import PatternOrder
+from thriftserve_bench.load.pattern_clients import EMPTY, IMAGES, PatternOrder
 from thriftserve_bench.processes import ChildEnded, JsonLinesChild
 from thriftserve_bench.records.experiments import REAL_MODEL, Call, Outcome
-from thriftserve_bench.workloads.pattern_inputs import EMPTY, IMAGES
 
 _CLIENTS = "thriftserve_bench.load.pattern_clients"
 _TICK_S = 0.25
@@ -29,7 +28,7 @@ class Lanes:
     Args:
         number: how many cells may run at the same time.
         hosts: the servers, by their plans.
-        begins: told of each cell when it begins, in the lane's thread.
+        begins: called with each cell when it begins, in the lane's thread.
         tick: called a few times a second while cells run.
     """
 

@@ -49,7 +49,7 @@ class HttpSettings:
     stacks: tuple[str, ...] = STACKS
     concurrency: tuple[int, ...] = (1, 10, 100)
     #: Whether connections stay open between requests: each is a cell of its own.
-    kept: tuple[bool, ...] = (False, True)
+    keep_alive: tuple[bool, ...] = (False, True)
     rounds: int = 3
     #: Requests of one run of ab.
     requests: int = 5000
@@ -163,7 +163,7 @@ def settings_of(flags: argparse.Namespace) -> HttpSettings:
     for name in given.get("stacks", ()):
         if name not in STACKS:
             raise ValueError(f"--stacks: there is no {name!r}; use some of {', '.join(STACKS)}, or {_NONE}")
-    settings = replace(_DEFAULTS, nginx=flags.nginx, kept=_KEEP_ALIVE[flags.connections], **given)
+    settings = replace(_DEFAULTS, nginx=flags.nginx, keep_alive=_KEEP_ALIVE[flags.connections], **given)
     for name in ("rounds", "requests", "gunicorn_workers", "gateways"):
         if getattr(settings, name) < 1:
             raise ValueError(f"{flag_of(name)} must be above 0")
@@ -199,7 +199,7 @@ class _Stacks:
 
     def measure(self) -> None:
         """Measure every cell of the stacks that could be started."""
-        program = ab_program()
+        settings, program = self.settings, ab_program()
         if program is None:
             self.run.skipped["requests/s of the stacks"] = INSTALL_AB
             return
@@ -207,14 +207,18 @@ class _Stacks:
             stacks = self._start_all(resources)
             if not stacks:
                 return
-            cells = [(concurrency, kept) for kept in self.settings.kept for concurrency in self.settings.concurrency]
-            self.bar.expect(self.settings.rounds * len(cells) * len(stacks))
-            for number in range(self.settings.rounds):
-                for place, (concurrency, kept) in enumerate(cells):
+            cells = [
+                (concurrency, keep_alive)
+                for keep_alive in self.settings.keep_alive
+                for concurrency in self.settings.concurrency
+            ]
+            self.bar.expect(settings.rounds * len(cells) * len(stacks))
+            for number in range(settings.rounds):
+                for place, (concurrency, keep_alive) in enumerate(cells):
                     # Each cell begins with another stack, so that none always follows the same neighbour.
                     turn = (number + place) % len(stacks)
                     for stack in [*stacks[turn:], *stacks[:turn]]:
-                        self._measure_window(stack, concurrency, kept, program)
+                        self._measure_window(stack, concurrency, keep_alive, program)
 
     def _start_all(self, resources: ExitStack) -> list[Stack]:
         """Start the stacks; one that can't be installed is left out."""
@@ -251,11 +255,11 @@ class _Stacks:
             self.run.versions[name] = installed_version(python, name)
         return python
 
-    def _measure_window(self, stack: Stack, concurrency: int, kept: bool, program: str) -> None:
+    def _measure_window(self, stack: Stack, concurrency: int, keep_alive: bool, program: str) -> None:
         load_1m, before = os.getloadavg()[0], stack.cpu_s()
         requests = max(self.settings.requests, concurrency)
         try:
-            report = run_ab(program, stack.port, requests, concurrency, kept, self.directory)
+            report = run_ab(program, stack.port, requests, concurrency, keep_alive, self.directory)
         except AbFailed as error:
             self.run.skipped[f"a window of {stack.name} at concurrency {concurrency}"] = str(error)
             self.bar.step(f"{stack.name} x{concurrency}: {error}")
@@ -271,9 +275,9 @@ class _Stacks:
             alone_bytes=stack.standalone_bytes(),
             load_1m=load_1m,
         )
-        self.run.cell(stack.name, concurrency, kept).windows.append(window)
+        self.run.cell(stack.name, concurrency, keep_alive).windows.append(window)
         rate = report.requests / report.elapsed_s
-        self.bar.step(f"{stack.name} x{concurrency}{' kept' if kept else ''}: {rate:,.0f}/s")
+        self.bar.step(f"{stack.name} x{concurrency}{' kept' if keep_alive else ''}: {rate:,.0f}/s")
 
 
 def _check_same(stacks: list[Stack]) -> None:

@@ -39,9 +39,9 @@ class ProbeSettings:
     """Which probes, and how large."""
 
     fairness: bool = False
-    #: Idle connections; 0: not asked for.
+    #: Idle connections; 0: none.
     idle: int = 0
-    #: Seconds of twice the capacity; 0: not asked for.
+    #: Seconds of twice the capacity; 0: none.
     overload_s: float = 0.0
     seconds: float = 2.0
 

@@ -12,6 +12,7 @@ from rich.box import SIMPLE
 from rich.console import Console
 from rich.table import Table
 
+from thriftserve_bench import tables
 from thriftserve_bench.records.calls import APACHE, OURS, SIDES
 from thriftserve_bench.records.experiments import PATTERNS, ExperimentRun
 from thriftserve_bench.report.experiments.consistency import findings
@@ -49,10 +50,10 @@ def markdown(run: ExperimentRun) -> str:
     rest = [row for row in table_rows if row not in first]
     parts = [
         *_marks(run),
-        _markdown_table(HEADINGS, [texts(row) for row in first]),
+        tables.markdown_rows(HEADINGS, map(texts, first), range(len(HEADINGS))) + "\n",
         _list(verdict_text(judged) for judged in verdicts(table_rows)),
         "### Every other type\n",
-        _markdown_table(HEADINGS[:-1], [texts(row)[:-1] for row in rest]),
+        tables.markdown_rows(HEADINGS[:-1], [texts(row)[:-1] for row in rest], range(len(HEADINGS))) + "\n",
         "### How it was measured\n",
         _list(preface(run)),
     ]
@@ -175,7 +176,7 @@ def warnings(run: ExperimentRun) -> list[str]:
     """Return what a reader must know before believing a figure."""
     lines = []
     if run.cut_short:
-        lines.append(f"Cut short: the run was stopped before its end; {len(run.outcomes)} outcomes were kept.")
+        lines.append(f"Cut short: the run was stopped before its end; {len(run.outcomes)} outcomes were measured.")
     lines += [f"Inconsistent raw data in {finding.cell}: {finding.text}." for finding in findings(run)]
     lines += [f"{cell.id}: {cell.outcome.failure}." for cell in cells(run) if cell.outcome.failure]
     lines += [
@@ -192,11 +193,6 @@ def main_workload(run: ExperimentRun) -> str | None:
     """Return the workload that stands for the published runs, or the first one."""
     names = list(dict.fromkeys(outcome.workload for outcome in run.outcomes))
     return "hold-gil" if "hold-gil" in names else next(iter(names), None)
-
-
-def _markdown_table(headings: Sequence[str], body: Sequence[Sequence[str]]) -> str:
-    rule = ["---"] * len(headings)
-    return "\n".join("| " + " | ".join(row) + " |" for row in (headings, rule, *body)) + "\n"
 
 
 def _list(lines: Iterable[str]) -> str:

@@ -29,7 +29,7 @@ def explain(outcome: Outcome, ideal: float, run: ExperimentRun) -> str:
     if outcome.pattern == SHARED.name:
         return f"{SHARED.threads} threads take turns on one connection, one call at a time: a series again."
     if outcome.server_type == "TSimpleServer":
-        return "One connection at a time: whoever comes next waits until the one before has hung up."
+        return "One connection at a time: the next one waits until the previous one has closed."
     sentences = [_in_threads(outcome) if outcome.server_type in _IN_ONE_PROCESS else _in_processes(outcome, ideal, run)]
     cores = run.machine.get("cores")
     if outcome.workload in USES_CORE and cores:

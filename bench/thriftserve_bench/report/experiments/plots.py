@@ -9,14 +9,13 @@ from collections.abc import Callable, Iterable, Iterator, Sequence
 from itertools import groupby
 from pathlib import Path
 from statistics import median
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
-import matplotlib as mpl
 from matplotlib import colormaps
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
-from matplotlib.ticker import LogLocator, NullFormatter
 
+from thriftserve_bench.plots import GRID, log_seconds, save_all
 from thriftserve_bench.records.calls import APACHE, OURS, SIDES
 from thriftserve_bench.records.experiments import HUNDRED, PATTERNS, TEN, Call, ExperimentRun, Outcome
 from thriftserve_bench.report.experiments import digest
@@ -27,30 +26,11 @@ from thriftserve_bench.simulator.predict import WITHIN
 COLOURS = {OURS: "#0f6fb8", APACHE: "#d5660a"}
 NAMES = {OURS: "ours", APACHE: "Apache"}
 _TYPE_COLOURS = ("#0f6fb8", "#d5660a", "#1b8a5a", "#b0307f", "#8a6d00", "#5b50c8", "#444c58")
-_DPI = 130
-#: The same picture has the same bytes: no date, no random names.
-_STYLE: dict[Any, Any] = {
-    "svg.hashsalt": "thriftserve",
-    "font.size": 10,
-    "axes.spines.top": False,
-    "axes.spines.right": False,
-    "figure.constrained_layout.use": True,
-    "axes.titlesize": 10.5,
-    "axes.titlelocation": "left",
-}
 
 
 def write_plots(run: ExperimentRun, table_rows: Sequence[Row], directory: Path) -> list[Path]:
     """Draw every plot that the run has data for; return the files' paths."""
-    directory.mkdir(parents=True, exist_ok=True)
-    written: list[Path] = []
-    with mpl.rc_context(_STYLE):
-        for name, figure in _figures(run, table_rows):
-            for kind, metadata in (("png", {}), ("svg", {"Date": None})):
-                path = directory / f"{name}.{kind}"
-                figure.savefig(path, dpi=_DPI, metadata=metadata)
-                written.append(path)
-    return written
+    return save_all(_figures(run, table_rows), directory)
 
 
 def _figures(run: ExperimentRun, table_rows: Sequence[Row]) -> Iterator[tuple[str, Figure]]:
@@ -86,9 +66,9 @@ def experiments(table_rows: Sequence[Row]) -> Figure:
 
 def _experiment(axes: Axes, own: Sequence[Row]) -> None:
     places = range(len(own))
-    _log_seconds(axes, "x")
+    log_seconds(axes, "x")
     axes.set_yticks(list(places), [row.server_type for row in own])
-    axes.grid(axis="x", color="#dddddd", linewidth=0.7)
+    axes.grid(axis="x", **GRID)
     axes.set_axisbelow(True)
     axes.plot([row.ideal_s for row in own], places, "|", color="black", markersize=15, label="ideal")
     for side, shift in ((OURS, 0.13), (APACHE, -0.13)):
@@ -109,8 +89,8 @@ def latencies(table_rows: Sequence[Row]) -> Figure | None:
         for row in own:
             _distribution(axes, row)
         axes.set(xlabel="seconds until the answer", ylim=(0, 1))
-        _log_seconds(axes, "x")
-        axes.grid(color="#dddddd", linewidth=0.7)
+        log_seconds(axes, "x")
+        axes.grid(**GRID)
         axes.set_title(f"{pattern.threads} clients × {pattern.calls_per_thread}")
     panels[0].set_ylabel("part of the calls")
     handles, labels = panels[0].get_legend_handles_labels()
@@ -153,7 +133,7 @@ def forks(run: ExperimentRun) -> Figure:
                 ha="right",
             )
     axes.set(xlabel="MiB resident in the parent", ylabel="ms for one fork()", xlim=(0, None), ylim=(0, None))
-    axes.grid(color="#dddddd", linewidth=0.7)
+    axes.grid(**GRID)
     axes.margins(x=0.2)
     axes.set_title("What a fork costs (large marks: medians)")
     return figure
@@ -180,20 +160,11 @@ def predicted(table_rows: Sequence[Row]) -> Figure | None:
     for side in SIDES:
         axes.plot(*_columns(pairs[side]), "o", color=COLOURS[side], alpha=0.75, label=NAMES[side])
     axes.set(xlabel="measured, seconds", ylabel="simulated, seconds", xlim=ends, ylim=ends)
-    _log_seconds(axes, "x")
-    _log_seconds(axes, "y")
+    log_seconds(axes, "x")
+    log_seconds(axes, "y")
     axes.legend(frameon=False)
     axes.set_title("Does the explanation hold?")
     return figure
-
-
-def _log_seconds(axes: Axes, name: str) -> None:
-    """Return a logarithmic axis with plain numbers on it."""
-    axis = axes.xaxis if name == "x" else axes.yaxis
-    axes.set(**{f"{name}scale": "log"})
-    axis.set_major_locator(LogLocator(subs=(1, 2, 5)))
-    axis.set_major_formatter("{x:g}")
-    axis.set_minor_formatter(NullFormatter())
 
 
 def _columns(pairs: Sequence[tuple[float | None, float | None]]) -> tuple[list[float], list[float]]:
