@@ -76,7 +76,7 @@ def test_redirects_are_counted() -> None:
 
 
 def test_proxy_of_the_environment(monkeypatch: pytest.MonkeyPatch) -> None:
-    """http_proxy is used, but for the hosts in no_proxy; ALL_PROXY is not, nor is a .netrc."""
+    """http_proxy is used, but for the hosts in no_proxy; ALL_PROXY is not."""
     with (
         FileServer({"/m": File(CONTENT)}) as server,
         FileServer({"http://models.invalid/m": File(b"proxied")}) as proxy,
@@ -129,6 +129,22 @@ def test_answers_that_are_no_file(answer: bytes, error: type[Exception], message
     """What another try may change is told apart from what it may not."""
     with raw_server(answer) as url, pytest.raises(error, match=message), asked(url):
         pass
+
+
+@pytest.mark.parametrize(
+    ("headers", "validator"),
+    [
+        (b'ETag: "one"\r\nLast-Modified: Mon, 01 Jan 2024 00:00:00 GMT\r\n', '"one"'),
+        (b'ETag: W/"one"\r\nLast-Modified: Mon, 01 Jan 2024 00:00:00 GMT\r\n', "Mon, 01 Jan 2024 00:00:00 GMT"),
+        (b'ETag: W/"one"\r\n', None),
+        (b"", None),
+    ],
+)
+def test_what_tells_a_file_from_the_next(headers: bytes, validator: str | None) -> None:
+    """A weak tag is none: ranges of two files that mean the same can't be joined."""
+    answer = b"HTTP/1.1 206 Partial Content\r\nContent-Range: bytes 0-0/9\r\nContent-Length: 1\r\n" + headers
+    with raw_server(answer + b"\r\nx") as url, asked(url, HttpRange(0, 1)) as piece:
+        assert (piece.validator, piece.total) == (validator, 9)
 
 
 def test_range_beyond_the_end() -> None:

@@ -64,7 +64,7 @@ def test_mirror_brings_what_is_asked_for(tmp_path: Path, over: Callable[[Path], 
         put(base, name)
     with over(base) as url:
         mirror = Mirror(url, mirror_directory(tmp_path / "cache", url))
-        assert mirror.sync(Latest()) == SyncResult(coming=True)
+        assert mirror.sync(Latest()) == SyncResult(pending=True)
         assert mirror.sync(Latest()) == SyncResult(landed=(2,))
         assert mirror.sync(Latest()) == SyncResult()
     assert whole(mirror.directory / "2")
@@ -109,7 +109,7 @@ def test_copy_that_is_not_done_is_not_brought(tmp_path: Path) -> None:
     with http_server(base) as (url, files):
         mirror = Mirror(url, tmp_path / "cache")
         told = [mirror.sync(Latest()) for _ in range(4)]
-        assert told[0] == SyncResult(coming=True)
+        assert told[0] == SyncResult(pending=True)
         missing = "2: is incomplete: variables/variables.data-00000-of-00002 is missing"
         assert all(missing in one.problems[0] for one in told[1:])
         assert here(mirror) == [1]

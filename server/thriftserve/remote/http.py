@@ -110,7 +110,7 @@ def _send(connections: ExitStack, url: str, headers: dict[str, str], timeout_s: 
     # Reading whom this machine trusts takes 20 ms: only where there is something to verify. SSL_CERT_FILE is heeded.
     verify = ssl.create_default_context() if proxy or url.startswith("https:") else False
     # The transport, not httpx.Client: the client logs each URL with its query, which may hold a signature.
-    transport = connections.enter_context(httpx.HTTPTransport(verify=verify, proxy=proxy, trust_env=False))
+    transport = connections.enter_context(httpx.HTTPTransport(verify=verify, proxy=proxy))
     timeout = httpx.Timeout(timeout_s).as_dict()
     response = transport.handle_request(httpx.Request("GET", url, headers=headers, extensions={"timeout": timeout}))
     connections.callback(response.close)

@@ -60,7 +60,7 @@ class SyncResult:
     #: What is wrong now, also if it was wrong before.
     problems: tuple[str, ...] = ()
     #: Whether something is new or has changed: the next sync may land it.
-    coming: bool = False
+    pending: bool = False
 
 
 class Mirror:
@@ -106,7 +106,7 @@ class Mirror:
         here.update(landed)
         asked = {version for policy in policies for version in policy.among(here & set(remote))}
         removed = self._remove(set(remote), here, asked.union(protected))
-        return SyncResult(landed, tuple(removed), tuple(self._problems), coming=bool(self._changed))
+        return SyncResult(landed, tuple(removed), tuple(self._problems), pending=bool(self._changed))
 
     def _find_twins(self, remote: Mapping[int, list[str]]) -> Iterator[str]:
         for version, names in remote.items():

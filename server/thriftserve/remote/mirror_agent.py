@@ -128,7 +128,7 @@ class _MirrorThread:
             if task is not None:
                 result = self._sync(task)
                 self._report(result)
-                pause_s = min(task.poll_s or _SECOND_SYNC_S, _SECOND_SYNC_S) if result.coming else task.poll_s or None
+                pause_s = min(task.poll_s or _SECOND_SYNC_S, _SECOND_SYNC_S) if result.pending else task.poll_s or None
 
     def _sync(self, task: _Task) -> SyncResult:
         try:
@@ -142,7 +142,7 @@ class _MirrorThread:
     def _report(self, result: SyncResult) -> None:
         self._parent.report(
             url=self._url,
-            settled=not result.coming,
+            settled=not result.pending,
             changed=bool(result.landed or result.removed),
             problems=result.problems,
         )
