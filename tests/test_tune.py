@@ -9,16 +9,18 @@ import shutil
 import signal
 import subprocess
 import sys
+from collections.abc import Callable
 from pathlib import Path
 
 import pytest
 
 from dependent_models import saved_model
 from small_models import small
-from thriftserve.errors import ConfigError, ModelLoadError
+from thriftserve.errors import ConfigError, InvalidArgument, ModelLoadError
 from thriftserve.repository import model_settings
 from thriftserve.tools import tune, tune_search
-from thriftserve.tools.tune_search import Arrangement, Candidate, Result, arrangements, best
+from thriftserve.tools.tune_search import Arrangement, Candidate, Result, Search, arrangements, best
+from thriftserve.tools.tune_workers import TuneWorkers
 from thriftserve_bench.process_tree import signal_group
 
 COMMAND = [sys.executable, "-m", "thriftserve", "model", "tune"]
@@ -198,3 +200,62 @@ def test_versions_own_file_goes_before(tmp_path: Path) -> None:
     assert tune.settings_file(tmp_path / "1") == tmp_path / "model.toml"
     (tmp_path / "1" / "model.toml").touch()
     assert tune.settings_file(tmp_path / "1") == tmp_path / "1" / "model.toml"
+
+
+class _FakeWorkers(TuneWorkers):
+    """Workers that note what they are asked: every run takes 1 ms, and three rows are refused."""
+
+    def __init__(self, asked: list[tuple[int, float]]) -> None:
+        self._asked = asked
+
+    def call(self, runs: int, rows: int, seconds: float) -> tuple[float, list[float]]:
+        self._asked.append((rows, seconds))
+        if rows == 3:
+            raise InvalidArgument("three rows are refused")
+        return rows * 1000.0, [0.001] * 10
+
+    def close(self) -> None:
+        """End nothing."""
+
+
+def _search(start_workers: Callable[[int, int], TuneWorkers], budget_s: float = 60.0) -> Search:
+    return Search(start_workers, "throughput", 4.0, budget_s, lambda *_: None)
+
+
+def test_the_promising_are_measured_again() -> None:
+    """Every candidate gets a quarter of the time, the best four half of it, then all; a refusal costs its candidate."""
+    asked: list[tuple[int, float]] = []
+    search = _search(lambda workers, threads: _FakeWorkers(asked))
+    search.run(Candidate(Arrangement(1, 1, 1), rows) for rows in (1, 2, 3, 4, 5, 6))
+    assert [rows for rows, seconds in asked if seconds == 1.0] == [1, 2, 3, 4, 5, 6]
+    assert [rows for rows, seconds in asked if seconds == 2.0] == [2, 4, 5, 6]
+    assert [rows for rows, seconds in asked if seconds == 4.0] == [2, 4, 5, 6]
+    assert list(search.failed.values()) == ["three rows are refused"]
+    assert search.skipped == 0
+    winner = best(search.results.values(), "throughput")
+    assert winner is not None
+    assert (winner.candidate.rows, winner.seconds) == (6, 4.0)
+
+
+def test_workers_that_do_not_start_cost_their_candidates_only() -> None:
+    """A number of processes that can't load the model is noted; it ends the search if none can."""
+
+    def start(workers: int, threads: int) -> TuneWorkers:
+        if workers > 1:
+            raise ModelLoadError("no memory")
+        return _FakeWorkers([])
+
+    alone, pair = (Candidate(Arrangement(workers, 1, 1), 1) for workers in (1, 2))
+    search = _search(start)
+    search.run([pair, alone])
+    assert (list(search.results), search.failed) == ([alone], {pair: "no memory"})
+    with pytest.raises(ModelLoadError):
+        _search(start).run([pair])
+
+
+def test_a_search_ends_when_its_time_is_over() -> None:
+    """After the budget nothing new begins, but something is measured in any case."""
+    candidates = [Candidate(Arrangement(1, 1, 1), rows) for rows in (1, 2, 4)]
+    search = _search(lambda workers, threads: _FakeWorkers([]), budget_s=0.0)
+    search.run(candidates)
+    assert (list(search.results), search.skipped) == (candidates[:1], 2)

@@ -15,6 +15,7 @@ import re
 import threading
 import time
 from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
 from contextlib import nullcontext
 from dataclasses import replace
 from pathlib import Path
@@ -174,19 +175,15 @@ def _set_priority(nice: int) -> None:
 
 def _can_restore_priority() -> bool:
     """Return whether a lower priority can be undone; tried by a thread that does nothing else."""
-    answers: list[bool] = []
 
-    def attempt() -> None:
-        own = os.getpriority(os.PRIO_PROCESS, 0)
+    def attempt() -> bool:
+        thread, own = threading.get_native_id(), os.getpriority(os.PRIO_PROCESS, 0)
         try:
-            os.setpriority(os.PRIO_PROCESS, threading.get_native_id(), own + 1)
-            os.setpriority(os.PRIO_PROCESS, threading.get_native_id(), own)
+            os.setpriority(os.PRIO_PROCESS, thread, own + 1)
+            os.setpriority(os.PRIO_PROCESS, thread, own)
         except OSError:
-            answers.append(False)
-        else:
-            answers.append(True)
+            return False
+        return True
 
-    trial = threading.Thread(target=attempt)
-    trial.start()
-    trial.join()
-    return answers == [True]
+    with ThreadPoolExecutor(1) as pool:
+        return pool.submit(attempt).result()

@@ -76,9 +76,10 @@ def random_inputs(signature: Signature, image: ImageSettings | None = None) -> I
     random = np.random.default_rng(_INPUT_SEED)
     yield zeros(signature, image)
     sized = image or ImageSettings(height=_SIDE, width=_SIDE)
+    words = [np.array(_WORDS[:_FEW_WORDS], object)]
     for rows in (1, _BATCH):
         yield {
-            name: _random(random, numpy_dtype(spec.dtype), _shape(spec, sized, 1, rows))
+            name: _random(random, numpy_dtype(spec.dtype), _shape(spec, sized, 1, rows), 0, words)
             for name, spec in signature.inputs.items()
         }
 
@@ -102,7 +103,7 @@ def random_rows(
 
     def row(kinds: Mapping[str, int]) -> dict[str, Array]:
         return {
-            name: _random_of_kind(random, numpy_dtype(spec.dtype), shapes[name], kinds[name], texts)
+            name: _random(random, numpy_dtype(spec.dtype), shapes[name], kinds[name], texts)
             for name, spec in signature.inputs.items()
         }
 
@@ -189,15 +190,7 @@ def _zeros(spec: TensorSpec, shape: tuple[int, ...]) -> Array:
     return np.full(shape, b"", dtype) if dtype == np.dtype(object) else np.zeros(shape, dtype)
 
 
-def _random(random: np.random.Generator, dtype: np.dtype[Any], shape: tuple[int, ...]) -> Array:
-    if dtype == np.dtype(object):
-        return random.choice(np.array(_WORDS[:_FEW_WORDS], object), shape)
-    if dtype.kind in "iub":
-        return random.integers(0, 2, shape).astype(dtype)
-    return random.uniform(-1, 1, shape).astype(dtype)
-
-
-def _random_of_kind(
+def _random(
     random: np.random.Generator, dtype: np.dtype[Any], shape: tuple[int, ...], kind: int, texts: Sequence[Array]
 ) -> Array:
     if dtype == np.dtype(object):
