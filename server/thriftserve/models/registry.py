@@ -18,8 +18,6 @@ from thriftserve.repository.state_store import StateReader
 from thriftserve.repository.version_states import VersionStatus
 from thriftserve_idl.ttypes import ModelState
 
-__all__ = ["Registry", "SharedStateRegistry", "VersionStatus"]
-
 #: States of a version that will answer soon, so that asking again makes sense.
 _COMING = (ModelState.START, ModelState.LOADING)
 

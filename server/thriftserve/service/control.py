@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import Protocol
 
 from thriftserve.errors import ConfigError, InvalidArgument, Unauthenticated
-from thriftserve.models.registry import VersionStatus
+from thriftserve.repository.version_states import VersionStatus
 from thriftserve.service import convert
 from thriftserve.service.errors import ErrorCounter, translate_errors
 from thriftserve.service.validation import require_name

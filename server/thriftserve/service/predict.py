@@ -18,8 +18,9 @@ from thriftserve.batching import Batcher, Task, TaskResult
 from thriftserve.deadline import Deadline
 from thriftserve.errors import InvalidArgument, ThriftServeError, Unimplemented
 from thriftserve.models import images
-from thriftserve.models.registry import Registry, VersionStatus
+from thriftserve.models.registry import Registry
 from thriftserve.models.session import Array
+from thriftserve.repository.version_states import VersionStatus
 from thriftserve.rpc.batch_processor import BatchProcessor, Path, Span, Varying
 from thriftserve.service import convert
 from thriftserve.service.classify import classify

@@ -76,7 +76,6 @@ TYPES = {
     17: ("i8", 1),
     18: ("u8", 1),
 }
-_MARKS = (42, 43)
 
 Values = NDArray[Any]
 
