@@ -190,7 +190,9 @@ def test_configuration_file_that_changes(tmp_path: Path) -> None:
     assert not configuration.check_file(110.0)
     configuration.adopt(*configuration.read())
     write("third")
-    assert [config.name for config in Configuration(lambda: settings, settings, state).models] == ["second_one"]
+    successor = Configuration(lambda: settings, settings, state)
+    assert [config.name for config in successor.models] == ["second_one"]
+    assert successor.check_file(120.0)  # the file changed while no controller ran
 
 
 def test_configuration_that_cannot_be_used_changes_nothing(tmp_path: Path) -> None:

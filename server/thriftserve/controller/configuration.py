@@ -89,12 +89,11 @@ class Configuration:
         saved = state.read(_FILE)
         self.models = read_models(settings) if saved is None else tuple(map(config_from_json, saved["models"]))
         self._stamp = file_stamp(settings) if saved is None else saved["stamp"]
-        self.due_at = 0.0
-        self.check_file(time.monotonic())
+        self.due_at = self._next_check(time.monotonic())
 
     def check_file(self, now: float) -> bool:
-        """Return whether the file has changed since this was last called."""
-        self.due_at = now + (self.settings.model_config_poll_s or math.inf)
+        """Return whether the file has changed since this was last called, or since the models were read from it."""
+        self.due_at = self._next_check(now)
         before, self._stamp = self._stamp, file_stamp(self.settings)
         return before != self._stamp
 
@@ -111,3 +110,6 @@ class Configuration:
         """Have these hold from now on."""
         self.settings, self.models = settings, models
         save_configuration(self._state, models, self._stamp)
+
+    def _next_check(self, now: float) -> float:
+        return now + (self.settings.model_config_poll_s or math.inf)
