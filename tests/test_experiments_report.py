@@ -336,7 +336,7 @@ def test_a_run_that_was_cut_short_says_so(run: ExperimentRun, tmp_path: Path) ->
     text = write_page(run, tmp_path).read_text(encoding="utf-8")
     assert Page(text).faults == []
     for told in (text, digest.markdown(run)):
-        assert "Cut short: the run was stopped before its end; 9 outcomes were kept." in told
+        assert "Cut short: the run was stopped before its end; 9 outcomes were measured." in told
 
 
 @pytest.mark.usefixtures("few_cases")
@@ -344,7 +344,7 @@ def test_a_run_without_outcomes_has_a_page(run: ExperimentRun, tmp_path: Path) -
     """Interrupted before the first outcome: still a page, not a traceback."""
     run.outcomes, run.cut_short = [], True
     assert Page(write_page(run, tmp_path).read_text(encoding="utf-8")).faults == []
-    assert "0 outcomes were kept" in digest.markdown(run)
+    assert "0 outcomes were measured" in digest.markdown(run)
 
 
 @pytest.mark.usefixtures("few_cases")

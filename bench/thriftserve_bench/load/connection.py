@@ -9,7 +9,6 @@ from __future__ import annotations
 
 import select
 import socket
-import time
 from collections import deque
 from collections.abc import Callable
 from contextlib import suppress
@@ -51,7 +50,13 @@ class Connection:
 
     def send(self, frame: bytes) -> bool:
         """Send a request; return whether all of it is out, else continue with `send_rest`."""
-        self._unsent = memoryview(frame)
+        try:
+            count = self.sock.send(frame)
+        except BlockingIOError:
+            count = 0
+        if count == len(frame):
+            return True
+        self._unsent = memoryview(frame)[count:]
         return self.send_rest()
 
     def send_rest(self) -> bool:
@@ -91,6 +96,10 @@ class Connection:
                 larger = memoryview(bytearray(length))
                 larger[:filled] = view[:filled]
                 self._view = view = larger
+
+
+#: A connection whose request is over, with the reply, or with why there is none.
+Finished = tuple[Connection, memoryview | Exception]
 
 
 class Connections:
@@ -133,51 +142,65 @@ class Connections:
         connection.busy = True
         connection.intended_ns, connection.sent_ns = intended_ns, now_ns
         self.busy += 1
-        with suppress(OSError):  # the same error comes when the reply is read, and is counted there
-            if not connection.send(frame):
-                fd = connection.sock.fileno()
-                self._sending.add(fd)
-                self._epoll.modify(fd, _READ_WRITE)
+        try:
+            if connection.send(frame):
+                return
+        except OSError:
+            return  # the same error comes when the reply is read, and is counted there
+        fd = connection.sock.fileno()
+        self._sending.add(fd)
+        self._epoll.modify(fd, _READ_WRITE)
 
-    def poll(self, timeout_s: float) -> list[tuple[Connection, memoryview | Exception]]:
+    def poll(self, timeout_s: float) -> list[Finished]:
         """Wait for replies, up to a millisecond longer than `timeout_s`.
 
         Returns:
             The connections whose request is over, with the reply, or with why there is none. A broken connection is
             closed; one that broke while it was idle is replaced and is not reported.
         """
-        finished: list[tuple[Connection, memoryview | Exception]] = []
-        for fd, events in self._epoll.poll(max(0.0, timeout_s)):
-            connection = self._by_fd[fd]
-            try:
-                if fd in self._sending and connection.send_rest():
-                    self._sending.discard(fd)
-                    self._epoll.modify(fd, select.EPOLLIN)
-                reply = connection.receive() if events & ~select.EPOLLOUT else None
-            except Exception as error:  # broken, closed or no reply: each fails the call, whatever its kind
-                if connection.busy:
-                    self.drop(connection)
-                    finished.append((connection, error))
-                else:
-                    self._replace_idle(connection)
-                continue
-            if reply is not None:
-                self._finish(connection)
-                finished.append((connection, reply))
+        finished: list[Finished] = []
+        for fd, _ in self._epoll.poll(max(0.0, timeout_s)):
+            self._advance(self._by_fd[fd], finished)
         return finished
 
-    def poll_precisely(self, timeout_s: float) -> list[tuple[Connection, memoryview | Exception]]:
+    def poll_only(self) -> list[Finished]:
+        """Try the only connection, without a system call that says whether it is ready."""
+        finished: list[Finished] = []
+        (connection,) = self._by_fd.values()
+        self._advance(connection, finished)
+        return finished
+
+    def _advance(self, connection: Connection, finished: list[Finished]) -> None:
+        """Continue to send and to receive; add the connection to `finished` if its request is over."""
+        try:
+            if self._sending:
+                self._send_rest(connection)
+            reply = connection.receive()
+        except Exception as error:  # broken, closed or no reply: each fails the call, whatever its kind
+            if connection.busy:
+                self.drop(connection)
+                finished.append((connection, error))
+            else:
+                self._replace_idle(connection)
+            return
+        if reply is not None:
+            connection.busy = False
+            self.busy -= 1
+            finished.append((connection, reply))
+
+    def _send_rest(self, connection: Connection) -> None:
+        fd = connection.sock.fileno()
+        if fd in self._sending and connection.send_rest():
+            self._sending.discard(fd)
+            self._epoll.modify(fd, select.EPOLLIN)
+
+    def poll_precisely(self, timeout_s: float) -> list[Finished]:
         """Wait for replies like `poll`, to some ten microseconds, for one more system call."""
         finished = self.poll(0)
         if finished or timeout_s <= 0:
             return finished
         select.select([self._epoll], [], [], timeout_s)
         return self.poll(0)
-
-    def _finish(self, connection: Connection) -> None:
-        connection.busy = False
-        connection.free_ns = time.perf_counter_ns()
-        self.busy -= 1
 
     def _replace_idle(self, connection: Connection) -> None:
         self.drop(connection)
@@ -193,7 +216,11 @@ class Connections:
         self._sending.discard(fd)
         connection.sock.close()
         if connection.busy:
-            self._finish(connection)
+            connection.busy = False
+            self.busy -= 1
+
+    def __len__(self) -> int:
+        return len(self._by_fd)
 
     def busy_connections(self) -> list[Connection]:
         """Return the connections with a request in flight."""

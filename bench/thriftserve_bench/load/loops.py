@@ -143,24 +143,26 @@ def closed_loop(
     began = last = now = time.perf_counter_ns()
     while connections.idle:
         _begin(connections, calls, connections.idle.popleft())
-    drain_until = 0
+    drain_until, going = 0, True
     while connections.busy:
-        finished = connections.poll(0.0 if spin else _POLL_S)
+        only = spin and len(connections) == 1
+        finished = connections.poll_only() if only else connections.poll(0.0 if spin else _POLL_S)
         now = time.perf_counter_ns()
         if finished:
             last = now
         elif now - last > CALL_TIMEOUT_S * 1e9:
             tally.failed(TimeoutError(f"no reply within {CALL_TIMEOUT_S:g} s"))
             raise GivenUp(f"no reply within {CALL_TIMEOUT_S:g} s")
+        if finished or not spin:  # while it spins, only a reply can end the loop
+            going = running(now)
         for connection, reply in finished:
-            next_connection = settle(connections, calls, tally, connection, reply, now, insist=running(now))
-            if next_connection is None:
-                continue
-            if running(now):
+            next_connection = settle(connections, calls, tally, connection, reply, now, insist=going)
+            going = running(now)
+            if next_connection is not None and going:
                 _begin(connections, calls, next_connection)
-            else:
+            elif next_connection is not None:
                 connections.idle.append(next_connection)
-        if not running(now):
+        if not going:
             drain_until = drain_until or now + int(drain_s * 1e9)
             if now >= drain_until:
                 break

@@ -1,4 +1,4 @@
-"""The machine under the model: cores that are shared, interpreters that are locked.
+"""The machine of the model: shared cores, interpreters with a lock, connections, queues.
 
 CPU seconds  -->  Interpreter (one thread at a time)  -->  Cores (all runnable ones share)  -->  when it is done
 

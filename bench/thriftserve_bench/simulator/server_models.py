@@ -1,9 +1,12 @@
 """The server types of the model, ours and Apache's.
 
-backlog  -->  TSimpleServer | TThreadedServer | TForkingServer | TNonblockingServer  -->  answers
+backlog  -->  a thread or process for a connection | Apache's pools | our pools | TBatchingServer  -->  answers
 
-Of these, ours and Apache's do the same things in the same order; what differs is in their costs. The pools,
-where they differ, are in simulator_pools.
+TSimpleServer, TThreadedServer, TForkingServer and TNonblockingServer: ours and Apache's do the same in the same order
+and differ in their costs. Pools: a thread or worker of Apache's serves one connection to its end, then the next; a
+thread of ours serves a connection for a turn while others wait, a worker of ours holds many connections and runs one
+request at a time. TBatchingServer: a front with one queue for all connections, whose requests go to any idle worker;
+several requests in one run are not in the model, for the workloads have no such runs.
 """
 
 from __future__ import annotations

@@ -1,6 +1,7 @@
 """The questions to the model and its answers: setups, their costs, predictions.
 
-Setup  -->  predict  -->  Prediction
+Setup, Costs  -->  predict  -->  Prediction
+ExperimentRun.calibration  --costs_from-->  Costs of one server on the machine of the run
 """
 
 from __future__ import annotations

@@ -1,6 +1,6 @@
 """`thriftserve-bench simulate`: what if there were more cores, workers, clients?
 
-"cores=64,workers=20,service_ms=300,clients=5000"  -->  Question  -->  a prediction a server type  -->  text
+"cores=64,workers=20,service_ms=300,clients=5000"  -->  WhatIf  -->  a prediction a server type  -->  text
 
 >>> parse_spec("cores=64,workers=20,service_ms=300").workers
 20

@@ -2,7 +2,7 @@
 
 ExperimentRun  -->  Cell an outcome  -->  Row: published | ideal | ours | Apache | predicted | explanation
 
-    for row in rows(load_experiments(Path("experiments.json"))):
+    for row in rows(ExperimentRun.load(Path("experiments.json"))):
         print(row.name, row.server_type, row.ideal_s, row.ours and row.ours.elapsed_s)
 """
 
