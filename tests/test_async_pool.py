@@ -22,7 +22,7 @@ from thriftserve_client import (
 )
 from thriftserve_client.address import Address
 from thriftserve_client.async_pool import AsyncPool
-from thriftserve_client.connection import Dialing
+from thriftserve_client.connection import ConnectionConfig
 from thriftserve_idl import ttypes
 
 #: Nobody listens there: a port that only root may bind.
@@ -30,7 +30,9 @@ NOBODY = 1
 
 
 def pool_of(*ports: int, connect_timeout_s: float = 5.0) -> AsyncPool:
-    return AsyncPool([Dialing(Address("127.0.0.1", port), connect_timeout_s=connect_timeout_s) for port in ports])
+    return AsyncPool(
+        [ConnectionConfig(Address("127.0.0.1", port), connect_timeout_s=connect_timeout_s) for port in ports]
+    )
 
 
 def pings(pool: AsyncPool, number: int = 1, timeout_s: float = 30.0) -> None:

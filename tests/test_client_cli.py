@@ -258,15 +258,15 @@ def test_detect(run: Run, service: Service, tmp_path: Path) -> None:
         (["predict", "half_plus_two", "--input", "x=[[1], [1, 2]]"], 2, "inhomogeneous"),
         (["predict", "half_plus_two", "--input", "x=[1e39]"], 2, "takes FLOAT: 1e+39 (float64) does not fit FLOAT"),
         (["predict", "half_plus_two", "--input", "x=[16777217]"], 2, "takes FLOAT: 16777217 (int64) does not fit"),
-        (["predict", "half_plus_two", "--input", "z=[1]"], 2, "no input 'z'; it has x"),
-        (["predict", "half_plus_two", "--input", "x=oops"], 2, "is no JSON"),
+        (["predict", "half_plus_two", "--input", "z=[1]"], 2, "no input 'z': expected one of x"),
+        (["predict", "half_plus_two", "--input", "x=oops"], 2, "is not JSON"),
         (["predict", "half_plus_two", "--input", "x"], 2, "expected NAME=JSON"),
         (["predict", "half_plus_two", "--input", "x=none.npy"], 2, "none.npy: No such file"),
         (["predict", "half_plus_two", "--input", "x=not.npy"], 2, "not.npy is not a .npy file"),
         (["predict", "half_plus_two", "--input", "x=pickled.npy"], 2, "pickled.npy is not a .npy file of plain arrays"),
         (["predict", "half_plus_two", "--input", "@x.json"], 2, "expected NAME=JSON"),
-        (["predict", "half_plus_two", "--input", "x=[1]", "--input", "x=[2]"], 2, "'x' is given twice"),
-        (["predict", "half_plus_two", "--input", "x=[1]", "--signature", "s"], 2, "it has serving_default"),
+        (["predict", "half_plus_two", "--input", "x=[1]", "--input", "x=[2]"], 2, "'x' is set twice"),
+        (["predict", "half_plus_two", "--input", "x=[1]", "--signature", "s"], 2, "expected one of serving_default"),
         (["predict", "echo", "--input", "words=[[1]]"], 2, "input 'words' takes STRING: int64 does not fit STRING"),
         (["predict", "m", "--version", "1", "--label", "a"], 2, "not allowed with"),
         (["classify", "digits", "none.png"], 2, "none.png: No such file"),
@@ -288,7 +288,7 @@ def test_exit_codes(run: Run) -> None:
     """The process ends with the code of its mistake: a server's, a command line's, an input's, a connection's."""
     assert "no model 'none'" in failure(run("predict", "none", "--input", "x=[1]"), 1)
     assert "invalid choice: 'pong'" in failure(run("pong"), 2)
-    assert "is no JSON" in failure(run("predict", "half_plus_two", "--input", "x=oops"), 2)
+    assert "is not JSON" in failure(run("predict", "half_plus_two", "--input", "x=oops"), 2)
     assert "--unix-socket" in failure(run("--unix-socket", "none", "ping"), 3)
 
 

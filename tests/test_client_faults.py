@@ -26,7 +26,7 @@ from thriftserve_client import (
     UnimplementedError,
 )
 from thriftserve_client.address import Address
-from thriftserve_client.connection import Connection, Dialing, StaleConnection
+from thriftserve_client.connection import Connection, ConnectionConfig, StaleConnection
 
 
 @pytest.fixture(scope="module")
@@ -60,7 +60,7 @@ def test_connection_refused() -> None:
 
 def test_unknown_host_and_socket(tmp_path: Path) -> None:
     """A name that nobody knows and a path that is not there are said as such."""
-    with pytest.raises(ConnectionFailed, match="is not known"):
+    with pytest.raises(ConnectionFailed, match="is unknown"):
         Client("no-such-host.invalid").ping()
     with pytest.raises(ConnectionFailed, match="No such file"):
         Client(unix_socket=tmp_path / "none").ping()
@@ -69,7 +69,7 @@ def test_unknown_host_and_socket(tmp_path: Path) -> None:
 def test_no_answer_then_good(service: Service) -> None:
     """A server that accepts and says nothing costs the call its time; the next call is answered."""
     with scripted(silent, relaying_to(service.port, calls=1)) as port, Client(port=port, timeout_s=0.2) as client:
-        with pytest.raises(CallTimeout, match=r"no answer .* transport=framed and protocol=binary"):
+        with pytest.raises(CallTimeout, match=r"no reply .* transport=framed and protocol=binary"):
             client.ping()
         client.ping(timeout_s=30)
 
@@ -103,7 +103,7 @@ def test_closed_in_mid_answer(transport: str, length: int) -> None:
 def test_closed_without_an_answer(service: Service) -> None:
     """A new connection that is closed unanswered is not tried again; the error suggests what may not fit."""
     with scripted(hanging_up, relaying_to(service.port, calls=1)) as port, Client(port=port) as client:
-        with pytest.raises(ConnectionFailed, match="before the answer came; does the server use transport=framed"):
+        with pytest.raises(ConnectionFailed, match="before the reply arrived; does the server use transport=framed"):
             client.ping()
         client.ping()
 
@@ -121,16 +121,16 @@ def test_idle_connection_closed_by_the_server(service: Service) -> None:
 def test_stale_is_only_what_served_before(service: Service) -> None:
     """A connection's first call that breaks is no stale connection; a later one is."""
     with scripted(hanging_up, relaying_to(service.port, calls=1)) as port:
-        dialing = Dialing(Address("127.0.0.1", port))
+        config = ConnectionConfig(Address("127.0.0.1", port))
         with pytest.raises(ConnectionFailed) as caught:
-            _calling(dialing, 1)
+            _calling(config, 1)
         assert not isinstance(caught.value, StaleConnection)
         with pytest.raises(StaleConnection):
-            _calling(dialing, 2)
+            _calling(config, 2)
 
 
-def _calling(dialing: Dialing, times: int) -> None:
-    connection = Connection(dialing, 5)
+def _calling(config: ConnectionConfig, times: int) -> None:
+    connection = Connection(config, 5)
     try:
         for _ in range(times):
             connection.call("ping", time.monotonic() + 30)
@@ -231,7 +231,7 @@ def test_wrong_words(service: Service, transport: str, protocol: str) -> None:
 
 def test_server_that_does_not_read() -> None:
     """A request that the server does not take is given up when its time is over."""
-    untaken = pytest.raises(CallTimeout, match="did not take the request")
+    untaken = pytest.raises(CallTimeout, match="did not accept the request")
     with scripted(silent) as port, Client(port=port, timeout_s=0.2) as client, untaken:
         client.predict("echo", {"x": np.zeros(32 * 2**20, np.uint8)})
 
@@ -277,7 +277,7 @@ def test_fork(service: Service) -> None:
     """A forked child speaks on a connection of its own, even while a thread of the parent is in a call."""
     with Client(port=service.port) as client:
         client.ping()
-        client._caller._line.lock.acquire()  # as another thread would hold it
+        client._connection._process.lock.acquire()  # as another thread would hold it
         pid = os.fork()
         if pid == 0:
             code = 1
@@ -286,5 +286,5 @@ def test_fork(service: Service) -> None:
             finally:
                 os._exit(code)
         assert os.waitstatus_to_exitcode(os.waitpid(pid, 0)[1]) == 0
-        client._caller._line.lock.release()
+        client._connection._process.lock.release()
         assert client.predict("echo", {"x": [2.0]})["x"].tolist() == [2.0]

@@ -102,7 +102,7 @@ def test_server_without_tls(certificate: Certificate) -> None:
 def test_silent_handshake(certificate: Certificate) -> None:
     """A server that never answers the handshake costs the connect time-out."""
     options = SslOptions(certificate.pem)
-    late = pytest.raises(ConnectionFailed, match="did not answer in time")
+    late = pytest.raises(ConnectionFailed, match="did not reply in time")
     with scripted(silent) as port, Client(port=port, ssl=options, connect_timeout_s=0.2) as client, late:
         client.ping()
 

@@ -148,7 +148,7 @@ def test_a_shape_of_a_million_huge_sizes_is_refused_at_once() -> None:
     [
         (1 + 2j, "numpy dtype complex128 has no DataType; convert it to one of float32"),
         (np.datetime64("2020-01-01"), "datetime64"),
-        ([[1], [1, 2]], "list does not make an array"),
+        ([[1], [1, 2]], "list can't become an array"),
         (None, "a STRING tensor takes str and bytes, not NoneType"),
         ([1, "a"], "a STRING tensor takes str and bytes, not int (1)"),
         (2**70, "not int"),

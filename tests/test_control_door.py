@@ -98,7 +98,7 @@ def test_a_token_changes_while_it_serves(guarded: Guarded) -> None:
 
 def test_tls_on_one_side_only(guarded: Guarded) -> None:
     """Plain text to a port that speaks TLS, TLS to one that does not, and a wrong port each say what to look at."""
-    with guarded.control(TOKEN, secure=False) as operator, pytest.raises(ConnectionFailed, match="with or without TLS"):
+    with guarded.control(TOKEN, secure=False) as operator, pytest.raises(ConnectionFailed, match="and TLS as here"):
         operator.reload()
     wrong = SslOptions(guarded.authority.cert)
     with (

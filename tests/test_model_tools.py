@@ -124,7 +124,7 @@ def test_a_process_that_dies_is_told(half: Path) -> None:
         (["convert", "/no/such", "NEW"], 4, "/no/such.meta: there is no such file"),
         (["convert", "/no/such.keras", "NEW"], 4, "/no/such.keras: there is no such file"),
         (["convert", "/no/such", "HALF"], 2, "is there already"),
-        (["record", "HALF", "--input", "x=1, 2"], 2, "is no JSON"),
+        (["record", "HALF", "--input", "x=1, 2"], 2, "is not JSON"),
         (["record", "HALF", "--input", "w=[1]"], 2, "has no input 'w'"),
         (["record", "HALF", "--input", "x=[[1]]"], 2, "of shape"),
         (["record", "HALF", "--input", "x=[1]", "--output", "w"], 2, "no output 'w'"),

@@ -70,7 +70,7 @@ def test_what_can_not_be_loaded_is_named(source: str, said: str) -> None:
     [
         ("raise", "Faulty failed in 'serving_default': KeyError"),
         ("list", "Faulty answered 'serving_default' with a list"),
-        ("dict", "Faulty gave no array for the output 'y': list does not make an array"),
+        ("dict", "Faulty gave no array for the output 'y': list can't become an array"),
     ],
 )
 def test_wrong_answers_are_the_models_fault(how: str, said: str) -> None:

@@ -169,7 +169,7 @@ def test_every_form_is_taken(value: Any, declared: DataType, expected: Any) -> N
         (["1"], DataType.FLOAT, "signature: str does not fit FLOAT"),
         (np.array([b"1"]), DataType.INT64, "signature: bytes does not fit INT64"),
         ([1j], DataType.FLOAT, "signature: complex128 does not fit FLOAT"),
-        ([[1.0], [2.0, 3.0]], DataType.FLOAT, "gave no array for the output 'y': list does not make an array: .*homog"),
+        ([[1.0], [2.0, 3.0]], DataType.FLOAT, "gave no array for the output 'y': list can't become an array: .*homog"),
         (None, DataType.FLOAT, "gave a NoneType for the output 'y': expected numbers"),
         ([1.0, None], DataType.FLOAT, "gave a list for the output 'y' with a NoneType in it, None: expected numbers"),
         (["a", 1], DataType.STRING, "gave a list for the output 'y' with a int in it, 1: expected numbers"),
@@ -178,7 +178,7 @@ def test_every_form_is_taken(value: Any, declared: DataType, expected: Any) -> N
         (
             ArrayLike(None, RuntimeError("on a GPU")),
             DataType.FLOAT,
-            "no array .*: ArrayLike does not make .*: on a GPU",
+            "no array .*: ArrayLike can't become .*: on a GPU",
         ),
         (np.ma.MaskedArray([1.0, 2.0], [False, True]), DataType.FLOAT, "gave a MaskedArray .* with masked elements"),
     ],
@@ -239,7 +239,7 @@ def test_without_a_declaration_the_value_says_its_type(value: Any, dtype: DataTy
 @pytest.mark.parametrize(
     ("answer", "said"),
     [
-        ({"y": [[1], [1, 2]]}, "gave no array for the output 'y': list does not make an array: "),
+        ({"y": [[1], [1, 2]]}, "gave no array for the output 'y': list can't become an array: "),
         ({"y": None}, "gave a NoneType for the output 'y'"),
         ({"y": ["a", 1]}, "gave a list for the output 'y' with a int in it, 1"),
         ({1: [1.0]}, "named an output 1 of type int: expected a str"),

@@ -1,7 +1,6 @@
 """thriftserve_client: call a thriftserve server from Python.
 
-name -> the module that has it, imported when the name is first asked for: who needs one of the modules, and no
-array, does not wait for NumPy.
+Each name is imported from its module when it is first used, so that programs that use no arrays do not load NumPy.
 """
 
 from importlib import import_module
@@ -90,7 +89,7 @@ __all__ = [
     "to_tensor",
 ]
 
-#: Module -> what it has of `__all__`.
+#: Module -> its names in `__all__`.
 _NAMES = {
     "thriftserve_client.address": "SslOptions",
     "thriftserve_client.client": "Client",
@@ -111,7 +110,7 @@ _NAMES = {
 }
 _HOMES = {name: module for module, names in _NAMES.items() for name in names.split()}
 
-if not TYPE_CHECKING:  # a type checker would let any name pass
+if not TYPE_CHECKING:  # a type checker would accept any name
 
     def __getattr__(name: str) -> Any:
         if name not in _HOMES:

@@ -1,6 +1,6 @@
-"""Where a server is, and how a socket to it comes to be.
+"""The address of a server, and connecting to it.
 
-Address --connect(within seconds)--> connected socket (TLS handshake done)
+Address --connect--> connected socket, after the TLS handshake
 """
 
 from __future__ import annotations
@@ -14,13 +14,13 @@ from thriftserve_client.errors import ConnectionFailed
 
 @dataclass(frozen=True)
 class SslOptions:
-    """TLS, as the client does it: the server's certificate is always checked.
+    """The client's TLS options. The server's certificate is always checked.
 
     Attributes:
-        ca_file: PEM file of the authorities trusted; None trusts those of the system.
-        cert_file: PEM file of this client's own certificate, for servers that ask for one (mutual TLS).
-        key_file: PEM file of its key; None where `cert_file` holds the key too.
-        server_hostname: the name that the server's certificate must carry; None means the host connected to.
+        ca_file: PEM file of the trusted authorities; None trusts those of the system.
+        cert_file: PEM file of this client's certificate, for servers that require one (mutual TLS).
+        key_file: PEM file of its key; None if `cert_file` has the key, too.
+        server_hostname: the name in the server's certificate; None for the host of the address.
     """
 
     ca_file: str | None = None
@@ -29,24 +29,24 @@ class SslOptions:
     server_hostname: str | None = None
 
     def context(self) -> ssl.SSLContext:
-        """A context made of the files.
+        """Return a TLS context with the files.
 
         Raises:
-            ConnectionFailed: a file is missing, or holds no certificate or key.
+            ConnectionFailed: a file is missing, or has no certificate or key.
         """
         try:
             context = ssl.create_default_context(cafile=self.ca_file)
             context.minimum_version = ssl.TLSVersion.TLSv1_2
             if self.cert_file:
                 context.load_cert_chain(self.cert_file, self.key_file)
-        except OSError as error:  # ssl.SSLError is one
+        except OSError as error:  # also ssl.SSLError
             raise ConnectionFailed(f"{self} can't be used: {error.strerror or error}") from None
         return context
 
 
 @dataclass(frozen=True)
 class Address:
-    """A TCP host and port, or the path of a Unix socket; with TLS where `tls` is given."""
+    """A TCP host and port, or the path of a Unix socket; with TLS if `tls` is set."""
 
     host: str
     port: int
@@ -59,11 +59,11 @@ class Address:
         return f"[{self.host}]:{self.port}" if ":" in self.host else f"{self.host}:{self.port}"
 
     def connect(self, timeout_s: float | None) -> socket.socket:
-        """A connected socket.
+        """Return a connected socket.
 
         Raises:
-            ConnectionFailed: nobody listens there, the name is unknown, the handshake failed, or all that
-                took longer than `timeout_s`. The message says which.
+            ConnectionFailed: no server listens there, the name is unknown, the handshake failed, or connecting took
+                longer than `timeout_s`. The message says which.
         """
         context = self.tls.context() if self.tls else None
         try:
@@ -71,7 +71,7 @@ class Address:
         except TimeoutError:
             raise ConnectionFailed(f"no connection to {self} within {timeout_s:g} s") from None
         except socket.gaierror as error:
-            raise ConnectionFailed(f"host {self.host!r} is not known: {error.strerror}") from None
+            raise ConnectionFailed(f"host {self.host!r} is unknown: {error.strerror}") from None
         except ConnectionRefusedError:
             raise ConnectionFailed(f"{self} refused the connection: does a server listen there?") from None
         except OSError as error:
@@ -94,12 +94,12 @@ class Address:
         return sock
 
     def _secure(self, sock: socket.socket, context: ssl.SSLContext) -> socket.socket:
-        """The same connection under TLS; each step of the handshake has the connect time-out."""
+        """Return the connection under TLS; each step of the handshake has the connect time-out."""
         name = (self.tls.server_hostname if self.tls else None) or self.host
         try:
             return context.wrap_socket(sock, server_hostname=name)
         except TimeoutError:
-            reason = "it did not answer in time: does it expect TLS?"
+            reason = "it did not reply in time: does it expect TLS?"
         except ssl.SSLCertVerificationError as error:
             reason = f"its certificate is not accepted: {error.verify_message}"
         except ssl.SSLError as error:

@@ -1,10 +1,10 @@
-"""Calls on an event loop, spread over several servers and connections; what may be repeated is.
+"""Calls on an event loop, spread over several servers and connections, with retries.
 
-call(method, args) --> Backend (least busy of those in health) --> AsyncConnection (kept, or new) --> result
-a server that fails --> rests, longer each time --> one call tries it again
+    call(method, values) --> Backend (healthy, fewest calls) --> AsyncConnection (idle, or new) --> result
+    a server that fails --> is avoided for a back-off, longer each time --> a call tries it again
 
 >>> async def main():                                            # doctest: +SKIP
-...     async with AsyncPool([Dialing(Address("10.0.0.1", 9090)), Dialing(Address("10.0.0.2", 9090))]) as pool:
+...     async with AsyncPool([ConnectionConfig(Address(host, 9090)) for host in HOSTS]) as pool:
 ...         await pool.call("ping", 1.0)
 """
 
@@ -17,8 +17,8 @@ from dataclasses import dataclass, field
 from types import TracebackType
 from typing import Any
 
-from thriftserve_client.async_connection import AsyncConnection, NotInTime
-from thriftserve_client.connection import Dialing
+from thriftserve_client.async_connection import AsyncConnection, ConnectTimeout
+from thriftserve_client.connection import ConnectionConfig
 from thriftserve_client.errors import (
     CallTimeout,
     ConnectionFailed,
@@ -28,53 +28,53 @@ from thriftserve_client.errors import (
     UnavailableError,
 )
 
-#: How long a server rests after its first failure, and at most.
-FIRST_REST_S = 0.1
-LONGEST_REST_S = 5.0
-#: Once every server was tried, a call waits so long before it begins anew, twice as long the next time, …
+#: Seconds that a server is avoided after its first failure, and at most.
+FIRST_BACKOFF_S = 0.1
+MAX_BACKOFF_S = 5.0
+#: Seconds that a call waits after it has tried every server; doubled after each round.
 FIRST_PAUSE_S = 0.05
 #: Rounds over all servers before a call gives up.
 ROUNDS = 3
-#: A server that could not be connected to within less than this has not failed for it.
-FAIR_CONNECT_S = 0.1
+#: A connection attempt that had less time than this says nothing about the server.
+MIN_CONNECT_S = 0.1
 
-#: What another server may do better.
-Passing = ConnectionFailed | ServerError
+#: Errors that another server, or a later try, may not have.
+Transient = ConnectionFailed | ServerError
 
 
 @dataclass(eq=False)
 class Backend:
-    """One server: its connections, and how it fares.
+    """One server: its connections and its health.
 
     Attributes:
-        dialing: how to reach it.
-        in_flight: calls under way.
-        failures: how often in a row it could not be reached, or said that it is not available.
-        rests_until: no call goes there before, unless every server rests; the loop's time.
+        config: how to connect to it.
+        in_flight: calls in progress.
+        failures: consecutive times that it could not be reached or was unavailable.
+        avoid_until: no call goes there before this time of the loop, unless all servers are avoided.
         reason: the last failure in words; empty after a success.
     """
 
-    dialing: Dialing
+    config: ConnectionConfig
     in_flight: int = 0
     failures: int = 0
-    rests_until: float = 0.0
+    avoid_until: float = 0.0
     reason: str = ""
     idle: list[AsyncConnection] = field(default_factory=list)
 
     def succeeded(self) -> None:
-        """It answered."""
+        """Note that the server answered."""
         if self.failures:
-            self.failures, self.rests_until, self.reason = 0, 0.0, ""
+            self.failures, self.avoid_until, self.reason = 0, 0.0, ""
 
     def failed(self, now: float, reason: str) -> None:
-        """It did not, or can't serve now: it rests."""
-        if now >= self.rests_until:  # of many calls that fail together, one counts
+        """Note that the server did not answer or is unavailable, and avoid it for a while."""
+        if now >= self.avoid_until:  # calls that fail together count once
             self.failures += 1
-            self.rests_until = now + min(FIRST_REST_S * 2 ** (self.failures - 1), LONGEST_REST_S)
+            self.avoid_until = now + min(FIRST_BACKOFF_S * 2 ** (self.failures - 1), MAX_BACKOFF_S)
         self.reason = reason
 
     def take_idle(self) -> AsyncConnection | None:
-        """A connection that was kept and still stands, the one used last."""
+        """Return the idle connection used last that is still usable; None without one."""
         while self.idle:
             connection = self.idle.pop()
             if connection.usable:
@@ -86,19 +86,19 @@ class Backend:
 class AsyncPool:
     """Calls any of several servers that serve the same models. It belongs to one event loop.
 
-    A call goes to the server with the fewest calls under way. Where it can't be reached, breaks off or says that it
-    is UNAVAILABLE, the call is repeated elsewhere, a full queue too, as long as there is time: every method may be
+    A call goes to the server with the fewest calls in progress. If that server can't be reached, breaks the connection,
+    is UNAVAILABLE or has a full queue, the call is repeated on another one while there is time: every method may be
     repeated without harm.
 
     Args:
-        dialings: the servers, one at least; framed transport.
-        max_connections: connections to each; a call beyond waits, first come first served.
+        configs: one or more servers, with the framed transport.
+        max_connections: limit per server; further calls wait, first come first served.
     """
 
-    def __init__(self, dialings: Sequence[Dialing], *, max_connections: int = 256) -> None:
-        if not dialings or any(one.transport != "framed" for one in dialings):
-            raise ValueError("a pool takes one server or more, on the framed transport")
-        self.backends = [Backend(dialing) for dialing in dialings]
+    def __init__(self, configs: Sequence[ConnectionConfig], *, max_connections: int = 256) -> None:
+        if not configs or any(config.transport != "framed" for config in configs):
+            raise ValueError("expected one or more servers with the framed transport")
+        self.backends = [Backend(config) for config in configs]
         self._max_connections = max_connections
         self._waiting: deque[asyncio.Future[None]] = deque()
         self._turn = 0
@@ -112,29 +112,29 @@ class AsyncPool:
         self.close()
 
     def close(self) -> None:
-        """Closes every connection that no call is using."""
+        """Close all idle connections."""
         for backend in self.backends:
             while backend.idle:
                 backend.idle.pop().close()
 
     async def call(self, method: str, timeout_s: float, *values: Any) -> Any:
-        """Calls a method of the contract.
+        """Call a method of the contract and return its result.
 
         Args:
             method: its name in the IDL.
-            timeout_s: how long all may take: waiting for a connection, connecting, repetitions.
+            timeout_s: limit that includes waiting for a connection, connecting and retries.
             values: its arguments, in the IDL's order.
 
         Raises:
-            ServerError: a server's answer was an error, and not one to be had elsewhere.
+            ServerError: a server replied with an error; for transient ones all servers did.
             ConnectionFailed: no server could be reached.
-            CallTimeout: no answer in time.
-            ProtocolMismatch, MessageTooLarge: see there.
+            CallTimeout: no reply in time.
+            ProtocolMismatch, MessageTooLarge: see `errors`.
         """
         loop = asyncio.get_running_loop()
         deadline = loop.time() + timeout_s
         pause = FIRST_PAUSE_S
-        failures: list[Passing] = []
+        failures: list[Transient] = []
         try:
             for round_ in range(1, ROUNDS + 1):
                 failures.clear()
@@ -148,49 +148,52 @@ class AsyncPool:
                         if isinstance(error, ResourceExhaustedError) and not error.retryable:
                             raise
                         failures.append(error)
-                # Queues that are full want fewer requests, not more.
-                full = any(isinstance(one, ResourceExhaustedError) for one in failures)
+                # Retries would only add to full queues.
+                full = any(isinstance(error, ResourceExhaustedError) for error in failures)
                 if full or round_ == ROUNDS or loop.time() + pause >= deadline:
-                    raise _most_telling(failures, timeout_s)
+                    raise _most_useful(failures, timeout_s)
                 await asyncio.sleep(pause)
                 pause *= 2
         finally:
-            failures.clear()  # they know this frame: all would wait for the collector
+            failures.clear()  # they refer to this frame: the cycle would wait for the collector
         raise AssertionError("the last round returns or raises")
 
-    async def ask_each(self, method: str, timeout_s: float, *values: Any) -> list[tuple[Backend, Any]]:
-        """Calls a method of every server, whatever its health; for each what it returned, or its error."""
+    async def call_each(self, method: str, timeout_s: float, *values: Any) -> list[tuple[Backend, Any]]:
+        """Call a method of every server, healthy or not; return the result or error of each."""
         deadline = asyncio.get_running_loop().time() + timeout_s
-        calls = [self._call_once(one, method, deadline, values, 0) for one in self.backends]
+        calls = [self._call_once(backend, method, deadline, values, 0) for backend in self.backends]
         return list(zip(self.backends, await asyncio.gather(*calls, return_exceptions=True), strict=True))
 
     async def _choose(self, tried: set[Backend], deadline: float) -> Backend:
-        """The next server to try: in health and least busy; where all rest, the one that rests least."""
+        """Return the next server to try: healthy, with the fewest calls; or the first to become healthy."""
         while True:
             now = asyncio.get_running_loop().time()
-            left = [one for one in self.backends if one not in tried]
-            free = [one for one in left if one.in_flight < self._max_connections]
+            free = [
+                backend
+                for backend in self.backends
+                if backend not in tried and backend.in_flight < self._max_connections
+            ]
             if free:
                 return self._best(free, now)
-            await self._wait_for_a_place(deadline)
+            await self._wait_for_connection(deadline)
 
     def _best(self, free: list[Backend], now: float) -> Backend:
         if len(free) == 1:
             return free[0]
         self._turn += 1
         turn = self._turn % len(free)
-        ordered = free[turn:] + free[:turn]  # equally busy ones take turns
-        return min(ordered, key=lambda one: (one.rests_until if one.rests_until > now else 0.0, one.in_flight))
+        ordered = free[turn:] + free[:turn]  # round robin among equally busy ones
+        return min(ordered, key=lambda backend: (max(backend.avoid_until, now), backend.in_flight))
 
-    async def _wait_for_a_place(self, deadline: float) -> None:
-        place: asyncio.Future[None] = asyncio.get_running_loop().create_future()
-        self._waiting.append(place)
+    async def _wait_for_connection(self, deadline: float) -> None:
+        waiter: asyncio.Future[None] = asyncio.get_running_loop().create_future()
+        self._waiting.append(waiter)
         try:
             async with asyncio.timeout_at(deadline):
-                await place
+                await waiter
         except BaseException as error:
-            if place.done() and not place.cancelled():
-                self._give_place()  # it came too late for this call
+            if waiter.done() and not waiter.cancelled():
+                self._wake_waiter()  # too late for this call: wake the next one
             if isinstance(error, TimeoutError):
                 raise CallTimeout("every connection was busy for the call's whole time") from None
             raise
@@ -198,67 +201,69 @@ class AsyncPool:
     async def _call_once(
         self, backend: Backend, method: str, deadline: float, values: tuple[Any, ...], others: int
     ) -> Any:
-        """One call of one server; `others` might be tried after it."""
+        """Call one server once; `others` is the number of servers that may be tried after it."""
         loop = asyncio.get_running_loop()
         backend.in_flight += 1
         connection = backend.take_idle()
         try:
             if connection is None:
-                connection = await _opened(backend, deadline, others)
+                connection = await _open(backend, deadline, others)
             result = await connection.call(method, deadline, *values)
         except (ServerError, MessageTooLarge) as error:
             if isinstance(error, UnavailableError):
                 backend.failed(loop.time(), str(error))
             else:
                 backend.succeeded()
-            self._keep(backend, connection)
+            self._return_idle(backend, connection)
             raise
         except BaseException as error:
-            if isinstance(error, ConnectionFailed) and not isinstance(error, NotInTime):
+            if isinstance(error, ConnectionFailed) and not isinstance(error, ConnectTimeout):
                 backend.failed(loop.time(), str(error))
             if connection is not None:
                 connection.close()
             raise
         else:
             backend.succeeded()
-            self._keep(backend, connection)
+            self._return_idle(backend, connection)
             return result
         finally:
             backend.in_flight -= 1
-            self._give_place()
+            self._wake_waiter()
 
-    def _keep(self, backend: Backend, connection: AsyncConnection | None) -> None:
+    def _return_idle(self, backend: Backend, connection: AsyncConnection | None) -> None:
         if connection is not None and connection.usable:
             backend.idle.append(connection)
 
-    def _give_place(self) -> None:
+    def _wake_waiter(self) -> None:
         while self._waiting:
-            place = self._waiting.popleft()
-            if not place.done():
-                place.set_result(None)
+            waiter = self._waiting.popleft()
+            if not waiter.done():
+                waiter.set_result(None)
                 return
 
 
-async def _opened(backend: Backend, deadline: float, others: int) -> AsyncConnection:
-    """A new connection to a server; while there are others, it has half of the time that is left."""
+async def _open(backend: Backend, deadline: float, others: int) -> AsyncConnection:
+    """Return a new connection; if there are other servers to try, connecting gets half of the time left."""
     loop = asyncio.get_running_loop()
-    left = max(deadline - loop.time(), 1e-3)
-    limit = left / 2 if others else left
+    left_s = max(deadline - loop.time(), 1e-3)
+    limit_s = left_s / 2 if others else left_s
     try:
-        return await AsyncConnection.open(backend.dialing, limit)
-    except NotInTime as error:
-        allowed = min(limit, backend.dialing.connect_timeout_s or limit)
-        # A call in a hurry says nothing about the server: others would pass it over for that.
-        if allowed >= FAIR_CONNECT_S:
+        return await AsyncConnection.open(backend.config, limit_s)
+    except ConnectTimeout as error:
+        allowed_s = min(limit_s, backend.config.connect_timeout_s or limit_s)
+        # An attempt that had too little time says nothing about the server.
+        if allowed_s >= MIN_CONNECT_S:
             backend.failed(loop.time(), str(error))
-        if allowed == left:
+        if allowed_s == left_s:
             raise CallTimeout(f"{error}, the call's whole time") from None
         raise
 
 
-def _most_telling(failures: list[Passing], timeout_s: float) -> Passing | CallTimeout:
-    """Of what servers answered and why others could not: that a server is full, not available, not there."""
+def _most_useful(failures: list[Transient], timeout_s: float) -> Transient | CallTimeout:
+    """Return the most useful of the servers' errors: full before unavailable before unreachable."""
     if not failures:
-        return CallTimeout(f"the call's time, {timeout_s:g} s, was over before a server was asked")
+        return CallTimeout(f"the call's timeout of {timeout_s:g} s passed before a server was called")
     order = (ResourceExhaustedError, UnavailableError, ConnectionFailed)
-    return min(reversed(failures), key=lambda one: next(at for at, kind in enumerate(order) if isinstance(one, kind)))
+    return min(
+        reversed(failures), key=lambda error: next(rank for rank, kind in enumerate(order) if isinstance(error, kind))
+    )

@@ -1,8 +1,6 @@
-"""Calls and their answers as bytes: what a connection says, and what it makes of what comes back. No sockets.
+"""Calls to bytes, and bytes to results. No sockets; the blocking and the asynchronous connection share it.
 
-    (method, values) --ask--> segments          Frame | Stream --answer--> what the method returned, or an error
-
-The blocking and the asynchronous connection share it.
+(method, values) --encode_call--> segments        Frame | Stream --decode_reply--> result | error
 """
 
 from __future__ import annotations
@@ -20,39 +18,39 @@ _VOID = object()
 
 
 def _struct(name: str) -> Any:
-    """The arguments or the result of a method; no name is in both services."""
+    """Return the class of a method's arguments or result; no name is in both services."""
     return getattr(Predict, name, None) or getattr(ModelControl, name)
 
 
-class Dialogue:
-    """One connection's calls, numbered; the next one is asked when the last one is answered.
+class CallCodec:
+    """Encodes the calls of one connection and decodes their replies, one call after the other.
 
     Args:
         protocol: "binary" or "compact".
-        max_message_bytes: the largest request or answer.
-        whom: the server's address, for messages.
-        words: the transport and protocol, for messages.
+        max_message_bytes: limit on a request or reply.
+        server: the server's address, for messages.
+        wire_format: transport and protocol, for messages.
 
     Attributes:
-        answered: whether an answer of this contract has come on it.
+        answered: whether a reply of this contract was received.
     """
 
-    def __init__(self, protocol: str, max_message_bytes: int, whom: str, words: str) -> None:
-        # One each way, kept: a protocol object knows itself by its methods, so each would wait for the collector.
+    def __init__(self, protocol: str, max_message_bytes: int, server: str, wire_format: str) -> None:
+        # One for each direction, reused: a protocol object refers to itself, so each would wait for the collector.
         self._outgoing = Outgoing()
         self._writer = make_protocol(protocol, self._outgoing, max_message_bytes)
         self._reader = make_protocol(protocol, None, max_message_bytes)
         self._max_message_bytes = max_message_bytes
-        self._whom = whom
-        self._words = words
+        self._server = server
+        self._wire_format = wire_format
         self._seqid = 0
         self.answered = False
 
-    def ask(self, method: str, values: tuple[Any, ...]) -> list[bytes]:
-        """The message that calls a method of the contract, in segments.
+    def encode_call(self, method: str, values: tuple[Any, ...]) -> list[bytes]:
+        """Return the message that calls a method of the contract, in segments.
 
         Raises:
-            MessageTooLarge: it exceeds the limit.
+            MessageTooLarge: the message exceeds the limit.
         """
         self._seqid = self._seqid % 0x7FFFFFFF + 1
         self._writer.writeMessageBegin(method, TMessageType.CALL, self._seqid)
@@ -61,27 +59,27 @@ class Dialogue:
         parts = self._outgoing.take()
         size = sum(map(len, parts))
         if size > self._max_message_bytes:
-            raise MessageTooLarge(f"the request takes {size} bytes; max_message_bytes is {self._max_message_bytes}")
+            raise MessageTooLarge(f"the request has {size} bytes; max_message_bytes is {self._max_message_bytes}")
         return parts
 
-    def answer(self, source: Any, method: str) -> Any:
-        """What the method that was asked for last returned.
+    def decode_reply(self, source: Any, method: str) -> Any:
+        """Return the result of the last call.
 
         Args:
-            source: where a protocol reads the message from.
-            method: its name.
+            source: the Frame or Stream with the reply.
+            method: the name of the method.
 
         Raises:
-            ServerError: the answer was an error.
-            ProtocolMismatch: it was no answer to this call.
-            Exception: what the decoders made of bytes that are no message; see `mismatch`.
+            ServerError: the reply is an error.
+            ProtocolMismatch: the message is not a reply to this call.
+            Exception: the decoders fail on the bytes; see `undecodable`.
         """
         self._reader.trans = source
-        self._reader.container_length_limit = source.size  # an item takes a byte at least
+        self._reader.container_length_limit = source.size  # an item has at least a byte
         try:
             return self._read(self._reader, method)
         finally:
-            self._reader.trans = None  # or an idle connection would keep its last answer
+            self._reader.trans = None  # or an idle connection would keep its last reply in memory
 
     def _read(self, protocol: Any, method: str) -> Any:
         name, kind, seqid = protocol.readMessageBegin()
@@ -89,26 +87,26 @@ class Dialogue:
             raise self.mismatch(f"message type {kind} number {seqid}, expected the reply to number {self._seqid}")
         self.answered = True
         if kind == TMessageType.EXCEPTION:
-            refusal = TApplicationException()
-            refusal.read(protocol)
-            raise self._refused(refusal, method)
+            error = TApplicationException()
+            error.read(protocol)
+            raise self._application_error(error, method)
         result = _struct(method + "_result")()
         result.read(protocol)
         protocol.readMessageEnd()
         return self._unwrap(result, name)
 
-    def mismatch(self, what: str) -> ProtocolMismatch:
-        """The error that says that what came is not of this contract."""
+    def mismatch(self, reason: str) -> ProtocolMismatch:
+        """Return the error for a reply that is not of this contract."""
         return ProtocolMismatch(
-            f"{self._whom} did not answer as a thriftserve server does ({what}). Check the port, that the server "
-            f"uses {self._words}, and for large answers max_message_bytes={self._max_message_bytes}"
+            f"{self._server} did not answer as a thriftserve server does ({reason}). Check the port, that the server "
+            f"uses {self._wire_format}, and for large replies max_message_bytes={self._max_message_bytes}"
         )
 
     def undecodable(self, error: Exception) -> ProtocolMismatch:
-        """The same, of an answer that a decoder failed on.
+        """Return the error for a reply that a decoder failed on.
 
-        The decoders raise whatever the bytes lead them to: TProtocolException, EOFError, ValueError,
-        UnicodeDecodeError, MemoryError. All mean that this was no answer.
+        The decoders raise TProtocolException, EOFError, ValueError, UnicodeDecodeError or MemoryError, depending on the
+        bytes. Each means that this is not a reply.
         """
         return self.mismatch(f"{type(error).__name__}: {error}")
 
@@ -117,14 +115,14 @@ class Dialogue:
             raise ServerError.of(result.error.code, result.error.message, result.error.retryable)
         success = getattr(result, "success", _VOID)
         if success is None:
-            raise self.mismatch(f"the answer to {method} holds neither a result nor an error")
+            raise self.mismatch(f"the reply to {method} has neither a result nor an error")
         return None if success is _VOID else success
 
-    def _refused(self, refusal: TApplicationException, method: str) -> Exception:
-        """What a TApplicationException means: it comes from Thrift's own layer, not from the handler."""
-        text = refusal.message or "no message"
-        if refusal.type == TApplicationException.UNKNOWN_METHOD:
+    def _application_error(self, error: TApplicationException, method: str) -> Exception:
+        """Return the error for a TApplicationException, which comes from Thrift's own layer, not from the handler."""
+        text = error.message or "no message"
+        if error.type == TApplicationException.UNKNOWN_METHOD:
             return ServerError.of(ErrorCode.UNIMPLEMENTED, f"the server does not know {method}: {text}", False)
-        if refusal.type in (TApplicationException.INTERNAL_ERROR, TApplicationException.UNKNOWN):
+        if error.type in (TApplicationException.INTERNAL_ERROR, TApplicationException.UNKNOWN):
             return ServerError.of(ErrorCode.INTERNAL, text, False)
         return self.mismatch(f"the server did not understand the call: {text}")

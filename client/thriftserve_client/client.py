@@ -1,6 +1,6 @@
 """The client: numpy in, numpy out, one connection.
 
-    predict(model, {"x": array}) --requests--> Caller --answers--> Prediction
+    predict(model, {"x": array}) --requests--> SharedConnection --decode--> Prediction
 
 >>> with Client("127.0.0.1", 9090) as client:       # doctest: +SKIP
 ...     prediction = client.predict("half_plus_two", {"x": [1.0, 2.0, 5.0]})
@@ -17,9 +17,9 @@ from typing import Any
 
 from thriftserve_client import decode, requests, results
 from thriftserve_client.address import Address, SslOptions
-from thriftserve_client.connection import Dialing
+from thriftserve_client.connection import ConnectionConfig
 from thriftserve_client.requests import Image
-from thriftserve_client.shared_connection import Caller
+from thriftserve_client.shared_connection import SharedConnection
 from thriftserve_client.wire.protocols import DEFAULT_MAX_MESSAGE_BYTES, PROTOCOLS
 from thriftserve_idl.ttypes import ClassifyRequest, DetectRequest, PredictRequest
 
@@ -27,39 +27,38 @@ TRANSPORTS = ("framed", "buffered")
 
 
 class _Default:
-    """Stands for the client's own time-out, where None means none."""
+    """The client's own time-out; None means no time-out."""
 
 
-_CLIENTS_OWN = _Default()
+_DEFAULT_TIMEOUT = _Default()
 Timeout = float | None | _Default
 
 
 class Client:
-    """Calls one server over one connection, opened by the first call.
+    """Calls one server over one connection, which the first call opens.
 
-    Threads may share a client: their calls follow one another, and the wait counts towards a call's time.
-    A forked child opens a connection of its own. After a time-out or a broken connection the connection is
-    closed, never used out of step, and the next call opens a new one. Where a connection that had served
-    before turns out closed when a call goes out on it (the server's idle time-out, a restart), the call is sent
-    once more on a new one: every method may be repeated without harm.
+    Threads may share a client: their calls run one after the other, and the wait counts towards a call's time-out. A
+    forked child opens its own connection. After a time-out or error the connection is closed, and the next call opens
+    a new one. If the server has closed an idle connection (its idle time-out, a restart), the call is sent once more
+    on a new one: every method may be repeated without harm.
 
     Args:
         host: name or address of the server.
         port: its TCP port.
         unix_socket: path of its Unix socket, instead of host and port.
-        transport: "framed" or "buffered", as the server has it.
-        protocol: "binary" or "compact", as the server has it.
-        timeout_s: how long a call may take, connecting included; an answer that began in time may take as long
-            again to come whole. None waits for ever. The server is told, and does not begin a run that is late.
-        connect_timeout_s: how long connecting, and each step of a TLS handshake, may take.
-        ssl: TLS options; None speaks plain text.
-        max_message_bytes: the largest request or answer.
+        transport: "framed" or "buffered", as on the server.
+        protocol: "binary" or "compact", as on the server.
+        timeout_s: limit on a call, connecting included; a reply that begins in time may take as long again to
+            arrive. None means no limit. The server gets the limit, and does not run a request after it.
+        connect_timeout_s: limit on connecting, and on each step of a TLS handshake.
+        ssl: TLS options; None connects without TLS.
+        max_message_bytes: limit on a request or reply.
 
     Every method raises:
-        ServerError: the server's answer was an error; a subclass for each code that matters.
+        ServerError: the server replied with an error; there is a subclass for each common code.
         ConnectionFailed: no connection, or it broke.
-        CallTimeout: no answer in time.
-        ProtocolMismatch: what answered does not speak this contract, transport or protocol.
+        CallTimeout: no reply in time.
+        ProtocolMismatch: the reply is not of this contract, transport or protocol.
         MessageTooLarge: the request exceeds `max_message_bytes`.
     """
 
@@ -79,7 +78,8 @@ class Client:
         _check("transport", transport, TRANSPORTS)
         _check("protocol", protocol, PROTOCOLS)
         address = Address(host, port, os.fspath(unix_socket) if unix_socket else None, ssl)
-        self._caller = Caller(Dialing(address, transport, protocol, connect_timeout_s, max_message_bytes))
+        config = ConnectionConfig(address, transport, protocol, connect_timeout_s, max_message_bytes)
+        self._connection = SharedConnection(config)
         self._timeout_s = timeout_s
 
     def __enter__(self) -> Client:
@@ -89,15 +89,15 @@ class Client:
         self.close()
 
     def __repr__(self) -> str:
-        return f"Client({self._caller.dialing})"
+        return f"Client({self._connection.config})"
 
     def close(self) -> None:
-        """Closes the connection, after the call in progress; a later call would open a new one."""
-        self._caller.close()
+        """Close the connection after the call in progress; a later call opens a new one."""
+        self._connection.close()
 
-    def ping(self, *, timeout_s: Timeout = _CLIENTS_OWN) -> None:
-        """Returns where the server takes requests, raises where it does not."""
-        self._caller.call("ping", self._limit(timeout_s))
+    def ping(self, *, timeout_s: Timeout = _DEFAULT_TIMEOUT) -> None:
+        """Return if the server accepts requests; raise if not."""
+        self._connection.call("ping", self._limit_s(timeout_s))
 
     def predict(
         self,
@@ -108,36 +108,36 @@ class Client:
         label: str | None = None,
         signature: str | None = None,
         outputs: Iterable[str] | None = None,
-        timeout_s: Timeout = _CLIENTS_OWN,
+        timeout_s: Timeout = _DEFAULT_TIMEOUT,
         request_id: str | None = None,
     ) -> results.Prediction:
-        """Runs a signature of a model.
+        """Run a signature of a model.
 
         Args:
-            model: the name it is served under.
-            inputs: by name, each an array or what numpy makes one of; str and bytes become STRING.
-            version: an exact version; the newest where neither it nor `label` is given.
+            model: its name on the server.
+            inputs: by name, each an array or anything that numpy converts to one; str and bytes become STRING.
+            version: its number; the newest if neither it nor `label` is set.
             label: a label that points at a version.
-            signature: the signature's name; "serving_default" where it is not given.
-            outputs: names of the outputs wanted; all where it is not given.
-            timeout_s: instead of the client's own.
-            request_id: stands in the server's log lines about this request.
+            signature: its name; "serving_default" if not set.
+            outputs: names of the outputs to return; all if not set.
+            timeout_s: replaces the client's own.
+            request_id: appears in the server's log lines about this request.
 
         Returns:
             The outputs by name: read-only arrays, STRING as object arrays of bytes.
 
         Raises:
-            TensorError: an input does not make a tensor.
+            TensorError: an input can't become a tensor.
         """
-        limit = self._limit(timeout_s)
+        limit_s = self._limit_s(timeout_s)
         request = PredictRequest(
             requests.model_spec(model, version, label, signature),
             requests.tensors(inputs),
             requests.output_filter(outputs),
-            requests.timeout_ms(limit),
+            requests.timeout_ms(limit_s),
             request_id,
         )
-        return decode.prediction(self._caller.call("predict", limit, request))
+        return decode.prediction(self._connection.call("predict", limit_s, request))
 
     def classify(
         self,
@@ -148,20 +148,20 @@ class Client:
         version: int | None = None,
         label: str | None = None,
         signature: str | None = None,
-        timeout_s: Timeout = _CLIENTS_OWN,
+        timeout_s: Timeout = _DEFAULT_TIMEOUT,
         request_id: str | None = None,
     ) -> results.PerImage[tuple[results.Classification, ...]]:
-        """Names the best classes of each image.
+        """Return the best classes of each image.
 
         Args:
-            model: the name it is served under.
+            model: its name on the server.
             images: one or several, each the bytes of an image file (JPEG, PNG, GIF, BMP, WebP, TIFF) or its path.
-            top_k: how many classes an image; 5 where it is not given.
+            top_k: classes per image; 5 if not set.
             version: as for `predict`, like those that follow.
             label: a label that points at a version.
             signature: the signature's name.
-            timeout_s: instead of the client's own.
-            request_id: stands in the server's log lines about this request.
+            timeout_s: replaces the client's own.
+            request_id: appears in the server's log lines about this request.
 
         Returns:
             For each image its classes, best first.
@@ -169,15 +169,15 @@ class Client:
         Raises:
             OSError: an image file can't be read.
         """
-        limit = self._limit(timeout_s)
+        limit_s = self._limit_s(timeout_s)
         request = ClassifyRequest(
             requests.model_spec(model, version, label, signature),
             requests.encoded_images(images),
             top_k,
-            requests.timeout_ms(limit),
+            requests.timeout_ms(limit_s),
             request_id,
         )
-        return decode.classifications(self._caller.call("classify", limit, request))
+        return decode.classifications(self._connection.call("classify", limit_s, request))
 
     def detect(
         self,
@@ -189,21 +189,21 @@ class Client:
         version: int | None = None,
         label: str | None = None,
         signature: str | None = None,
-        timeout_s: Timeout = _CLIENTS_OWN,
+        timeout_s: Timeout = _DEFAULT_TIMEOUT,
         request_id: str | None = None,
     ) -> results.PerImage[results.ImageDetections]:
-        """Finds objects in each image.
+        """Return the objects in each image.
 
         Args:
-            model: the name it is served under.
+            model: its name on the server.
             images: as for `classify`.
-            min_score: boxes below it are left out; 0.5 where it is not given.
-            max_detections: at most so many boxes an image; 100 where it is not given.
+            min_score: boxes with lower scores are left out; 0.5 if not set.
+            max_detections: limit on the boxes per image; 100 if not set.
             version: as for `predict`, like those that follow.
             label: a label that points at a version.
             signature: the signature's name.
-            timeout_s: instead of the client's own.
-            request_id: stands in the server's log lines about this request.
+            timeout_s: replaces the client's own.
+            request_id: appears in the server's log lines about this request.
 
         Returns:
             For each image its size and its objects, best first.
@@ -211,16 +211,16 @@ class Client:
         Raises:
             OSError: an image file can't be read.
         """
-        limit = self._limit(timeout_s)
+        limit_s = self._limit_s(timeout_s)
         request = DetectRequest(
             requests.model_spec(model, version, label, signature),
             requests.encoded_images(images),
             min_score,
             max_detections,
-            requests.timeout_ms(limit),
+            requests.timeout_ms(limit_s),
             request_id,
         )
-        return decode.detections(self._caller.call("detect", limit, request))
+        return decode.detections(self._connection.call("detect", limit_s, request))
 
     def metadata(
         self,
@@ -228,11 +228,11 @@ class Client:
         *,
         version: int | None = None,
         label: str | None = None,
-        timeout_s: Timeout = _CLIENTS_OWN,
+        timeout_s: Timeout = _DEFAULT_TIMEOUT,
     ) -> results.ModelMetadata:
-        """The signatures and labels of a model."""
+        """Return the signatures and labels of a model."""
         spec = requests.model_spec(model, version, label)
-        return decode.metadata(self._caller.call("getModelMetadata", self._limit(timeout_s), spec))
+        return decode.metadata(self._connection.call("getModelMetadata", self._limit_s(timeout_s), spec))
 
     def status(
         self,
@@ -240,24 +240,24 @@ class Client:
         *,
         version: int | None = None,
         label: str | None = None,
-        timeout_s: Timeout = _CLIENTS_OWN,
+        timeout_s: Timeout = _DEFAULT_TIMEOUT,
     ) -> results.ModelStatus:
-        """The state of every version of a model, or of the one named."""
+        """Return the state of every version of a model, or of the one named."""
         spec = requests.model_spec(model, version, label)
-        return decode.model_status(self._caller.call("getModelStatus", self._limit(timeout_s), spec))
+        return decode.model_status(self._connection.call("getModelStatus", self._limit_s(timeout_s), spec))
 
-    def models(self, *, timeout_s: Timeout = _CLIENTS_OWN) -> list[results.ModelStatus]:
-        """The state of every version of every model."""
-        return [decode.model_status(one) for one in self._caller.call("listModels", self._limit(timeout_s))]
+    def models(self, *, timeout_s: Timeout = _DEFAULT_TIMEOUT) -> list[results.ModelStatus]:
+        """Return the state of every version of every model."""
+        return [decode.model_status(status) for status in self._connection.call("listModels", self._limit_s(timeout_s))]
 
-    def server_status(self, *, timeout_s: Timeout = _CLIENTS_OWN) -> results.ServerStatus:
-        """The server and each of its workers."""
-        return decode.server_status(self._caller.call("getServerStatus", self._limit(timeout_s)))
+    def server_status(self, *, timeout_s: Timeout = _DEFAULT_TIMEOUT) -> results.ServerStatus:
+        """Return the state of the server and of each worker."""
+        return decode.server_status(self._connection.call("getServerStatus", self._limit_s(timeout_s)))
 
-    def _limit(self, timeout_s: Timeout) -> float | None:
+    def _limit_s(self, timeout_s: Timeout) -> float | None:
         return self._timeout_s if isinstance(timeout_s, _Default) else timeout_s
 
 
 def _check(name: str, value: str, known: tuple[str, ...]) -> None:
     if value not in known:
-        raise ValueError(f"{name}={value!r}; expected one of {', '.join(known)}")
+        raise ValueError(f"{name}={value!r}: expected one of {', '.join(known)}")

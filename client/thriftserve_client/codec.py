@@ -1,4 +1,4 @@
-"""Between numpy arrays and the contract's Tensor; client and server both use it.
+"""Convert between numpy arrays and the contract's Tensor; client and server both use it.
 
     array --to_tensor--> Tensor --wire--> Tensor --from_tensor--> array (read-only, no copy)
 
@@ -33,29 +33,27 @@ _NUMERIC: dict[DataType, np.dtype[Any]] = {
     DataType.UINT32: np.dtype("<u4"),
     DataType.UINT64: np.dtype("<u8"),
 }
-# The accelerated protocols decode an enum as a plain int. An int key finds an IntEnum too, and its
-# look-up is twice as fast as one among IntEnum keys. The second value is the element's size in bytes.
+# The accelerated protocols decode an enum as a plain int. Int keys match an IntEnum, too, and a look-up takes half the
+# time of one among IntEnum keys. The second value is the element's size in bytes.
 _BY_NUMBER: dict[int, tuple[np.dtype[Any], int]] = {
     int(code): (dtype, dtype.itemsize) for code, dtype in _NUMERIC.items() if code is not DataType.BOOL
 }
 _BY_DTYPE: dict[np.dtype[Any], DataType] = {dtype: code for code, dtype in _NUMERIC.items()}
 _OBJECT = np.dtype(object)
-# numpy's own limit. Held before the sizes are multiplied: the product of a million sizes takes minutes.
+# numpy's limit. Checked before the sizes are multiplied: the product of a million sizes takes minutes.
 _MAX_RANK = 64
 
 
 def to_tensor(value: Any, *, share: bool = False) -> Tensor:
-    """Makes a Tensor of an array, a scalar or nested sequences.
+    """Return the Tensor of an array, a scalar or nested sequences.
 
-    Any memory layout and byte order will do; the elements are copied once. Arrays of str, bytes or
-    objects of these become STRING (str as UTF-8), of the same shape.
+    Any memory layout and byte order is accepted; the elements are copied once. Arrays of str, bytes or objects of these
+    become STRING (str as UTF-8) of the same shape.
 
-    With `share`, the content of a large array that lies row-major in memory is that memory itself, as a
-    memoryview. Only this package's own wire code sends such a Tensor (Apache's wants bytes), and the array
-    must not change before it was sent.
+    With `share`, the content of a large row-major array is its memory, as a memoryview. Only this package's wire code
+    sends such a Tensor (Apache's needs bytes), and the array must not change until it is sent.
 
-    Raises TensorError where the element type has no DataType (complex numbers, dates) or the
-    sequences are ragged.
+    Raises TensorError if the element type has no DataType (complex numbers, dates) or the sequences are ragged.
     """
     array = value if type(value) is np.ndarray else to_array(value)
     code = _BY_DTYPE.get(array.dtype)
@@ -70,12 +68,12 @@ def to_tensor(value: Any, *, share: bool = False) -> Tensor:
 
 
 def from_tensor(tensor: Tensor) -> np.ndarray[Any, np.dtype[Any]]:
-    """Makes an array of a Tensor, with its dtype and shape, sharing its memory and read-only.
+    """Return the array of a Tensor, read-only, which shares its memory.
 
-    BOOL alone is copied: any byte that is not zero counts as true, and numpy must only see 0 and 1.
-    STRING gives an object array of bytes.
+    Only BOOL is copied: any byte but zero counts as true, and numpy accepts only 0 and 1. STRING becomes an object
+    array of bytes.
 
-    Raises TensorError where dtype, shape, content and strings do not fit one another.
+    Raises TensorError if dtype, shape, content and strings contradict each other.
     """
     known = _BY_NUMBER.get(tensor.dtype)
     if known is None:
@@ -84,28 +82,28 @@ def from_tensor(tensor: Tensor) -> np.ndarray[Any, np.dtype[Any]]:
 
 
 def to_array(value: Any) -> np.ndarray[Any, np.dtype[Any]]:
-    """Makes an array of an array-like, a scalar or nested sequences; str and bytes stay objects.
+    """Return the array of an array-like, a scalar or nested sequences; str and bytes stay objects.
 
-    Raises TensorError where the sequences are ragged.
+    Raises TensorError if the sequences are ragged.
     """
     try:
         try:
             array = np.asarray(value)
-        except UnicodeDecodeError:  # numpy makes text of str beside bytes, and takes the bytes for ASCII
+        except UnicodeDecodeError:  # numpy decodes bytes beside str as ASCII
             return np.asarray(value, dtype=object)
-        # numpy's own bytes type drops zero bytes at the end of an element; objects keep them. One
-        # string among numbers makes numpy turn all into text; as objects they stay to be refused.
+        # numpy's bytes type drops zero bytes at the end of an element; objects keep them. One string among numbers
+        # makes numpy convert all to text; as objects they can be refused.
         if array.dtype.kind in "SU" and not hasattr(value, "dtype"):
             array = np.asarray(value, dtype=object)
     except (ValueError, TypeError, OverflowError) as error:
-        raise TensorError(f"{type(value).__name__} does not make an array: {error}") from None
+        raise TensorError(f"{type(value).__name__} can't become an array: {error}") from None
     return array
 
 
 def numpy_dtype(code: int) -> np.dtype[Any]:
-    """The little-endian numpy dtype of a DataType or its number; STRING's is object.
+    """Return the little-endian numpy dtype of a DataType or its number; object for STRING.
 
-    Raises TensorError for a number that is no DataType, and for BFLOAT16 without ml_dtypes.
+    Raises TensorError for a number that is not a DataType, and for BFLOAT16 without ml_dtypes.
     """
     known = _data_type_of(code)
     if known is DataType.STRING:
@@ -114,9 +112,9 @@ def numpy_dtype(code: int) -> np.dtype[Any]:
 
 
 def data_type(dtype: np.dtype[Any]) -> DataType:
-    """The DataType that carries a numpy dtype, of any byte order; object, str and bytes give STRING.
+    """Return the DataType of a numpy dtype, of any byte order; STRING for object, str and bytes.
 
-    Raises TensorError where there is none.
+    Raises TensorError if there is none.
     """
     code = _BY_DTYPE.get(dtype.newbyteorder("<") if dtype.byteorder == ">" else dtype)
     if code is not None:
@@ -136,13 +134,13 @@ def _data_type_of(code: Any) -> DataType:
     try:
         return DataType(code)
     except ValueError:
-        known = ", ".join(f"{one.name} {one.value}" for one in DataType)
-        raise TensorError(f"dtype {code!r} is no DataType; expected one of {known}") from None
+        expected = ", ".join(f"{known.name} {known.value}" for known in DataType)
+        raise TensorError(f"dtype {code!r} is no DataType; expected one of {expected}") from None
 
 
 @cache
 def _bfloat16() -> np.dtype[Any]:
-    """ml_dtypes' bfloat16, imported when a tensor first needs it."""
+    """Return ml_dtypes' bfloat16, imported when a tensor first needs it."""
     try:
         import ml_dtypes
     except ImportError:
@@ -152,7 +150,7 @@ def _bfloat16() -> np.dtype[Any]:
 
 
 def _byte_strings(array: np.ndarray[Any, np.dtype[Any]]) -> list[bytes]:
-    """The elements of a string array, row-major, as bytes."""
+    """Return the elements of a string array as bytes, row by row."""
     strings = []
     for element in array.ravel().tolist():
         if isinstance(element, str):
@@ -172,7 +170,7 @@ def _utf8(text: str) -> bytes:
 
 
 def _from_other(tensor: Tensor) -> np.ndarray[Any, np.dtype[Any]]:
-    """The element types that are no plain view, and every dtype that is wrong."""
+    """Return the array of a type that is not a plain view, or raise for a wrong dtype."""
     code = _data_type_of(tensor.dtype)
     if code is DataType.STRING:
         return _string_array(tensor)
@@ -184,9 +182,9 @@ def _from_other(tensor: Tensor) -> np.ndarray[Any, np.dtype[Any]]:
 
 
 def _view(tensor: Tensor, dtype: np.dtype[Any], itemsize: int) -> np.ndarray[Any, np.dtype[Any]]:
-    """The content as an array, without a copy."""
+    """Return the content as an array, without a copy."""
     shape, content = tensor.shape, tensor.content
-    # Python's integers do not overflow, so a huge shape is a wrong length and nothing worse.
+    # Python's integers do not overflow: a huge shape is only a wrong length.
     if (
         content is None
         or shape is None
@@ -231,7 +229,7 @@ def _title(tensor: Tensor) -> str:
 
 
 def _misfit(tensor: Tensor, itemsize: int | None) -> str:
-    """Says what is wrong with a tensor whose parts do not fit; `itemsize` is None for STRING."""
+    """Return what is wrong with a malformed tensor; `itemsize` is None for STRING."""
     name, shape = DataType(tensor.dtype).name, tensor.shape
     if shape is None:
         return f"{name} tensor without a shape; an empty list is a scalar"
@@ -255,6 +253,6 @@ def _string_misfit(tensor: Tensor) -> str:
 
 
 def _count_text(shape: Sequence[int], itemsize: int = 1) -> str:
-    """product(shape) x itemsize, as text that a person can read."""
+    """Return product(shape) * itemsize as readable text."""
     expected = prod(shape) * itemsize
     return str(expected) if expected.bit_length() < 128 else "more than 2**127"

@@ -1,10 +1,10 @@
-"""Arrays as another element type, where no number is lost by that.
+"""Convert arrays to another element type without losing a value.
 
     array, DataType --converted--> array of that type | ConversionError: "300 (int64) does not fit UINT8"
-    array --storable--> array as a .npy file has it
+    array --storable--> array for a .npy file
     0.10000000149011612 --shortest--> 0.1
 
-A float is rounded to a narrower float type; everything else comes out equal, or not at all.
+Floats are rounded to a narrower float type; any other value stays equal, or the conversion fails.
 """
 
 from __future__ import annotations
@@ -22,15 +22,15 @@ Lost = np.ndarray[Any, np.dtype[np.bool_]]
 
 
 class ConversionError(TensorError):
-    """A number that another element type does not have, or an array without numbers."""
+    """A value that the other element type can't represent, or an array that is not numeric."""
 
 
 def converted(array: Array, code: DataType) -> Array:
-    """Makes an array of the element type `code`, of the same shape; an array that has it comes back as it is.
+    """Return an array of the element type `code` and the same shape; the same array if it has that type.
 
-    Floats that another float type has only nearly are rounded, NaN and infinities stay. Integers and truth values must
-    come out equal: 300 does not fit UINT8, 0.5 no INT64, 2 no BOOL, and 2**24 + 1 no FLOAT. Text is never a number, nor
-    numbers text. Arrays without elements become whatever is asked for.
+    Floats are rounded to a narrower float type; NaN and infinities stay. Integers and truth values must stay equal: 300
+    does not fit UINT8, 0.5 does not fit INT64, 2 does not fit BOOL, and 2**24 + 1 does not fit FLOAT. Text does not
+    become numbers, nor numbers text. An empty array fits every type.
 
     Raises ConversionError, which names the first value that does not fit; TensorError for BFLOAT16 without ml_dtypes.
     """
@@ -46,15 +46,15 @@ def converted(array: Array, code: DataType) -> Array:
     if array.dtype.kind not in "biuf":
         raise ConversionError(f"{_kind_of(array)} does not fit {code.name}")
     with np.errstate(all="ignore"):
-        made = array.astype(dtype)
-        lost = _lost(array, made, code)
+        result = array.astype(dtype)
+        lost = _lost(array, result, code)
     if lost is not None and lost.any():
         raise ConversionError(f"{array[lost][0].item()!r} ({array.dtype.name}) does not fit {code.name}")
-    return made
+    return result
 
 
 def storable(array: Array) -> Array:
-    """Makes an array that a .npy file holds without a pickle: text as numpy's fixed-width bytes, BFLOAT16 as float32.
+    """Return an array that a .npy file holds without a pickle: text as fixed-width bytes, BFLOAT16 as float32.
 
     Raises TensorError for text that ends in a zero byte, which numpy would drop.
     """
@@ -66,9 +66,9 @@ def storable(array: Array) -> Array:
 
 
 def shortest(value: float) -> float:
-    """The float with the fewest digits that stands for `value`: of one that is a float32, as few as a float32 needs.
+    """Return the float with the fewest digits that identify `value`, as a float32 if it is one.
 
-    The contract carries scores as doubles, whatever type the model has them in.
+    The contract carries scores as doubles, whatever their type in the model.
 
     >>> shortest(float(np.float32(0.1))), shortest(0.1), shortest(1 / 3)
     (0.1, 0.1, 0.3333333333333333)
@@ -88,42 +88,42 @@ def _text(array: Array) -> Array:
     return array
 
 
-def _lost(array: Array, made: Array, code: DataType) -> Lost | None:
-    """Where a number does not come out as it went in; None: nowhere."""
+def _lost(array: Array, result: Array, code: DataType) -> Lost | None:
+    """Return where a value changed; None for nowhere."""
     kind = array.dtype.kind
     if code is DataType.BOOL:
         return np.asarray((array != 0) & (array != 1))
     if kind == "b":
         return None
-    if made.dtype.kind in "iu":
-        return _beyond_integers(array, made)
+    if result.dtype.kind in "iu":
+        return _beyond_integers(array, result)
     if kind == "f":
-        return np.asarray(np.isfinite(array) & ~np.isfinite(made))
-    return _between_floats(array, made)
+        return np.asarray(np.isfinite(array) & ~np.isfinite(result))
+    return _between_floats(array, result)
 
 
-def _beyond_integers(array: Array, made: Array) -> Lost:
-    """Numbers that an integer type does not have: those out of its range, and fractions."""
-    least, most = np.iinfo(made.dtype).min, np.iinfo(made.dtype).max
+def _beyond_integers(array: Array, result: Array) -> Lost:
+    """Return where numbers are out of an integer type's range, or fractions."""
+    low, high = np.iinfo(result.dtype).min, np.iinfo(result.dtype).max
     if array.dtype.kind == "f":
         wide = array.astype(np.float64)
-        # The bounds of the range are powers of two, which float64 has; NaN is within none.
-        within = (wide >= float(least)) & (wide < float(most + 1))
+        # The bounds are powers of two, which float64 represents exactly; NaN is within none.
+        within = (wide >= float(low)) & (wide < float(high + 1))
         return np.asarray(~within | (np.trunc(wide) != wide))
     given = np.iinfo(array.dtype)
-    return np.asarray((array < max(least, given.min)) | (array > min(most, given.max)))
+    return np.asarray((array < max(low, given.min)) | (array > min(high, given.max)))
 
 
-def _between_floats(array: Array, made: Array) -> Lost:
-    """Whole numbers that a float type does not have: 2**24 + 1 as float32."""
-    wide = made.astype(np.float64)
-    # A number may be rounded up to one that its own type does not have: what a processor makes of that differs.
+def _between_floats(array: Array, result: Array) -> Lost:
+    """Return where whole numbers are not exact in a float type, such as 2**24 + 1 in float32."""
+    wide = result.astype(np.float64)
+    # A number may be rounded up beyond its own type; converting that back depends on the processor.
     within = np.isfinite(wide) & (wide < float(np.iinfo(array.dtype).max + 1))
     return np.asarray(np.where(within, wide, 0).astype(array.dtype) != array)
 
 
 def _kind_of(array: Array) -> str:
-    """An array's element type in words."""
+    """Return an array's element type in words."""
     if array.dtype == object:
         return type(array.ravel()[0]).__name__
     return "str" if array.dtype.kind in "UT" else "bytes" if array.dtype.kind == "S" else array.dtype.name

@@ -1,9 +1,8 @@
-"""From the contract's structs to what callers get.
+"""Convert the contract's structs into the values that callers get.
 
-    thriftserve_idl.ttypes --answers--> results
+    thriftserve_idl.ttypes --> results
 
-The accelerated protocols decode enums as plain ints, so numbers that this client does not know yet arrive
-here unhurt: states of that kind are shown as the number.
+The accelerated protocols decode enums as plain ints, so a state that this client does not know is given as its number.
 """
 
 from __future__ import annotations
@@ -19,10 +18,10 @@ from thriftserve_idl.ttypes import DataType, ErrorCode, ModelState, ServerState,
 
 
 def prediction(response: Any) -> results.Prediction:
-    """Of a PredictResponse.
+    """Convert a PredictResponse.
 
     Raises:
-        ProtocolMismatch: an output is not well formed.
+        ProtocolMismatch: an output is malformed.
     """
     outputs = {}
     for name, tensor in response.outputs.items():
@@ -34,16 +33,16 @@ def prediction(response: Any) -> results.Prediction:
 
 
 def classifications(response: Any) -> results.PerImage[tuple[results.Classification, ...]]:
-    """Of a ClassifyResponse."""
+    """Convert a ClassifyResponse."""
     items = tuple(
-        tuple(results.Classification(one.label, one.score, one.class_id) for one in image.classes)
+        tuple(results.Classification(best.label, best.score, best.class_id) for best in image.classes)
         for image in response.results
     )
     return results.PerImage(items, *_ran(response))
 
 
 def detections(response: Any) -> results.PerImage[results.ImageDetections]:
-    """Of a DetectResponse."""
+    """Convert a DetectResponse."""
     items = tuple(
         results.ImageDetections(tuple(map(_detection, image.detections)), image.width, image.height)
         for image in response.results
@@ -51,104 +50,104 @@ def detections(response: Any) -> results.PerImage[results.ImageDetections]:
     return results.PerImage(items, *_ran(response))
 
 
-def _detection(one: Any) -> results.Detection:
-    box = one.box
-    return results.Detection(one.label, one.score, one.class_id, box.y_min, box.x_min, box.y_max, box.x_max)
+def _detection(struct: Any) -> results.Detection:
+    box = struct.box
+    return results.Detection(struct.label, struct.score, struct.class_id, box.y_min, box.x_min, box.y_max, box.x_max)
 
 
 def _ran(response: Any) -> tuple[str, int | None, str | None, results.Timing | None]:
-    """What was run, and the timing."""
+    """Return model, version, signature and timing of a run."""
     spec, timing = response.model_spec, response.timing
-    measured = timing and results.Timing(timing.queue_us, timing.compute_us, timing.batch_size, timing.worker_pid)
-    return spec.name, spec.version, spec.signature_name, measured
+    converted = timing and results.Timing(timing.queue_us, timing.compute_us, timing.batch_size, timing.worker_pid)
+    return spec.name, spec.version, spec.signature_name, converted
 
 
-def metadata(answer: Any) -> results.ModelMetadata:
-    """Of a ModelMetadata of the contract."""
-    spec = answer.model_spec
-    signatures = {name: _signature(one) for name, one in sorted(answer.signatures.items())}
-    return results.ModelMetadata(spec.name, spec.version, answer.platform, signatures, tuple(answer.labels))
+def metadata(struct: Any) -> results.ModelMetadata:
+    """Convert a ModelMetadata of the contract."""
+    spec = struct.model_spec
+    signatures = {name: _signature(signature) for name, signature in sorted(struct.signatures.items())}
+    return results.ModelMetadata(spec.name, spec.version, struct.platform, signatures, tuple(struct.labels))
 
 
-def _signature(one: Any) -> results.SignatureInfo:
-    inputs = {name: _tensor_info(info) for name, info in sorted(one.inputs.items())}
-    outputs = {name: _tensor_info(info) for name, info in sorted(one.outputs.items())}
-    return results.SignatureInfo(one.name, one.method_name, inputs, outputs)
+def _signature(struct: Any) -> results.SignatureInfo:
+    inputs = {name: _tensor_info(info) for name, info in sorted(struct.inputs.items())}
+    outputs = {name: _tensor_info(info) for name, info in sorted(struct.outputs.items())}
+    return results.SignatureInfo(struct.name, struct.method_name, inputs, outputs)
 
 
-def _tensor_info(one: Any) -> results.TensorInfo:
+def _tensor_info(struct: Any) -> results.TensorInfo:
     try:
-        dtype = DataType(one.dtype)
+        dtype = DataType(struct.dtype)
     except ValueError:
-        raise ProtocolMismatch(f"the server names dtype {one.dtype} for {one.name!r}, unknown to this client") from None
-    shape = None if one.unknown_rank else tuple(size if size >= 0 else None for size in one.shape)
-    return results.TensorInfo(one.name, dtype, shape)
+        raise ProtocolMismatch(f"{struct.name!r} has dtype {struct.dtype}, which this client does not know") from None
+    shape = None if struct.unknown_rank else tuple(size if size >= 0 else None for size in struct.shape)
+    return results.TensorInfo(struct.name, dtype, shape)
 
 
-def model_status(answer: Any) -> results.ModelStatus:
-    """Of a ModelStatus of the contract."""
-    counted = None if answer.transitions is None else {_state(key): n for key, n in answer.transitions.items()}
-    return results.ModelStatus(answer.name, tuple(map(_version_status, answer.versions)), counted)
+def model_status(struct: Any) -> results.ModelStatus:
+    """Convert a ModelStatus of the contract."""
+    counted = None if struct.transitions is None else {_state(key): n for key, n in struct.transitions.items()}
+    return results.ModelStatus(struct.name, tuple(map(_version_status, struct.versions)), counted)
 
 
-def _version_status(one: Any) -> results.VersionStatus:
-    error = None if one.error_code is None else _name(ErrorCode, one.error_code)
+def _version_status(struct: Any) -> results.VersionStatus:
+    error = None if struct.error_code is None else _name(ErrorCode, struct.error_code)
     return results.VersionStatus(
-        one.version,
-        _state(one.state),
+        struct.version,
+        _state(struct.state),
         error,
-        one.error_message or "",
-        tuple(one.labels or ()),
-        one.note or "",
-        one.load_time_ms,
+        struct.error_message or "",
+        tuple(struct.labels or ()),
+        struct.note or "",
+        struct.load_time_ms,
     )
 
 
 def _state(number: int) -> str:
-    """A version's state by name. END is a reserved word of Thrift: the contract calls it ENDED, operators END."""
+    """Return a version's state by name. The contract says ENDED for END, which is a reserved word of Thrift."""
     return "END" if number == ModelState.ENDED else _name(ModelState, number)
 
 
-def server_status(answer: Any) -> results.ServerStatus:
-    """Of a ServerStatus of the contract."""
+def server_status(struct: Any) -> results.ServerStatus:
+    """Convert a ServerStatus of the contract."""
     return results.ServerStatus(
-        state=_name(ServerState, answer.state),
-        server_type=answer.server_type,
-        uptime_s=answer.uptime_s,
-        version=answer.version,
-        pid=answer.pid,
-        models=tuple(answer.models),
-        past_requests=answer.past_requests,
-        past_errors=answer.past_errors,
-        refused=answer.refused,
-        # Older servers list a worker that is still to be made with pid 0, which signals the sender's own group.
-        workers=tuple(_worker_status(one) for one in answer.workers if one.pid > 0),
-        histograms=tuple(map(_histogram, answer.histograms or ())),
-        queued=answer.queued,
-        queued_bytes=answer.queued_bytes,
+        state=_name(ServerState, struct.state),
+        server_type=struct.server_type,
+        uptime_s=struct.uptime_s,
+        version=struct.version,
+        pid=struct.pid,
+        models=tuple(struct.models),
+        past_requests=struct.past_requests,
+        past_errors=struct.past_errors,
+        refused=struct.refused,
+        # Older servers list a worker that has not started with pid 0, which a signal would send to the sender's group.
+        workers=tuple(_worker_status(worker) for worker in struct.workers if worker.pid > 0),
+        histograms=tuple(map(_histogram, struct.histograms or ())),
+        queued=struct.queued,
+        queued_bytes=struct.queued_bytes,
     )
 
 
-def _histogram(one: Any) -> Histogram:
-    return Histogram(one.name, one.unit, tuple(one.bounds), tuple(one.counts), one.sum)
+def _histogram(struct: Any) -> Histogram:
+    return Histogram(struct.name, struct.unit, tuple(struct.bounds), tuple(struct.counts), struct.sum)
 
 
-def _worker_status(one: Any) -> results.WorkerStatus:
+def _worker_status(struct: Any) -> results.WorkerStatus:
     return results.WorkerStatus(
-        index=one.index,
-        pid=one.pid,
-        state=_name(WorkerState, one.state),
-        device=one.device,
-        rss_bytes=one.rss_bytes,
-        cpu_s=one.cpu_s,
-        uptime_s=one.uptime_s,
-        requests=one.requests,
-        errors=one.errors,
-        in_flight=one.in_flight,
-        connections=one.connections,
-        restarts=one.restarts,
-        role=one.role or "worker",
-        note=one.note or "",
+        index=struct.index,
+        pid=struct.pid,
+        state=_name(WorkerState, struct.state),
+        device=struct.device,
+        rss_bytes=struct.rss_bytes,
+        cpu_s=struct.cpu_s,
+        uptime_s=struct.uptime_s,
+        requests=struct.requests,
+        errors=struct.errors,
+        in_flight=struct.in_flight,
+        connections=struct.connections,
+        restarts=struct.restarts,
+        role=struct.role or "worker",
+        note=struct.note or "",
     )
 
 

@@ -1,23 +1,23 @@
-"""What can go wrong with a call, seen from the caller.
+"""The errors that calls raise.
 
 ::
 
     ThriftServeClientError            the root
       TensorError                     an array or a Tensor that is not well formed (a ValueError, too)
-      ServerError                     the server's answer was an error: code, message, retryable
-        InvalidArgumentError          the request is wrong by itself: do not repeat it unchanged
-        DeadlineExceededError         its time was over before it was run
+      ServerError                     the server replied with an error: code, message, retryable
+        InvalidArgumentError          the request is wrong: do not repeat it unchanged
+        DeadlineExceededError         its deadline passed before it was run
         NotFoundError                 no such model, version, label or signature
         ResourceExhaustedError        a queue or a limit is full: try again after a pause
         FailedPreconditionError       the model is not what the method needs
         UnimplementedError            this server can't do that
-        UnauthenticatedError          the control port wants a token, and this is not it
+        UnauthenticatedError          the control port's token is missing or wrong
         InternalError                 the server or the model failed
         UnavailableError              loading or stopping: try again, or elsewhere
       MessageTooLarge                 the request exceeds max_message_bytes; nothing was sent
       ConnectionFailed                no connection, or it broke (a ConnectionError, too)
-      CallTimeout                     no answer within the call's time (a TimeoutError, too)
-      ProtocolMismatch                the answer was not the contract's: wrong port, transport or protocol
+      CallTimeout                     no reply within the call's time-out (a TimeoutError, too)
+      ProtocolMismatch                the reply is not of this contract: wrong port, transport or protocol
 """
 
 from __future__ import annotations
@@ -28,15 +28,15 @@ from thriftserve_idl.ttypes import ErrorCode
 
 
 class ThriftServeClientError(Exception):
-    """The root of everything that this package raises on purpose."""
+    """The root of this package's errors."""
 
 
 class TensorError(ThriftServeClientError, ValueError):
-    """An array that can't become a Tensor, or a Tensor whose parts do not fit one another."""
+    """An array that can't become a Tensor, or a Tensor whose parts contradict each other."""
 
 
 class MessageTooLarge(ThriftServeClientError):
-    """The request takes more than max_message_bytes; nothing was sent."""
+    """The request exceeds max_message_bytes; nothing was sent."""
 
 
 class ConnectionFailed(ThriftServeClientError, ConnectionError):
@@ -44,18 +44,18 @@ class ConnectionFailed(ThriftServeClientError, ConnectionError):
 
 
 class CallTimeout(ThriftServeClientError, TimeoutError):
-    """No answer came within the call's time. The server may still have run the request."""
+    """No reply arrived within the call's time-out. The server may still have run the request."""
 
 
 class ProtocolMismatch(ThriftServeClientError):
-    """What came back is not an answer of this contract; the message says what to check."""
+    """The reply is not of this contract; the message says what to check."""
 
 
 class ServerError(ThriftServeClientError):
-    """The server answered with an error.
+    """The server replied with an error.
 
-    `code` is the ErrorCode (a plain int where this client does not know the number), `message` is for
-    people, `retryable` is true where the same request may succeed later or on another server.
+    `code` is the ErrorCode, or a plain int that this client does not know. `message` is for people. `retryable` is true
+    if the same request may succeed later or on another server.
     """
 
     def __init__(self, code: ErrorCode | int, message: str, retryable: bool = False) -> None:
@@ -70,17 +70,17 @@ class ServerError(ThriftServeClientError):
 
     @staticmethod
     def of(code: int, message: str | None, retryable: bool | None) -> ServerError:
-        """The error of the class that belongs to `code`, made of a PredictError's fields."""
+        """Return the error of the class for `code`, from a PredictError's fields."""
         known: Any = ErrorCode(code) if code in set(ErrorCode) else code
         return _BY_CODE.get(known, ServerError)(known, message or "the server gave no message", bool(retryable))
 
 
 class InvalidArgumentError(ServerError):
-    """The request is wrong by itself, whatever the server's state."""
+    """The request is wrong, whatever the server's state."""
 
 
 class DeadlineExceededError(ServerError):
-    """The request's time was over before it was run; it had no effect."""
+    """The request's deadline passed before it was run; it had no effect."""
 
 
 class NotFoundError(ServerError):
@@ -100,7 +100,7 @@ class UnimplementedError(ServerError):
 
 
 class UnauthenticatedError(ServerError):
-    """The call does not carry the token that the control port wants."""
+    """The control port's token is missing or wrong."""
 
 
 class InternalError(ServerError):

@@ -1,6 +1,8 @@
-"""How one figure is distributed over requests, in buckets.
+"""A histogram: how one figure is distributed over requests, in buckets.
 
-bounds + counts + sum --Histogram--> count, mean, the bound that 99 % of the values keep
+    bounds + counts + sum --Histogram--> count, mean, percentiles
+
+The module is separate because server processes use it without NumPy, which `results` imports.
 """
 
 from __future__ import annotations
@@ -10,14 +12,14 @@ from dataclasses import dataclass
 
 @dataclass(frozen=True)
 class Histogram:
-    """How many values fell into which bucket.
+    """The number of values in each bucket.
 
     Attributes:
-        name: what was measured.
+        name: the figure.
         unit: of the bounds and the sum: "us" (microseconds) or "rows".
         bounds: upper bounds of the buckets, inclusive, ascending.
         counts: values in each bucket, and in one more for those above every bound.
-        sum: all values added up.
+        sum: of all values.
     """
 
     name: str
@@ -28,24 +30,24 @@ class Histogram:
 
     @property
     def count(self) -> int:
-        """How many values there are."""
+        """Number of values."""
         return sum(self.counts)
 
     @property
     def mean(self) -> float:
-        """Their mean, exactly; 0.0 where there are none."""
+        """Exact mean of the values; 0.0 without any."""
         return self.sum / (self.count or 1)
 
     def bound_of(self, share: float) -> int | None:
-        """The least bound that this share of the values keeps; None where a part of them is above every bound.
+        """Return the lowest bound that a share of the values does not exceed; None if the last bucket is needed for it.
 
         Args:
             share: 0.99 for the 99th percentile.
         """
-        least = share * self.count
-        seen = 0
+        threshold = share * self.count
+        total = 0
         for bound, number in zip(self.bounds, self.counts, strict=False):
-            seen += number
-            if seen >= least:
+            total += number
+            if total >= threshold:
                 return bound
         return None

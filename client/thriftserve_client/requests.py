@@ -1,6 +1,6 @@
-"""From a caller's arguments to the contract's structs.
+"""Convert a caller's arguments into the contract's structs.
 
-arrays, image files, names --requests--> thriftserve_idl.ttypes
+arrays, image files, names --> ModelSpec, Tensor, bytes, timeout_ms
 """
 
 from __future__ import annotations
@@ -14,58 +14,58 @@ from thriftserve_client.codec import to_tensor
 from thriftserve_client.errors import TensorError
 from thriftserve_idl.ttypes import ModelSpec, Tensor
 
-#: An encoded image, or the path of a file that holds one.
+#: An encoded image, or the path of a file with one.
 Image = bytes | bytearray | memoryview | str | os.PathLike[str]
 
-_ONE_IMAGE = (bytes, bytearray, memoryview, str, os.PathLike)
+_IMAGE_TYPES = (bytes, bytearray, memoryview, str, os.PathLike)
 _MAX_I32 = 2**31 - 1
 
 
 def model_spec(model: str, version: int | None, label: str | None, signature: str | None = None) -> ModelSpec:
-    """Which model, version (by number or label) and signature."""
+    """Return the spec of a model, a version by number or label, and a signature."""
     if version is not None and label is not None:
-        raise ValueError(f"version={version} and label={label!r} name a version twice; give one of them")
+        raise ValueError(f"version={version} and label={label!r} are both set: set one of them")
     return ModelSpec(model, version, label, signature)
 
 
 def tensors(inputs: Mapping[str, Any]) -> dict[str, Tensor]:
-    """A Tensor for each input.
+    """Return a Tensor for each input.
 
     Raises:
-        TensorError: a value does not make a Tensor; the message names the input.
+        TensorError: a value can't become a Tensor; the message names the input.
     """
-    found = {}
+    converted = {}
     for name, value in inputs.items():
         try:
-            found[name] = to_tensor(value, share=True)
+            converted[name] = to_tensor(value, share=True)
         except TensorError as error:
             raise TensorError(f"input {name!r}: {error}") from None
-    return found
+    return converted
 
 
 def output_filter(outputs: Iterable[str] | None) -> list[str] | None:
-    """The names of the outputs wanted; one name may stand alone."""
+    """Return the names of the requested outputs as a list; None for all. A single name may be given as text."""
     if outputs is None:
         return None
     return [outputs] if isinstance(outputs, str) else list(outputs)
 
 
 def encoded_images(images: Image | Sequence[Image]) -> list[bytes]:
-    """The bytes of one image or several.
+    """Return the bytes of one image or several.
 
     Raises:
         OSError: a file can't be read.
     """
-    several = [images] if isinstance(images, _ONE_IMAGE) else images
-    return [_encoded(image) for image in several]
+    sequence = [images] if isinstance(images, _IMAGE_TYPES) else images
+    return [_read_image(image) for image in sequence]
 
 
-def _encoded(image: Image) -> bytes:
+def _read_image(image: Image) -> bytes:
     if isinstance(image, bytes | bytearray | memoryview):
         return bytes(image)
     return Path(image).read_bytes()
 
 
 def timeout_ms(timeout_s: float | None) -> int | None:
-    """The deadline to send along; None where there is none."""
+    """Return a time-out as the contract carries it; None for no limit."""
     return None if timeout_s is None else min(max(1, int(timeout_s * 1000)), _MAX_I32)

@@ -1,6 +1,6 @@
-"""What calls return: plain values, no Thrift types but DataType.
+"""The values that calls return: plain Python, no Thrift types but DataType.
 
-PredictResponse, ModelMetadata, ServerStatus, … --answers.py--> the classes here --> the caller
+PredictResponse, ModelMetadata, ServerStatus, … --decode--> the classes here
 """
 
 from __future__ import annotations
@@ -37,9 +37,9 @@ class Timing:
 
 @dataclass(frozen=True, eq=False)
 class Prediction(Mapping[str, Array]):
-    """The outputs of one run by name, read-only arrays, and what was run.
+    """The outputs of a run by name, as read-only arrays.
 
-    `model`, `version` and `signature` are resolved by the server: what really ran.
+    `model`, `version` and `signature` are those that the server ran.
     """
 
     outputs: dict[str, Array]
@@ -52,7 +52,9 @@ class Prediction(Mapping[str, Array]):
         try:
             return self.outputs[name]
         except KeyError:
-            raise KeyError(f"no output {name!r}; there are {', '.join(self.outputs) or 'none'}") from None
+            raise KeyError(
+                f"output {name!r} does not exist: expected one of {', '.join(self.outputs) or 'none'}"
+            ) from None
 
     def __iter__(self) -> Iterator[str]:
         return iter(self.outputs)
@@ -63,7 +65,7 @@ class Prediction(Mapping[str, Array]):
 
 @dataclass(frozen=True, eq=False)
 class PerImage(Sequence[Item], Generic[Item]):
-    """One item for each image of the request, in its order, and what was run."""
+    """One item for each image of the request, in its order; the model, version and signature that ran."""
 
     items: tuple[Item, ...]
     model: str
@@ -84,7 +86,7 @@ class PerImage(Sequence[Item], Generic[Item]):
 
 @dataclass(frozen=True)
 class Classification:
-    """One class of one image: its name, its score as the model gives it, and its number."""
+    """One class of one image: its name, its score from the model, and its number."""
 
     label: str
     score: float
@@ -93,7 +95,7 @@ class Classification:
 
 @dataclass(frozen=True)
 class Detection:
-    """One object in one image; the box in fractions (0 to 1) of height and width, from the upper left corner."""
+    """One object in an image; its box in fractions (0 to 1) of height and width, from the upper left corner."""
 
     label: str
     score: float
@@ -106,7 +108,7 @@ class Detection:
 
 @dataclass(frozen=True)
 class ImageDetections(Sequence[Detection]):
-    """The objects found in one image, best first; `width` and `height` in pixels, of the upright image."""
+    """The objects in one image, best first; `width` and `height` of the upright image, in pixels."""
 
     detections: tuple[Detection, ...]
     width: int
@@ -125,7 +127,7 @@ class ImageDetections(Sequence[Detection]):
 
 @dataclass(frozen=True)
 class TensorInfo:
-    """Name, type and shape of an input or output. A size of None may be any; a shape of None has any rank."""
+    """Name, type and shape of an input or output. A size of None is any size; a shape of None is any rank."""
 
     name: str
     dtype: DataType
@@ -157,7 +159,7 @@ class ModelMetadata:
 class VersionStatus:
     """The state of one version: START, LOADING, AVAILABLE, UNLOADING or END.
 
-    `error` is the name of the ErrorCode where it failed, `error_message` the failure in words, `note` how it is served.
+    `error` is the name of the ErrorCode if it failed, `error_message` the failure in words, `note` how it is served.
     """
 
     version: int
@@ -166,7 +168,7 @@ class VersionStatus:
     error_message: str = ""
     labels: tuple[str, ...] = ()
     note: str = ""
-    #: Milliseconds that loading and warming it up took; None where no worker has told.
+    #: Milliseconds to load and warm it up; None if no worker reported it.
     load_time_ms: float | None = None
 
 
@@ -176,7 +178,7 @@ class ModelStatus:
 
     name: str
     versions: tuple[VersionStatus, ...] = ()
-    #: How often its versions came into each state since the server started; None where nobody counts.
+    #: How often its versions entered each state since the server started; None if the server does not count.
     transitions: dict[str, int] | None = None
 
 
@@ -204,8 +206,7 @@ class WorkerStatus:
 class ServerStatus:
     """A server (STARTING, SERVING, DRAINING or DEGRADED) and its workers (see the IDL for each field).
 
-    `histograms` is empty where the server is too old to keep any; `queued` and `queued_bytes` are None where it
-    has no queue of requests.
+    `histograms` is empty if the server is too old for them; `queued` and `queued_bytes` are None if it has no queue.
     """
 
     state: str

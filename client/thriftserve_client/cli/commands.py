@@ -1,6 +1,6 @@
 """The commands of thriftserve-client.
 
-Client + Namespace --command--> Report(data for --json, text for people)
+Client, Namespace --command--> Report: data for --json, text for people
 """
 
 from __future__ import annotations
@@ -20,10 +20,10 @@ from thriftserve_client.histogram import Histogram
 
 
 def _ping(client: Client, _: Namespace) -> Report:
-    begun = time.monotonic()
+    start = time.monotonic()
     client.ping()
-    elapsed_ms = (time.monotonic() - begun) * 1e3
-    return Report({"ok": True, "elapsed_ms": round(elapsed_ms, 3)}, f"ok, {elapsed_ms:.1f} ms with connecting")
+    elapsed_ms = (time.monotonic() - start) * 1e3
+    return Report({"ok": True, "elapsed_ms": round(elapsed_ms, 3)}, f"ok, {elapsed_ms:.1f} ms including connecting")
 
 
 def _status(client: Client, _: Namespace) -> Report:
@@ -41,107 +41,116 @@ def _status(client: Client, _: Namespace) -> Report:
     ]
     if status.queued is not None:
         facts.append(("queued", f"{status.queued} requests, {status.queued_bytes or 0} bytes"))
-    blocks = [pairs(facts), _figures(status.histograms), _workers(status.workers)]
+    blocks = [pairs(facts), _histogram_table(status.histograms), _worker_table(status.workers)]
     return Report(asdict(status), "\n\n".join(filter(None, blocks)))
 
 
-def _figures(histograms: tuple[Histogram, ...]) -> str:
+def _histogram_table(histograms: tuple[Histogram, ...]) -> str:
     headings = ("of requests run", "count", "p50", "p99", "mean")
     rows = [
-        (each.name.replace("_", " "), str(each.count), _within(each, 0.5), _within(each, 0.99), _mean(each))
-        for each in histograms
+        (
+            histogram.name.replace("_", " "),
+            str(histogram.count),
+            _percentile(histogram, 0.5),
+            _percentile(histogram, 0.99),
+            _mean(histogram),
+        )
+        for histogram in histograms
     ]
     return table(headings, rows, right=headings[1:]) if rows else ""
 
 
-def _within(one: Histogram, share: float) -> str:
-    """A percentile as the bound of its bucket."""
-    if not one.count:
+def _percentile(histogram: Histogram, share: float) -> str:
+    """Return a percentile as the bound of its bucket."""
+    if not histogram.count:
         return "-"
-    bound = one.bound_of(share)
-    return f"> {amount(one.bounds[-1], one.unit)}" if bound is None else f"<= {amount(bound, one.unit)}"
+    bound = histogram.bound_of(share)
+    if bound is None:
+        return f"> {amount(histogram.bounds[-1], histogram.unit)}"
+    return f"<= {amount(bound, histogram.unit)}"
 
 
-def _mean(one: Histogram) -> str:
-    return amount(one.mean, one.unit) if one.count else "-"
+def _mean(histogram: Histogram) -> str:
+    return amount(histogram.mean, histogram.unit) if histogram.count else "-"
 
 
-def _workers(workers: tuple[results.WorkerStatus, ...]) -> str:
-    """A row for each process; what it does and the notes only where there is something to tell."""
-    roles = any(one.role != "worker" for one in workers)
-    notes = any(one.note for one in workers)
+def _worker_table(workers: tuple[results.WorkerStatus, ...]) -> str:
+    """Return a row for each process; columns for roles and notes only if some process has worker."""
+    roles = any(worker.role != "worker" for worker in workers)
+    notes = any(worker.note for worker in workers)
     headings = ("worker", "pid", "state", "device", "memory", "cpu", "up", "requests", "errors", "in flight", "conns")
     rows = [
         (
-            str(one.index),
-            str(one.pid),
-            one.state,
-            one.device,
-            mebibytes(one.rss_bytes),
-            f"{one.cpu_s:.1f} s",
-            duration(one.uptime_s),
-            str(one.requests),
-            str(one.errors),
-            str(one.in_flight),
-            str(one.connections),
-            *([one.role] if roles else ()),
-            *([one.note] if notes else ()),
+            str(worker.index),
+            str(worker.pid),
+            worker.state,
+            worker.device,
+            mebibytes(worker.rss_bytes),
+            f"{worker.cpu_s:.1f} s",
+            duration(worker.uptime_s),
+            str(worker.requests),
+            str(worker.errors),
+            str(worker.in_flight),
+            str(worker.connections),
+            *([worker.role] if roles else ()),
+            *([worker.note] if notes else ()),
         )
-        for one in workers
+        for worker in workers
     ]
     more = (*(("role",) if roles else ()), *(("note",) if notes else ()))
     right = set(headings) - {"state", "device"}
     return table((*headings, *more), rows, right=right) if rows else "no workers"
 
 
-def watched(client: Client) -> Report:
-    """What `status --watch` shows again and again: the versions of every model."""
-    return _models(client, Namespace())
+def models_report(client: Client) -> Report:
+    """Return what `models` and `status --watch` print: the versions of every model."""
+    return _states(client.models())
 
 
 def _models(client: Client, _: Namespace) -> Report:
-    return _states(client.models())
+    return models_report(client)
 
 
 def _states(models: list[results.ModelStatus]) -> Report:
     rows = [
-        (model.name, str(one.version), one.state, ", ".join(one.labels), _failure(one) or one.note)
+        (model.name, str(version.version), version.state, ", ".join(version.labels), failure(version) or version.note)
         for model in models
-        for one in model.versions
+        for version in model.versions
     ]
     text = table(("model", "version", "state", "labels", "error or note"), rows, right={"version"})
     return Report([asdict(model) for model in models], text if rows else "no models")
 
 
-def _failure(version: results.VersionStatus) -> str:
+def failure(version: results.VersionStatus) -> str:
+    """Return why a version failed, in words; "" if it did not."""
     return f"{version.error}: {version.error_message}" if version.error else version.error_message
 
 
 def _metadata(client: Client, arguments: Namespace) -> Report:
-    found = client.metadata(arguments.model, version=arguments.version, label=arguments.label)
-    blocks = [f"{found.model} version {found.version}, {found.platform}"]
-    for signature in found.signatures.values():
-        rows = [("input", *_tensor(one)) for one in signature.inputs.values()]
-        rows += [("output", *_tensor(one)) for one in signature.outputs.values()]
+    metadata = client.metadata(arguments.model, version=arguments.version, label=arguments.label)
+    blocks = [f"{metadata.model} version {metadata.version}, {metadata.platform}"]
+    for signature in metadata.signatures.values():
+        rows = [("input", *_tensor_row(info)) for info in signature.inputs.values()]
+        rows += [("output", *_tensor_row(info)) for info in signature.outputs.values()]
         method = f" ({signature.method_name})" if signature.method_name else ""
         blocks.append(f"{signature.name}{method}\n{table(('', 'name', 'type', 'shape'), rows)}")
-    if found.labels:
-        shown = ", ".join(found.labels[:20]) + (", …" if len(found.labels) > 20 else "")
-        blocks.append(f"{len(found.labels)} labels: {shown}")
-    return Report(_metadata_data(found), "\n\n".join(blocks))
+    if metadata.labels:
+        labels = ", ".join(metadata.labels[:20]) + (", …" if len(metadata.labels) > 20 else "")
+        blocks.append(f"{len(metadata.labels)} labels: {labels}")
+    return Report(_metadata_data(metadata), "\n\n".join(blocks))
 
 
-def _tensor(one: results.TensorInfo) -> tuple[str, str, str]:
-    if one.shape is None:
-        return one.name, one.dtype.name, "any"
-    return one.name, one.dtype.name, f"[{', '.join('?' if size is None else str(size) for size in one.shape)}]"
+def _tensor_row(info: results.TensorInfo) -> tuple[str, str, str]:
+    if info.shape is None:
+        return info.name, info.dtype.name, "any"
+    return info.name, info.dtype.name, f"[{', '.join('?' if size is None else str(size) for size in info.shape)}]"
 
 
-def _metadata_data(found: results.ModelMetadata) -> Any:
-    data = asdict(found)
+def _metadata_data(metadata: results.ModelMetadata) -> Any:
+    data = asdict(metadata)
     for signature in data["signatures"].values():
-        for one in (*signature["inputs"].values(), *signature["outputs"].values()):
-            one["dtype"] = one["dtype"].name
+        for info in (*signature["inputs"].values(), *signature["outputs"].values()):
+            info["dtype"] = info["dtype"].name
     return data
 
 
@@ -165,7 +174,7 @@ def _reload(control: Control, _: Namespace) -> Report:
     return Report({"ok": True}, "begun")
 
 
-#: What goes to the control port.
+#: Commands for the control port.
 CONTROL_COMMANDS: dict[str, Callable[[Control, Namespace], Report]] = {
     "load": _load,
     "unload": _unload,

@@ -1,6 +1,6 @@
-"""Arrays from and to the command line.
+"""Read arrays from the command line, and save outputs to files.
 
-"x=[1,2]" | "x=@f.json" | "x=f.npy" | "@f.npz" --read_inputs(types)--> {"x": array}
+"x=[1,2]" | "x=@f.json" | "x=f.npy" | "@f.npz" --read_inputs--> {"x": array}
 {"y": array} --save--> out.npz | DIR/y.npy
 """
 
@@ -21,33 +21,33 @@ from thriftserve_client.errors import TensorError
 from thriftserve_client.results import Array, SignatureInfo, TensorInfo
 from thriftserve_idl.ttypes import DataType
 
-_FORMS = "expected NAME=JSON, NAME=@FILE.json, NAME=FILE.npy or @FILE.npz"
+_FORMATS = "expected NAME=JSON, NAME=@FILE.json, NAME=FILE.npy or @FILE.npz"
 
 
 def read_inputs(texts: Sequence[str], signature: Callable[[], SignatureInfo]) -> dict[str, Array]:
-    """The arrays that `--input` flags describe, by name.
+    """Return the arrays of the `--input` flags, by name.
 
-    `signature` is called when the first JSON value needs its element type, and fetches it from the server.
+    `signature` returns the signature from the server; it is called only if a JSON value needs its element type.
 
     Raises:
-        UsageError: a flag's form, file or value is wrong.
+        UsageError: a flag's format, file or value is wrong.
         OSError: a file can't be read.
     """
     arrays: dict[str, Array] = {}
     for text in texts:
-        for name, array in _read_one(text, signature).items():
+        for name, array in _read_input(text, signature).items():
             if name in arrays:
-                raise UsageError(f"input {name!r} is given twice")
+                raise UsageError(f"input {name!r} is set twice: expected it once")
             arrays[name] = array
     return arrays
 
 
-def _read_one(text: str, signature: Callable[[], SignatureInfo]) -> Mapping[str, Array]:
+def _read_input(text: str, signature: Callable[[], SignatureInfo]) -> Mapping[str, Array]:
     if text.startswith("@") and text.endswith(".npz"):
         return _load(text[1:], ".npz")
     name, equals, value = text.partition("=")
     if not name or not equals:
-        raise UsageError(f"--input {text!r}: {_FORMS}")
+        raise UsageError(f"--input {text!r}: {_FORMATS}")
     if value.endswith(".npy"):
         return {name: _load(value, ".npy")[""]}
     source = Path(value[1:]).read_text(encoding="utf-8") if value.startswith("@") else value
@@ -55,9 +55,9 @@ def _read_one(text: str, signature: Callable[[], SignatureInfo]) -> Mapping[str,
 
 
 def _load(path: str, suffix: str) -> dict[str, Array]:
-    """The arrays in a .npz file; the one in a .npy file, under the name ""."""
+    """Return the arrays of a .npz file, or the one of a .npy file under the name ""."""
     try:
-        # No pickles: loading one runs what it says.
+        # No pickles: loading one runs code.
         loaded: Any = np.load(path, allow_pickle=False)
         if isinstance(loaded, np.ndarray):
             arrays = {"": loaded}
@@ -75,33 +75,33 @@ def _from_json(name: str, source: str, signature: Callable[[], SignatureInfo]) -
     try:
         value = json.loads(source)
     except json.JSONDecodeError as error:
-        raise UsageError(f"input {name!r} is no JSON ({error}): {source!r:.60}; {_FORMS}") from None
+        raise UsageError(f"input {name!r} is not JSON ({error}): {source!r:.60}; {_FORMATS}") from None
     inputs = signature().inputs
     if name not in inputs:
         known = ", ".join(inputs) or "none"
-        raise UsageError(f"the signature has no input {name!r}; it has {known}")
+        raise UsageError(f"the signature has no input {name!r}: expected one of {known}")
     return _array(value, inputs[name])
 
 
 def _array(value: Any, info: TensorInfo) -> Array:
-    """The array that a JSON value means for an input."""
+    """Return the array of a JSON value, in the input's element type."""
     try:
         given = to_array(value)
         if given.dtype.kind == "b" and info.dtype is not DataType.BOOL and given.size:
             raise ConversionError(f"{json.dumps(value):.60} does not fit {info.dtype.name}")
-        # Numbers that would change their value on the way (1.5 for an INT32, 300 for a UINT8) are mistakes.
+        # Numbers that would change (1.5 for INT32, 300 for UINT8) are mistakes.
         return converted(given, info.dtype)
     except TensorError as error:
         raise UsageError(f"input {info.name!r} takes {info.dtype.name}: {error}") from None
 
 
 def save(outputs: Mapping[str, Array], path: str) -> str:
-    """Writes arrays to FILE.npz, or to one .npy each in a directory; returns what was written, for people.
+    """Write arrays to FILE.npz, or one .npy each to a directory; return a description of what was written.
 
-    STRING arrays are written as numpy's fixed-width bytes, which can be read without pickle.
+    STRING arrays are written as numpy's fixed-width bytes, which need no pickle.
 
     Raises:
-        UsageError: a STRING array has text that ends in a zero byte, which such bytes don't keep.
+        UsageError: a STRING array has text that ends in a zero byte, which fixed-width bytes drop.
     """
     plain = {}
     for name, array in outputs.items():

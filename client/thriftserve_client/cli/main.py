@@ -1,6 +1,6 @@
 """thriftserve-client: one call to a server from the command line.
 
-argv + environment --flags--> Namespace --commands--> Report --> stdout (tables or JSON)
+argv + environment --flags--> Namespace --commands--> Report --> stdout, as tables or JSON
 errors --> stderr, one line, and an exit code
 """
 
@@ -15,7 +15,7 @@ from collections.abc import Sequence
 from enum import IntEnum
 
 from thriftserve_client.address import SslOptions
-from thriftserve_client.cli.commands import COMMANDS, CONTROL_COMMANDS, watched
+from thriftserve_client.cli.commands import COMMANDS, CONTROL_COMMANDS, models_report
 from thriftserve_client.cli.flags import UsageError, parse
 from thriftserve_client.cli.tables import Report
 from thriftserve_client.cli.watch import follow
@@ -31,6 +31,7 @@ from thriftserve_client.errors import (
     UnimplementedError,
 )
 
+#: Seconds between two calls of `status --watch`.
 _WATCH_S = 0.5
 
 
@@ -38,9 +39,9 @@ class ExitCode(IntEnum):
     """How the command ends."""
 
     OK = 0
-    #: The server answered with an error, or not as a thriftserve server does.
+    #: The server replied with an error, or not as a thriftserve server does.
     SERVER = 1
-    #: The command line, an input or a file is wrong; nothing was asked of the server but metadata.
+    #: The command line, an input or a file is wrong; at most metadata was requested from the server.
     USAGE = 2
     CONNECTION = 3
     TIMEOUT = 4
@@ -49,13 +50,13 @@ class ExitCode(IntEnum):
 
 
 def main(argv: Sequence[str] | None = None) -> int:
-    """Runs one command; returns an `ExitCode`. `--help` and wrong flags leave through SystemExit, as argparse does."""
+    """Run one command; return an `ExitCode`. `--help` and wrong flags raise SystemExit, as argparse does."""
     try:
         return _run(parse(argv))
     except KeyboardInterrupt:
         return ExitCode.INTERRUPTED
     except BrokenPipeError:
-        # The reader (head, less) has gone. What Python would still flush at exit goes nowhere, quietly.
+        # The reader (head, less) has ended. Python flushes stdout at exit, to /dev/null now.
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         return ExitCode.OK
 
@@ -65,7 +66,7 @@ def _run(arguments: Namespace) -> int:
         if arguments.command in CONTROL_COMMANDS:
             with _control(arguments) as control:
                 if arguments.command == "load" and arguments.watch:
-                    return _followed(control, arguments)
+                    return _load_and_follow(control, arguments)
                 _show(CONTROL_COMMANDS[arguments.command](control, arguments), arguments)
         else:
             with _client(arguments) as client:
@@ -75,7 +76,7 @@ def _run(arguments: Namespace) -> int:
     except BrokenPipeError:
         raise
     except ServerError as error:
-        return _fail(ExitCode.SERVER, f"{error}{_advice(error)}")
+        return _fail(ExitCode.SERVER, f"{error}{_hint(error)}")
     except ProtocolMismatch as error:
         return _fail(ExitCode.SERVER, str(error))
     except ConnectionFailed as error:
@@ -89,11 +90,11 @@ def _run(arguments: Namespace) -> int:
     return ExitCode.OK
 
 
-def _advice(error: ServerError) -> str:
+def _hint(error: ServerError) -> str:
     if isinstance(error, UnauthenticatedError):
         return " (see --token-file)"
     if isinstance(error, UnimplementedError):
-        return f" (see --port: {', '.join(CONTROL_COMMANDS)} are for the control port, all others for the serving one)"
+        return f" (see --port: {', '.join(CONTROL_COMMANDS)} need the control port, all others the serving port)"
     return " (the same call may succeed later)" if error.retryable else ""
 
 
@@ -102,20 +103,20 @@ def _show(report: Report, arguments: Namespace) -> None:
     sys.stdout.flush()
 
 
-def _followed(control: Control, arguments: Namespace) -> int:
+def _load_and_follow(control: Control, arguments: Namespace) -> int:
     begun = control.load(arguments.model, arguments.source, version=arguments.version, sha256=arguments.sha256)
     return ExitCode.OK if follow(control, arguments, begun) else ExitCode.SERVER
 
 
 def _watch(client: Client, arguments: Namespace) -> None:
-    """Shows the models' versions whenever they have changed, until Ctrl-C."""
-    seen = None
+    """Print the models' versions whenever they have changed, until Ctrl-C."""
+    last = None
     while True:
-        report = watched(client)
-        if report.data != seen:
+        report = models_report(client)
+        if report.data != last:
             print()
             _show(report, arguments)
-        seen = report.data
+        last = report.data
         time.sleep(_WATCH_S)
 
 

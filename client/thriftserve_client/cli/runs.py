@@ -20,31 +20,33 @@ from thriftserve_client.client import Client
 from thriftserve_client.codec import data_type
 from thriftserve_client.conversion import shortest
 
-Answer = results.Prediction | results.PerImage[Any]
+Result = results.Prediction | results.PerImage[Any]
 
 
 def predict(client: Client, arguments: Namespace) -> Report:
-    """Runs a model on arrays."""
-    which = {"version": arguments.version, "label": arguments.label}
+    """Run a model on arrays."""
+    version = {"version": arguments.version, "label": arguments.label}
 
     def signature() -> results.SignatureInfo:
-        signatures = client.metadata(arguments.model, **which).signatures
+        signatures = client.metadata(arguments.model, **version).signatures
         name = arguments.signature or "serving_default"
         if name not in signatures:
-            raise UsageError(f"{arguments.model} has no signature {name!r}; it has {', '.join(signatures) or 'none'}")
+            raise UsageError(
+                f"{arguments.model} has no signature {name!r}: expected one of {', '.join(signatures) or 'none'}"
+            )
         return signatures[name]
 
     prediction = client.predict(
         arguments.model,
         read_inputs(arguments.inputs, signature),
-        **which,
+        **version,
         signature=arguments.signature,
         outputs=arguments.outputs,
         request_id=arguments.request_id,
     )
-    lines = [f"{_ran(prediction)}"]
+    lines = [f"{_title(prediction)}"]
     lines += [
-        f"\n{name}  {data_type(array.dtype).name} {list(array.shape)}\n{_shown(array)}"
+        f"\n{name}  {data_type(array.dtype).name} {list(array.shape)}\n{_format_array(array)}"
         for name, array in prediction.items()
     ]
     if arguments.save:
@@ -52,30 +54,30 @@ def predict(client: Client, arguments: Namespace) -> Report:
     return Report(_prediction_data(prediction), "\n".join(lines))
 
 
-def _shown(array: results.Array) -> str:
-    """An array as numpy prints it, bytes as the text they hold."""
-    return np.array2string(_text(array) if array.dtype == object else array, separator=", ", threshold=200)
+def _format_array(array: results.Array) -> str:
+    """Return an array as numpy prints it, with bytes as text."""
+    return np.array2string(_decode_texts(array) if array.dtype == object else array, separator=", ", threshold=200)
 
 
-def _text(array: results.Array) -> results.Array:
+def _decode_texts(array: results.Array) -> results.Array:
     texts = np.empty(array.size, dtype=object)
-    texts[:] = [one.decode(errors="backslashreplace") for one in array.ravel()]
+    texts[:] = [text.decode(errors="backslashreplace") for text in array.ravel()]
     return texts.reshape(array.shape)
 
 
 def _prediction_data(prediction: results.Prediction) -> Any:
-    return _ran_data(prediction) | {"outputs": {name: _values(array) for name, array in prediction.items()}}
+    return _run_data(prediction) | {"outputs": {name: _values(array) for name, array in prediction.items()}}
 
 
 def _values(array: results.Array) -> Any:
-    """An array as the gateway's JSON has it.
+    """Return an array in the format of the gateway's JSON.
 
-    Numbers have the fewest digits that tell them apart in their type; NaN, Infinity and -Infinity are written so. Bytes
-    are text or, where they are none, {"b64": …}.
+    Numbers have the fewest digits that identify them in their type; NaN, Infinity and -Infinity are written as such.
+    Bytes are text, or {"b64": …} if they are not UTF-8.
     """
     if array.dtype == object:
         texts = np.empty(array.size, dtype=object)
-        texts[:] = [_text_value(one) for one in array.ravel()]
+        texts[:] = [_text_value(text) for text in array.ravel()]
         return texts.reshape(array.shape).tolist()
     if array.dtype.name in ("bfloat16", "float16"):
         array = array.astype(np.float32)
@@ -90,8 +92,8 @@ def _text_value(value: bytes) -> Any:
 
 
 def classify(client: Client, arguments: Namespace) -> Report:
-    """Names what image files show: one row an image and class."""
-    answer = client.classify(
+    """Classify image files: one row per image and class."""
+    result = client.classify(
         arguments.model,
         arguments.images,
         top_k=arguments.top_k,
@@ -99,16 +101,16 @@ def classify(client: Client, arguments: Namespace) -> Report:
         label=arguments.label,
         signature=arguments.signature,
     )
-    named = list(zip(arguments.images, answer, strict=True))
-    rows = [(path, one.label, f"{one.score:.4f}") for path, classes in named for one in classes]
+    by_path = list(zip(arguments.images, result, strict=True))
+    rows = [(path, best.label, f"{best.score:.4f}") for path, classes in by_path for best in classes]
     text = table(("image", "label", "score"), rows, right={"score"})
-    images = [{"image": path, "classes": [_shortened(one) for one in classes]} for path, classes in named]
-    return Report(_ran_data(answer) | {"images": images}, text)
+    images = [{"image": path, "classes": [_to_json(best) for best in classes]} for path, classes in by_path]
+    return Report(_run_data(result) | {"images": images}, text)
 
 
 def detect(client: Client, arguments: Namespace) -> Report:
-    """Finds objects in image files: one row an image and object."""
-    answer = client.detect(
+    """Find objects in image files: one row per image and object."""
+    result = client.detect(
         arguments.model,
         arguments.images,
         min_score=arguments.min_score,
@@ -117,48 +119,49 @@ def detect(client: Client, arguments: Namespace) -> Report:
         label=arguments.label,
         signature=arguments.signature,
     )
-    named = list(zip(arguments.images, answer, strict=True))
-    rows = [row for path, found in named for row in _detection_rows(path, found)]
+    by_path = list(zip(arguments.images, result, strict=True))
+    rows = [row for path, image in by_path for row in _detection_rows(path, image)]
     text = table(
         ("image", "label", "score", "x", "y", "width", "height"), rows, right={"score", "x", "y", "width", "height"}
     )
     images = [
-        {"image": path} | asdict(found) | {"detections": [_shortened(one) for one in found]} for path, found in named
+        {"image": path} | asdict(image) | {"detections": [_to_json(detection) for detection in image]}
+        for path, image in by_path
     ]
-    return Report(_ran_data(answer) | {"images": images}, text)
+    return Report(_run_data(result) | {"images": images}, text)
 
 
-def _shortened(one: results.Classification | results.Detection) -> dict[str, Any]:
-    """A class or an object, its numbers as `_values` has them."""
-    return {name: shortest(value) if isinstance(value, float) else value for name, value in asdict(one).items()}
+def _to_json(item: results.Classification | results.Detection) -> dict[str, Any]:
+    """Return a class or an object, its numbers as in `_values`."""
+    return {name: shortest(value) if isinstance(value, float) else value for name, value in asdict(item).items()}
 
 
-def _detection_rows(path: str, found: results.ImageDetections) -> list[tuple[str, ...]]:
-    """One row an object, boxes in pixels; an image without any says so."""
-    if not found.detections:
+def _detection_rows(path: str, image: results.ImageDetections) -> list[tuple[str, ...]]:
+    """Return a row per object, boxes in pixels; one row that says so for an image without objects."""
+    if not image.detections:
         return [(path, "(nothing)", "", "", "", "", "")]
     return [
         (
             path,
-            one.label,
-            f"{one.score:.4f}",
-            f"{one.x_min * found.width:.0f}",
-            f"{one.y_min * found.height:.0f}",
-            f"{(one.x_max - one.x_min) * found.width:.0f}",
-            f"{(one.y_max - one.y_min) * found.height:.0f}",
+            detection.label,
+            f"{detection.score:.4f}",
+            f"{detection.x_min * image.width:.0f}",
+            f"{detection.y_min * image.height:.0f}",
+            f"{(detection.x_max - detection.x_min) * image.width:.0f}",
+            f"{(detection.y_max - detection.y_min) * image.height:.0f}",
         )
-        for one in found.detections
+        for detection in image.detections
     ]
 
 
-def _ran(answer: Answer) -> str:
-    text = f"{answer.model} version {answer.version}, signature {answer.signature}"
-    timing = answer.timing
+def _title(result: Result) -> str:
+    text = f"{result.model} version {result.version}, signature {result.signature}"
+    timing = result.timing
     if timing is None:
         return text
     return f"{text}: queue {timing.queue_us} us, compute {timing.compute_us} us, batch {timing.batch_size}"
 
 
-def _ran_data(answer: Answer) -> dict[str, Any]:
-    timing = asdict(answer.timing) if answer.timing else None
-    return {"model": answer.model, "version": answer.version, "signature": answer.signature, "timing": timing}
+def _run_data(result: Result) -> dict[str, Any]:
+    timing = asdict(result.timing) if result.timing else None
+    return {"model": result.model, "version": result.version, "signature": result.signature, "timing": timing}

@@ -1,6 +1,6 @@
-"""What becomes of a load, shown until it is done.
+"""Show the progress of a load until it is done.
 
-Control.status, again and again  --follow-->  a line for each step, in its own place on a terminal  -->  has it worked?
+Control.status, repeatedly --follow--> a line for each step, overwritten in place on a terminal --> success?
 """
 
 from __future__ import annotations
@@ -12,52 +12,56 @@ import time
 from argparse import Namespace
 from dataclasses import asdict
 
+from thriftserve_client.cli.commands import failure
 from thriftserve_client.control import Control
 from thriftserve_client.results import ModelStatus, VersionStatus
 
-_LOOK_S = 0.2
-#: Takes the cursor to the line's begin and clears it.
-_AGAIN = "\r\x1b[K"
+#: Seconds between two calls.
+_POLL_S = 0.2
+#: Moves the cursor to the line's beginning and clears the line.
+_CLEAR_LINE = "\r\x1b[K"
 
 
 def follow(control: Control, arguments: Namespace, begun: ModelStatus) -> bool:
-    """Shows a version's steps until it answers requests, or has ended.
+    """Show a version's steps until it serves or has ended.
 
     Args:
-        begun: what loadModel answered.
+        control: the server.
+        arguments: of the command `load`.
+        begun: the result of loadModel.
 
     Returns:
-        Whether it answers requests.
+        Whether the version serves.
     """
-    version = arguments.version if arguments.version is not None else _asked_for(begun)
+    version = arguments.version if arguments.version is not None else _loading_version(begun)
     lines = _Lines(arguments)
     try:
         while True:
-            one = _of(control.status(arguments.model), version)
-            lines.show(one)
-            if one.state in ("AVAILABLE", "END"):
-                return one.state == "AVAILABLE"
-            time.sleep(_LOOK_S)
+            status = _status_of(control.status(arguments.model), version)
+            lines.show(status)
+            if status.state in ("AVAILABLE", "END"):
+                return status.state == "AVAILABLE"
+            time.sleep(_POLL_S)
     finally:
         lines.end()
 
 
-def _asked_for(begun: ModelStatus) -> int:
-    """The version that a load which named none has begun; where it had nothing to begin, the one that is served."""
+def _loading_version(begun: ModelStatus) -> int:
+    """Return the version that a load without a version has begun, or the served one if there was nothing to do."""
     for state in ("START", "LOADING", "AVAILABLE"):
-        found = [one.version for one in begun.versions if one.state == state]
-        if found:
-            return max(found)
-    return max(one.version for one in begun.versions)
+        versions = [version.version for version in begun.versions if version.state == state]
+        if versions:
+            return max(versions)
+    return max(version.version for version in begun.versions)
 
 
-def _of(status: ModelStatus, version: int) -> VersionStatus:
-    """That version; as ended where nothing is known of it any more."""
-    return next((one for one in status.versions if one.version == version), VersionStatus(version, "END"))
+def _status_of(model: ModelStatus, version: int) -> VersionStatus:
+    """Return a version's status; END if the server does not know the version any more."""
+    return next((status for status in model.versions if status.version == version), VersionStatus(version, "END"))
 
 
 class _Lines:
-    """What is shown of one version: each step once, and how far it is where that can be seen."""
+    """Prints a version's steps, each once; on a terminal the progress of a step is overwritten in place."""
 
     def __init__(self, arguments: Namespace) -> None:
         self._model = arguments.model
@@ -65,14 +69,14 @@ class _Lines:
         self._in_place = not arguments.json and sys.stdout.isatty()
         self._shown: VersionStatus | None = None
 
-    def show(self, one: VersionStatus) -> None:
-        if one == self._shown:
+    def show(self, status: VersionStatus) -> None:
+        if status == self._shown:
             return
-        same_step = self._shown is not None and self._shown.state == one.state
+        same_step = self._shown is not None and self._shown.state == status.state
         if self._in_place:
-            sys.stdout.write(_AGAIN if same_step else "\n" if self._shown is not None else "")
-        self._shown = one
-        sys.stdout.write(self._line(one) + ("" if self._in_place else "\n"))
+            sys.stdout.write(_CLEAR_LINE if same_step else "\n" if self._shown is not None else "")
+        self._shown = status
+        sys.stdout.write(self._line(status) + ("" if self._in_place else "\n"))
         sys.stdout.flush()
 
     def end(self) -> None:
@@ -80,10 +84,9 @@ class _Lines:
             sys.stdout.write("\n")
             sys.stdout.flush()
 
-    def _line(self, one: VersionStatus) -> str:
+    def _line(self, status: VersionStatus) -> str:
         if self._json:
-            return json.dumps({"name": self._model, **asdict(one)})
-        failure = f"{one.error}: {one.error_message}" if one.error else one.error_message
-        line = f"{self._model} {one.version}  {one.state:9}  {failure or one.note}".rstrip()
-        # What is written over must fit into one line of the terminal.
-        return line if failure or not self._in_place else line[: shutil.get_terminal_size().columns - 1]
+            return json.dumps({"name": self._model, **asdict(status)})
+        line = f"{self._model} {status.version}  {status.state:9}  {failure(status) or status.note}".rstrip()
+        # A line that is overwritten must fit into one line of the terminal.
+        return line if failure(status) or not self._in_place else line[: shutil.get_terminal_size().columns - 1]

@@ -14,7 +14,7 @@ from thriftserve.settings.gateway import GatewaySettings, address_of
 from thriftserve_client import CallTimeout, decode, requests, results
 from thriftserve_client.address import Address, SslOptions
 from thriftserve_client.async_pool import AsyncPool
-from thriftserve_client.connection import Dialing
+from thriftserve_client.connection import ConnectionConfig
 from thriftserve_idl.ttypes import ClassifyRequest, DetectRequest, ModelSpec, PredictRequest, Tensor
 
 #: Bytes that a message may have beside the body's: names, shapes.
@@ -29,7 +29,7 @@ class Backends:
     def __init__(self, settings: GatewaySettings) -> None:
         limit = min(settings.max_body_bytes + _ENVELOPE_BYTES, 0x7FFFFFFF)
         configs = [
-            Dialing(
+            ConnectionConfig(
                 Address(*address_of(backend), tls=_tls(settings)),
                 protocol=settings.backend_protocol,
                 connect_timeout_s=settings.connect_timeout_s,
@@ -119,9 +119,9 @@ class Health:
             Refusal: the request's own time ended before a server answered.
         """
         left_s = request.left_s
-        pings = await self._backends.pool.ask_each("ping", min(_PING_TIMEOUT_S, left_s))
+        pings = await self._backends.pool.call_each("ping", min(_PING_TIMEOUT_S, left_s))
         servers = [
-            {"backend": str(backend.dialing.address), "status": "ok" if error is None else "failed"}
+            {"backend": str(backend.config.address), "status": "ok" if error is None else "failed"}
             | ({} if error is None else {"error": str(error)})
             for backend, error in pings
         ]

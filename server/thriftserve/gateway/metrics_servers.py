@@ -60,14 +60,14 @@ class BackendStatuses:
 
     async def _call(self) -> list[BackendStatus]:
         statuses, models = await asyncio.gather(
-            self._pool.ask_each("getServerStatus", STATUS_TIMEOUT_S),
-            self._pool.ask_each("listModels", MODELS_TIMEOUT_S),
+            self._pool.call_each("getServerStatus", STATUS_TIMEOUT_S),
+            self._pool.call_each("listModels", MODELS_TIMEOUT_S),
         )
         self._fresh_until = asyncio.get_running_loop().time() + CACHE_S
         for backend, model_statuses in models:
             if not isinstance(model_statuses, BaseException):
-                self._models[str(backend.dialing.address)] = tuple(map(decode.model_status, model_statuses))
-        return [self._decode(str(backend.dialing.address), status) for backend, status in statuses]
+                self._models[str(backend.config.address)] = tuple(map(decode.model_status, model_statuses))
+        return [self._decode(str(backend.config.address), status) for backend, status in statuses]
 
     def _decode(self, backend: str, status: Any) -> BackendStatus:
         if isinstance(status, BaseException):
