@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import shutil
 import subprocess
+import sys
 from pathlib import Path
 from typing import Any
 
@@ -19,7 +20,6 @@ from thriftserve.models.prediction_log import decode
 from thriftserve.models.tensorflow.saved_model import SavedModelSession
 from thriftserve.tools import check as check_command
 from thriftserve.tools import check_child
-from thriftserve.tools import check_child as diagnosis
 
 X = np.array([1, 2, 5], np.float32)
 
@@ -92,7 +92,7 @@ def test_what_only_loading_shows(half: Path, tmp_path: Path) -> None:
     )
     assert changed(lambda graph, _: graph.signature_def.clear()).startswith("it has no signature to serve")
     assert "image.toml" in changed(lambda _, copy: _write(copy / "assets.extra" / "image.toml", "x = ["))
-    assert diagnosis.explain("as it is") == "as it is"
+    assert check_child.explain("as it is") == "as it is"
 
 
 def _write(path: Path, text: str) -> None:
@@ -165,6 +165,17 @@ def test_recorded_requests_are_run(half: Path, tmp_path: Path, capsys: pytest.Ca
     (half / warmup.FILE).write_bytes(b"damaged")
     assert main([*record, "--input", "x=[1]"]) == 2
     assert "--replace drops what the file has" in capsys.readouterr().err
+
+
+def test_recording_imports_no_tensorflow(half: Path) -> None:
+    """The signature comes from the file alone: TensorFlow's import would cost seconds for each request recorded."""
+    program = (
+        "import sys; from thriftserve.cli import main; code = main(sys.argv[1:]); "
+        "sys.exit(code or 'tensorflow' in sys.modules)"
+    )
+    command = [sys.executable, "-c", program, "model", "record", str(half), "--input", "x=[1]"]
+    done = subprocess.run(command, capture_output=True, text=True, check=False, timeout=60)
+    assert (done.returncode, done.stdout) == (0, f"{half / warmup.FILE}: 1 request\n"), done.stderr
 
 
 def test_python_models_are_recorded_for(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:

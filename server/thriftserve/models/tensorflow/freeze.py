@@ -71,8 +71,8 @@ def freeze(session: Any, endpoints: Mapping[str, Endpoint]) -> FrozenGraph:
     chosen = _choose(variables)
     if not chosen:
         raise NotFrozen("it has no variables that are small enough" if variables else "it has no variables")
-    kept = [variable.name for variable in variables if variable.name not in chosen]
-    definition = _convert(session, endpoints, kept)
+    variable_names = [variable.name for variable in variables if variable.name not in chosen]
+    definition = _convert(session, endpoints, variable_names)
     state = _stateful_types(definition)
     if state:
         raise NotFrozen(f"it uses {', '.join(state)}")
@@ -158,8 +158,8 @@ def _size(variable: Any) -> int:
     return math.prod((*sizes, int(dtype.size)))
 
 
-def _convert(session: Any, endpoints: Mapping[str, Endpoint], kept: list[str]) -> Any:
-    """Return the GraphDef of what the signatures need, with constants for all variables but those `kept`."""
+def _convert(session: Any, endpoints: Mapping[str, Endpoint], variable_names: list[str]) -> Any:
+    """Return the GraphDef of what the signatures need, with constants for all variables but those `variable_names`."""
     import tensorflow as tf
 
     # Inputs too: one that no output depends on must still be there to be fed.
@@ -170,7 +170,7 @@ def _convert(session: Any, endpoints: Mapping[str, Endpoint], kept: list[str]) -
         session,
         session.graph.as_graph_def(),
         sorted({tensor.partition(":")[0] for tensor in tensors}),
-        variable_names_blacklist=kept,
+        variable_names_blacklist=variable_names,
     )
 
 
