@@ -1,4 +1,4 @@
-"""How many rows a run is worth, measured when a model is loaded, before it serves anybody.
+"""How many rows a run is worth, measured when a model is loaded, before its first request.
 
     a few single rows, runs side by side --calibrate--> Calibration: rows of a run, what a run and a row take
 
@@ -45,7 +45,7 @@ class Calibration(NamedTuple):
 
 
 def ladder(most: int, allowed: Sequence[int] = ()) -> tuple[int, ...]:
-    """The sizes to choose from: those allowed, or the powers of two, up to `most` and with it.
+    """Return the sizes to choose from: those allowed, or the powers of two, up to `most` and with it.
 
     >>> ladder(6)
     (1, 2, 4, 6)
@@ -58,7 +58,7 @@ def ladder(most: int, allowed: Sequence[int] = ()) -> tuple[int, ...]:
 
 
 def conclude(s_a_row: Mapping[int, float]) -> Calibration:
-    """What was measured, as a choice.
+    """Return the choice that follows from what was measured.
 
     Args:
         s_a_row: seconds a row, by rows of a run; one size or more.
@@ -78,18 +78,18 @@ def conclude(s_a_row: Mapping[int, float]) -> Calibration:
 def calibrate(
     tasks: Sequence[Task], run: Run, side_by_side: int, sizes: Sequence[int], seconds: float, asked: int = 0
 ) -> Calibration | None:
-    """Measures runs of several sizes.
+    """Measure runs of several sizes.
 
     Args:
-        jobs: single rows; larger runs have them several times.
-        run: runs jobs together.
+        tasks: single rows; larger runs have them several times.
+        run: runs tasks together.
         side_by_side: runs that go on at once.
         sizes: the ladder, ascending.
         seconds: the time to take, about.
         asked: rows that the model's author has asked for, if any.
 
     Returns:
-        None where there is no time for two sizes, or a run failed.
+        None if there is no time for two sizes, or a run failed.
     """
     until = time.monotonic() + seconds
     took: dict[int, float] = {}
@@ -122,7 +122,7 @@ def calibrate(
 
 
 def _saves_nothing(took: Mapping[int, float]) -> bool:
-    """Whether the last size measured is no better than a smaller one."""
+    """Return whether the last size measured is no better than a smaller one."""
     if len(took) < _LEAST_SIZES:
         return False
     *before, last = took.values()

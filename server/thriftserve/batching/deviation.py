@@ -30,16 +30,16 @@ RunAlone = Callable[[Task], Arrays]
 
 
 def step(array: Array) -> float:
-    """The relative rounding of an array's type; 0 where it has no floats."""
+    """Return the relative rounding of an array's type; 0 if it has no floats."""
     if array.dtype.kind == "c":
         return _STEP[array.dtype.itemsize // 2]
     return _STEP.get(array.dtype.itemsize, 0.0) if array.dtype.kind in "fV" else 0.0
 
 
 def deviation(one: Array, other: Array) -> float:
-    """The largest difference of two arrays, as a part of the largest element.
+    """Return the largest difference of two arrays, as a part of the largest element.
 
-    Infinite where they differ in type, shape, in what is not a float, or in where infinities and NaN stand.
+    Infinite if they differ in type, shape, in what is not a float, or in where infinities and NaN are.
     """
     if one.dtype != other.dtype or one.shape != other.shape:
         return math.inf
@@ -56,11 +56,11 @@ def deviation(one: Array, other: Array) -> float:
 
 
 def unstable(task: Task, name: str, alone: Arrays, apart: float, rounding: float, run_alone: RunAlone) -> bool:
-    """Whether rounding of a job's own inputs changes an output about as much as was seen: then it tells nothing.
+    """Return whether rounding a task's own inputs changes an output about as much: then a deviation shows nothing.
 
     Args:
         name: of the output.
-        alone: the job's answer by itself.
+        alone: the task's outputs by itself.
         apart: the deviation seen.
         rounding: what the model is known to round answers by; inputs are moved by as much.
     """

@@ -1,8 +1,8 @@
-"""What a signature is tried for when its model is loaded: whether its requests may share runs, and of how many rows.
+"""The examination of a model when it is loaded: whether requests may share runs, and of how many rows.
 
     signature, recorded requests --> rows --Proof: alone, a few together--> --calibrate: sizes worth it--> Proof: those
 
-It runs before the process serves anybody, with nobody's requests.
+It runs before the process serves its first request, with made-up and recorded ones.
 """
 
 from __future__ import annotations
@@ -35,7 +35,7 @@ _ORDINARY = 3
 
 
 class Finding(NamedTuple):
-    """What came of a signature."""
+    """What an examination found out about a signature."""
 
     verdict: Verdict
     #: What its runs take; None where they were not timed.
@@ -43,11 +43,12 @@ class Finding(NamedTuple):
 
 
 class Examination:
-    """Tries the signatures of one servable.
+    """Tries the signatures of one servable. One thread uses it.
 
     Args:
-        runs: runs jobs while the sizes are timed.
-        most: rows of a run, where the model doesn't say itself.
+        servable: the loaded version.
+        executor: runs tasks while the sizes are timed.
+        max_rows: rows of a run, if the model sets no other number.
         side_by_side: runs that go on at once in this process; None: any number, so that sizes can't be timed.
         version_path: where the version's files are; None: there are none.
     """
@@ -69,7 +70,7 @@ class Examination:
             self._recorded = warmup.recorded_inputs(servable, version_path, MOST_RECORDED)
 
     def of(self, signature: Signature) -> Finding | None:
-        """What was found; None where its requests could not share runs anyway."""
+        """Examine a signature; return None if its requests could not share runs anyway."""
         outputs = tuple(name for name in signature.outputs if has_batch(signature, (name,)))
         trial = BatchPolicy(
             self._servable, signature, outputs, self._max_rows, _assumed(self._servable, outputs, self._max_rows)
@@ -78,13 +79,13 @@ class Examination:
             return None
         trial.check = None
         proof = Proof(outputs, run_alone, _together(trial, {}))
-        proof.alone(self._jobs(signature, outputs, padded=bool(trial.padded)))
+        proof.alone(self._tasks(signature, outputs, padded=bool(trial.padded)))
         if not proof.undecided():
             return Finding(proof.verdict())
         return self._of_several(proof, trial)
 
     def _of_several(self, proof: Proof, trial: BatchPolicy) -> Finding:
-        """What is found by runs of several rows."""
+        """Examine a signature by runs of several rows."""
         sizes = [size for size in ladder(max(trial.max_rows, trial.part or 1), trial.allowed) if size > 1]
         groups = list(_alike(proof.tasks))
         proof.together(groups, sizes[:1], _LONG_S)
@@ -100,7 +101,7 @@ class Examination:
         return Finding(proof.verdict(), calibration)
 
     def _calibrate(self, group: Sequence[Task], trial: BatchPolicy) -> Calibration | None:
-        """What runs take, where those of this process can be timed side by side."""
+        """Time runs of several sizes; return None if those of this process can't be timed side by side."""
         tasks = [task for task in group if task.rows == 1][:_ORDINARY]
         sizes = ladder(trial.max_rows, trial.allowed)
         if self._side_by_side is None or not tasks or not trial.merges or len(sizes) < 2:
@@ -112,7 +113,7 @@ class Examination:
             tasks, partial(self._executor.run_together, batch_group), self._side_by_side, sizes, seconds, asked
         )
 
-    def _jobs(self, signature: Signature, outputs: tuple[str, ...], *, padded: bool) -> Iterable[Task]:
+    def _tasks(self, signature: Signature, outputs: tuple[str, ...], *, padded: bool) -> Iterable[Task]:
         image = self._servable.image
         sizes = (*sample_inputs.INNER_SIZES, sample_inputs.PADDED_SIZE) if padded else sample_inputs.INNER_SIZES
         free = any(None in (spec.shape or ())[1:] for spec in signature.inputs.values())
@@ -129,21 +130,21 @@ class Examination:
 
 
 def _assumed(servable: Servable, outputs: Sequence[str], max_rows: int) -> Verdict:
-    """What is tried: that everything may share runs."""
+    """Return the verdict that is tried: everything may share runs."""
     settings = servable.batching
     rows = max(max_rows, settings.max_batch_size or 1, *settings.allowed_batch_sizes, 1)
     return Verdict(dict.fromkeys(outputs, ""), rows, unpadded="")
 
 
 def _together(policy: BatchPolicy, padded: Mapping[str, Sequence[int]]) -> RunTogether:
-    """How jobs are run together as this sharing would."""
+    """Return a function that runs tasks together as this policy would."""
     if policy.each:
         return run_each
     return lambda tasks: run_stacked(tasks, policy.padded_rows(sum(task.rows for task in tasks)), padded, {})
 
 
 def _alike(tasks: Sequence[Task]) -> Iterable[list[Task]]:
-    """Jobs of the same types and inner sizes, the largest group first."""
+    """Return tasks by types and inner sizes, the most tasks first."""
     groups: dict[Any, list[Task]] = {}
     for task in tasks:
         key = tuple((name, array.dtype, array.shape[1:]) for name, array in sorted(task.arrays.items()))

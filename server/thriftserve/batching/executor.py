@@ -1,10 +1,9 @@
-"""The runs of one lane's jobs: alone, together, in parts; every job gets an answer of its own.
+"""The runs of one batch group's tasks: alone, together, in parts; every task gets a result of its own.
 
-    jobs of a lane --> expired ones answered --> one session call --> rows of the outputs, a job each
-                                                        `--> failed: each job by itself, so that each gets its own error
+    tasks of a group --> late ones get an error --> one session call --> each task's rows of the outputs
+                                                    `--> failed: each task by itself, so that each gets its own error
 
-Most runs at once in the process are bounded here, here every run is timed, and here some of those that were merged
-are checked.
+Here the runs at once in the process are bounded, every run is timed, and some of the merged ones are checked.
 """
 
 from __future__ import annotations
@@ -25,15 +24,13 @@ from thriftserve.batching.task import Task, TaskOutcome, TaskResult
 from thriftserve.batching.verdict import Cut, NotByRows, cut_back
 from thriftserve.models.session import Array, Arrays
 
-# Arrays of several jobs as those of one run, and back.
-
 
 def stacked(tasks: Sequence[Task], size: int, variable: Mapping[str, Sequence[int]]) -> dict[str, Array]:
-    """The arrays of a run.
+    """Return the arrays of a run.
 
     Args:
-        jobs: of one lane, at least one.
-        size: the leading size to pad to; no less than the jobs' rows.
+        tasks: of one group, at least one.
+        size: the leading size to pad to; no less than the tasks' rows.
         variable: for each input, axes whose sizes may differ; they are padded at their end to the longest.
     """
     rows = sum(task.rows for task in tasks)
@@ -44,7 +41,7 @@ def stacked(tasks: Sequence[Task], size: int, variable: Mapping[str, Sequence[in
 
 
 def part(arrays: Mapping[str, Array], start: int, end: int, size: int) -> dict[str, Array]:
-    """Rows `start` to `end` of a single job's arrays, padded to `size` rows."""
+    """Return rows `start` to `end` of one task's arrays, padded to `size` rows."""
     padding = size - (end - start)
     return {name: _joined([array[start:end]], padding, None) for name, array in arrays.items()}
 
@@ -57,7 +54,7 @@ class Misfit(NamedTuple):
 
 
 def misfit(outputs: Mapping[str, Array], size: int) -> Misfit | None:
-    """What keeps the outputs of a run of `size` rows from being split by rows; None where nothing does."""
+    """Return what keeps the outputs of a run of `size` rows from being split by rows; None if nothing does."""
     for name, array in outputs.items():
         if array.ndim == 0 or array.shape[0] != size:
             return Misfit(name, f"output {name!r} has the shape {list(array.shape)} for {size} rows")
@@ -74,7 +71,7 @@ def _joined(arrays: list[Array], padding: int, variable: Sequence[int] | None) -
 
 
 def _of_one_shape(arrays: Sequence[Array]) -> list[Array]:
-    """The arrays with their inner sizes padded to the largest, by zeros or empty strings."""
+    """Return the arrays with their inner sizes padded to the largest, by zeros or empty strings."""
     inner = tuple(map(max, zip(*(array.shape[1:] for array in arrays), strict=True)))
     return [array if array.shape[1:] == inner else _widened(array, inner) for array in arrays]
 
@@ -87,12 +84,12 @@ def _widened(array: Array, inner: tuple[int, ...]) -> Array:
 
 
 class BatchExecutor:
-    """Runs jobs; any thread may.
+    """Runs tasks. Any thread may call it.
 
     Args:
-        slots: session runs at once; None: any number.
-        usage: told of each lane that had a run.
-        stop: told of a job whose answer was found to be wrong because it had shared a run.
+        runs: session runs at once; None: any number.
+        usage: is told of each group that had a run.
+        stop: is told of a task whose result was wrong because it had shared a run.
     """
 
     def __init__(self, runs: int | None, usage: UsageTracker, stop: Callable[[Task, Fault], None]) -> None:
@@ -102,7 +99,7 @@ class BatchExecutor:
         self._stop = stop
 
     def run_unbatched(self, task: Task) -> TaskResult:
-        """A job on its own arrays, whatever its lane may be.
+        """Run a task on its own arrays, whatever its group.
 
         Raises:
             DeadlineExceeded: its time is over; the session was not called.
@@ -115,7 +112,7 @@ class BatchExecutor:
             return run_one(task)
 
     def run_together(self, group: BatchGroup, tasks: Sequence[Task]) -> list[TaskOutcome]:
-        """Jobs that fit into one run of their lane, in their order; a single one may be larger than a run."""
+        """Run tasks of one group that fit into one run; a single one may be larger than a run."""
         if len(tasks) == 1:
             return [self._outcome(group, tasks[0])]
         if group.policy.each:
@@ -123,7 +120,7 @@ class BatchExecutor:
         return self._run_merged(group, tasks)
 
     def run_task(self, group: BatchGroup, task: Task) -> TaskResult:
-        """A job in a run of its own, or in several where it has more rows than a run takes; raises as `straight`."""
+        """Run a task by itself, in several runs if it has more rows than one takes; raise as `run_unbatched`."""
         policy = group.policy
         if policy.part is not None and task.rows and (task.rows > policy.part or policy.allowed):
             result = self._run_in_parts(group, task, policy.part)
@@ -157,17 +154,17 @@ class BatchExecutor:
         except _Late as late:
             return self._run_in_time(group, tasks, late.now)
         except Exception:
-            # Whose fault it is the run doesn't tell; by itself, each job gets its own error or its answer.
+            # The run doesn't tell whose fault it is; by itself, each task gets its own error or its result.
             return self._run_one_by_one(group, tasks)
         if misfitting := misfit(outputs, size):
             group.policy.stop_for_fault(misfitting.fault)
             return self._run_one_by_one(group, tasks)
         self._count(group, len(tasks), rows, us)
         parts = split(outputs, tasks, group.policy.cuts)
-        return self._checked(group, tasks, [TaskResult(one, began, us, rows) for one in parts])
+        return self._checked(group, tasks, [TaskResult(outputs, began, us, rows) for outputs in parts])
 
     def _run_each(self, group: BatchGroup, tasks: Sequence[Task]) -> list[TaskOutcome]:
-        """A Python model's `predict_batch` on what each job sent."""
+        """Run tasks by one call of their Python model's `predict_batch`."""
         try:
             with self._run_slot:
                 began = time.monotonic()
@@ -181,13 +178,13 @@ class BatchExecutor:
             return self._run_one_by_one(group, tasks)
         rows = sum(group.policy.counted(task) for task in tasks)
         self._count(group, len(tasks), rows, us)
-        return self._checked(group, tasks, [TaskResult(one, began, us, rows) for one in outputs])
+        return self._checked(group, tasks, [TaskResult(each, began, us, rows) for each in outputs])
 
     def _run_one_by_one(self, group: BatchGroup, tasks: Sequence[Task]) -> list[TaskOutcome]:
         return [self._outcome(group, task) for task in tasks]
 
     def _checked(self, group: BatchGroup, tasks: Sequence[Task], outcomes: list[TaskOutcome]) -> list[TaskOutcome]:
-        """The answers of a merged run; those of runs by themselves where a check shows that it should not have been."""
+        """Return the results of a merged run, or of runs one by one if a check shows that they must not share one."""
         check = group.policy.check
         result = outcomes[0]
         assert isinstance(result, TaskResult)
@@ -204,7 +201,7 @@ class BatchExecutor:
         return self._run_one_by_one(group, tasks)
 
     def _run_in_time(self, group: BatchGroup, tasks: Sequence[Task], now: float) -> list[TaskOutcome]:
-        """The answers where some jobs are late: those are not run, the others are."""
+        """Run the tasks that are not late."""
         late = [_late(task, now) for task in tasks]
         live = [task for task, is_late in zip(tasks, late, strict=True) if not is_late]
         outcomes = iter(self.run_together(group, live) if live else [])
@@ -214,7 +211,7 @@ class BatchExecutor:
         ]
 
     def _run_in_parts(self, group: BatchGroup, task: Task, max_rows: int) -> TaskResult | None:
-        """A job in runs of at most `most` rows, each padded; None where its outputs turn out not to go by rows."""
+        """Run a task in runs of at most `max_rows` rows, each padded; return None if its outputs do not go by rows."""
         parts: list[dict[str, Array]] = []
         first, us = 0.0, 0
         for start in range(0, task.rows, max_rows):
@@ -230,7 +227,7 @@ class BatchExecutor:
             first, us = first or result.began, us + result.compute_us
         if len(parts) == 1:
             return TaskResult(parts[0], first, us, task.rows)
-        outputs = {name: np.concatenate([one[name] for one in parts]) for name in parts[0]}
+        outputs = {name: np.concatenate([part[name] for part in parts]) for name in parts[0]}
         return TaskResult(outputs, first, us, min(max_rows, task.rows))
 
     def _count(self, group: BatchGroup, tasks: int, rows: int, us: int) -> None:
@@ -239,14 +236,14 @@ class BatchExecutor:
 
 
 class _Late(Exception):
-    """A job's time was over when its run would have begun, at `now`."""
+    """A task was late when its run would have begun, at `now`."""
 
     def __init__(self, now: float) -> None:
         self.now = now
 
 
 def run_one(task: Task) -> TaskResult:
-    """A job on its own arrays; raises as `Runs.straight`."""
+    """Run a task on its own arrays; raise as `BatchExecutor.run_unbatched`."""
     began = task.deadline.check()
     outputs = task.servable.session.run(task.signature.name, task.arrays, task.wanted)
     return TaskResult(outputs, began, int((time.monotonic() - began) * 1e6), task.rows)
@@ -266,12 +263,12 @@ def _any_late(tasks: Sequence[Task], now: float) -> bool:
 
 
 def run_alone(task: Task) -> Arrays:
-    """The outputs of a job on its own arrays, whatever its deadline."""
+    """Return the outputs of a task on its own arrays, whatever its deadline."""
     return task.servable.session.run(task.signature.name, task.arrays, task.wanted)
 
 
 def run_each(tasks: Sequence[Task]) -> list[dict[str, Array]]:
-    """The outputs of jobs by one call of their Python model's batch method."""
+    """Return the outputs of tasks by one call of their Python model's batch method."""
     first = tasks[0]
     return first.servable.session.run_each(first.signature.name, [task.arrays for task in tasks], first.wanted)
 
@@ -279,7 +276,7 @@ def run_each(tasks: Sequence[Task]) -> list[dict[str, Array]]:
 def run_stacked(
     tasks: Sequence[Task], size: int, padded: Mapping[str, Sequence[int]], cuts: Mapping[str, Sequence[Cut]]
 ) -> list[dict[str, Array]]:
-    """The outputs of jobs by one run of their rows, padded to `size`; each job's own.
+    """Return each task's outputs of one run of their rows, padded to `size`.
 
     Raises:
         NotByRows: an output has another leading size.
@@ -293,7 +290,7 @@ def run_stacked(
 
 
 def split(outputs: Arrays, tasks: Sequence[Task], cuts: Mapping[str, Sequence[Cut]]) -> list[dict[str, Array]]:
-    """Each job's own rows of the outputs, as views, without what padding added to their inner sizes."""
+    """Return each task's rows of the outputs, as views, without what padding added to their inner sizes."""
     parts: list[dict[str, Array]] = []
     start = 0
     for task in tasks:

@@ -1,9 +1,9 @@
-"""What may share a run: jobs of one signature, one set of outputs, one shape but for their rows.
+"""What may share a run: tasks of one signature, one set of outputs, one shape but for their rows.
 
-    Job --> Sharing (servable, signature, outputs) --> Lane (dtypes, inner shapes) --> its runs
+    Task --> BatchPolicy (servable, signature, outputs) --> BatchGroup (dtypes, inner shapes) --> its runs
 
-Nothing is merged unless every input and every output wanted has a leading dimension of any size, the batch, and
-unless a verdict says that it was shown to change no answer, or the model's author says so.
+Tasks share a run only if every input and every output wanted has a leading dimension of any size, the batch, and if a
+verdict says that sharing changes no result, or the model's author says so.
 """
 
 from __future__ import annotations
@@ -21,21 +21,23 @@ from thriftserve.batching.verdict import Cut, Verdict
 from thriftserve.models.servable import Servable
 from thriftserve.models.signature import Signature, TensorSpec
 
-#: Callers choose the inner shapes where they are free, so there must be a limit; past it, all are forgotten.
+#: Callers choose the inner shapes that are free, so there must be a limit; past it, all groups are made anew.
 MAX_GROUPS = 256
 
 log = logging.getLogger(__name__)
 
 
 class BatchPolicy:
-    """How the runs of one signature of one servable, for one set of outputs, may be shared.
+    """How tasks of one signature of one servable, for one set of outputs, may share runs.
 
-    `most` is the number of rows that jobs are merged up to, 1 for not at all; `part` that of the largest run
-    that a single job gets before it is split, None for any.
+    `max_rows` is the number of rows that tasks are merged up to, 1 for not at all; `part` that of the largest run that
+    a single task gets before it is split, None for any. Any thread may call it.
 
     Args:
+        servable: the version.
+        signature: its function.
         wanted: the outputs; empty: all that the signature has.
-        default_most: rows of a run, where the model doesn't say itself.
+        default_rows: rows of a run, if the model sets no other number.
         verdict: what is known of the signature; None: nothing.
         calibration: what its runs take; None: unknown.
     """
@@ -45,7 +47,7 @@ class BatchPolicy:
         servable: Servable,
         signature: Signature,
         wanted: tuple[str, ...],
-        default_most: int,
+        default_rows: int,
         verdict: Verdict | None = None,
         calibration: Calibration | None = None,
     ) -> None:
@@ -54,7 +56,7 @@ class BatchPolicy:
         self.settings = servable.batching
         session = servable.session
         allowed = self.settings.allowed_batch_sizes
-        max_rows = self.settings.max_batch_size or default_most
+        max_rows = self.settings.max_batch_size or default_rows
         self.each = session.runs_each(signature.name)
         opted_out = session.batching is False
         self.stacks = not opted_out and not self.each and has_batch(signature, wanted or tuple(signature.outputs))
@@ -81,7 +83,7 @@ class BatchPolicy:
         self._together = BatchGroup(self, merges=True)
 
     def _apply_verdict(self, verdict: Verdict | None, wanted: Sequence[str]) -> None:
-        """Merges no more than what was shown, where the author doesn't say more."""
+        """Merge no more than what was shown, unless the author says more."""
         if verdict is not None and not verdict.unpadded:
             self.cuts = verdict.cuts
         if self.declared:
@@ -98,14 +100,14 @@ class BatchPolicy:
                 self.padded = {}
 
     def limit_rows(self, rows: int) -> None:
-        """Merges at most so many rows."""
+        """Merge at most so many rows."""
         self.max_rows = min(self.max_rows, rows)
         if self.part is not None:
             self.part = min(self.part, rows)
         self.merges = self.merges and self.max_rows > 1
 
     def group(self, task: Task) -> BatchGroup:
-        """The lane that a job's run belongs to."""
+        """Return the group that a task belongs to."""
         if not self.merges:
             return self._alone
         if self.each:
@@ -124,26 +126,26 @@ class BatchPolicy:
         return self._groups.get(key) or self._new(key)
 
     def stop_for_fault(self, fault: str) -> None:
-        """Merges nothing any more: the model gave what can't be split by rows."""
+        """Merge nothing any more: the model returned what can't be split by rows."""
         if self.merges:
             log.warning("%s: requests are not put together any more: %s", self.title, fault)
         self.keep_apart()
 
     def keep_apart(self) -> None:
-        """Merges nothing, splits nothing and pads nothing."""
+        """Merge nothing, split nothing and pad nothing."""
         self.merges = False
         self.part = None
 
     def counted(self, task: Task) -> int:
-        """What a job counts with against `most`."""
+        """Return what a task counts against `max_rows`."""
         return task.rows if self.stacks else 1
 
     def padded_rows(self, rows: int) -> int:
-        """The allowed size that a run of `rows` rows is padded to; `rows` itself where there is none."""
+        """Return the allowed size that a run of `rows` rows is padded to; `rows` itself if there is none."""
         return next((size for size in self.allowed if size >= rows), rows)
 
     def _key(self, task: Task) -> Any:
-        """Dtypes and inner shapes; None where the inputs have different leading sizes."""
+        """Return dtypes and inner shapes; None if the inputs have different leading sizes."""
         parts: list[Any] = []
         for name, array in task.arrays.items():
             if array.ndim == 0 or array.shape[0] != task.rows:
@@ -156,12 +158,12 @@ class BatchPolicy:
 
     def _new(self, key: Any) -> BatchGroup:
         if len(self._groups) >= MAX_GROUPS:
-            self._groups = {}  # whoever waits in one of them has hold of it
+            self._groups = {}  # a batch in the making has a reference to its own
         return self._groups.setdefault(key, BatchGroup(self, merges=True))
 
 
 class BatchGroup:
-    """Jobs that fit together, and how much they were run lately."""
+    """Tasks that fit together, and how much they were run lately. Any thread may call it."""
 
     __slots__ = ("_lock", "_merges", "busy_us", "policy", "rows", "tasks")
 
@@ -174,24 +176,24 @@ class BatchGroup:
 
     @property
     def merges(self) -> bool:
-        """Whether its jobs may share runs."""
+        """Whether its tasks may share runs."""
         return self._merges and self.policy.merges
 
     def add(self, tasks: int, rows: int, us: int) -> None:
-        """Counts a run of `jobs` jobs and `rows` rows that took `us` microseconds."""
+        """Count a run of so many tasks and rows that took `us` microseconds."""
         with self._lock:
             self.busy_us += us
             self.tasks += tasks
             self.rows += rows
 
     def fade(self) -> bool:
-        """Halves the weight of the runs until now; tells whether any is left."""
+        """Halve the weight of the runs until now; return whether any is left."""
         with self._lock:
             self.busy_us, self.tasks, self.rows = self.busy_us // 2, self.tasks // 2, self.rows // 2
             return self.busy_us > 0
 
     def rows_to_run(self) -> int:
-        """The rows to run together."""
+        """Return how many rows to run together."""
         if not self.merges:
             return 1
         calibration = self.policy.calibration
@@ -199,12 +201,12 @@ class BatchGroup:
 
 
 def declares_batching(servable: Servable) -> bool:
-    """Whether the model's author says that its requests share runs, so that nothing need be shown."""
+    """Return whether the model's author says that its requests share runs, so that no proof is needed."""
     return servable.session.batching is True or servable.batching.max_batch_size is not None
 
 
 def has_batch(signature: Signature, outputs: Sequence[str]) -> bool:
-    """Whether every input and every one of these outputs may have any leading size."""
+    """Return whether every input and every one of these outputs may have any leading size."""
     if not signature.validated or not signature.inputs or not outputs:
         return False
     specs = [*signature.inputs.values(), *(signature.outputs[name] for name in outputs)]

@@ -1,10 +1,10 @@
-"""Whether requests of different clients may share a run of a model: only where that was shown to change no answer.
+"""The proof that requests of different clients may share a run of a model: it changes no result.
 
     rows to try --alone, twice--> rows that get the same answer again --together, in many orders and sizes-->
         the same beside these rows and beside others; the same as alone, but for rounding  -->  Verdict
 
-What could not be shown counts as not shown: a model that refuses the rows, that answers differently each time or
-that takes too long runs each request by itself, unless its author says otherwise.
+What can't be shown counts as not shown: a model that refuses the rows, answers differently each time or takes too long
+runs each request by itself, unless its author says otherwise.
 """
 
 from __future__ import annotations
@@ -50,11 +50,11 @@ RunTogether = Callable[[Sequence[Task]], Sequence[Arrays]]
 
 
 class Proof:
-    """Tries the rows of one signature.
+    """Tries the rows of one signature. One thread uses it.
 
     Args:
         outputs: those that have a leading dimension of any size.
-        run_alone: runs a job by itself; raises what the model raises.
+        run_alone: runs a task by itself; raises what the model raises.
         run_together: runs several in one run, each with its part of the outputs; raises the same, and `NotByRows`.
     """
 
@@ -80,7 +80,7 @@ class Proof:
         self.tasks: list[Task] = []
 
     def verdict(self) -> Verdict:
-        """What was found."""
+        """Return what was found."""
         took_s = time.monotonic() - self._began
         return Verdict(
             self._faults,
@@ -94,11 +94,11 @@ class Proof:
         )
 
     def undecided(self) -> bool:
-        """Whether there is an output of which nothing speaks against sharing a run."""
+        """Return whether there is an output that may still share runs, by all that was found."""
         return not all(self._faults.values())
 
     def alone(self, tasks: Iterable[Task]) -> None:
-        """Runs each by itself twice. Of those after the first few, as many as there is time for."""
+        """Run each task by itself twice; of those after the first few, as many as there is time for."""
         until = time.monotonic() + ALONE_S
         for task in tasks:
             if len(self.tasks) >= LEAST_ROWS and time.monotonic() > until:
@@ -144,7 +144,7 @@ class Proof:
             self._give_up(f"the model refuses the inputs that it was tried with{refused}")
 
     def weigh(self) -> None:
-        """Gives up where the answers are too few to show anything."""
+        """Give up if the different answers are too few to show anything."""
         if self._different_answers() < LEAST_ANSWERS:
             self._give_up("the model gives the same answer to every input that it was tried with")
 
@@ -156,10 +156,10 @@ class Proof:
         })  # fmt: skip
 
     def together(self, groups: Sequence[Sequence[Task]], sizes: Iterable[int], run_s: float) -> None:
-        """Runs jobs together, at each size, and compares with what they got by themselves.
+        """Run tasks together, at each size, and compare with their outputs by themselves.
 
         Args:
-            groups: jobs that fit into one run; others of theirs are not among them.
+            groups: tasks that fit into one run.
             sizes: rows of the runs, ascending.
             run_s: no run that is likely to take longer is tried, but for the smallest sizes.
         """
@@ -176,7 +176,7 @@ class Proof:
             self._give_up("no two of the requests that it was tried with fit into one run")
 
     def _at_size(self, groups: Sequence[Sequence[Task]], size: int) -> float:
-        """The least seconds that a run of the size took."""
+        """Try runs of a size; return the least seconds that one took."""
         least_s = LONGEST_S
         for group in groups:
             for number, batch in enumerate(self._batches(group, size)):
@@ -190,7 +190,7 @@ class Proof:
         return least_s
 
     def _batches(self, group: Sequence[Task], size: int) -> Iterable[list[Task]]:
-        """Jobs in several orders, some of them more than once, `size` rows in all or a few fewer."""
+        """Yield tasks in several orders, some of them more than once, `size` rows in all or a few fewer."""
         yield self._filled(list(group), size)
         if size <= _SMALL:
             yield self._filled(list(group)[::-1], size)
@@ -200,7 +200,7 @@ class Proof:
             yield self._filled([group[at] for at in order.tolist()], size)
 
     def _filled(self, tasks: list[Task], size: int) -> list[Task]:
-        """The first of them that fit into `size` rows, again from the beginning where there are too few."""
+        """Return the first tasks that fit into `size` rows, again from the beginning if there are too few."""
         chosen: list[Task] = []
         rows = 0
         while tasks:
@@ -213,7 +213,7 @@ class Proof:
         return chosen
 
     def _try(self, batch: list[Task], group: Sequence[Task], number: int) -> float:
-        """Runs jobs together, and half of them beside others; compares. Gives the seconds of a run."""
+        """Run tasks together, and half of them beside others; compare. Return the seconds of a run."""
         others = self._others(batch, group, number % 2)
         if len(batch) < 2:
             return LONGEST_S
@@ -230,16 +230,18 @@ class Proof:
         return took_s
 
     def _others(self, batch: Sequence[Task], group: Sequence[Task], parity: int) -> list[Task]:
-        """The same, every second job replaced by another one of as many rows."""
+        """Return the tasks of a batch, every second one replaced by another of as many rows."""
         chosen: list[Task] = []
         for at, task in enumerate(batch):
-            fit = [one for one in group if one is not task and one.rows == task.rows and id(one) in self._answers]
+            fit = [
+                other for other in group if other is not task and other.rows == task.rows and id(other) in self._answers
+            ]
             keeps = at % 2 == parity or not fit
             chosen.append(task if keeps else fit[int(self._random.integers(len(fit)))])
         return chosen
 
     def _ran(self, batch: Sequence[Task]) -> Sequence[Arrays] | None:
-        """The answers of one run; None where it failed, which settles the matter."""
+        """Return the outputs of one run; None if it failed, which settles the matter."""
         try:
             return self._run_together(batch)
         except NotByRows as misfit:
@@ -259,9 +261,9 @@ class Proof:
             elif not self._drop_unstable(task, name, apart):
                 self._depends(name)
 
-    def _compare_beside_others(self, task: Task, one: Arrays, other: Arrays) -> None:
-        for name, array in one.items():
-            apart = deviation(array, other[name])
+    def _compare_beside_others(self, task: Task, outputs: Arrays, beside_others: Arrays) -> None:
+        for name, array in outputs.items():
+            apart = deviation(array, beside_others[name])
             if apart > max(_SAME_RUN * step(array), _NOISE * self._noise[name]):
                 if self._drop_unstable(task, name, apart):
                     return
@@ -272,7 +274,7 @@ class Proof:
         self._fault(name, f"an answer's {name!r} depends on the other rows of its run")
 
     def _drop_unstable(self, task: Task, name: str, apart: float) -> bool:
-        """Leaves out a row whose answer hangs on rounding; tells whether it did."""
+        """Leave out a row whose outputs depend on rounding; return whether it did."""
         alone = self._answers.get(id(task))
         if alone is None:
             return True
@@ -284,7 +286,7 @@ class Proof:
         return True
 
     def beside_refused(self) -> None:
-        """A row that is refused by itself must be refused beside others: else it is they that decide."""
+        """Check that rows that are refused by themselves are refused beside others."""
         for refused in self._refused[:_REFUSED]:
             fitting = [task for task in self.tasks if task.rows == 1 and _fits(task, refused)][: self._rows - 1]
             if not fitting or not self.undecided():
@@ -297,12 +299,12 @@ class Proof:
             self._give_up("a row that is refused by itself is accepted beside others")
 
     def padded(self, group: Sequence[Task], run_padded: RunTogether) -> None:
-        """Runs jobs of different inner sizes together, padded to the largest, and finds what to cut off the outputs."""
+        """Run tasks of different inner sizes together, padded to the largest; find what to cut off the outputs."""
         by_shape: dict[tuple[tuple[int, ...], ...], list[Task]] = {}
         for task in group:
             if id(task) in self._answers:
                 by_shape.setdefault(tuple(array.shape[1:] for array in task.arrays.values()), []).append(task)
-        tasks = [task for many in by_shape.values() for task in many[:_OF_A_SHAPE]]
+        tasks = [task for same_shape in by_shape.values() for task in same_shape[:_OF_A_SHAPE]]
         if len(by_shape) < 2:
             self._unpadded = "no inputs of different sizes were answered"
             return
@@ -342,7 +344,7 @@ def _too_long(seconds: float) -> str:
 
 
 def tolerance(sample: Arrays, rounding: Mapping[str, float]) -> dict[str, float]:
-    """By output: how far an answer alone and one beside others may be apart, by the rounding that a proof has seen.
+    """Return by output how far results alone and beside others may be apart, by the rounding that a proof has seen.
 
     Args:
         sample: outputs of the types that the model gives.

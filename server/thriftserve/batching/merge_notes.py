@@ -1,4 +1,4 @@
-"""What is said of requests that share runs, and of those that don't: in the log, and in a version's status.
+"""Messages on requests that share runs, and on those that don't: in the log, and in a version's status.
 
 Verdict --> "requests for 'serving_default' share runs of up to 64 rows …" | why not, and what to set
 """
@@ -24,7 +24,7 @@ log = logging.getLogger(__name__)
 def log_finding(
     servable: Servable, signature: Signature, verdict: Verdict, calibration: Calibration | None, *, declared: bool
 ) -> None:
-    """Logs what an examination has found."""
+    """Log what an examination has found."""
     title = f"model {servable.name} version {servable.version} {signature.name!r}"
     why = verdict.why_not(verdict.outputs)
     if calibration is not None:
@@ -44,7 +44,7 @@ def log_finding(
 
 
 def in_words(signature: str, verdict: Verdict, declared: bool) -> str:
-    """One line on what an examination has found."""
+    """Return one line on what an examination has found."""
     why = verdict.why_not(verdict.outputs)
     if not why:
         return f"requests for {signature!r} share runs of up to {verdict.rows} rows where they meet"
@@ -54,7 +54,7 @@ def in_words(signature: str, verdict: Verdict, declared: bool) -> str:
 
 
 def log_stop(servable: Servable, why: str, *, dependent: bool) -> None:
-    """Logs that a running server had to stop merging a model's requests."""
+    """Log that a running server had to stop merging a model's requests."""
     earlier = "; EARLIER ANSWERS MAY BE WRONG" if dependent else ""
     log.error(
         "model %s version %d: merging stopped in every process of this server: %s%s; %s",
@@ -63,17 +63,17 @@ def log_stop(servable: Servable, why: str, *, dependent: bool) -> None:
 
 
 def of_stopped(why: str) -> str:
-    """The status note of a model whose merging was stopped."""
+    """Return the status note of a model whose merging was stopped."""
     return f"merging stopped: {why}"
 
 
 def of_verdicts(verdicts: Mapping[str, Verdict]) -> str:
-    """The status note of a model's signatures; empty where all that could share runs do."""
+    """Return the status note of a model's signatures; empty if all that could share runs do."""
     apart: dict[str, list[str]] = {}
     for signature, verdict in verdicts.items():
         for output, why in verdict.outputs.items():
             if why:
                 every = all(verdict.outputs.values())
                 apart.setdefault(why, []).append(repr(signature) if every else f"{output!r} of {signature!r}")
-    told = (f"requests for {', '.join(dict.fromkeys(names))} do not share runs: {why}" for why, names in apart.items())
-    return "; ".join(told) + (f"; {REMEDY}" if apart else "")
+    notes = (f"requests for {', '.join(dict.fromkeys(names))} do not share runs: {why}" for why, names in apart.items())
+    return "; ".join(notes) + (f"; {REMEDY}" if apart else "")

@@ -1,8 +1,8 @@
-"""Now and then a request that shared a run is run by itself as well, and the answers are compared.
+"""Spot checks: now and then a request that shared a run also runs by itself, and the results are compared.
 
     merged run --due()?--> one of its requests, alone --fault()--> "" or why nothing may share a run of this model
 
-What a proof at load has missed is found here, with the values that clients really send.
+It finds what a proof at load has missed, with the values that clients really send.
 """
 
 from __future__ import annotations
@@ -31,7 +31,7 @@ class Fault(NamedTuple):
 
 
 class SpotCheck:
-    """Checks merged runs of one signature. Threads may share it: a check more or less is no matter.
+    """Checks merged runs of one signature. Threads may share it: a check more or less does not matter.
 
     Args:
         rounding: by output, what its answers were seen to be apart by, alone and beside others.
@@ -46,7 +46,7 @@ class SpotCheck:
         self._saved_us = 0.0
 
     def due(self, us: int, tasks: int) -> int | None:
-        """The place of the request to check, of a run of `jobs` requests that took `us` microseconds; None: none."""
+        """Return the place of the task to check, of a run of so many tasks that took `us` microseconds; None: none."""
         self._runs += 1
         self._saved_us += us * SHARE
         # By itself a request takes no longer than beside others.
@@ -57,7 +57,7 @@ class SpotCheck:
         return self._runs % tasks
 
     def fault(self, task: Task, merged: Arrays, run_alone: RunAlone) -> Fault | None:
-        """What is wrong with an answer from a merged run; None where the request gets the same by itself."""
+        """Return what is wrong with the outputs of a merged run; None if the task gets the same by itself."""
         try:
             alone = run_alone(task)
             within = tolerance(alone, self._rounding)

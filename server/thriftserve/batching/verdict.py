@@ -1,4 +1,4 @@
-"""What is known of a signature's rows: which outputs don't depend on other rows, and what padding adds to them."""
+"""The verdict on a signature: which outputs don't depend on other rows, and what padding adds to them."""
 
 from __future__ import annotations
 
@@ -39,7 +39,7 @@ class Verdict:
     cuts: Mapping[str, Sequence[Cut]] = field(default_factory=dict)
 
     def why_not(self, outputs: Iterable[str]) -> str:
-        """Why requests for these outputs must not share a run; empty where they may."""
+        """Return why requests for these outputs must not share a run; empty if they may."""
         return next((why for name in outputs if (why := self.outputs.get(name, "never tried"))), "")
 
 
@@ -52,21 +52,21 @@ class NotByRows(Exception):
 
 
 def find_cuts(answered: Sequence[tuple[Task, Arrays]]) -> dict[str, tuple[Cut, ...]] | None:
-    """The axes of each output that have the size of an input's axis in every answer; None where one follows none."""
+    """Return the axes of each output that have the size of an input's axis each time; None if one follows none."""
     cuts: dict[str, tuple[Cut, ...]] = {}
     for name in answered[0][1]:
         shapes = [outputs[name].shape for _, outputs in answered]
         if len({len(shape) for shape in shapes}) > 1:
             return None
-        found: list[Cut] = []
+        axes: list[Cut] = []
         for axis in range(1, len(shapes[0])):
             if len({shape[axis] for shape in shapes}) == 1:
                 continue
             source = _source(answered, name, axis)
             if source is None:
                 return None
-            found.append(source)
-        cuts[name] = tuple(found)
+            axes.append(source)
+        cuts[name] = tuple(axes)
     return cuts
 
 
@@ -79,7 +79,7 @@ def _source(answered: Sequence[tuple[Task, Arrays]], name: str, axis: int) -> Cu
 
 
 def cut_back(array: Array, cuts: Sequence[Cut], task: Task) -> Array:
-    """An output of a padded run, as large as the job's own inputs make it."""
+    """Return an output of a padded run, cut to what the task's own inputs make of it."""
     for axis, name, input_axis in cuts:
         size = task.arrays[name].shape[input_axis]
         array = array[(slice(None),) * axis + (slice(size),)]
