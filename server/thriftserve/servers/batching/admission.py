@@ -132,7 +132,11 @@ class MemoryLimit:
         self.text = f"the queue is full: its requests have {budget.limit_bytes} bytes, the limit; try again later"
 
     def reason(self, request: Request) -> str | None:
-        return None if self._budget.fits(request.size) else self.text
+        budget = self._budget
+        if budget.request_bytes + budget.partial_bytes + budget.reply_bytes + request.size <= budget.limit_bytes:
+            return None
+        budget.short = True
+        return self.text
 
 
 class ModelLimit:
@@ -266,7 +270,7 @@ class AdmissionControl:
                 if request.block is not None:
                     self._budget.free(request.block)
                 return
-        self._budget.hold_request(request.size)
+        self._budget.hold(request)
         self._queue.add(request)
         self._batch_wait.arrived(request.client, self._clock.now)
 
@@ -308,18 +312,13 @@ class AdmissionControl:
         """Answer an admitted request with an error."""
         self._counters.add_error()
         reply = self._replies.fault(request, code, message)
-        self.release(request)
+        self._budget.release(request)
         request.client.reply(request, reply)
-
-    def release(self, request: Request) -> None:
-        """Release the memory of an admitted request."""
-        self._budget.release_request(request.size, request.block)
-        request.block = None
 
     def remove_client(self, client: Client) -> None:
         """Drop the waiting requests of a client that is gone."""
         for request in self._queue.remove_client(client):
-            self.release(request)
+            self._budget.release(request)
 
     # What the front and its slots report
 

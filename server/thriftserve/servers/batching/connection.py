@@ -121,11 +121,6 @@ class FrontConnection:
         return self.state is ConnectionState.CLOSED
 
     @property
-    def answered(self) -> bool:
-        """True if every request of it has its reply."""
-        return not self.pending
-
-    @property
     def unsent(self) -> bool:
         """True if replies wait for the client to read."""
         return bool(self._unsent)

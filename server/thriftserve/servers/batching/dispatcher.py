@@ -16,6 +16,7 @@ from thriftserve.servers.batching.batch_wait import BatchWait
 from thriftserve.servers.batching.clock import Clock
 from thriftserve.servers.batching.ipc import Replies, ReplyKind
 from thriftserve.servers.batching.local_replies import FrontPolicy, LocalReplies
+from thriftserve.servers.batching.memory_budget import MemoryBudget
 from thriftserve.servers.batching.request_queue import Request, RequestQueue
 from thriftserve.servers.batching.slot import Slot, WorkerGone
 from thriftserve.settings import HostSettings
@@ -35,7 +36,8 @@ class Dispatcher:
         settings: the limits.
         policy: the service's rules.
         queue: the requests that wait.
-        admission: releases requests, and answers those that fail.
+        budget: counts the memory of requests.
+        admission: answers requests that fail.
         replies: reads the method of a request.
         batch_wait: decides whether a slot waits for more requests.
         clock: the front's.
@@ -48,6 +50,7 @@ class Dispatcher:
         settings: HostSettings,
         policy: FrontPolicy,
         queue: RequestQueue,
+        budget: MemoryBudget,
         admission: AdmissionControl,
         replies: LocalReplies,
         batch_wait: BatchWait,
@@ -59,6 +62,7 @@ class Dispatcher:
         self._settings = settings
         self._policy = policy
         self._queue = queue
+        self._budget = budget
         self._admission = admission
         self._replies = replies
         self._batch_wait = batch_wait
@@ -153,7 +157,12 @@ class Dispatcher:
             request = batch[index]
             assert request is not None
             batch[index] = None
-            self._finish(request, None if close else data)
+            client = request.client
+            self._budget.release(request)
+            self._queue.leave_hand(client.queue)
+            client.reply(request, None if close else data)
+            if not client.pending:
+                self._batch_wait.answered(client, self._clock.now)
         done = slot.end_batch(kind, self._clock.now, answered=bool(items))
         if kind is ReplyKind.LAST:
             if items:  # without any it only says that the slot is open now
@@ -163,14 +172,6 @@ class Dispatcher:
             self.remove_slot(slot)
         else:
             self._update_room(slot)
-
-    def _finish(self, request: Request, data: bytes | memoryview | None) -> None:
-        client = request.client
-        self._admission.release(request)
-        self._queue.leave_hand(client.queue)
-        client.reply(request, data)
-        if client.answered:
-            self._batch_wait.answered(client, self._clock.now)
 
     # Slots that end
 
@@ -193,7 +194,7 @@ class Dispatcher:
             request.deaths += 1
         for request in [*begun, *untouched]:
             if request.client.closed:
-                self._admission.release(request)
+                self._budget.release(request)
             elif request.deaths >= _MAX_DEATHS:
                 self._give_up(request)
             elif request in untouched or self._replies.method_of(request) in self._policy.repeatable:

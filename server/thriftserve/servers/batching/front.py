@@ -105,6 +105,7 @@ class TBatchingFront:
             settings,
             policy,
             queue,
+            budget,
             admission,
             replies,
             batch_wait,

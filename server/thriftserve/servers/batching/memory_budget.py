@@ -5,12 +5,21 @@ partial messages + whole requests + replies that clients do not read = used_byte
 
 from __future__ import annotations
 
+from typing import Protocol
+
 from thriftserve.servers.batching.arena import Arena, Block
 
 #: A large frame gets a block of the arena once so much of it has come, or all of it.
 RESERVE_BYTES = 64 * 1024
 #: Bytes of addresses that an arena has at most; its memory is bounded by `max_queued_bytes`.
 _MAX_ADDRESS_BYTES = 1 << 40
+
+
+class HeldRequest(Protocol):
+    """As much of a request as its memory needs."""
+
+    size: int
+    block: Block | None
 
 
 class MemoryBudget:
@@ -50,27 +59,21 @@ class MemoryBudget:
         """True if more is held than the limit."""
         return self.request_bytes + self.partial_bytes + self.reply_bytes > self.limit_bytes
 
-    def fits(self, size: int) -> bool:
-        """Return whether a request of `size` bytes may be held as well; remember the shortage if not."""
-        if self.request_bytes + self.partial_bytes + self.reply_bytes + size <= self.limit_bytes:
-            return True
-        self.short = True
-        return False
-
     def clear_shortage(self) -> bool:
         """Return whether memory was short since the last call."""
         short, self.short = self.short, False
         return short
 
-    def hold_request(self, size: int) -> None:
+    def hold(self, request: HeldRequest) -> None:
         """Count a whole request."""
-        self.request_bytes += size
+        self.request_bytes += request.size
 
-    def release_request(self, size: int, block: Block | None) -> None:
+    def release(self, request: HeldRequest) -> None:
         """Stop counting a request, and free its block if it has one."""
-        self.request_bytes -= size
-        if block is not None:
-            self._arena.free(block)
+        self.request_bytes -= request.size
+        if request.block is not None:
+            self._arena.free(request.block)
+            request.block = None
 
     def change_partial(self, size: int) -> None:
         """Count `size` bytes more of partial messages, or fewer if it is negative."""

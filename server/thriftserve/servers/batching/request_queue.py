@@ -35,14 +35,12 @@ class Client(Protocol):
     #: Why its first request is refused; None: it is served.
     refusal: str | None
     queue: ClientQueue
+    #: Its requests that have no reply yet, in their order.
+    pending: deque[Request]
 
     @property
     def closed(self) -> bool:
         """True once nobody waits for its replies."""
-
-    @property
-    def answered(self) -> bool:
-        """True if every request of it has its reply."""
 
     def reply(self, request: Request, data: bytes | memoryview | None) -> None:
         """Send a framed reply after those before it: nothing for a oneway call; None closes the connection."""
