@@ -23,6 +23,7 @@ from thriftserve.settings import HostSettings
 
 log = logging.getLogger(__name__)
 
+_LAST = ReplyKind.LAST
 #: Frames that are sent along to a slot come to no more than this, so that the socket takes them at once.
 _INLINE_BYTES = 128 * 1024
 #: A request whose workers died so many times is not run again.
@@ -164,7 +165,7 @@ class Dispatcher:
             if not client.pending:
                 self._batch_wait.answered(client, self._clock.now)
         done = slot.end_batch(kind, self._clock.now, answered=bool(items))
-        if kind is ReplyKind.LAST:
+        if kind is _LAST:
             if items:  # without any it only says that the slot is open now
                 self._quarantine.discard(slot.pid)
             slot.hint = hint

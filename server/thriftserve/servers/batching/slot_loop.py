@@ -178,7 +178,8 @@ class SlotLoop:
             return BatchHint(0)
         if self._batcher is None:
             return BatchHint(self._pull_size.requests, depth=self._pull_size.depth)
-        return self._batcher.hint()._replace(depth=self._pull_size.depth)
+        requests, fixed_us, row_us, wait_us, _ = self._batcher.hint()
+        return BatchHint(requests, fixed_us, row_us, wait_us, self._pull_size.depth)
 
     def unpark(self) -> None:
         """Take batches from now on."""
