@@ -178,7 +178,7 @@ def test_every_form_is_taken(value: Any, declared: DataType, expected: Any) -> N
         (
             ArrayLike(None, RuntimeError("on a GPU")),
             DataType.FLOAT,
-            "no array .*: ArrayLike can't become .*: on a GPU",
+            "no array .*: ArrayLike does not make .*: on a GPU",
         ),
         (np.ma.MaskedArray([1.0, 2.0], [False, True]), DataType.FLOAT, "gave a MaskedArray .* with masked elements"),
     ],
