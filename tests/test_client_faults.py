@@ -24,6 +24,7 @@ from thriftserve_client import (
     NotFoundError,
     ProtocolMismatch,
     UnimplementedError,
+    connection,
 )
 from thriftserve_client.address import Address
 from thriftserve_client.connection import Connection, ConnectionConfig, StaleConnection
@@ -288,3 +289,11 @@ def test_fork(service: Service) -> None:
         assert os.waitstatus_to_exitcode(os.waitpid(pid, 0)[1]) == 0
         client._connection._process.lock.release()
         assert client.predict("echo", {"x": [2.0]})["x"].tolist() == [2.0]
+
+
+def test_deprecated_names_still_work() -> None:
+    """`connection.Dialing` is `ConnectionConfig`, with a warning; other names are errors as ever."""
+    with pytest.warns(DeprecationWarning, match="use ConnectionConfig"):
+        assert connection.Dialing is ConnectionConfig
+    with pytest.raises(AttributeError, match="no attribute 'Nothing'"):
+        connection.Nothing  # noqa: B018  # the look-up is the test

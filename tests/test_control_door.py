@@ -109,9 +109,9 @@ def test_tls_on_one_side_only(guarded: Guarded) -> None:
     program = str(Path(sys.executable).with_name("thriftserve-client"))
     line = [program, "--port", str(guarded.server.port), "reload"]
     done = subprocess.run(line, check=False, capture_output=True, text=True, timeout=60, env=environment())
-    assert done.returncode == 1 and "reload are for the control port" in done.stderr
+    assert done.returncode == 1 and "reload need the control port" in done.stderr
     done = guarded.command("ping")
-    assert done.returncode == 1 and "all others for the serving one" in done.stderr
+    assert done.returncode == 1 and "all others the serving port" in done.stderr
 
 
 def test_the_command_line_carries_it(guarded: Guarded, tmp_path: Path) -> None:

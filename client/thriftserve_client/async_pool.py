@@ -11,6 +11,7 @@
 from __future__ import annotations
 
 import asyncio
+import warnings
 from collections import deque
 from collections.abc import Sequence
 from dataclasses import dataclass, field
@@ -163,6 +164,11 @@ class AsyncPool:
         deadline = asyncio.get_running_loop().time() + timeout_s
         calls = [self._call_once(backend, method, deadline, values, 0) for backend in self.backends]
         return list(zip(self.backends, await asyncio.gather(*calls, return_exceptions=True), strict=True))
+
+    async def ask_each(self, method: str, timeout_s: float, *values: Any) -> list[tuple[Backend, Any]]:
+        """Call `call_each`, under its deprecated name."""
+        warnings.warn("ask_each is deprecated: use call_each", DeprecationWarning, stacklevel=2)
+        return await self.call_each(method, timeout_s, *values)
 
     async def _choose(self, tried: set[Backend], deadline: float) -> Backend:
         """Return the next server to try: healthy, with the fewest calls; or the first to become healthy."""

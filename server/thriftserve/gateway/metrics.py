@@ -147,7 +147,7 @@ class RequestMetrics:
         elif status == 504 or isinstance(error, DeadlineExceededError | CallTimeout):
             self._expired.inc()
 
-    def _model_labels(self, request: HttpRequest, target: Target, status: int) -> tuple[str, str]:
+    def _model_labels(self, request: HttpRequest, target: PathTarget, status: int) -> tuple[str, str]:
         """Return the labels for model and version: only those that a server has answered for."""
         if request.ran is not None:
             model, number = request.ran
@@ -172,7 +172,7 @@ def _create(kind: type[W], family: table.Family, registry: CollectorRegistry | N
 
 
 @dataclass(frozen=True)
-class Target:
+class PathTarget:
     """What a path names: method (see docs/reference/metrics.md), model, and version as text."""
 
     method: str
@@ -180,24 +180,24 @@ class Target:
     version: str = ""
 
 
-def parse_target(path: str) -> Target:
+def parse_target(path: str) -> PathTarget:
     """Return what any path names. The method is one of a few words, "other" for unknown paths."""
-    return _parse_target(path) if len(path) <= _MAX_PATH else Target("other")
+    return _parse_target(path) if len(path) <= _MAX_PATH else PathTarget("other")
 
 
 @lru_cache(maxsize=4096)
-def _parse_target(path: str) -> Target:
+def _parse_target(path: str) -> PathTarget:
     fixed = _FIXED.get(path)
     if fixed is not None:
-        return Target(fixed)
+        return PathTarget(fixed)
     match = _MODEL.fullmatch(path)
     if match is None:
-        return Target("other")
+        return PathTarget("other")
     verb = (match["verb"] or "").lower()
     if verb not in _VERBS:
         verb = "status" if not verb else "other"
     # Replaced, because a lone surrogate can't be encoded as UTF-8.
-    return Target(verb, unquote(match["model"], errors="replace"), match["version"] or "")
+    return PathTarget(verb, unquote(match["model"], errors="replace"), match["version"] or "")
 
 
 class ProcessCollector(Collector):
