@@ -92,7 +92,7 @@ def calibrate(
         None if there is no time for two sizes, or a run failed.
     """
     until = time.monotonic() + seconds
-    took: dict[int, float] = {}
+    row_seconds: dict[int, float] = {}
     with ThreadPoolExecutor(side_by_side) as pool:
 
         def sample(size: int) -> float:
@@ -105,27 +105,27 @@ def calibrate(
         for size in sizes:
             sample_s = side_by_side * size * s_a_row
             large = size > max(MOST_ROWS, asked) and sample_s > QUICK_S
-            if large or time.monotonic() + _SAMPLES * sample_s > until or _saves_nothing(took):
+            if large or time.monotonic() + _SAMPLES * sample_s > until or _saves_nothing(row_seconds):
                 break
             for _ in range(_COLD):
                 sample(size)
-            many = max(_SAMPLES - _COLD, min(_MOST_SAMPLES, int(_ENOUGH_S / sample_s)))
-            s_a_row = took[size] = min(sample(size) for _ in range(many))
-        if len(took) < 2:
+            samples = max(_SAMPLES - _COLD, min(_MOST_SAMPLES, int(_ENOUGH_S / sample_s)))
+            s_a_row = row_seconds[size] = min(sample(size) for _ in range(samples))
+        if len(row_seconds) < 2:
             return None
         for _ in range(_LAPS):
             if time.monotonic() > until:
                 break
-            for size, least in took.items():
-                took[size] = min(least, sample(size))
-    return conclude(took) if math.isfinite(sum(took.values())) else None
+            for size, least in row_seconds.items():
+                row_seconds[size] = min(least, sample(size))
+    return conclude(row_seconds) if math.isfinite(sum(row_seconds.values())) else None
 
 
-def _saves_nothing(took: Mapping[int, float]) -> bool:
+def _saves_nothing(row_seconds: Mapping[int, float]) -> bool:
     """Return whether the last size measured is no better than a smaller one."""
-    if len(took) < _LEAST_SIZES:
+    if len(row_seconds) < _LEAST_SIZES:
         return False
-    *before, last = took.values()
+    *before, last = row_seconds.values()
     return last > min(before) * (1 - SAVES)
 
 

@@ -2,7 +2,7 @@
 
     request that came whole --> the front's own reply
                             --> ConnectionLimit -> QueueLimit -> MemoryLimit -> ModelLimit --> queue
-    request that waits      --> Deadline                                                   --> stays in the queue
+    request that waits      --> DeadlineLimit                                              --> stays in the queue
                                  `--> the first filter with a reason: a typed error, and the request is gone
 
 This is the one place of a front where requests are admitted or refused. A new rule is a new filter.
@@ -161,7 +161,7 @@ class ModelLimit:
         return None
 
 
-class Deadline:
+class DeadlineLimit:
     """Refuses requests that waited longer than their `timeout_ms`."""
 
     code = Code.DEADLINE_EXCEEDED
@@ -223,7 +223,7 @@ class AdmissionControl:
         self._limit = AdaptiveLimit(max_queued)
         self._queue_limit = QueueLimit(queue, self._limit, max_queued)
         self._memory_limit = MemoryLimit(budget)
-        self._deadline = Deadline(replies, clock)
+        self._deadline = DeadlineLimit(replies, clock)
         self._checks: tuple[Callable[[Request], str | None], ...] = ()
         self.set_model_limits({})
         self._turn_away = replies.refusals(self._queue_limit.code, self._queue_limit.text)
