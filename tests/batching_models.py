@@ -16,9 +16,8 @@ import numpy as np
 from small_models import CPU, _scratch
 from thriftserve.batching import Task, TaskResult
 from thriftserve.deadline import Deadline
-from thriftserve.models.servable import Servable
-from thriftserve.models.session import Array, Session
-from thriftserve.models.signature import DEFAULT_SIGNATURE
+from thriftserve.models.registry import Servable
+from thriftserve.models.session import DEFAULT_SIGNATURE, Array, Session
 from thriftserve.models.tensorflow.preload import preload
 from thriftserve.models.tensorflow.saved_model import SavedModelSession
 from thriftserve.repository.model_settings import BatchingSettings

@@ -12,10 +12,8 @@ from thrift.Thrift import TException
 from thrift.transport.TTransport import TMemoryBuffer
 
 from thriftserve.batching import Batcher
-from thriftserve.models.registry import Registry
-from thriftserve.models.servable import Servable
-from thriftserve.models.session import Array, Arrays, Session
-from thriftserve.models.signature import DEFAULT_SIGNATURE, Signature, TensorSpec
+from thriftserve.models.registry import Registry, Servable
+from thriftserve.models.session import DEFAULT_SIGNATURE, Array, Arrays, Session, Signature, TensorSpec
 from thriftserve.service import PredictHandler
 from thriftserve.status import ServerPhase, ServerSnapshot, WorkerPhase, WorkerSnapshot
 from thriftserve_client.codec import from_tensor, to_tensor

@@ -12,7 +12,7 @@ import pytest
 from batching_models import answered, job, rows_of, runs, watched
 from thriftserve.batching import Batcher, Task, TaskResult
 from thriftserve.errors import DeadlineExceeded, InvalidArgument, ResourceExhausted
-from thriftserve.models.servable import Servable
+from thriftserve.models.registry import Servable
 
 ONE, TWO = np.ones((1, 2), np.float32), np.ones((1, 3), np.float32)
 

@@ -14,8 +14,7 @@ from encoded_images import plain
 from numpy_models import Counter, handler_of, one_function, signature
 from thriftserve.batching import Batcher
 from thriftserve.deadline import mark_arrival
-from thriftserve.models.registry import Registry
-from thriftserve.models.servable import Servable
+from thriftserve.models.registry import Registry, Servable
 from thriftserve.repository.model_settings import BatchingSettings
 from thriftserve.service import PredictProcessor
 from thriftserve_client.codec import from_tensor, to_tensor

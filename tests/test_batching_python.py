@@ -12,7 +12,7 @@ from batching_models import answered, job
 from thriftserve.batching import Batcher
 from thriftserve.errors import Internal
 from thriftserve.models.python.session import PythonSession
-from thriftserve.models.servable import Servable
+from thriftserve.models.registry import Servable
 from thriftserve.repository.model_settings import BatchingSettings
 
 

@@ -16,9 +16,8 @@ from thriftserve.batching import Batcher, BatchHint, Task, TaskResult, calibrati
 from thriftserve.batching.calibration import Calibration, calibrate, conclude, ladder
 from thriftserve.batching.hint import HINT_S
 from thriftserve.batching.task import TaskOutcome
-from thriftserve.models.servable import Servable
-from thriftserve.models.session import Session
-from thriftserve.models.signature import DEFAULT_SIGNATURE, Signature, TensorSpec
+from thriftserve.models.registry import Servable
+from thriftserve.models.session import DEFAULT_SIGNATURE, Session, Signature, TensorSpec
 from thriftserve.repository.model_settings import UNSET, BatchingSettings
 from thriftserve_idl.ttypes import DataType
 

@@ -16,8 +16,8 @@ import yaml
 from deployed import DEPLOY, rendered
 from documents import ROOT
 from thriftserve.settings import ServeSettings, gather
-from thriftserve.settings.flags import add_flags, given_flags
 from thriftserve.settings.gateway import GatewaySettings
+from thriftserve.settings.sources import add_flags, given_flags
 
 UNITS = ("systemd/thriftserve.service", "systemd/thriftserve-gateway@.service")
 SETTINGS: dict[str, type[Any]] = {"serve": ServeSettings, "gateway": GatewaySettings}

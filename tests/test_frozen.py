@@ -16,8 +16,7 @@ from thriftserve.models import loader
 from thriftserve.models.devices import SessionOptions
 from thriftserve.models.tensorflow import freeze
 from thriftserve.models.tensorflow import freeze as frozen
-from thriftserve.models.tensorflow.calls import SignatureCalls
-from thriftserve.models.tensorflow.saved_model import SavedModelSession
+from thriftserve.models.tensorflow.saved_model import SavedModelSession, SignatureCalls
 from thriftserve.repository.versions import ModelConfig
 from thriftserve_bench.workloads.mobilenet import random_images
 

@@ -9,7 +9,7 @@ import pytest
 
 from numpy_models import Counter, NumpySession, Server, half_plus_two, over_the_wire, serve, signature
 from thriftserve.errors import ConfigError
-from thriftserve.models.servable import Servable
+from thriftserve.models.registry import Servable
 from thriftserve.repository.version_states import VersionStatus
 from thriftserve.service import ControlHandler
 from thriftserve_idl.ttypes import (

@@ -13,9 +13,8 @@ import pytest
 
 from numpy_models import NumpySession, Server, arrays, half_plus_two, one_function, refused, serve, signature
 from thriftserve.errors import FailedPrecondition, Internal, InvalidArgument, ThriftServeError
-from thriftserve.models.servable import Servable
-from thriftserve.models.session import Arrays
-from thriftserve.models.signature import DEFAULT_SIGNATURE, Signature
+from thriftserve.models.registry import Servable
+from thriftserve.models.session import DEFAULT_SIGNATURE, Arrays, Signature
 from thriftserve_client.codec import to_tensor
 from thriftserve_idl.ttypes import DataType, ErrorCode, ModelSpec, PredictError, PredictRequest, Tensor
 

@@ -14,7 +14,7 @@ from thriftserve.errors import ModelLoadError
 from thriftserve.models import loader, sample_inputs, warmup
 from thriftserve.models.python.session import PythonSession
 from thriftserve.models.registry import Registry
-from thriftserve.models.signature import Signature, TensorSpec
+from thriftserve.models.session import Signature, TensorSpec
 from thriftserve.repository.image_settings import ImageSettings
 from thriftserve.repository.plan import Plan, PlannedModel
 from thriftserve.repository.versions import PYTHON_VERSION, VersionDir, parse_model_flags

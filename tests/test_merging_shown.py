@@ -17,9 +17,9 @@ from small_models import CPU
 from thriftserve.batching import Batcher, Task, TaskResult, independence
 from thriftserve.batching.deviation import deviation
 from thriftserve.errors import ThriftServeError
-from thriftserve.models import prediction_log, tfrecord, warmup
+from thriftserve.models import prediction_log, warmup
 from thriftserve.models.python.session import PythonSession
-from thriftserve.models.servable import Servable
+from thriftserve.models.registry import Servable
 from thriftserve.models.session import Session
 from thriftserve.models.tensorflow.saved_model import SavedModelSession
 from thriftserve.repository.model_settings import BatchingSettings
@@ -130,7 +130,7 @@ def recorded(folder: Path, name: str, requests: Sequence[Any]) -> Path:
     path = folder / "1"
     file = path / warmup.FILE
     file.parent.mkdir(parents=True)
-    file.write_bytes(b"".join(tfrecord.frame(prediction_log.encode("m", name, each)) for each in requests))
+    file.write_bytes(b"".join(prediction_log.frame_record(prediction_log.encode("m", name, each)) for each in requests))
     return path
 
 

@@ -15,7 +15,7 @@ import pytest
 import exports_v1
 from small_models import CPU, small
 from thriftserve.cli import main
-from thriftserve.models import tfrecord, warmup
+from thriftserve.models import prediction_log, warmup
 from thriftserve.models.prediction_log import decode
 from thriftserve.models.tensorflow.saved_model import SavedModelSession
 from thriftserve.tools import check as check_command
@@ -153,7 +153,7 @@ def test_recorded_requests_are_run(half: Path, tmp_path: Path, capsys: pytest.Ca
     assert main([*record, "--input", "x=[1, 2, 5]", "--output", "y"]) == 0
     assert main([*record, "--input", f"x={tmp_path / 'x.npy'}", "--signature", "half_plus_three"]) == 0
     assert "2 requests" in capsys.readouterr().out
-    found = [decode(one)[0] for _, one in tfrecord.read(half / warmup.FILE) if isinstance(one, bytes)]
+    found = [decode(one)[0] for _, one in prediction_log.read_records(half / warmup.FILE) if isinstance(one, bytes)]
     assert [(one.signature, list(one.outputs)) for one in found] == [
         ("serving_default", ["y"]),
         ("half_plus_three", []),

@@ -9,7 +9,7 @@ from thriftserve.errors import Internal, InvalidArgument, ModelLoadError
 from thriftserve.models import loader, warmup
 from thriftserve.models.devices import SessionOptions
 from thriftserve.models.python.session import PythonSession, read_signatures
-from thriftserve.models.signature import Signature, TensorSpec
+from thriftserve.models.session import Signature, TensorSpec
 from thriftserve.repository.versions import parse_model_flag
 from thriftserve_idl.ttypes import DataType
 

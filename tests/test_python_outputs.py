@@ -15,8 +15,8 @@ from thriftserve.batching import Batcher
 from thriftserve.errors import Internal
 from thriftserve.models.python.outputs import Outputs
 from thriftserve.models.python.session import PythonSession
-from thriftserve.models.servable import Servable
-from thriftserve.models.signature import Signature, TensorSpec
+from thriftserve.models.registry import Servable
+from thriftserve.models.session import Signature, TensorSpec
 from thriftserve.repository.model_settings import BatchingSettings
 from thriftserve_client import conversion
 from thriftserve_client.codec import data_type, numpy_dtype

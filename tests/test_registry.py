@@ -6,8 +6,7 @@ import pytest
 
 from thriftserve.errors import Code, FailedPrecondition, InvalidArgument, NotFound, Unavailable
 from thriftserve.models.python.session import PythonSession
-from thriftserve.models.registry import Registry
-from thriftserve.models.servable import Servable
+from thriftserve.models.registry import Registry, Servable
 from thriftserve.repository.version_states import VersionStatus
 from thriftserve_idl.ttypes import ModelState
 

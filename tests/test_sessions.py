@@ -15,7 +15,7 @@ import pytest
 from small_models import CPU, opened, small
 from thriftserve.errors import Internal, InvalidArgument, ModelLoadError
 from thriftserve.models.devices import SessionOptions
-from thriftserve.models.tensorflow import calls, saved_model
+from thriftserve.models.tensorflow import saved_model
 from thriftserve.models.tensorflow.saved_model import SavedModelSession
 from thriftserve_idl.ttypes import DataType
 
@@ -129,7 +129,7 @@ def test_threads_share_a_session() -> None:
 
 def test_sets_of_outputs_are_limited(monkeypatch: pytest.MonkeyPatch) -> None:
     """Callers that ask for ever new sets of outputs get their answers, but no memory for each set."""
-    monkeypatch.setattr(calls, "MAX_CALLS", 2)
+    monkeypatch.setattr(saved_model, "MAX_CALLS", 2)
     session = opened("half_plus_two")
     for outputs in (["two"], ["half"], ["two", "half"], ["half", "two"], ["half", "half"]):
         assert set(session.run("constants", {}, outputs)) == set(outputs)

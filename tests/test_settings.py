@@ -13,9 +13,9 @@ from thriftserve.settings import HostSettings, ServeSettings, gather
 from thriftserve.settings.docs import main as docs_main
 from thriftserve.settings.docs import page
 from thriftserve.settings.field import settings_of
-from thriftserve.settings.flags import add_flags, given_flags, help_text
 from thriftserve.settings.gateway import GatewaySettings
 from thriftserve.settings.host import server_type_uses
+from thriftserve.settings.sources import add_flags, given_flags, help_text
 
 ROOT = Path(__file__).parents[1]
 

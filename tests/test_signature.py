@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 
-from thriftserve.models.signature import TensorSpec, describe_shape
+from thriftserve.models.session import TensorSpec, describe_shape
 from thriftserve_idl.ttypes import DataType
 
 Shape = tuple[int | None, ...] | None

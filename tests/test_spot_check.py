@@ -15,9 +15,8 @@ from hosting import eventually
 from served import Served
 from thriftserve.batching import Batcher
 from thriftserve.batching.spot_check import FIRST, SpotCheck
-from thriftserve.models.servable import Servable
-from thriftserve.models.session import Session
-from thriftserve.models.signature import DEFAULT_SIGNATURE, Signature, TensorSpec
+from thriftserve.models.registry import Servable
+from thriftserve.models.session import DEFAULT_SIGNATURE, Session, Signature, TensorSpec
 from thriftserve.repository.model_settings import BatchingSettings
 from thriftserve.repository.state_store import StateDir, UnmergedModels
 from thriftserve_client import Client

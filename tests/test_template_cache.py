@@ -23,8 +23,7 @@ from thrift.transport.TTransport import TMemoryBuffer
 
 from numpy_models import Counter, NumpySession, handler_of, one_function, signature
 from thriftserve.batching import Batcher
-from thriftserve.models.registry import Registry
-from thriftserve.models.servable import Servable
+from thriftserve.models.registry import Registry, Servable
 from thriftserve.models.session import Array, Arrays
 from thriftserve.rpc import BadMessage, CachedCall, Exchange, PendingCall, template_cache
 from thriftserve.rpc.template_cache import (

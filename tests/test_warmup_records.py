@@ -17,12 +17,11 @@ import pytest
 from small_models import CPU, small
 from thriftserve.errors import ModelLoadError
 from thriftserve.files import CorruptFile
-from thriftserve.models import loader, tfrecord, warmup
+from thriftserve.models import loader, prediction_log, warmup
 from thriftserve.models.prediction_log import RecordedRequest, Unsupported, decode, encode, to_array, to_tensor
 from thriftserve.models.python.session import PythonSession
-from thriftserve.models.servable import Servable
-from thriftserve.models.session import Array, Arrays, Session
-from thriftserve.models.signature import Signature, TensorSpec
+from thriftserve.models.registry import Servable
+from thriftserve.models.session import Array, Arrays, Session, Signature, TensorSpec
 from thriftserve.repository.versions import ModelConfig
 from thriftserve_idl.ttypes import DataType
 from thriftserve_proto import prediction_pb2, tensor_pb2
@@ -90,7 +89,7 @@ def recorded(version: Path, *records: bytes) -> Path:
     """A version directory with a warm-up file of these records."""
     path = version / warmup.FILE
     path.parent.mkdir(parents=True, exist_ok=True)
-    path.write_bytes(b"".join(map(tfrecord.frame, records)))
+    path.write_bytes(b"".join(map(prediction_log.frame_record, records)))
     return version
 
 
@@ -137,9 +136,9 @@ def test_checksums_are_tensorflows(tmp_path: Path) -> None:
     with tf.io.TFRecordWriter(str(tmp_path / "theirs")) as writer:
         for one in contents:
             writer.write(one)
-    assert [content for _, content in tfrecord.read(tmp_path / "theirs")] == contents
-    assert (tmp_path / "theirs").read_bytes() == b"".join(map(tfrecord.frame, contents))
-    assert doctest.testmod(tfrecord).failed == 0
+    assert [content for _, content in prediction_log.read_records(tmp_path / "theirs")] == contents
+    assert (tmp_path / "theirs").read_bytes() == b"".join(map(prediction_log.frame_record, contents))
+    assert doctest.testmod(prediction_log).failed == 0
 
 
 def test_tensors_are_tensorflows() -> None:
@@ -267,7 +266,7 @@ def test_damaged_files_are_told(tmp_path: Path, noting: Noting) -> None:
     """A flipped byte costs its own record; a damaged length or a cut what follows it; nothing costs the load."""
     good = encode("m", "", {"x": X})
     path = recorded(tmp_path, good, good, good) / warmup.FILE
-    whole, size = path.read_bytes(), len(tfrecord.frame(good))
+    whole, size = path.read_bytes(), len(prediction_log.frame_record(good))
     for at, ran, told in (
         (size + 20, 2, "record 2: its content is damaged"),
         (size + 2, 1, "record 2: its length is damaged"),

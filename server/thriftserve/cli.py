@@ -23,9 +23,8 @@ from thriftserve.errors import ExitCode, StartError
 from thriftserve.gateway import command as gateway_command
 from thriftserve.settings import Effective, ServeSettings, gather
 from thriftserve.settings.field import Settings, settings_of
-from thriftserve.settings.flags import add_flags, flag_names, format_value, given_flags
 from thriftserve.settings.gateway import GatewaySettings
-from thriftserve.settings.sources import did_you_mean
+from thriftserve.settings.sources import add_flags, did_you_mean, flag_names, format_value, given_flags
 from thriftserve.tools import cli as model_cli
 
 _Parser = argparse.ArgumentParser

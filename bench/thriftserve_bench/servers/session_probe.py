@@ -24,7 +24,7 @@ import numpy as np
 
 from thriftserve.models import loader, sample_inputs, warmup
 from thriftserve.models.devices import SessionOptions
-from thriftserve.models.servable import Servable
+from thriftserve.models.registry import Servable
 from thriftserve.models.tensorflow.preload import preload
 from thriftserve.models.tensorflow.saved_model import SavedModelSession
 from thriftserve.repository.versions import ModelConfig

@@ -25,7 +25,7 @@ from thriftserve.batching.spot_check import Fault
 from thriftserve.batching.task import QueueLimit, Task, TaskOutcome, TaskResult
 from thriftserve.batching.verdict import Verdict
 from thriftserve.errors import ResourceExhausted
-from thriftserve.models.servable import Servable
+from thriftserve.models.registry import Servable
 from thriftserve.repository.model_settings import UNSET
 from thriftserve.rpc.batch_processor import BatchHint
 

@@ -22,9 +22,8 @@ from thriftserve.batching.task import Task
 from thriftserve.batching.verdict import Verdict
 from thriftserve.deadline import Deadline
 from thriftserve.models import sample_inputs, warmup
-from thriftserve.models.servable import Servable
-from thriftserve.models.session import Arrays
-from thriftserve.models.signature import Signature
+from thriftserve.models.registry import Servable
+from thriftserve.models.session import Arrays, Signature
 
 #: Recorded requests of a signature that are tried.
 MOST_RECORDED = 8

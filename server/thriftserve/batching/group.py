@@ -18,8 +18,8 @@ from thriftserve.batching.calibration import Calibration
 from thriftserve.batching.spot_check import SpotCheck
 from thriftserve.batching.task import Task
 from thriftserve.batching.verdict import Cut, Verdict
-from thriftserve.models.servable import Servable
-from thriftserve.models.signature import Signature, TensorSpec
+from thriftserve.models.registry import Servable
+from thriftserve.models.session import Signature, TensorSpec
 
 #: Callers choose the inner shapes that are free, so there must be a limit; past it, all groups are made anew.
 MAX_GROUPS = 256

@@ -10,8 +10,8 @@ from collections.abc import Mapping
 
 from thriftserve.batching.calibration import Calibration
 from thriftserve.batching.verdict import Verdict
-from thriftserve.models.servable import Servable
-from thriftserve.models.signature import Signature
+from thriftserve.models.registry import Servable
+from thriftserve.models.session import Signature
 
 REMEDY = (
     "if sharing a run does no harm, set max_batch_size under [batching] in its model.toml or in the configuration "

@@ -10,9 +10,8 @@ from typing import NamedTuple
 
 from thriftserve.deadline import Deadline
 from thriftserve.errors import ResourceExhausted
-from thriftserve.models.servable import Servable
-from thriftserve.models.session import Array
-from thriftserve.models.signature import Signature
+from thriftserve.models.registry import Servable
+from thriftserve.models.session import Array, Signature
 
 
 class Task:

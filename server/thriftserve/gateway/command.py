@@ -15,8 +15,8 @@ from typing import Any
 from thriftserve import log
 from thriftserve.errors import ConfigError, ExitCode
 from thriftserve.settings import Effective, gather
-from thriftserve.settings.flags import add_flags, given_flags
 from thriftserve.settings.gateway import GatewaySettings
+from thriftserve.settings.sources import add_flags, given_flags
 
 _ABOUT = """\
 Serve the models of one or more thriftserve servers over HTTP: TensorFlow Serving's REST API, the Open Inference

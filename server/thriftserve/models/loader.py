@@ -24,7 +24,7 @@ from thriftserve.errors import ModelLoadError, StartError
 from thriftserve.models import sample_inputs
 from thriftserve.models.devices import CPU, SessionOptions
 from thriftserve.models.python.session import PythonSession
-from thriftserve.models.servable import Servable, close_all
+from thriftserve.models.registry import Servable, close_all
 from thriftserve.models.tensorflow.saved_model import SavedModelSession
 from thriftserve.repository import image_settings, model_settings
 from thriftserve.repository.model_settings import UNSET

@@ -1,4 +1,4 @@
-"""Requests as TensorFlow Serving logs them, and arrays as its requests carry them, without TensorFlow.
+"""Requests as TensorFlow Serving logs them, in TFRecord files, and arrays as they carry them, without TensorFlow.
 
     bytes of a PredictionLog  --decode-->  RecordedRequest("serving_default", {"x": array}, ("y",)), …
                               <--encode--  model, signature, inputs, outputs
@@ -11,33 +11,23 @@ that version.
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping, Sequence
+import struct
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
-from typing import Any
+from pathlib import Path
+from typing import IO, Any
 
+import google_crc32c
 import numpy as np
 from google.protobuf.message import DecodeError
 
 from thriftserve.files import CorruptFile
-from thriftserve.models.session import Array, Arrays
-from thriftserve.models.signature import DEFAULT_SIGNATURE
+from thriftserve.models.session import DEFAULT_SIGNATURE, Array, Arrays
 from thriftserve_client.codec import data_type, numpy_dtype
 from thriftserve_client.errors import TensorError
 from thriftserve_idl.ttypes import DataType
 from thriftserve_proto.prediction_pb2 import Input, ModelSpec, PredictionLog, PredictRequest
 from thriftserve_proto.tensor_pb2 import TensorProto, TensorShapeProto
-
-#: The list that has a type's elements one by one; INT32 and the smaller integers share int_val.
-_LISTS = {
-    DataType.FLOAT: "float_val", DataType.DOUBLE: "double_val", DataType.INT64: "int64_val", DataType.BOOL: "bool_val",
-    DataType.HALF: "half_val", DataType.BFLOAT16: "half_val", DataType.UINT32: "uint32_val",
-    DataType.UINT64: "uint64_val", DataType.STRING: "string_val",
-}  # fmt: skip
-#: Types whose elements are in their list as the number that their 16 bits make.
-_BY_BITS = (DataType.HALF, DataType.BFLOAT16)
-#: A record of some bytes may represent a tensor of any size: one element, repeated.
-_MOST_ELEMENTS = 1 << 27
-_MOST_RANK = 64
 
 
 class Unsupported(Exception):
@@ -177,3 +167,74 @@ def _elements(tensor: TensorProto, dtype: DataType, shape: tuple[int, ...]) -> A
     full = np.full(count, last, kind)
     full[: len(values)] = values
     return full.reshape(shape)
+
+
+_HEAD = struct.Struct("<QI")
+_FOOT = struct.Struct("<I")
+_MASK_DELTA = 0xA282EAD8
+
+
+def read_records(path: Path) -> Iterator[tuple[int, bytes | CorruptFile]]:
+    """Yield the records of a file with their numbers, from 1 on.
+
+    A record whose content is damaged is a CorruptFile that says how, and the next one follows. After a damaged length,
+    or the end of the file within a record, there is no next one.
+
+    Raises:
+        OSError: The file can't be read.
+    """
+    size = path.stat().st_size
+    with open(path, "rb") as file:
+        number = 0
+        while file.tell() < size:
+            number += 1
+            length = _read_length(file, size)
+            if isinstance(length, CorruptFile):
+                yield number, length
+                return
+            yield number, _read_content(file, length)
+
+
+def frame_record(content: bytes) -> bytes:
+    """Return a record as a file has it."""
+    length = struct.pack("<Q", len(content))
+    return length + _FOOT.pack(_checksum(length)) + content + _FOOT.pack(_checksum(content))
+
+
+def _checksum(data: bytes) -> int:
+    crc: int = google_crc32c.value(data)
+    return ((crc >> 15 | crc << 17) + _MASK_DELTA) & 0xFFFFFFFF
+
+
+def _read_length(file: IO[bytes], size: int) -> int | CorruptFile:
+    head = file.read(_HEAD.size)
+    if len(head) < _HEAD.size:
+        return CorruptFile(f"the file ends {len(head)} bytes into it")
+    length, checksum = _HEAD.unpack(head)
+    if _checksum(head[:8]) != checksum:
+        return CorruptFile("its length is damaged, or the file is no TFRecord file: what follows can't be found")
+    left = size - file.tell() - _FOOT.size
+    if length > left:
+        return CorruptFile(f"it has {length} bytes and the file has {max(0, left)} more")
+    return int(length)
+
+
+def _read_content(file: IO[bytes], length: int) -> bytes | CorruptFile:
+    content = file.read(length)
+    (checksum,) = _FOOT.unpack(file.read(_FOOT.size))
+    if _checksum(content) != checksum:
+        return CorruptFile("its content is damaged: the checksum is another")
+    return content
+
+
+#: The list that has a type's elements one by one; INT32 and the smaller integers share int_val.
+_LISTS = {
+    DataType.FLOAT: "float_val", DataType.DOUBLE: "double_val", DataType.INT64: "int64_val", DataType.BOOL: "bool_val",
+    DataType.HALF: "half_val", DataType.BFLOAT16: "half_val", DataType.UINT32: "uint32_val",
+    DataType.UINT64: "uint64_val", DataType.STRING: "string_val",
+}  # fmt: skip
+#: Types whose elements are in their list as the number that their 16 bits make.
+_BY_BITS = (DataType.HALF, DataType.BFLOAT16)
+#: A record of some bytes may represent a tensor of any size: one element, repeated.
+_MOST_ELEMENTS = 1 << 27
+_MOST_RANK = 64

@@ -8,15 +8,54 @@ version, a label and a status change for all readers at one moment.
 
 from __future__ import annotations
 
+import logging
 import threading
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field, replace
 
 from thriftserve.errors import FailedPrecondition, InvalidArgument, NotFound, ThriftServeError, Unavailable
-from thriftserve.models.servable import Servable, close_all
+from thriftserve.models.session import Session, Signature
+from thriftserve.repository.image_settings import ImageSettings
+from thriftserve.repository.model_settings import UNSET, BatchingSettings
 from thriftserve.repository.state_store import StateReader
 from thriftserve.repository.version_states import VersionStatus
 from thriftserve_idl.ttypes import ModelState
+
+log = logging.getLogger(__name__)
+
+
+@dataclass(frozen=True)
+class Servable:
+    """A version of a model, ready to run."""
+
+    name: str
+    version: int
+    session: Session
+    #: Class names by class number; empty if the model has none.
+    labels: tuple[str, ...] = ()
+    #: How encoded images become the image input; None if the model takes none.
+    image: ImageSettings | None = None
+    #: How its requests share runs.
+    batching: BatchingSettings = UNSET.batching
+    #: Strings that it is likely to know, to try it with.
+    words: tuple[bytes, ...] = ()
+    #: How it is served, for the status: "frozen", "as loaded: …"; empty if there is nothing to say.
+    note: str = ""
+
+    @property
+    def signatures(self) -> Mapping[str, Signature]:
+        """Every signature, by name."""
+        return self.session.signatures
+
+
+def close_all(servables: Iterable[Servable]) -> None:
+    """Close every session; one that fails to close is logged."""
+    for servable in servables:
+        try:
+            servable.session.close()
+        except Exception:  # a Python model's own code; the others still want closing
+            log.exception("model %s version %d failed to close", servable.name, servable.version)
+
 
 #: States of a version that will answer soon, so that asking again makes sense.
 _COMING = (ModelState.START, ModelState.LOADING)

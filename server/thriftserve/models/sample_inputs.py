@@ -20,8 +20,7 @@ from typing import Any
 
 import numpy as np
 
-from thriftserve.models.session import Array, Arrays
-from thriftserve.models.signature import Signature, TensorSpec
+from thriftserve.models.session import Array, Arrays, Signature, TensorSpec
 from thriftserve.repository.image_settings import ImageSettings
 from thriftserve_client.codec import numpy_dtype
 

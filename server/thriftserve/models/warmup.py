@@ -22,12 +22,11 @@ import numpy as np
 
 from thriftserve.errors import ModelLoadError, ThriftServeError
 from thriftserve.files import CorruptFile
-from thriftserve.models import tfrecord
+from thriftserve.models import prediction_log
 from thriftserve.models.prediction_log import RecordedRequest, Unsupported, decode
+from thriftserve.models.registry import Servable
 from thriftserve.models.sample_inputs import zeros
-from thriftserve.models.servable import Servable
-from thriftserve.models.session import Arrays
-from thriftserve.models.signature import Signature, TensorSpec, describe_shape
+from thriftserve.models.session import Arrays, Signature, TensorSpec, describe_shape
 from thriftserve_client.codec import numpy_dtype
 from thriftserve_client.errors import TensorError
 from thriftserve_idl.ttypes import DataType
@@ -109,7 +108,7 @@ def run_recorded(servable: Servable, version_path: Path, *, strict: bool = False
 def _run_file(servable: Servable, path: Path, recorded: RecordedRuns) -> Iterator[str]:
     """Run each record; yield the faults."""
     try:
-        for number, content in tfrecord.read(path):
+        for number, content in prediction_log.read_records(path):
             if number > MAX_RECORDS:
                 yield f"it has more than {MAX_RECORDS} records: those after them are not run"
                 return
@@ -141,7 +140,7 @@ def recorded_inputs(servable: Servable, version_path: Path, most: int) -> dict[s
     """Return the inputs of recorded requests, by signature: the first `most` of each, without damaged records."""
     inputs: dict[str, list[Arrays]] = {name: [] for name in servable.signatures}
     with contextlib.suppress(OSError):
-        for number, content in tfrecord.read(version_path / FILE):
+        for number, content in prediction_log.read_records(version_path / FILE):
             if number > MAX_RECORDS or all(len(own) >= most for own in inputs.values()):
                 break
             with contextlib.suppress(CorruptFile, Unsupported):

@@ -12,7 +12,7 @@ import numpy as np
 from thriftserve.batching import TaskResult
 from thriftserve.deadline import Deadline
 from thriftserve.errors import FailedPrecondition, Internal, InvalidArgument
-from thriftserve.models.servable import Servable
+from thriftserve.models.registry import Servable
 from thriftserve.models.session import Array
 from thriftserve.service.errors import format_shape, format_specs, quote, quote_all
 from thriftserve.service.execution import Steps

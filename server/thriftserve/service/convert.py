@@ -13,9 +13,8 @@ from collections.abc import Iterable, Mapping
 from thriftserve.batching import TaskResult
 from thriftserve.deadline import Deadline
 from thriftserve.errors import Internal
-from thriftserve.models.servable import Servable
-from thriftserve.models.session import Array
-from thriftserve.models.signature import Signature, TensorSpec
+from thriftserve.models.registry import Servable
+from thriftserve.models.session import Array, Signature, TensorSpec
 from thriftserve.repository.version_states import VersionStatus
 from thriftserve.service.errors import quote
 from thriftserve.service.validation import RequestValidator

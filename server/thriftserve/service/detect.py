@@ -15,7 +15,7 @@ import numpy as np
 from thriftserve.batching import TaskResult
 from thriftserve.deadline import Deadline
 from thriftserve.errors import FailedPrecondition, InvalidArgument
-from thriftserve.models.servable import Servable
+from thriftserve.models.registry import Servable
 from thriftserve.service.classify import class_label
 from thriftserve.service.errors import quote_all
 from thriftserve.service.execution import Steps

@@ -14,7 +14,7 @@ from itertools import islice
 from typing import Any, Concatenate, ParamSpec, Protocol, TypeVar
 
 from thriftserve.errors import Code, Internal, ResourceExhausted, ThriftServeError
-from thriftserve.models.signature import TensorSpec
+from thriftserve.models.session import TensorSpec
 from thriftserve_idl.ttypes import DataType, ErrorCode, PredictError
 
 logger = logging.getLogger(__name__)

@@ -14,7 +14,7 @@ from typing import TypeVar
 from thriftserve.batching import Batcher, Task, TaskResult
 from thriftserve.deadline import Deadline
 from thriftserve.errors import Internal, InvalidArgument
-from thriftserve.models.servable import Servable
+from thriftserve.models.registry import Servable
 from thriftserve.models.session import Array
 from thriftserve.service.errors import quote_all
 from thriftserve.service.validation import RequestValidator

@@ -17,8 +17,7 @@ from thriftserve.deadline import Deadline
 from thriftserve.errors import InvalidArgument
 from thriftserve.models import images
 from thriftserve.models.images import DecodedImage, Target
-from thriftserve.models.session import Array
-from thriftserve.models.signature import Signature, TensorSpec
+from thriftserve.models.session import Array, Signature, TensorSpec
 from thriftserve.repository.image_settings import ImageSettings
 from thriftserve.service.errors import format_shape, quote
 from thriftserve_client.codec import numpy_dtype

@@ -11,7 +11,7 @@ from thriftserve.batching import TaskResult
 from thriftserve.deadline import Deadline
 from thriftserve.errors import FailedPrecondition, Internal, InvalidArgument
 from thriftserve.models.images import DecodedImage
-from thriftserve.models.servable import Servable
+from thriftserve.models.registry import Servable
 from thriftserve.models.session import Array
 from thriftserve.service.errors import format_shape, format_specs, quote, quote_all
 from thriftserve.service.execution import Steps, make_task, select_outputs

@@ -17,7 +17,7 @@ import numpy as np
 from thriftserve.batching import Task, TaskResult
 from thriftserve.deadline import Deadline
 from thriftserve.errors import ThriftServeError
-from thriftserve.models.servable import Servable
+from thriftserve.models.registry import Servable
 from thriftserve.rpc.batch_processor import Span
 from thriftserve.service.convert import queue_us, timing
 from thriftserve.service.front import TIMEOUT_PATHS

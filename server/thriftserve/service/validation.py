@@ -14,10 +14,8 @@ from typing import Any
 
 from thriftserve.deadline import Deadline
 from thriftserve.errors import InvalidArgument, NotFound
-from thriftserve.models.registry import Registry
-from thriftserve.models.servable import Servable
-from thriftserve.models.session import Array
-from thriftserve.models.signature import DEFAULT_SIGNATURE, Signature, TensorSpec
+from thriftserve.models.registry import Registry, Servable
+from thriftserve.models.session import DEFAULT_SIGNATURE, Array, Signature, TensorSpec
 from thriftserve.service.errors import format_dtype, format_shape, quote, quote_all
 from thriftserve.service.image_input import ImageInput, image_inputs
 from thriftserve_client.codec import from_tensor

@@ -16,9 +16,9 @@ from itertools import groupby
 from pathlib import Path
 
 from thriftserve.settings.field import Setting, Settings, settings_of
-from thriftserve.settings.flags import format_value
 from thriftserve.settings.gateway import GatewaySettings
 from thriftserve.settings.serve import ServeSettings
+from thriftserve.settings.sources import format_value
 
 _HEAD = """\
 # Settings

@@ -21,9 +21,9 @@ from collections.abc import Callable, Sequence
 from thriftserve.errors import ExitCode
 from thriftserve.status import ServerPhase
 from thriftserve.supervisor import child
+from thriftserve.supervisor.child import SignalQueue
 from thriftserve.supervisor.process_table import ProcessTable, ended_children
 from thriftserve.supervisor.scoreboard import Scoreboard
-from thriftserve.supervisor.signals import SignalQueue
 from thriftserve.supervisor.worker_group import ProcessState, Worker, WorkerGroup, WorkerSlot
 
 log = logging.getLogger(__name__)

@@ -2,6 +2,7 @@
 
     fork         -->  own signals, tied to its parent's life  -->  run_loop: prepare(), ready, run()  -->  exit code
     double_fork  -->  the same, as a child of an ancestor of the process that forks
+    SignalQueue  -->  signals as bytes of a pipe, for a main loop to read
 
 Before a fork a process may import modules (also TensorFlow), bind sockets and read settings. It must not start a
 thread, create a tensor or a session: a TensorFlow that was used before the fork hangs in its first operation, and a
@@ -21,17 +22,14 @@ import logging
 import os
 import signal
 import sys
+import threading
 import time
 from collections.abc import Callable, Iterator
-from typing import NoReturn, Protocol
+from types import FrameType, TracebackType
+from typing import Any, NoReturn, Protocol
 
 from thriftserve.errors import ExitCode, StartError
 
-log = logging.getLogger(__name__)
-
-#: Options of prctl(2).
-_PR_SET_PDEATHSIG = 1
-_PR_SET_CHILD_SUBREAPER = 36
 #: Blocked around a fork, so that none of them reaches a child that still has its parent's handlers.
 FORK_SIGNALS = frozenset((signal.SIGTERM, signal.SIGINT, signal.SIGHUP, signal.SIGUSR1, signal.SIGCHLD, signal.SIGQUIT))
 #: How often an orphan checks whether its new parent has adopted it. The process between them ends within about this.
@@ -230,3 +228,55 @@ def _run_child(
 def _prctl(option: int, value: int) -> None:
     if ctypes.CDLL(None, use_errno=True).prctl(option, value) != 0:
         raise OSError(ctypes.get_errno(), f"prctl({option}, {value})")
+
+
+HANDLED = (signal.SIGTERM, signal.SIGINT, signal.SIGHUP, signal.SIGUSR1, signal.SIGCHLD)
+
+
+class SignalQueue:
+    """A context manager that queues the process's signals, and restores their handlers at its end.
+
+    Enter it in the main thread. SIGUSR1 also prints the stacks of all threads to stderr.
+
+    Attributes:
+        fd: readable when the queue has signals.
+        writer: the other end of the pipe. A child process has no use for either.
+    """
+
+    def __enter__(self) -> SignalQueue:
+        if threading.current_thread() is not threading.main_thread():
+            raise RuntimeError("run a server in the main thread: it handles the signals of the process")
+        self.fd, self.writer = os.pipe2(os.O_NONBLOCK | os.O_CLOEXEC)
+        self._old_fd = signal.set_wakeup_fd(self.writer, warn_on_full_buffer=False)
+        self._old_handlers: dict[int, Any] = {number: signal.signal(number, _ignore) for number in HANDLED}
+        faulthandler.register(signal.SIGUSR1, all_threads=True, chain=True)
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        faulthandler.unregister(signal.SIGUSR1)
+        for number, handler in self._old_handlers.items():
+            signal.signal(number, handler)
+        signal.set_wakeup_fd(self._old_fd)
+        os.close(self.fd)
+        os.close(self.writer)
+
+    def take(self) -> list[int]:
+        """Remove and return the signals that have arrived."""
+        numbers: list[int] = []
+        with contextlib.suppress(BlockingIOError):
+            while data := os.read(self.fd, 256):
+                numbers.extend(number for number in data if number in HANDLED)
+        return numbers
+
+
+def _ignore(number: int, frame: FrameType | None) -> None:
+    """Do nothing. Python writes to the wake-up pipe only for signals that have a Python handler."""
+
+
+log = logging.getLogger(__name__)
+
+#: Options of prctl(2).
+_PR_SET_PDEATHSIG = 1
+_PR_SET_CHILD_SUBREAPER = 36

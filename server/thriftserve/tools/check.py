@@ -18,7 +18,7 @@ from pathlib import Path
 from typing import Any
 
 from thriftserve.errors import ConfigError, ExitCode
-from thriftserve.models.signature import Signature, describe_shape
+from thriftserve.models.session import Signature, describe_shape
 from thriftserve.repository import integrity
 from thriftserve.tools.record import find_version
 

@@ -20,9 +20,8 @@ from thriftserve.batching import Batcher
 from thriftserve.errors import InvalidArgument, StartError, ThriftServeError
 from thriftserve.models import devices, loader, sample_inputs, warmup
 from thriftserve.models.devices import SessionOptions
-from thriftserve.models.servable import Servable
-from thriftserve.models.session import Arrays, Session
-from thriftserve.models.signature import Signature
+from thriftserve.models.registry import Servable
+from thriftserve.models.session import Arrays, Session, Signature
 from thriftserve.models.tensorflow.preload import preload
 from thriftserve.models.tensorflow.saved_model import SavedModelSession
 from thriftserve.repository import image_settings, model_settings

@@ -15,7 +15,7 @@ from typing import Any
 
 from thriftserve.errors import ConfigError, ExitCode, ModelLoadError
 from thriftserve.models import devices
-from thriftserve.models.signature import DEFAULT_SIGNATURE
+from thriftserve.models.session import DEFAULT_SIGNATURE
 from thriftserve.models.tensorflow import meta_graph
 from thriftserve.models.tensorflow.preload import preload
 from thriftserve.models.tensorflow.saved_model import reason

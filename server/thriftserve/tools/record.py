@@ -11,9 +11,9 @@ from pathlib import Path
 
 from thriftserve.errors import ConfigError, ExitCode, ModelLoadError
 from thriftserve.files import CorruptFile, write_atomically
-from thriftserve.models import tfrecord, warmup
+from thriftserve.models import prediction_log, warmup
 from thriftserve.models.prediction_log import RecordedRequest, encode
-from thriftserve.models.signature import Signature, TensorSpec
+from thriftserve.models.session import Signature, TensorSpec
 from thriftserve.models.tensorflow import meta_graph
 from thriftserve.repository.versions import SAVED_MODEL_FILES, list_versions, newest_version
 from thriftserve_client.cli.flags import UsageError
@@ -69,14 +69,14 @@ def add_record(path: Path, content: bytes, *, replace: bool = False) -> int:
     """
     try:
         before = path.read_bytes() if path.exists() and not replace else b""
-        records = list(tfrecord.read(path)) if before else []
+        records = list(prediction_log.read_records(path)) if before else []
         faults = [f"record {number}: {record}" for number, record in records if isinstance(record, CorruptFile)]
         if faults:
             raise ConfigError(f"{path}: {faults[0]}; --replace drops what the file has")
         if len(records) >= warmup.MAX_RECORDS:
             raise ConfigError(f"{path}: it has {len(records)} requests, and no more are run; --replace drops them")
         path.parent.mkdir(exist_ok=True)
-        write_atomically(path, before + tfrecord.frame(content))
+        write_atomically(path, before + prediction_log.frame_record(content))
     except OSError as error:
         raise ConfigError(f"{path}: can't be written: {error.strerror}") from error
     return len(records) + 1

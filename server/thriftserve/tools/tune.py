@@ -14,7 +14,7 @@ from pathlib import Path
 from thriftserve.cores import usable_cores
 from thriftserve.errors import ConfigError, ExitCode
 from thriftserve.models import devices
-from thriftserve.models.signature import DEFAULT_SIGNATURE
+from thriftserve.models.session import DEFAULT_SIGNATURE
 from thriftserve.models.tensorflow import meta_graph
 from thriftserve.models.tensorflow.preload import preload
 from thriftserve.repository import model_settings

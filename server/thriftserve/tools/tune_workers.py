@@ -24,9 +24,8 @@ import numpy as np
 from thriftserve.batching import Batcher, declares_batching
 from thriftserve.errors import ExitCode, ModelLoadError, StartError, ThriftServeError
 from thriftserve.models import devices, loader, sample_inputs
-from thriftserve.models.servable import Servable
-from thriftserve.models.session import Arrays
-from thriftserve.models.signature import Signature
+from thriftserve.models.registry import Servable
+from thriftserve.models.session import Arrays, Signature
 from thriftserve.repository.versions import ModelConfig
 from thriftserve.supervisor.child import die_with_parent
 

@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
-from thriftserve.models.image_formats import libtiff
+from thriftserve.models.image_formats import tiff_layout
 from thriftserve.models.image_formats.opened import UPRIGHT, XMP, Draft, OpenedImage, UnreadableKind, find_orientation
 from thriftserve.models.image_formats.samples import Levels, Samples, spread, to_eight_bits, unmultiply
 from thriftserve.models.image_formats.tiff_directory import Directory, Tag, Values
@@ -256,10 +256,10 @@ def _decode_by_libtiff(data: bytes, directory: Directory, layout: TiffLayout, ki
 
     tags: dict[int, tuple[int, Values]] = {tag: directory.tags[tag] for tag in _DECODING if tag in directory}
     tags[Tag.PHOTOMETRIC] = 3, np.array([kind.photometric], np.uint16)
-    small, at = libtiff.write(tags, layout.pieces(data, range(layout.blocks)), layout.tiled)
+    small, at = tiff_layout.write_tiff(tags, layout.pieces(data, range(layout.blocks)), layout.tiled)
     if layout.compression in PLAIN:
         mode, stored = _libtiff_mode(layout, kind) or ("", "")
-        return libtiff.decode(mode, (layout.width, layout.height), small, at, stored)
+        return tiff_layout.decode_tiff(mode, (layout.width, layout.height), small, at, stored)
     # The tables of an old-style JPEG are anywhere in the file.
     image = Pillow.open(io.BytesIO(data if layout.compression == _OLD_JPEG else small), formats=("TIFF",))
     image.load()

@@ -14,8 +14,7 @@ from typing import Any
 import numpy as np
 
 from thriftserve.errors import Internal
-from thriftserve.models.session import Array
-from thriftserve.models.signature import Signature, TensorSpec, describe_shape
+from thriftserve.models.session import Array, Signature, TensorSpec, describe_shape
 from thriftserve_client.codec import numpy_dtype, to_array
 from thriftserve_client.conversion import ConversionError, converted
 from thriftserve_client.errors import TensorError

@@ -40,8 +40,7 @@ import numpy as np
 
 from thriftserve.errors import Internal, ModelLoadError, ThriftServeError
 from thriftserve.models.python.outputs import Outputs
-from thriftserve.models.session import Array, Arrays, Session
-from thriftserve.models.signature import DEFAULT_SIGNATURE, Signature, TensorSpec
+from thriftserve.models.session import DEFAULT_SIGNATURE, Array, Arrays, Session, Signature, TensorSpec
 from thriftserve_client.codec import data_type
 from thriftserve_client.errors import TensorError
 from thriftserve_idl.ttypes import DataType

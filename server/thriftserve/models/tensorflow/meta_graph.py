@@ -18,7 +18,7 @@ from typing import Any
 from thriftserve.errors import ModelLoadError
 from thriftserve.files import CorruptFile
 from thriftserve.models import sample_inputs
-from thriftserve.models.signature import Signature, TensorSpec
+from thriftserve.models.session import Signature, TensorSpec
 from thriftserve.repository import saved_model_file
 from thriftserve.repository.versions import SAVED_MODEL_FILES
 from thriftserve_idl.ttypes import DataType
