@@ -50,11 +50,11 @@ def _fork_costs(chance: Random) -> list[ForkCost]:
         ("ballast", 1030),
         ("tensorflow", 480),
     ]
-    found = []
+    costs = []
     for kind, size in sizes:
         fork_s = [0.0006 + size * 9e-6 * chance.uniform(0.9, 1.25) for _ in range(9)]
-        found.append(ForkCost(kind, size * MIB, fork_s, [one * 1.7 for one in fork_s]))
-    return found
+        costs.append(ForkCost(kind, size * MIB, fork_s, [seconds * 1.7 for seconds in fork_s]))
+    return costs
 
 
 def _outcome(
@@ -63,7 +63,7 @@ def _outcome(
     setup = Setup(server_type, side, workload, service_ms / 1000, cores, _WORKERS, _WORKERS)
     slower = 1 + chance.uniform(0, 0.02)
     calls = [
-        Call(one.thread, one.start_s * slower, one.end_s * slower, "ok", 0) for one in predict(pattern, setup).calls
+        Call(call.thread, call.start_s * slower, call.end_s * slower, "ok", 0) for call in predict(pattern, setup).calls
     ]
     placed = _with_pids(calls, server_type)
     last = max(call.end_s for call in placed)
@@ -73,13 +73,13 @@ def _outcome(
 def _with_pids(calls: Sequence[Call], server_type: str) -> list[Call]:
     """Who answered: one process, one a connection, or of the pool the one that has been idle for longest."""
     idle_since = dict.fromkeys(range(4100, 4100 + _WORKERS), 0.0)
-    found = []
-    for call in sorted(calls, key=lambda one: one.end_s):
+    placed = []
+    for call in sorted(calls, key=lambda call: call.end_s):
         pid = 4000
         if server_type == "TForkingServer":
             pid = 5000 + call.thread
         elif server_type in WITH_WORKERS:
             pid = min(idle_since, key=lambda each: idle_since[each])
             idle_since[pid] = call.end_s
-        found.append(Call(call.thread, call.start_s, call.end_s, call.outcome, pid))
-    return sorted(found, key=lambda one: (one.thread, one.start_s))
+        placed.append(Call(call.thread, call.start_s, call.end_s, call.outcome, pid))
+    return sorted(placed, key=lambda call: (call.thread, call.start_s))

@@ -62,12 +62,12 @@ def test_both_hosts_of_each_type_are_measured(server_type: str) -> None:
         roots = [psutil.Process(server.pid) for server in running.values()]
         family = [each for root in roots for each in (root, *root.children(recursive=True))]
         for side, server in running.items():
-            found = measure(order(server.port, server.pid))
-            assert found.calls >= QUICK.min_calls, side
-            assert found.failures == 0, found.reason
-            assert sum(count for _, count in found.latencies_us) == found.calls
-            assert found.server_cpu_s > 0
-            assert found.rss_bytes > found.pss_bytes > 0
+            measured = measure(order(server.port, server.pid))
+            assert measured.calls >= QUICK.min_calls, side
+            assert measured.failures == 0, measured.reason
+            assert sum(count for _, count in measured.latencies_us) == measured.calls
+            assert measured.server_cpu_s > 0
+            assert measured.rss_bytes > measured.pss_bytes > 0
     psutil.wait_procs(family, 5)
     assert not [each for each in family if each.is_running() and each.status() != psutil.STATUS_ZOMBIE]
 
@@ -86,9 +86,9 @@ def test_large_payloads_come_back_whole(
 ) -> None:
     """Payloads larger than every socket buffer are echoed over one connection and over several, however it waits."""
     for server in threaded.values():
-        found = measure(order(server.port, server.pid, name, connections, awake))
-        assert found.calls >= QUICK.min_calls
-        assert found.failures == 0, found.reason
+        measured = measure(order(server.port, server.pid, name, connections, awake))
+        assert measured.calls >= QUICK.min_calls
+        assert measured.failures == 0, measured.reason
 
 
 @contextlib.contextmanager
@@ -140,10 +140,12 @@ def test_connections_that_close_are_counted_and_replaced(echo: bytes, connection
     """A server that closes after three replies costs failures, not the window."""
     with faulty([echo] * 3) as port:
         # More calls than the connections have replies, however slow the machine is.
-        found = measure(dataclasses.replace(order(port, psutil.Process().pid, connections=connections), min_calls=12))
-    assert found.failures > 0
-    assert found.calls >= 12
-    assert found.reason.startswith("Connection")
+        measured = measure(
+            dataclasses.replace(order(port, psutil.Process().pid, connections=connections), min_calls=12)
+        )
+    assert measured.failures > 0
+    assert measured.calls >= 12
+    assert measured.reason.startswith("Connection")
 
 
 def test_a_connection_closed_after_its_last_call_is_no_failure(echo: bytes) -> None:
@@ -165,26 +167,26 @@ def test_a_server_that_falls_silent_is_given_up(
     monkeypatch.setattr(loops, "CALL_TIMEOUT_S", 0.4)
     monkeypatch.setattr(loops, "MAX_FAILURES_IN_ROW", 2)
     with faulty([echo, b"", b""]) as port:
-        found = measure(order(port, psutil.Process().pid, connections=connections, awake=awake))
-    assert (found.calls, found.failures) == (0, 1)
-    assert "no reply within 0.4 s" in found.reason
+        measured = measure(order(port, psutil.Process().pid, connections=connections, awake=awake))
+    assert (measured.calls, measured.failures) == (0, 1)
+    assert "no reply within 0.4 s" in measured.reason
 
 
 def test_a_reply_of_another_length_is_a_failure(echo: bytes) -> None:
     """A reply that is not as long as the echo is counted as a failure."""
     longer = LENGTH.pack(len(echo) - LENGTH.size + 1) + echo[LENGTH.size :] + b"x"
     with faulty([echo, echo, echo, longer]) as port:
-        found = measure(order(port, psutil.Process().pid))
-    assert found.failures > 0
+        measured = measure(order(port, psutil.Process().pid))
+    assert measured.failures > 0
 
 
 def test_a_server_that_never_answers_right_is_given_up(echo: bytes) -> None:
     """Wrong contents from the first call on end the window with the reason."""
     at = echo.index(b"x") + 30
     with faulty([echo[:at] + bytes([echo[at] ^ 1]) + echo[at + 1 :]]) as port:
-        found = measure(order(port, psutil.Process().pid))
-    assert found.calls == 0
-    assert "given up" in found.reason
+        measured = measure(order(port, psutil.Process().pid))
+    assert measured.calls == 0
+    assert "given up" in measured.reason
 
 
 def test_cpu_of_children_that_ended_is_counted() -> None:
@@ -204,18 +206,18 @@ def test_quantiles_are_those_of_the_calls() -> None:
     assert [quantile(counted, part) for part in (0.5, 0.98, 0.99, 1.0)] == [10, 10, 20, 500]
 
 
-@pytest.mark.parametrize(("number", "kept"), [(0, 0), (999, 999), (1009, 1000), (12399, 12300)])
-def test_latencies_keep_three_digits(number: int, kept: int) -> None:
-    """What is kept of a latency is its first three digits."""
-    assert three_digits(number) == kept
+@pytest.mark.parametrize(("number", "rounded"), [(0, 0), (999, 999), (1009, 1000), (12399, 12300)])
+def test_latencies_keep_three_digits(number: int, rounded: int) -> None:
+    """Ensures that a latency is rounded down to three digits."""
+    assert three_digits(number) == rounded
 
 
 def test_figures_are_medians_of_the_windows() -> None:
     """Rates and CPU are medians over the windows; a window without a call is left out."""
-    found = window_figures([window(10), window(20), window(90), window(0, 0.0, failures=2)])
-    assert found is not None
-    assert (found.calls_per_s, found.calls, found.failures) == (20, 120, 2)
-    assert found.cpu_us == pytest.approx(500)
+    measured = window_figures([window(10), window(20), window(90), window(0, 0.0, failures=2)])
+    assert measured is not None
+    assert (measured.calls_per_s, measured.calls, measured.failures) == (20, 120, 2)
+    assert measured.cpu_us == pytest.approx(500)
     assert window_figures([window(0, 0.0)]) is None
 
 
@@ -232,9 +234,9 @@ def test_figures_are_medians_of_the_windows() -> None:
 )
 def test_targets_are_judged(name: str, ours: Window, missed: list[str]) -> None:
     """A cell misses where ours is slower, fails, or takes more than half the CPU for a large payload."""
-    found = compare(MeasuredCell(Cell("TSimpleServer", name, 1), [ours], [window(10)])).misses()
-    assert len(found) == len(missed)
-    assert all(text.startswith(start) for text, start in zip(found, missed, strict=True))
+    measured = compare(MeasuredCell(Cell("TSimpleServer", name, 1), [ours], [window(10)])).misses()
+    assert len(measured) == len(missed)
+    assert all(text.startswith(start) for text, start in zip(measured, missed, strict=True))
 
 
 def test_a_run_is_read_as_it_was_written(tmp_path: Path) -> None:
@@ -251,7 +253,7 @@ def test_a_run_is_read_as_it_was_written(tmp_path: Path) -> None:
     "content", ["", "[]", "{}", '{"format": "another"}', '{"format": "thriftserve-bench calls 1"}']
 )
 def test_other_files_are_refused(tmp_path: Path, content: str, capsys: pytest.CaptureFixture[str]) -> None:
-    """A file that holds no run is told by name, and report ends with 1."""
+    """A file that holds no run is named, and report ends with 1."""
     path = tmp_path / "other.json"
     path.write_text(content, encoding="utf-8")
     with pytest.raises(NotARun):
@@ -280,7 +282,7 @@ def test_ctrl_c_keeps_what_was_measured(tmp_path: Path) -> None:
     command = [sys.executable, "-m", "thriftserve_bench.cli", "calls", *flags, "--out", str(path)]
     with subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.DEVNULL, text=True) as process:
         family: list[psutil.Process] = []
-        # The load generator, both hosts and our host's worker; the load generator is busy only once windows are made.
+        # The load generator, both hosts and our host's worker; the load is busy only once windows are measured.
         while len(family) < 4 or not any("load" in " ".join(each.cmdline()) for each in family):
             family = psutil.Process(process.pid).children(recursive=True)
             time.sleep(_LOOK_EVERY_S)
@@ -301,6 +303,6 @@ def test_ctrl_c_keeps_what_was_measured(tmp_path: Path) -> None:
     "flags", [["--rounds", "0"], ["--seconds", "-1"], ["--connections", "0"], ["--connections", "5"]]
 )
 def test_useless_numbers_are_refused(flags: list[str]) -> None:
-    """Numbers that would measure nothing, or hang Apache's pools, are told by their flag."""
+    """Numbers that would measure nothing, or hang Apache's pools, are reported by their flag."""
     with pytest.raises(ValueError, match=flags[0]):
         settings_of(make_parser().parse_args(["calls", *flags]))

@@ -22,9 +22,9 @@ from thriftserve_client import Client
 
 def accuracy(said: str) -> float:
     """The per cent that a run of the demo reports."""
-    found = re.search(r"^accuracy +([\d.]+)%", said, re.MULTILINE)
-    assert found is not None, said
-    return float(found[1])
+    match = re.search(r"^accuracy +([\d.]+)%", said, re.MULTILINE)
+    assert match is not None, said
+    return float(match[1])
 
 
 def test_first_run() -> None:
@@ -39,11 +39,11 @@ def test_first_run() -> None:
     assert "\x1b" not in done.stdout and "\r" not in done.stdout
     assert max(map(len, done.stdout.split("Try next")[0].splitlines())) <= max(80, 60 + 2 * len(str(directory)))
     assert left_behind(directory) == []
-    assert sorted(one.name for one in directory.iterdir()) == ["digits", "models"]
-    assert sorted(one.name for one in (directory / "models" / "digits").iterdir()) == ["1", "2"]
+    assert sorted(entry.name for entry in directory.iterdir()) == ["digits", "models"]
+    assert sorted(entry.name for entry in (directory / "models" / "digits").iterdir()) == ["1", "2"]
 
 
-@pytest.mark.parametrize("server_type", [one for one in TYPES if one != "TBatchingServer"])
+@pytest.mark.parametrize("server_type", [entry for entry in TYPES if entry != "TBatchingServer"])
 def test_every_server_type(server_type: str) -> None:
     """With the model that is there already, each type answers as the first run did."""
     directory, _ = trained()
@@ -126,7 +126,7 @@ def test_ctrl_c_while_training() -> None:
         code, errors = running.signal(signal.SIGINT)
     assert (code, errors) == (130, "\ninterrupted; nothing is left running\n")
     assert left_behind(directory) == []
-    assert sorted(one.name for one in base.iterdir()) == ["1", "2"]
+    assert sorted(entry.name for entry in base.iterdir()) == ["1", "2"]
 
 
 @pytest.fixture(scope="module")
@@ -168,10 +168,10 @@ def test_training_sees_what_the_server_decodes(serving: Running) -> None:
 def test_serve_and_the_commands_it_tells(serving: Running) -> None:
     """--serve goes on serving; each command that it shows works as it stands; Ctrl-C ends the server with 0."""
     directory, _ = trained()
-    told = [line.strip() for line in serving.said.split("Try next")[1].splitlines() if "thriftserve-client" in line]
-    outputs = [run(shlex.split(one)) for one in told]
-    assert [one.returncode for one in outputs] == [0, 0, 0], [one.stderr for one in outputs]
-    shown = re.search(r"digit-(\d)-\d{4}\.png", told[0])
+    commands = [line.strip() for line in serving.said.split("Try next")[1].splitlines() if "thriftserve-client" in line]
+    outputs = [run(shlex.split(entry)) for entry in commands]
+    assert [entry.returncode for entry in outputs] == [0, 0, 0], [entry.stderr for entry in outputs]
+    shown = re.search(r"digit-(\d)-\d{4}\.png", commands[0])
     assert shown is not None
     assert re.search(rf"\b{shown[1]}\b", outputs[0].stdout.split("1", 1)[1])
     code, errors = serving.signal(signal.SIGINT)
@@ -197,7 +197,7 @@ def test_held_out_digits_are_not_learnt_from(tmp_path: Path) -> None:
     assert len(split.train.places) + len(split.held_out.places) == 1797
     assert np.array_equal(split.held_out.places, again.held_out.places)
     assert set(split.held_out.truth.tolist()) == set(split.train.truth.tolist()) == set(range(10))
-    for one in (digits.held_out(tmp_path), digits.held_out(tmp_path)):
-        assert np.array_equal(one.scans, split.held_out.scans) and np.array_equal(one.truth, split.held_out.truth)
-        assert np.array_equal(one.places, split.held_out.places)
+    for entry in (digits.held_out(tmp_path), digits.held_out(tmp_path)):
+        assert np.array_equal(entry.scans, split.held_out.scans) and np.array_equal(entry.truth, split.held_out.truth)
+        assert np.array_equal(entry.places, split.held_out.places)
     assert len(list(tmp_path.iterdir())) == 1

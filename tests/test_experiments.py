@@ -1,4 +1,4 @@
-"""The experiments' runner: real servers and clients in small runs, every call kept, whatever ends the run."""
+"""The experiments' runner: real servers and clients in small runs, every call recorded, whatever ends the run."""
 
 from __future__ import annotations
 
@@ -33,7 +33,7 @@ def family(pid: int) -> list[psutil.Process]:
     return psutil.Process(pid).children(recursive=True)
 
 
-def test_every_call_is_kept(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+def test_every_call_is_recorded(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     """A run writes and shows each cell of both sides, every call of it; then no server and no client is left."""
     file, before = tmp_path / "run.json", set(family(os.getpid()))
     flags = ("--service-ms", "2", "--pattern", "ten", "--pattern", "shared", "--output", str(file))
@@ -41,18 +41,23 @@ def test_every_call_is_kept(tmp_path: Path, capsys: pytest.CaptureFixture[str]) 
     run = ExperimentRun.load(file)
     shown = next(line for line in capsys.readouterr().out.splitlines() if line.startswith("TForkingServer"))
     assert not run.cut_short
-    cells = {(one.pattern, one.side): one for one in run.outcomes}
+    cells = {(outcome.pattern, outcome.side): outcome for outcome in run.outcomes}
     assert set(cells) == {(pattern, side) for pattern in ("ten", "shared") for side in (OURS, APACHE)}
-    for one in run.outcomes:
-        assert one.failure == "", one
-        assert [call.outcome for call in one.calls] == [OK] * 100
-        assert all(0 <= call.start_s < call.end_s for call in one.calls)
-        assert one.elapsed_s == max(call.end_s for call in one.calls)
-        assert {call.thread for call in one.calls} == set(range(10))
+    for outcome in run.outcomes:
+        assert outcome.failure == "", outcome
+        assert [call.outcome for call in outcome.calls] == [OK] * 100
+        assert all(0 <= call.start_s < call.end_s for call in outcome.calls)
+        assert outcome.elapsed_s == max(call.end_s for call in outcome.calls)
+        assert {call.thread for call in outcome.calls} == set(range(10))
         # Each of ten connections had a child of its own; the shared one had the same child throughout.
-        assert len({call.worker_pid for call in one.calls}) == (10 if one.pattern == "ten" else 1)
-        assert f"{one.elapsed_s:.2f}" in shown
-        assert (one.server_type, one.workload, one.service_ms, one.threads) == ("TForkingServer", "hold-gil", 2.0, 3)
+        assert len({call.worker_pid for call in outcome.calls}) == (10 if outcome.pattern == "ten" else 1)
+        assert f"{outcome.elapsed_s:.2f}" in shown
+        assert (outcome.server_type, outcome.workload, outcome.service_ms, outcome.threads) == (
+            "TForkingServer",
+            "hold-gil",
+            2.0,
+            3,
+        )
     assert run.settings["patterns"] == ["ten", "shared"]
     assert run.calibration["first_call_s/ours/TForkingServer"] > run.calibration["connect_s"] > 0
     assert set(family(os.getpid())) <= before
@@ -74,14 +79,14 @@ def test_ctrl_c_keeps_what_was_measured(tmp_path: Path) -> None:
         time.sleep(_LOOK_EVERY_S)
     servers = family(command.pid)
     command.send_signal(signal.SIGINT)
-    told = command.communicate(timeout=_PATIENCE_S)[1]
-    assert command.returncode == 130, told
-    assert "Traceback" not in told
-    assert f"raw results: {file}" in told
+    stderr_text = command.communicate(timeout=_PATIENCE_S)[1]
+    assert command.returncode == 130, stderr_text
+    assert "Traceback" not in stderr_text
+    assert f"raw results: {file}" in stderr_text
     run = ExperimentRun.load(file)
     assert run.cut_short
     assert 0 < len(run.outcomes) < 8
-    assert all(len(one.calls) == 100 for one in run.outcomes)
+    assert all(len(outcome.calls) == 100 for outcome in run.outcomes)
     assert len(servers) >= 5  # two servers with their workers, and the clients
     assert psutil.wait_procs(servers, _PATIENCE_S)[1] == []
     assert [path.name for path in tmp_path.iterdir()] == ["run.json"]
@@ -145,14 +150,14 @@ def test_a_server_that_does_not_start_fails_its_cells_alone() -> None:
     start_all(list(hosts.values()), lambda host: None)
     lanes = Lanes(1, hosts, lambda cell: None, lambda: None)
     try:
-        found = [outcome for _, outcome in lanes.run([[Cell(SHARED, bad)], [Cell(SHARED, good)]])]
+        outcomes = [outcome for _, outcome in lanes.run([[Cell(SHARED, bad)], [Cell(SHARED, good)]])]
     finally:
         lanes.close()
         stop_all(list(hosts.values()))
-    assert "ms=-1" in found[0].failure
-    assert found[0].calls == []
-    assert found[1].failure == ""
-    assert {call.outcome for call in found[1].calls} == {OK}
+    assert "ms=-1" in outcomes[0].failure
+    assert outcomes[0].calls == []
+    assert outcomes[1].failure == ""
+    assert {call.outcome for call in outcomes[1].calls} == {OK}
 
 
 def test_forks_are_timed() -> None:
@@ -164,7 +169,7 @@ def test_forks_are_timed() -> None:
 
 
 def test_a_ballast_that_does_not_fit() -> None:
-    """Memory that is not there is told by name."""
+    """Memory that is not there is named."""
     with pytest.raises(ForkCostFailed, match="ballast"):
         measure(BALLAST, 2**50, 1)
 

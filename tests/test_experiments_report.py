@@ -63,7 +63,7 @@ def run(stored: Path) -> ExperimentRun:
 
 
 @pytest.fixture(scope="module")
-def made(stored: Path) -> Path:
+def report_dir(stored: Path) -> Path:
     """The folder of a page, written by the command."""
     directory = stored.parent / "page"
     assert main(["report", str(stored), "--page", str(directory)]) == 0
@@ -110,20 +110,22 @@ class Page(HTMLParser):
 
 
 @pytest.fixture(scope="module")
-def page(made: Path) -> Page:
-    return Page((made / "index.html").read_text(encoding="utf-8"))
+def page(report_dir: Path) -> Page:
+    return Page((report_dir / "index.html").read_text(encoding="utf-8"))
 
 
 def test_the_table_follows_from_the_raw_calls(run: ExperimentRun, stored: Path) -> None:
     """Each measured time is the last end among the calls in the file, each ratio that by the ideal."""
     raw = json.loads(stored.read_text(encoding="utf-8"))["outcomes"]
     last = {
-        (one["pattern"], one["side"], one["server_type"]): sorted(call["end_s"] for call in one["calls"])[-1]
-        for one in raw
+        (outcome["pattern"], outcome["side"], outcome["server_type"]): sorted(
+            call["end_s"] for call in outcome["calls"]
+        )[-1]
+        for outcome in raw
     }
-    found = rows(run)
-    assert len(found) == len(PATTERNS) * len(SERVER_TYPES)
-    for row in found:
+    table = rows(run)
+    assert len(table) == len(PATTERNS) * len(SERVER_TYPES)
+    for row in table:
         for side in ("ours", "apache"):
             cell = row.cell(side)
             assert (cell is None) == (row.server_type not in TYPES[side])
@@ -141,7 +143,7 @@ def test_a_time_that_is_stored_wrong_does_not_reach_the_table(run: ExperimentRun
     row = next(row for row in rows(run) if row.ours and row.ours.outcome is run.outcomes[0])
     assert row.ours is not None
     assert row.ours.elapsed_s == max(call.end_s for call in run.outcomes[0].calls)
-    assert [one.cell for one in findings(run)] == [row.ours.id]
+    assert [outcome.cell for outcome in findings(run)] == [row.ours.id]
 
 
 def test_the_published_rows_come_first(run: ExperimentRun) -> None:
@@ -171,8 +173,8 @@ def test_the_published_rows_come_first(run: ExperimentRun) -> None:
 )
 def test_the_ideal(pattern: str, server_type: str, workload: str, units: int) -> None:
     """Seats, one lock a process and cores bound how many calls run at once: 4 workers, 5 threads, 2 cores."""
-    found = ideal_s(PATTERNS[pattern], server_type, workers=4, threads=5, service_s=0.5, workload=workload, cores=2)
-    assert found == pytest.approx(units * 0.5)
+    table = ideal_s(PATTERNS[pattern], server_type, workers=4, threads=5, service_s=0.5, workload=workload, cores=2)
+    assert table == pytest.approx(units * 0.5)
 
 
 def drop(calls: list[Call]) -> list[Call]:
@@ -225,31 +227,37 @@ def all_in_one_process(calls: list[Call]) -> list[Call]:
         all_in_one_process,
     ],
 )
-def test_a_planted_slip_is_found(run: ExperimentRun, slip: Callable[[list[Call]], list[Call]]) -> None:
+def test_a_planted_slip_is_detected(run: ExperimentRun, slip: Callable[[list[Call]], list[Call]]) -> None:
     """One call lost, counted twice, moved or put where it can't have been: the cell is named, no other is."""
     assert findings(run) == []
     wanted = ("ten", "ours", "TProcessPoolServer")
-    planted = next(one for one in run.outcomes if (one.pattern, one.side, one.server_type) == wanted)
+    planted = next(
+        outcome for outcome in run.outcomes if (outcome.pattern, outcome.side, outcome.server_type) == wanted
+    )
     planted.calls = slip(planted.calls)
-    assert {one.cell for one in findings(run)} == {"ten/ours/TProcessPoolServer/hold-gil"}
+    assert {outcome.cell for outcome in findings(run)} == {"ten/ours/TProcessPoolServer/hold-gil"}
     assert any("ten/ours/TProcessPoolServer/hold-gil" in line for line in digest.warnings(run))
 
 
 def test_targets_are_judged_by_the_raw_calls(run: ExperimentRun) -> None:
     """Each of the seven targets is met by times near the ideal, and missed once the pool needs a tenth more."""
     judged = verdicts(rows(run))
-    assert [one.target.row for one in judged] == ["2", "3", "4", "5", "6", "(2, 4, 5)", "(3, 6)"]
-    assert all(one.met and one.binding for one in judged)
-    slow = next(one for one in run.outcomes if one.pattern == "ten" and one.server_type == POOL and one.side == "ours")
+    assert [outcome.target.row for outcome in judged] == ["2", "3", "4", "5", "6", "(2, 4, 5)", "(3, 6)"]
+    assert all(outcome.met and outcome.binding for outcome in judged)
+    slow = next(
+        outcome
+        for outcome in run.outcomes
+        if outcome.pattern == "ten" and outcome.server_type == POOL and outcome.side == "ours"
+    )
     slow.calls = [replace(call, start_s=call.start_s * 1.1, end_s=call.end_s * 1.1) for call in slow.calls]
-    assert [one.target.row for one in verdicts(rows(run)) if not one.met] == ["2"]
+    assert [outcome.target.row for outcome in verdicts(rows(run)) if not outcome.met] == ["2"]
 
 
 def test_a_quick_run_is_not_held_to_targets_of_300_ms() -> None:
     """At another service time a target is shown, and said not to bind."""
     judged = verdicts(rows(sample_run(service_ms=20)))
     assert len(judged) == 7
-    assert not any(one.binding for one in judged)
+    assert not any(outcome.binding for outcome in judged)
     assert "does not bind at 20 ms" in digest.verdict_text(judged[0])
 
 
@@ -265,13 +273,13 @@ def test_repetitions_and_failures(run: ExperimentRun) -> None:
     broken = run.outcomes[1]
     broken.calls[4] = replace(broken.calls[4], outcome="timed out")
     run.outcomes[2] = Outcome("series", "TThreadedServer", "ours", "hold-gil", 300, 10, 10, 0, failure="it ended")
-    told = digest.markdown(run)
-    assert "(1 of 100 failed)" in told
-    assert "not measured: it ended" in told
+    printed = digest.markdown(run)
+    assert "(1 of 100 failed)" in printed
+    assert "not measured: it ended" in printed
     assert next(row for row in rows(run) if row.server_type == broken.server_type).against_apache() is None
 
 
-def test_the_page_is_well_formed_and_needs_nothing_else(made: Path, page: Page) -> None:
+def test_the_page_is_well_formed_and_needs_nothing_else(report_dir: Path, page: Page) -> None:
     """Every element is closed in its order, ids are unique, and nothing is fetched from anywhere."""
     assert page.faults == []
     assert page.open == []
@@ -280,8 +288,8 @@ def test_the_page_is_well_formed_and_needs_nothing_else(made: Path, page: Page) 
     for _, attrs in page.elements:
         for name in ("src", "href", "action", "srcset", "data"):
             target = attrs.get(name) or ""
-            assert target.startswith("#") or not target or (made / target).exists(), target
-    text = (made / "index.html").read_text(encoding="utf-8")
+            assert target.startswith("#") or not target or (report_dir / target).exists(), target
+    text = (report_dir / "index.html").read_text(encoding="utf-8")
     assert set(re.findall(r"https?://[^\"'\s]+", text)) <= {"http://www.w3.org/2000/svg"}
     assert not re.search(r"@import|url\(|fetch\(|XMLHttpRequest|WebSocket", text)
     assert "A simulated &lt;CPU&gt;" in text
@@ -289,16 +297,16 @@ def test_the_page_is_well_formed_and_needs_nothing_else(made: Path, page: Page) 
 
 def test_every_figure_leads_to_its_calls(page: Page, stored: Path) -> None:
     """Each figure names a cell whose raw calls are in the page, and follows from them by this test's own arithmetic."""
-    kept = json.loads(stored.read_text(encoding="utf-8"))
+    stored_run = json.loads(stored.read_text(encoding="utf-8"))
     raw: dict[str, Any] = json.loads(page.scripts["raw"])
-    by_cell = {one["cell"]: one for one in raw["outcomes"]}
-    for carried, original in zip(raw["outcomes"], kept["outcomes"], strict=True):
+    by_cell = {outcome["cell"]: outcome for outcome in raw["outcomes"]}
+    for carried, original in zip(raw["outcomes"], stored_run["outcomes"], strict=True):
         assert [dict(zip(raw["call_fields"], call, strict=True)) for call in carried["calls"]] == original["calls"]
     figures = page.figures()
     for attrs in figures:
-        one = by_cell[attrs["data-cell"] or ""]
-        measured = max(call[raw["call_fields"].index("end_s")] for call in one["calls"])
-        pattern, server_type = one["pattern"], one["server_type"]
+        outcome = by_cell[attrs["data-cell"] or ""]
+        measured = max(call[raw["call_fields"].index("end_s")] for call in outcome["calls"])
+        pattern, server_type = outcome["pattern"], outcome["server_type"]
         units = {"ten": 10, "hundred": 1 if server_type == FORKING else 10}.get(pattern, 100)
         ideal = (units if server_type in (POOL, BATCHING, FORKING) else 100) * 0.3
         expected = {"elapsed": measured, "ideal": ideal, "ratio": measured / ideal}
@@ -308,23 +316,23 @@ def test_every_figure_leads_to_its_calls(page: Page, stored: Path) -> None:
             assert attrs["data-kind"] == "predicted"
     shown = {attrs["data-cell"] for attrs in figures if attrs["data-kind"] == "elapsed"}
     assert shown == set(by_cell)
-    assert raw["machine"] == kept["machine"]
+    assert raw["machine"] == stored_run["machine"]
     assert {"versions", "commit", "settings", "calibration"} <= set(raw)
 
 
-def test_plots_and_results_lie_beside_the_page(made: Path, stored: Path) -> None:
+def test_plots_and_results_lie_beside_the_page(report_dir: Path, stored: Path) -> None:
     """Each plot is there as PNG and SVG, with something on it; the results are the file's own."""
     names = ["experiments-hold-gil", "forks", "latencies-hold-gil", "predicted", "timelines-hold-gil"]
-    assert sorted(path.stem for path in (made / "plots").glob("*.png")) == names
+    assert sorted(path.stem for path in (report_dir / "plots").glob("*.png")) == names
     for name in names:
-        with Image.open(made / "plots" / f"{name}.png") as image:
+        with Image.open(report_dir / "plots" / f"{name}.png") as image:
             assert image.width > 500
             colours = image.convert("RGB").getcolors(image.width * image.height)
             assert colours is not None and len(colours) > 50
-        drawing = (made / "plots" / f"{name}.svg").read_text(encoding="utf-8")
+        drawing = (report_dir / "plots" / f"{name}.svg").read_text(encoding="utf-8")
         assert drawing.count("<path") + drawing.count("<use") > 30
         Page(drawing)
-    assert (made / "results.json").read_bytes() == stored.read_bytes()
+    assert (report_dir / "results.json").read_bytes() == stored.read_bytes()
 
 
 @pytest.mark.usefixtures("few_cases")
@@ -335,8 +343,8 @@ def test_a_run_that_was_cut_short_says_so(run: ExperimentRun, tmp_path: Path) ->
     run.fork_costs = []
     text = write_page(run, tmp_path).read_text(encoding="utf-8")
     assert Page(text).faults == []
-    for told in (text, digest.markdown(run)):
-        assert "Cut short: the run was stopped before its end; 9 outcomes were measured." in told
+    for printed in (text, digest.markdown(run)):
+        assert "Cut short: the run was stopped before its end; 9 outcomes were measured." in printed
 
 
 @pytest.mark.usefixtures("few_cases")
@@ -348,7 +356,7 @@ def test_a_run_without_outcomes_has_a_page(run: ExperimentRun, tmp_path: Path) -
 
 
 @pytest.mark.usefixtures("few_cases")
-def test_slips_are_told_on_the_page(run: ExperimentRun, tmp_path: Path) -> None:
+def test_slips_are_on_the_page(run: ExperimentRun, tmp_path: Path) -> None:
     """A page over inconsistent raw data says so at its top, by cell."""
     run.outcomes = run.outcomes[:2]
     run.outcomes[1].calls.pop()
@@ -360,21 +368,21 @@ def test_slips_are_told_on_the_page(run: ExperimentRun, tmp_path: Path) -> None:
 def test_markdown_by_the_command(stored: Path, capsys: pytest.CaptureFixture[str]) -> None:
     """`report --markdown` prints the published rows with reasons; hold-gil is called a stand-in."""
     assert main(["report", "--markdown", str(stored)]) == 0
-    told = capsys.readouterr().out
-    assert told == digest.markdown(ExperimentRun.load(stored))
-    assert re.search(r"^\| 2 \| 10 threads × 10 calls, a client each \| TProcessPoolServer \|", told, re.MULTILINE)
-    assert "stand-in for a machine with a core for every worker" in told
-    assert "A process for each call: 100 forks one after another" in told
-    assert "A child takes 12.0 ms with ours to be born and ready" in told
+    printed = capsys.readouterr().out
+    assert printed == digest.markdown(ExperimentRun.load(stored))
+    assert re.search(r"^\| 2 \| 10 threads × 10 calls, a client each \| TProcessPoolServer \|", printed, re.MULTILINE)
+    assert "stand-in for a machine with a core for every worker" in printed
+    assert "A process for each call: 100 forks one after another" in printed
+    assert "A child takes 12.0 ms with ours to be born and ready" in printed
 
 
 def test_the_terminal_shows_the_same_times(stored: Path, capsys: pytest.CaptureFixture[str]) -> None:
     """Without flags the table goes to the terminal."""
     assert main(["report", str(stored)]) == 0
-    told = capsys.readouterr().out
-    assert "wanted at 300 ms: under 3 s: met" in told
-    assert "hold-gil 300 ms: 100 threads × 1 call, a client each" in told
-    assert max(map(len, told.split("Row 2")[0].splitlines())) <= 80
+    printed = capsys.readouterr().out
+    assert "wanted at 300 ms: under 3 s: met" in printed
+    assert "hold-gil 300 ms: 100 threads × 1 call, a client each" in printed
+    assert max(map(len, printed.split("Row 2")[0].splitlines())) <= 80
 
 
 def test_runs_of_one_machine_are_joined(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
@@ -384,9 +392,9 @@ def test_runs_of_one_machine_are_joined(tmp_path: Path, capsys: pytest.CaptureFi
         name = "sleep" if path.stem == "elsewhere" else path.stem
         sample_run(workloads=(name,), cores=cores).save(path)
     assert main(["report", "--markdown", *map(str, files[:2])]) == 0
-    told = capsys.readouterr().out
-    assert "hold-gil 300 ms" in told
-    assert "sleep 300 ms" in told
+    printed = capsys.readouterr().out
+    assert "hold-gil 300 ms" in printed
+    assert "sleep 300 ms" in printed
     assert main(["report", "--markdown", str(files[0]), str(files[2])]) == 1
     assert "cores is 2 in one and 64 in another" in capsys.readouterr().err
 
@@ -395,15 +403,21 @@ def test_the_command_to_measure_again(run: ExperimentRun) -> None:
     """The page's command line is one that the experiments understand, with the run's own settings."""
     run.settings = {"workload": "spin", "service_ms": 15.0, "workers": 3, "threads": 4, "side_by_side": 2}
     (line,) = commands(run)
-    told = settings_of(make_parser().parse_args(line.split()[1:]))
-    assert (told.workload, told.service_ms, told.workers, told.threads, told.side_by_side) == ("spin", 15.0, 3, 4, 2)
+    printed = settings_of(make_parser().parse_args(line.split()[1:]))
+    assert (printed.workload, printed.service_ms, printed.workers, printed.threads, printed.side_by_side) == (
+        "spin",
+        15.0,
+        3,
+        4,
+        2,
+    )
 
 
 @pytest.mark.parametrize(
     "content", ["", "[]", '{"format": "another"}', '{"format": "thriftserve-bench experiments 1"}']
 )
 def test_other_files_are_refused(tmp_path: Path, content: str, capsys: pytest.CaptureFixture[str]) -> None:
-    """A file that holds no run is told by name; no page is left."""
+    """A file that holds no run is named; no page is written."""
     path = tmp_path / "other.json"
     path.write_text(content, encoding="utf-8")
     assert main(["report", str(path), "--page", str(tmp_path / "page")]) == 1
@@ -414,10 +428,10 @@ def test_other_files_are_refused(tmp_path: Path, content: str, capsys: pytest.Ca
 @pytest.fixture(scope="module")
 def advice(page: Page) -> dict[str, Advice]:
     """What the page tells in each case."""
-    told = json.loads(page.scripts["derived"])["advice"]
+    printed = json.loads(page.scripts["derived"])["advice"]
     return {
-        key: Advice(winner, size, told["reasons"][why], dict(zip(told["types"], seconds, strict=True)))
-        for key, (winner, size, why, seconds) in told["answers"].items()
+        key: Advice(winner, size, printed["reasons"][why], dict(zip(printed["types"], seconds, strict=True)))
+        for key, (winner, size, why, seconds) in printed["answers"].items()
     }
 
 
@@ -435,16 +449,16 @@ def test_the_winner_of_a_case(advice: dict[str, Advice], case: str, winner: str,
     """Calls that hold the lock go to processes, calls that wait to threads, and cores bound what computes."""
     assert (advice[case].winner, advice[case].size) == (winner, size)
     times = [value for value in advice[case].seconds.values() if value is not None]
-    told = advice[case].seconds[winner]
-    assert told is not None
-    assert told <= min(times) * 1.05
+    printed = advice[case].seconds[winner]
+    assert printed is not None
+    assert printed <= min(times) * 1.05
 
 
 def test_nobody_is_advised_what_he_cannot_afford(advice: dict[str, Advice]) -> None:
     """Where fewer processes may be than callers come, a process a connection is out, and said to be."""
-    told = advice["hold-gil|300|hundred|2|10|light"]
-    assert told.seconds[FORKING] is None
-    assert "TForkingServer would need 100 processes; you can afford 10" in told.why
+    printed = advice["hold-gil|300|hundred|2|10|light"]
+    assert printed.seconds[FORKING] is None
+    assert "TForkingServer would need 100 processes; you can afford 10" in printed.why
     assert advice["hold-gil|300|hundred|2|100|light"].seconds[FORKING] is not None
 
 

@@ -60,19 +60,19 @@ def a_run() -> HttpRun:
 def test_abs_report_is_read() -> None:
     """Requests, seconds and percentiles come out; a request that is wrong in two ways counts once."""
     percentiles = "Percentage served,Time in ms\n0,0.500\n1,0.750\n"
-    found = read_report(REPORT, percentiles, 0.25)
-    assert (found.requests, found.failed, found.elapsed_s, found.cpu_s) == (1000, 9, 2.5, 0.25)
-    assert found.percentiles_ms == [0.5, 0.75]
+    measured = read_report(REPORT, percentiles, 0.25)
+    assert (measured.requests, measured.failed, measured.elapsed_s, measured.cpu_s) == (1000, 9, 2.5, 0.25)
+    assert measured.percentiles_ms == [0.5, 0.75]
     with pytest.raises(AbFailed, match="apr_socket_connect"):
         read_report("apr_socket_connect(): refused", percentiles, 0.0)
 
 
 def test_ours_is_held_against_the_published_stack() -> None:
-    """Medians of the rounds; a ratio below 3, a failed request of ours and bodies that cost too much are told."""
+    """Medians of the rounds; a ratio below 3, a failed request of ours and bodies that cost too much are reported."""
     run = a_run()
-    one, ten = pairs(run)
-    assert one.ratio == 3.0
-    assert one.misses() == []
+    alone, ten = pairs(run)
+    assert alone.ratio == 3.0
+    assert alone.misses() == []
     assert ten.misses() == [
         "10 at a time, connections kept: ours failed 1 requests",
         "10 at a time, connections kept: 2.00 times the published stack's rate, wanted 3",
@@ -86,9 +86,9 @@ def test_a_run_is_read_as_it_was_written(tmp_path: Path) -> None:
     """A saved run is the same run, its table too; another file is refused with its name."""
     run = a_run()
     run.save(tmp_path / "http.json")
-    found = HttpRun.load(tmp_path / "http.json")
-    assert found == run
-    assert "| 1 | new | 100 | 300 | 3.00 |" in markdown(found)
+    measured = HttpRun.load(tmp_path / "http.json")
+    assert measured == run
+    assert "| 1 | new | 100 | 300 | 3.00 |" in markdown(measured)
     (tmp_path / "other.json").write_text('{"format": "else"}', encoding="utf-8")
     with pytest.raises(NotARun, match=r"other\.json"):
         HttpRun.load(tmp_path / "other.json")
@@ -115,9 +115,9 @@ def flags(*words: str) -> argparse.Namespace:
 
 def test_flags_become_settings() -> None:
     """--quick can be overruled, the machine's cores decide the processes, one gateway is left without nginx."""
-    found = settings_of(flags("--quick", "--rounds", "2", "--stacks", "ours", "--connections", "new", "--no-nginx"))
-    assert (found.rounds, found.stacks, found.keep_alive, found.gateways) == (2, ("ours",), (False,), 1)
-    assert found.gunicorn_workers == 2 * (os.cpu_count() or 1) + 1
+    settings = settings_of(flags("--quick", "--rounds", "2", "--stacks", "ours", "--connections", "new", "--no-nginx"))
+    assert (settings.rounds, settings.stacks, settings.keep_alive, settings.gateways) == (2, ("ours",), (False,), 1)
+    assert settings.gunicorn_workers == 2 * (os.cpu_count() or 1) + 1
     assert settings_of(flags("--stacks", "none")).stacks == ()
     for words in ("--stacks theirs", "--rounds 0", "--concurrency 0", "--gateways 2 --no-nginx", "--requests -1"):
         with pytest.raises(ValueError, match=words.split()[0]):
@@ -130,9 +130,9 @@ def test_without_ab_that_part_is_left_out_and_said(
     """The package is named, nothing is started, and the exit code says that nothing was measured."""
     monkeypatch.setenv("PATH", str(tmp_path))
     assert main(["http", "--body-requests", "0", "--output", str(tmp_path / "http.json")]) == 1
-    told = capsys.readouterr().err
-    assert "apache2-utils" in told
-    assert "nothing was measured" in told
+    stderr = capsys.readouterr().err
+    assert "apache2-utils" in stderr
+    assert "nothing was measured" in stderr
     assert not (tmp_path / "http.json").exists()
 
 
@@ -164,7 +164,7 @@ def test_nginx_holds_its_port_and_leaves_nothing(tmp_path: Path) -> None:
 @AB
 @pytest.mark.timeout(300)  # five processes that import TensorFlow, on whatever machine
 def test_a_short_run_measures_both_stacks(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    """Both start, give the same answers and are written down, images too; the table can be made again from the file."""
+    """Both start and give the same answers, images too; the file gives the same table."""
     out = tmp_path / "http.json"
     words = "--concurrency 2 --rounds 1 --requests 20 --connections new --gunicorn-workers 1 --body-requests 2"
     assert main(["http", *words.split(), "--cache", str(tmp_path / "cache"), "--output", str(out)]) == 0
@@ -173,12 +173,12 @@ def test_a_short_run_measures_both_stacks(tmp_path: Path, capsys: pytest.Capture
     assert sorted(run.stacks) == ["ours", "published"]
     assert run.versions["flask"]
     for cell in run.cells:
-        (found,) = cell.windows
-        assert (found.requests, found.failed) == (20, 0)
-        assert found.server_cpu_s > 0
-        assert found.alone_bytes > 0
-    assert [one.name for one in run.bodies] == [*IMAGES_AND_NPY, LISTS_FORM, STANDARD_JSON]
-    assert all(window.cpu_s > 0 for one in run.bodies for window in one.windows)
+        (measured,) = cell.windows
+        assert (measured.requests, measured.failed) == (20, 0)
+        assert measured.server_cpu_s > 0
+        assert measured.alone_bytes > 0
+    assert [body.name for body in run.bodies] == [*IMAGES_AND_NPY, LISTS_FORM, STANDARD_JSON]
+    assert all(window.cpu_s > 0 for body in run.bodies for window in body.windows)
     table = capsys.readouterr().out
     assert "| 2 | new |" in table
     assert main(["report", "--markdown", str(out)]) == 0
@@ -187,7 +187,7 @@ def test_a_short_run_measures_both_stacks(tmp_path: Path, capsys: pytest.Capture
 
 @AB
 def test_ctrl_c_leaves_no_process(tmp_path: Path) -> None:
-    """SIGINT ends a long run early; the windows so far are kept and marked; servers, nginx and ab are gone."""
+    """SIGINT ends a long run early; the windows so far are recorded and marked; servers, nginx and ab are gone."""
     path = tmp_path / "http.json"
     words = [
         "--stacks",
@@ -219,9 +219,9 @@ def test_ctrl_c_leaves_no_process(tmp_path: Path) -> None:
         shown, _ = process.communicate(timeout=60)
     assert process.returncode == 130
     assert "cut short" in shown
-    found = HttpRun.load(path)
-    assert found.cut_short
-    assert all(window.failed == 0 for cell in found.cells for window in cell.windows)
+    measured = HttpRun.load(path)
+    assert measured.cut_short
+    assert all(window.failed == 0 for cell in measured.cells for window in cell.windows)
     assert not [each for each in family if each.is_running() and each.status() != psutil.STATUS_ZOMBIE]
 
 

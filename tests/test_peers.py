@@ -56,17 +56,17 @@ def a_run() -> PeersRun:
 
 
 def test_ours_is_held_against_the_best_peer_that_serves_everybody() -> None:
-    """Medians of the rounds, ratio, part of the frozen limit; a peer that starves or fails is not the best one."""
-    (found,) = comparisons(a_run())
-    assert found.peer is not None
-    assert found.peer.system == "even"
-    assert found.peer.figures.calls_per_s == 100
-    assert found.ours.figures.calls_per_s == 130
-    assert found.ratio == 1.3
-    assert found.ceiling == 155
-    assert found.of_ceiling == pytest.approx(130 / 155)
-    assert found.of_ceiling_with_clients == pytest.approx(130 / 140)
-    (limit, memory) = found.misses()
+    """Medians of the rounds, ratio, share of the fixed ceiling; a peer that starves or fails is not the best one."""
+    (measured,) = comparisons(a_run())
+    assert measured.peer is not None
+    assert measured.peer.system == "even"
+    assert measured.peer.figures.calls_per_s == 100
+    assert measured.ours.figures.calls_per_s == 130
+    assert measured.ratio == 1.3
+    assert measured.ceiling == 155
+    assert measured.of_ceiling == pytest.approx(130 / 155)
+    assert measured.of_ceiling_with_clients == pytest.approx(130 / 140)
+    (limit, memory) = measured.misses()
     assert limit.startswith("84% of what the machine does without RPC")
     assert memory.startswith("memory 1.00 of even's")
 
@@ -75,9 +75,9 @@ def test_a_run_is_read_as_it_was_written(tmp_path: Path) -> None:
     """A saved run is the same run, its table too; another file is refused with its name."""
     run = a_run()
     run.save(tmp_path / "peers.json")
-    found = PeersRun.load(tmp_path / "peers.json")
-    assert found == run
-    assert "| tensor | 8 | even | ours | 100 | 130 | 1.30 |" in markdown(found)
+    measured = PeersRun.load(tmp_path / "peers.json")
+    assert measured == run
+    assert "| tensor | 8 | even | ours | 100 | 130 | 1.30 |" in markdown(measured)
     (tmp_path / "other.json").write_text('{"format": "else"}', encoding="utf-8")
     with pytest.raises(NotARun, match=r"other\.json"):
         PeersRun.load(tmp_path / "other.json")
@@ -126,40 +126,42 @@ def pool(tmp_path: Path) -> Path:
 def test_http_clients_are_answered_and_counted(pool: Path) -> None:
     """Every client's answers are counted, right ones only; no client is left out."""
     with http_server(lambda x: (200, (x / 2 + 2).tobytes())) as port:
-        found = measure(JobOrder("http", "tiny", str(pool), port, os.getpid(), 3, SECONDS))
-    assert found.failures == 0, found.reason
-    assert found.calls == sum(found.per_client) == sum(count for _, count in found.latencies_us)
-    assert min(found.per_client) > 0
-    assert found.elapsed_s >= SECONDS
-    assert found.server_cpu_s > 0
-    assert found.alone_bytes > 0
+        measured = measure(JobOrder("http", "tiny", str(pool), port, os.getpid(), 3, SECONDS))
+    assert measured.failures == 0, measured.reason
+    assert measured.calls == sum(measured.per_client) == sum(count for _, count in measured.latencies_us)
+    assert min(measured.per_client) > 0
+    assert measured.elapsed_s >= SECONDS
+    assert measured.server_cpu_s > 0
+    assert measured.alone_bytes > 0
 
 
-def test_a_sink_gives_right_answers_at_its_pace(pool: Path) -> None:
-    """Clients of the sink get the answers to their own questions, in all no more a second than it is told."""
-    sink = JsonLinesChild("thriftserve_bench.servers.paced_server", ["tiny", str(pool)])
+def test_paced_server_answers_right_at_its_pace(pool: Path) -> None:
+    """Clients of the paced server get the answers to their own samples, in all no more a second than its rate."""
+    paced_server = JsonLinesChild("thriftserve_bench.servers.paced_server", ["tiny", str(pool)])
     try:
-        port = sink.ask({"rate": 100.0})["port"]
-        found = measure(JobOrder("thrift", "tiny", str(pool), port, sink.pid, 3, 5 * SECONDS))
-        assert sink.ask({"rate": 1e6})["port"] == port
-        freed = measure(JobOrder("thrift", "tiny", str(pool), port, sink.pid, 3, 5 * SECONDS))
+        port = paced_server.ask({"rate": 100.0})["port"]
+        measured = measure(JobOrder("thrift", "tiny", str(pool), port, paced_server.pid, 3, 5 * SECONDS))
+        assert paced_server.ask({"rate": 1e6})["port"] == port
+        freed = measure(JobOrder("thrift", "tiny", str(pool), port, paced_server.pid, 3, 5 * SECONDS))
     finally:
-        sink.close()
-    assert (found.failures, freed.failures) == (0, 0), found.reason or freed.reason
-    assert min(found.per_client) > 0
-    assert 0 < found.calls <= 100 * (found.elapsed_s + 0.1) < freed.calls
+        paced_server.close()
+    assert (measured.failures, freed.failures) == (0, 0), measured.reason or freed.reason
+    assert min(measured.per_client) > 0
+    assert 0 < measured.calls <= 100 * (measured.elapsed_s + 0.1) < freed.calls
 
 
 def test_requests_come_at_their_rate(pool: Path) -> None:
     """No more than are to come, and each of them is accounted for."""
-    sink = JsonLinesChild("thriftserve_bench.servers.paced_server", ["tiny", str(pool)])
+    paced_server = JsonLinesChild("thriftserve_bench.servers.paced_server", ["tiny", str(pool)])
     try:
-        port = sink.ask({"rate": 1e6})["port"]
-        found = OverloadLoop(port, JOBS["tiny"], encoded_samples(str(pool), "tiny", "thrift")).run(200.0, 5 * SECONDS)
+        port = paced_server.ask({"rate": 1e6})["port"]
+        measured = OverloadLoop(port, JOBS["tiny"], encoded_samples(str(pool), "tiny", "thrift")).run(
+            200.0, 5 * SECONDS
+        )
     finally:
-        sink.close()
-    assert (found.failed, found.refused_ms) == (0, []), found.reason
-    assert 0 < len(found.answered_ms) + found.not_sent <= 200 * 5 * SECONDS + 1
+        paced_server.close()
+    assert (measured.failed, measured.refused_ms) == (0, []), measured.reason
+    assert 0 < len(measured.answered_ms) + measured.not_sent <= 200 * 5 * SECONDS + 1
 
 
 class SlowSender(OverloadLoop):
@@ -172,10 +174,10 @@ class SlowSender(OverloadLoop):
 
 def test_a_sender_that_can_not_keep_up_has_no_arrears(pool: Path) -> None:
     """It sends as many as it can, says how many those were, and is late by no more each time."""
-    found = SlowSender(0, JOBS["tiny"], encoded_samples(str(pool), "tiny", "thrift")).run(100_000, 0.4)
-    late_ms = found.answered_ms
-    assert found.rate * 0.4 == pytest.approx(len(late_ms), rel=0.5)
-    assert found.rate <= 1000
+    measured = SlowSender(0, JOBS["tiny"], encoded_samples(str(pool), "tiny", "thrift")).run(100_000, 0.4)
+    late_ms = measured.answered_ms
+    assert measured.rate * 0.4 == pytest.approx(len(late_ms), rel=0.5)
+    assert measured.rate <= 1000
     half = len(late_ms) // 2
     assert np.median(late_ms[half:]) < 2 * np.median(late_ms[:half])  # of arrears, three times as late
 
@@ -185,11 +187,11 @@ def test_mixed_up_answers_are_failures(pool: Path) -> None:
     mixed = np.array([99, 1, 2], np.float32).tobytes()
     for answer, reason in ((mixed, "a value differs"), (b"busy", "503")):
         status = 503 if answer == b"busy" else 200
-        with http_server(lambda x, told=(status, answer): told) as port:  # type: ignore[misc]  # bound now
-            found = measure(JobOrder("http", "tiny", str(pool), port, os.getpid(), 2, SECONDS))
-        assert found.calls == 0
-        assert found.failures == 20
-        assert reason in found.reason
+        with http_server(lambda x, reply=(status, answer): reply) as port:  # type: ignore[misc]  # bound now
+            measured = measure(JobOrder("http", "tiny", str(pool), port, os.getpid(), 2, SECONDS))
+        assert measured.calls == 0
+        assert measured.failures == 20
+        assert reason in measured.reason
 
 
 def test_a_reply_is_whole_when_its_header_says_so() -> None:
@@ -217,10 +219,10 @@ def test_floats_and_classes_have_their_tolerance() -> None:
 
 def test_a_pool_is_read_as_it_was_written(pool: Path) -> None:
     """Contents, shapes and answers come back."""
-    found = load_samples(pool)
-    assert len(found) == 8
-    assert found[3].shape == (3,)
-    assert found[3].answer.tolist() == [3.5, 2.5, 3.0]
+    measured = load_samples(pool)
+    assert len(measured) == 8
+    assert measured[3].shape == (3,)
+    assert measured[3].answer.tolist() == [3.5, 2.5, 3.0]
 
 
 def test_an_environment_shows_what_lies_under_it(tmp_path: Path) -> None:
@@ -233,7 +235,7 @@ def test_an_environment_shows_what_lies_under_it(tmp_path: Path) -> None:
 
 
 def test_a_peer_that_pip_can_not_install_is_left_out_with_its_reason(tmp_path: Path) -> None:
-    """The reason is pip's own, and nothing half made is left behind."""
+    """The reason is pip's own, and nothing half built is left behind."""
     flags = ["--no-index", "--find-links", str(tmp_path)]
     with pytest.raises(PeerMissing, match=r"absent can't be installed: .*thriftserve-absent-peer"):
         environment(Peer("absent", ("thriftserve-absent-peer>=1",)), tmp_path / "cache", flags)
@@ -284,17 +286,17 @@ def own_cpu(*pids: int) -> list[float]:
 
 
 def test_flags_become_settings() -> None:
-    """Lists are read, --quick can be overruled, wrong names are told with the known ones."""
-    found = settings_of(
+    """Lists are read, --quick can be overruled, wrong names are reported with the known ones."""
+    measured = settings_of(
         flags("--quick", "--rounds", "2", "--jobs", "jpeg,tiny", "--peers", "none", "--server-type", "T")
     )
-    assert (found.rounds, found.jobs, found.peers, found.server_types) == (2, ("jpeg", "tiny"), (), ("T",))
+    assert (measured.rounds, measured.jobs, measured.peers, measured.server_types) == (2, ("jpeg", "tiny"), (), ("T",))
     with pytest.raises(ValueError, match="no 'tinny'; use some of tiny, tensor, jpeg"):
         settings_of(flags("--jobs", "tinny", "--server-type", "T"))
 
 
 def test_a_short_run_measures_ours_beside_apaches(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    """Both start, answers rightly and is written down; the table can be made again from the file."""
+    """Both start, answer correctly and are recorded; the file gives the same table."""
     out = tmp_path / "peers.json"
     words = "--jobs tiny --clients 2 --rounds 1 --seconds 0.2 --server-type TThreadPoolServer --peers"
     assert main(["peers", *words.split(), "stock TThreadedServer", "--cache", str(tmp_path), "--output", str(out)]) == 0
@@ -302,9 +304,9 @@ def test_a_short_run_measures_ours_beside_apaches(tmp_path: Path, capsys: pytest
     assert run.skipped == {}
     assert len(run.cells) == 2
     for cell in run.cells:
-        (found,) = cell.windows
-        assert found.failures == 0, found.reason
-        assert found.calls > 0, cell.system
+        (measured,) = cell.windows
+        assert measured.failures == 0, measured.reason
+        assert measured.calls > 0, cell.system
     table = capsys.readouterr().out
     assert "| tiny | 2 | stock T" in table
     assert main(["report", "--markdown", str(out)]) == 0

@@ -219,11 +219,11 @@ def test_a_thread_gets_the_lock_of_a_computing_one_after_the_switch_interval() -
 def test_every_call_happens_once(side: str, server_type: str) -> None:
     """Ensures that no call is lost or doubled, that none is faster than its service and a thread's don't overlap."""
     for pattern, workload in product(PATTERNS.values(), WORKLOADS):
-        found = predict(pattern, Setup(server_type, side, workload, SERVICE_S, cores=2))
-        assert len(found.calls) == pattern.calls
-        assert found.elapsed_s == max(call.end_s for call in found.calls)
+        prediction = predict(pattern, Setup(server_type, side, workload, SERVICE_S, cores=2))
+        assert len(prediction.calls) == pattern.calls
+        assert prediction.elapsed_s == max(call.end_s for call in prediction.calls)
         for thread in range(pattern.threads):
-            own = [call for call in found.calls if call.thread == thread]
+            own = [call for call in prediction.calls if call.thread == thread]
             assert len(own) == pattern.calls_per_thread
             assert all(call.end_s - call.start_s >= SERVICE_S - 1e-9 for call in own)
             assert all(before.end_s <= after.start_s for before, after in pairwise(own))
@@ -267,7 +267,7 @@ def test_ten_thousand_clients_take_a_bounded_number_of_steps(server_type: str) -
 
 @pytest.mark.parametrize("row", PUBLISHED, ids=[row.row for row in PUBLISHED])
 def test_the_published_column_is_predicted(row: Published) -> None:
-    """Ensures that each published figure is met within 15 %, and those of one server type within what was told."""
+    """Ensures that each published figure is met within 15 %, and those of one server type within the stated error."""
     found_s = predict_published(row).elapsed_s
     assert 0.85 * row.low_s <= found_s <= 1.15 * row.high_s
     if row.server_type == "TForkingServer":
@@ -333,7 +333,7 @@ def test_cells_are_checked_and_failed_ones_left_out() -> None:
 
 
 def test_the_fork_costs_tell_how_large_the_published_parent_would_be() -> None:
-    """Ensures that the line through the measured forks is found, and read backwards."""
+    """Ensures that the line through the measured forks is fitted, and read backwards."""
     forks = [ForkCost("ballast", size, [0.001 + size * 1e-11] * 3, [1.0]) for size in (10**8, 10**9, 2 * 10**9)]
     run = run_of(fork_costs=[*forks, ForkCost("tensorflow", 10**9, [9.0], [9.0])])
     line = fork_line(run)

@@ -39,9 +39,11 @@ def test_the_command_swaps_under_load(tmp_path: Path, capsys: pytest.CaptureFixt
     assert (without.name, without.landed, without.swaps, swapped.name) == (WITHOUT, 0, [], WITH)
     assert swapped.landed == 3
     assert swapped.swaps[-1].version == 4
-    assert all(one.landed_at < one.available_at <= one.old_ended_at for one in swapped.swaps)
+    assert all(entry.landed_at < entry.available_at <= entry.old_ended_at for entry in swapped.swaps)
     for phase in load.phases:
-        assert phase.calls == sum(count for _, count in phase.latencies_us) == sum(one.calls for one in phase.slices)
+        assert (
+            phase.calls == sum(count for _, count in phase.latencies_us) == sum(entry.calls for entry in phase.slices)
+        )
         assert phase.calls > 10 and phase.server_cpu_s > 0
     assert run.versions["thrift"] and run.machine["cpu"] and run.commit
     capsys.readouterr()
@@ -55,10 +57,10 @@ def test_memory_is_looked_at_once_settled(tmp_path: Path) -> None:
     swapped: list[float] = []
     settings = MemorySettings(samples=(1, 2), workers=1)
     store, logs = tmp_path / "store", tmp_path / "logs"
-    found = measure_memory("TProcessPoolServer", settings, store, logs, lambda _, done: swapped.append(done))
-    assert (found.wrong, found.failures, found.failure, swapped) == (0, {}, "", [1, 2])
-    assert [one.swaps for one in found.samples] == [1, 2]
-    first, last = found.samples
+    memory = measure_memory("TProcessPoolServer", settings, store, logs, lambda _, done: swapped.append(done))
+    assert (memory.wrong, memory.failures, memory.failure, swapped) == (0, {}, "", [1, 2])
+    assert [entry.swaps for entry in memory.samples] == [1, 2]
+    first, last = memory.samples
     assert first.processes == last.processes
     assert 0 < first.alone < first.rss
     assert "version" in (tmp_path / "logs" / "TProcessPoolServer.log").read_text()
@@ -96,12 +98,12 @@ def calls(*each: tuple[float, float, int]) -> Calls:
     columns = [
         array("q", column) for column in zip(*((int(a * 1e6), int(b * 1e6), c) for a, b, c in each), strict=True)
     ]
-    begun, latency, version = (base64.b64encode(one.tobytes()).decode() for one in columns)
+    begun, latency, version = (base64.b64encode(entry.tobytes()).decode() for entry in columns)
     return Calls(begun, latency, version)
 
 
 def judged(*each: tuple[float, float, int]) -> Load:
-    """What is made of those calls of a server that swapped 1 for 2 between 10 and 12."""
+    """The verdict on those calls of a server that swapped 1 for 2 between 10 and 12."""
     entered = {
         1: {"UNLOADING": 12.0, "ENDED": 13.0},
         2: {"START": 10.0, "LOADING": 10.0, "AVAILABLE": 12.0},
@@ -116,7 +118,7 @@ def test_a_version_answers_in_its_time() -> None:
     """Old and new while workers are replaced; the old one what was asked before it was given up, or just then."""
     load = judged((1, 0.5, 1), (11, 0.5, 1), (11, 0.5, 2), (11.9, 9, 1), (12 + GRACE_S / 2, 0.1, 1), (15, 0.1, 2))
     assert (load.unavailable, load.early, load.crossed, load.examples) == (0, 1, 1, [])
-    assert [one.calls for one in load.phases] == [1, 5]
+    assert [entry.calls for entry in load.phases] == [1, 5]
     assert load.phases[1].latencies_us == [(100_000, 2), (500_000, 2), (9_000_000, 1)]
 
 
@@ -129,7 +131,7 @@ def test_a_version_answers_in_its_time() -> None:
         ((9.0, 0.5, 7), "the server never said that it had it"),
     ],
 )
-def test_answers_out_of_their_time_are_found(call: tuple[float, float, int], why: str) -> None:
+def test_answers_out_of_their_time_are_reported(call: tuple[float, float, int], why: str) -> None:
     """A version that the server did not have yet, or no more, when it was asked, is no answer."""
     load = judged((11, 0.5, 2), call)
     assert load.unavailable == 1
@@ -137,21 +139,21 @@ def test_answers_out_of_their_time_are_found(call: tuple[float, float, int], why
     assert why in faults(SwapsRun("", {}, {}, {}, "", [load]))[0]
 
 
-def test_faults_and_misses_are_told() -> None:
+def test_faults_and_misses_are_reported() -> None:
     """Failed requests, wrong values and swaps that stick are faults; latency and memory beyond their targets misses."""
     load = judged((1, 0.1, 1), (11, 0.25, 1))
     memory = SwapMemory("TBatchingServer", [MemorySample(5, 100, 1, 1, 4, True), MemorySample(100, 106, 1, 1, 4, True)])
     run = SwapsRun("", {}, {}, {}, "", [load], [memory])
     assert faults(run) == []
-    assert [one.split(": ")[1] for one in misses(run)] == [
+    assert [entry.split(": ")[1] for entry in misses(run)] == [
         "p99 with swaps 2.50 times that without, wanted 2",
         "memory grew by 6.0%, wanted 5% at most",
     ]
     load.failures, load.wrong, load.failure = {"UNAVAILABLE": 2}, 1, "version 2 did not take over"
     memory.wrong = 1
-    told = "\n".join(faults(run))
+    text = "\n".join(faults(run))
     for each in ("2 of 4 requests failed", "UNAVAILABLE", "1 wrong answers", "did not take over", "after a swap"):
-        assert each in told
+        assert each in text
 
 
 def test_a_log_is_read_as_it_grows(tmp_path: Path) -> None:
@@ -175,6 +177,6 @@ def test_a_log_is_read_as_it_grows(tmp_path: Path) -> None:
     [["--clients", "0"], ["--seconds", "-1"], ["--every", "30"], ["--swaps", "3"], ["--memory", "--swaps", "0"]],
 )
 def test_useless_numbers_are_refused(flags: list[str]) -> None:
-    """Numbers that would measure nothing, and flags that have no effect, are told by their name."""
+    """Numbers that would measure nothing, and flags that have no effect, are named."""
     with pytest.raises(ValueError, match=flags[-2]):
         settings_of(make_parser().parse_args(["swaps", *flags]))

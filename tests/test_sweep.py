@@ -30,7 +30,7 @@ from thriftserve_bench.workloads.payloads import echo_frame, inputs_for
 from thriftserve_client.results import TensorInfo
 from thriftserve_idl.ttypes import DataType
 
-SINK = [sys.executable, "-m", "thriftserve_bench.servers.null_server"]
+NULL_SERVER = [sys.executable, "-m", "thriftserve_bench.servers.null_server"]
 QUICK = ["--seconds", "0.2", "--max-windows", "3", "--no-pin"]
 ECHO = Variant("TThreadPoolServer", 0, 10)
 
@@ -46,15 +46,15 @@ def point(mode: str, load: float, *windows: SweepWindow) -> Point:
 
 
 def test_arrivals_are_a_poisson_process() -> None:
-    """Numbers of arrivals have the rate as mean and as variance, gaps are memoryless, a seed tells all of it."""
+    """Numbers of arrivals have the rate as mean and as variance, gaps are memoryless, a seed fixes all of it."""
     windows = [poisson_ns(50.0, 1.0, seed) for seed in range(400)]
-    counts = [len(one) for one in windows]
+    counts = [len(times) for times in windows]
     assert abs(mean(counts) - 50) < 5 * (50 / 400) ** 0.5
     assert 0.7 < pvariance(counts) / 50 < 1.3
-    gaps = [after - before for one in windows for before, after in pairwise(one)]
+    gaps = [after - before for times in windows for before, after in pairwise(times)]
     # An exponential distribution's standard deviation is its mean.
     assert 0.9 < pvariance(gaps) ** 0.5 / mean(gaps) < 1.1
-    assert all(one == sorted(one) and one[-1] < 1e9 for one in windows)
+    assert all(times == sorted(times) and times[-1] < 1e9 for times in windows)
     assert poisson_ns(50.0, 1.0, 7) == windows[7] != windows[8]
 
 
@@ -94,7 +94,7 @@ def test_generator_says_when_it_was_the_limit() -> None:
     assert not bottleneck([window(lag=stats.encode_histogram(stats.histogram_us([10] * 1000)))], OPEN)
 
 
-def test_server_that_does_not_keep_up_is_told() -> None:
+def test_server_that_does_not_keep_up_is_reported() -> None:
     """Fewer answers than calls, or answers that take longer to come than calls to arrive; chance is no reason."""
     assert keeps_up(point(OPEN, 100.0, window(100)))
     assert keeps_up(point(OPEN, 100.0, window(85)))
@@ -127,19 +127,19 @@ def test_connections_are_shared_out() -> None:
 
 
 def stalled(mode: str, load: float) -> SweepWindow:
-    """A window with a sink that stands still for half a second after its 50th answer, on one connection."""
-    setting = Setting(Variant("sink", 0, 0), "tiny", mode, load, 1)
-    command = [*SINK, "--stall-after", "50", "--stall-s", "0.5"]
-    with ServerProcess([], command=command) as sink, Generators([""], 20.0) as generators:
-        generators.open(sink.port, echo_frame("tiny"), 1)
-        return generators.window(setting, 1.0, 3, sink.pid)
+    """A window with a null server that stands still for half a second after its 50th answer, on one connection."""
+    setting = Setting(Variant("null", 0, 0), "tiny", mode, load, 1)
+    command = [*NULL_SERVER, "--stall-after", "50", "--stall-s", "0.5"]
+    with ServerProcess([], command=command) as null_server, Generators([""], 20.0) as generators:
+        generators.open(null_server.port, echo_frame("tiny"), 1)
+        return generators.window(setting, 1.0, 3, null_server.pid)
 
 
 def test_a_stall_is_seen_by_every_call_that_was_meant_to_be_sent() -> None:
     """Open loop: a stall of 0.5 s in 1 s is in half of the latencies; counted from the send it would be one call."""
-    found = stalled(OPEN, 200.0)
-    intended, sent = stats.merge_histograms([found.latency]), stats.merge_histograms([found.from_send])
-    assert found.calls == intended.get_total_count() == sent.get_total_count() == found.offered
+    measured = stalled(OPEN, 200.0)
+    intended, sent = stats.merge_histograms([measured.latency]), stats.merge_histograms([measured.from_send])
+    assert measured.calls == intended.get_total_count() == sent.get_total_count() == measured.offered
     # Of some 200 calls half fall into the stall, evenly: a quarter of all waits for 0.25 s and more.
     late = stats.quantile_us(intended, 0.85)
     from_send = stats.quantile_us(sent, 0.85)
@@ -147,36 +147,36 @@ def test_a_stall_is_seen_by_every_call_that_was_meant_to_be_sent() -> None:
     assert late > 150_000
     assert from_send < late / 2
     assert (stats.quantile_us(intended, 1.0) or 0) > 490_000
-    assert found.waited > 20
+    assert measured.waited > 20
 
 
 def test_a_closed_loop_hides_the_stall() -> None:
     """The same stall is one call of thousands there, which is why there is an open loop."""
-    found = stats.merge_histograms([stalled(CLOSED, 1.0).latency])
-    assert (stats.quantile_us(found, 1.0) or 0) > 490_000
-    assert (stats.quantile_us(found, 0.9) or 0) < 150_000
+    measured = stats.merge_histograms([stalled(CLOSED, 1.0).latency])
+    assert (stats.quantile_us(measured, 1.0) or 0) > 490_000
+    assert (stats.quantile_us(measured, 0.9) or 0) < 150_000
 
 
 def test_sweep_of_a_real_server(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    """Closed and open loops of two generators on two types: every call counted, CPU and memory there, files made."""
+    """Closed and open loops of two generators on two types: calls counted, CPU and memory measured, files written."""
     out, page = tmp_path / "sweep.json", tmp_path / "page"
-    asked = ["--server-type", "TBatchingServer", "--server-type", "TSimpleServer", "--generators", "2"]
+    flags = ["--server-type", "TBatchingServer", "--server-type", "TSimpleServer", "--generators", "2"]
     load = ["--concurrency", "3", "--rate", "300"]
-    assert cli.main(["sweep", *QUICK, *asked, *load, "--out", str(out), "--page", str(page)]) == 0
+    assert cli.main(["sweep", *QUICK, *flags, *load, "--out", str(out), "--page", str(page)]) == 0
     run = SweepRun.load(out)
-    assert [one.setting.title for one in run.points] == [
+    assert [entry.setting.title for entry in run.points] == [
         "TBatchingServer 2w tiny x3",
         "TBatchingServer 2w tiny 300/s",
         "TSimpleServer tiny x1",
         "TSimpleServer tiny 300/s",
     ]
-    for one in run.points:
-        found = point_figures(one)
-        assert found is not None and found.cpu_us > 0 and found.rss_mib > found.uss_mib > 0
-        assert not any(each.failures for each in one.windows)
-        for each in one.windows:
-            assert each.calls == stats.merge_histograms([each.latency]).get_total_count() - each.unanswered
-            assert len(each.client_cpu_s) == (2 if one.setting.connections > 1 else 1)
+    for entry in run.points:
+        figures = point_figures(entry)
+        assert figures is not None and figures.cpu_us > 0 and figures.rss_mib > figures.uss_mib > 0
+        assert not any(part.failures for part in entry.windows)
+        for part in entry.windows:
+            assert part.calls == stats.merge_histograms([part.latency]).get_total_count() - part.unanswered
+            assert len(part.client_cpu_s) == (2 if entry.setting.connections > 1 else 1)
     assert run.generator["calls_per_core_s"] > 0
     assert not run.cut_short
     shown = capsys.readouterr().out
@@ -185,20 +185,20 @@ def test_sweep_of_a_real_server(tmp_path: Path, capsys: pytest.CaptureFixture[st
     assert capsys.readouterr().out == shown
     text = (page / "README.md").read_text(encoding="utf-8")
     assert text.count("TBatchingServer 2w") == 2
-    assert {one.name for one in page.iterdir()} == {"README.md", "sweep-echo_tiny.png", "sweep-echo_tiny.svg"}
+    assert {entry.name for entry in page.iterdir()} == {"README.md", "sweep-echo_tiny.png", "sweep-echo_tiny.svg"}
 
 
 def test_sweep_of_a_model_tells_queue_and_compute(tmp_path: Path) -> None:
-    """A model that waits 20 ms on a server that takes one call at a time: Timing says so, and too much is told."""
+    """A model that waits 20 ms on a server that takes one call at a time: Timing says so, and overload is reported."""
     out = tmp_path / "sweep.json"
     model = "sleep=python:thriftserve_bench.workloads:Sleep?ms=20"
-    asked = ["--model", model, "--server-type", "TSimpleServer", "--concurrency", "1", "--rate", "300"]
-    assert cli.main(["sweep", *QUICK, *asked, "--payload-bytes", "4096", "--out", str(out)]) == 0
+    flags = ["--model", model, "--server-type", "TSimpleServer", "--concurrency", "1", "--rate", "300"]
+    assert cli.main(["sweep", *QUICK, *flags, "--payload-bytes", "4096", "--out", str(out)]) == 0
     closed, opened = SweepRun.load(out).points
-    found = point_figures(closed)
-    assert found is not None and found.compute_p50_ms is not None
-    assert found.compute_p50_ms >= 19.9
-    assert found.p50_ms >= found.compute_p50_ms * 0.99
+    figures = point_figures(closed)
+    assert figures is not None and figures.compute_p50_ms is not None
+    assert figures.compute_p50_ms >= 19.9
+    assert figures.p50_ms >= figures.compute_p50_ms * 0.99
     assert closed.request_bytes > 4096
     assert "server does not keep up" in remarks(opened)
 
@@ -221,22 +221,22 @@ def test_point_that_cannot_be_measured_says_why(tmp_path: Path, capsys: pytest.C
 
 def test_generators_tell_that_nobody_listens() -> None:
     """No server: an error that says so, not a window of nothing."""
-    with ServerProcess([], command=SINK) as sink:
-        port = sink.port
+    with ServerProcess([], command=NULL_SERVER) as null_server:
+        port = null_server.port
     with Generators([""], 5.0) as generators, pytest.raises(GeneratorFailed, match="refused"):
         generators.open(port, echo_frame("tiny"), 2)
 
 
-def test_server_that_dies_is_told() -> None:
+def test_server_that_dies_is_reported() -> None:
     """Connections that break and can't be made again end the window at once, and every later one."""
     setting = WindowOrder(CLOSED, 30.0, 30.0, 0.0, 1)
     generator = Generator()
     ended: list[bool] = []
-    with tempfile.NamedTemporaryFile() as frame, ServerProcess([], command=SINK) as sink:
+    with tempfile.NamedTemporaryFile() as frame, ServerProcess([], command=NULL_SERVER) as null_server:
         frame.write(echo_frame("tiny"))
         frame.flush()
-        assert generator.open(OpenOrder(sink.port, frame.name, 3, 20.0)) == ""
-        sink.kill()
+        assert generator.open(OpenOrder(null_server.port, frame.name, 3, 20.0)) == ""
+        null_server.kill()
         for _ in range(2):
             part = generator.window(setting, lambda: ended.append(True))
             assert part.calls == 0
@@ -259,9 +259,9 @@ def test_interrupt_keeps_what_was_measured(tmp_path: Path) -> None:
     finally:
         running.kill()
         running.wait()
-        for one in family:
+        for process in family:
             with suppress(psutil.NoSuchProcess):
-                one.kill()
+                process.kill()
     run = SweepRun.load(out)
     assert run.cut_short
     assert run.points
@@ -273,12 +273,12 @@ def wait_for_calls(pid: int) -> list[psutil.Process]:
     began_s: float | None = None
     while time.monotonic() < until:
         family = psutil.Process(pid).children(recursive=True)
-        for one in family:
+        for process in family:
             try:
-                if not any("our_host" in part for part in one.cmdline()):
+                if not any("our_host" in part for part in process.cmdline()):
                     continue
-                called = any(each.status == psutil.CONN_ESTABLISHED for each in one.net_connections())
-                spent_s = one.cpu_times().user + one.cpu_times().system
+                called = any(each.status == psutil.CONN_ESTABLISHED for each in process.net_connections())
+                spent_s = process.cpu_times().user + process.cpu_times().system
             except psutil.NoSuchProcess:
                 continue
             if called and began_s is None:
@@ -310,7 +310,7 @@ def test_numbers_that_a_type_has_no_use_for_multiply_nothing() -> None:
     settings = SweepSettings(
         ("TProcessPoolServer", "TForkingServer", "TThreadPoolServer", "TBatchingServer"), workers=(1, 2), threads=(4, 8)
     )
-    assert [one.title for one in settings.variants()] == [
+    assert [variant.title for variant in settings.variants()] == [
         "TProcessPoolServer 1w",
         "TProcessPoolServer 2w",
         "TForkingServer",

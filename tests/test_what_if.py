@@ -41,7 +41,7 @@ def test_one_type_is_answered_in_detail() -> None:
 
 
 @pytest.mark.parametrize(
-    ("spec", "told"),
+    ("spec", "message"),
     [
         ("cores", "cores: expected name=value"),
         ("cores=two", "cores=two: expected a number"),
@@ -62,11 +62,11 @@ def test_one_type_is_answered_in_detail() -> None:
         ("fork_ms=-2", "fork_ms=-2: expected 0 or more"),
     ],
 )
-def test_a_bad_specification_is_told(spec: str, told: str) -> None:
+def test_a_bad_specification_is_reported(spec: str, message: str) -> None:
     """Ensures that what can't be simulated is named, with what was expected."""
     with pytest.raises(NotSimulated) as raised:
         simulate_text(spec)
-    assert told in str(raised.value)
+    assert message in str(raised.value)
 
 
 def test_what_is_left_out_has_defaults() -> None:
@@ -81,11 +81,11 @@ def test_the_command_answers(capsys: pytest.CaptureFixture[str], tmp_path: Path)
     file = tmp_path / "run.json"
     costs = {"first_call_s/ours/TForkingServer": 2.0}  # all of it set-up, of which 0.1 s are the fork
     ExperimentRun("now", {}, {"cores": 2}, {}, "none", calibration=costs).save(file)
-    asked = ["simulate", "--pattern", "hundred", "--server-type", "TForkingServer", "--results", str(file)]
-    assert cli.main([*asked, "--fork-ms", "100", "--service-ms", "330"]) == 0
+    flags = ["simulate", "--pattern", "hundred", "--server-type", "TForkingServer", "--results", str(file)]
+    assert cli.main([*flags, "--fork-ms", "100", "--service-ms", "330"]) == 0
     (row,) = [line.split() for line in capsys.readouterr().out.splitlines() if line.startswith("T")]
     assert float(row[1]) == pytest.approx(100 * 0.1 + 2.0 + 0.33, rel=0.02)
     assert cli.main(["simulate", "--cores", "0"]) == 2
     assert "cores=0" in capsys.readouterr().err
     file.write_text("{}")
-    assert cli.main(asked) == 1
+    assert cli.main(flags) == 1
