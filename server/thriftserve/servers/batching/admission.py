@@ -1,8 +1,8 @@
 """Admission: whether a request gets a place in a front's queue, or a refusal.
 
     request that came whole --> the front's own reply
-                            --> ConnectionLimit -> QueueLimit -> MemoryLimit -> ModelLimit --> queue
-    request that waits      --> DeadlineLimit                                              --> stays in the queue
+                            --> ConnectionFilter -> QueueFilter -> MemoryFilter -> ModelFilter --> queue
+    request that waits      --> DeadlineFilter                                                 --> stays in the queue
                                  `--> the first filter with a reason: a typed error, and the request is gone
 
 This is the one place of a front where requests are admitted or refused. A new rule is a new filter.
@@ -95,7 +95,7 @@ class AdmissionFilter(Protocol):
         """Return why a request is refused; None if this rule admits it."""
 
 
-class ConnectionLimit:
+class ConnectionFilter:
     """Refuses the first request of a connection that is over the limit; see `max_connections`."""
 
     code = Code.RESOURCE_EXHAUSTED
@@ -104,7 +104,7 @@ class ConnectionLimit:
         return request.client.refusal
 
 
-class QueueLimit:
+class QueueFilter:
     """Refuses requests while the queue is full; see `max_queued`."""
 
     code = Code.RESOURCE_EXHAUSTED
@@ -122,7 +122,7 @@ class QueueLimit:
         return self.text if self._queue.count >= self._limit.places else None
 
 
-class MemoryLimit:
+class MemoryFilter:
     """Refuses requests that there is no memory for; see `max_queued_bytes`."""
 
     code = Code.RESOURCE_EXHAUSTED
@@ -139,7 +139,7 @@ class MemoryLimit:
         return self.text
 
 
-class ModelLimit:
+class ModelFilter:
     """Refuses requests for a part of the service (a model) that has a limit of its own; see `FrontPolicy.lanes`."""
 
     code = Code.RESOURCE_EXHAUSTED
@@ -161,7 +161,7 @@ class ModelLimit:
         return None
 
 
-class DeadlineLimit:
+class DeadlineFilter:
     """Refuses requests that waited longer than their `timeout_ms`."""
 
     code = Code.DEADLINE_EXCEEDED
@@ -221,9 +221,9 @@ class AdmissionControl:
         self._clock = clock
         self._batch_wait = batch_wait
         self._limit = AdaptiveLimit(max_queued)
-        self._queue_limit = QueueLimit(queue, self._limit, max_queued)
-        self._memory_limit = MemoryLimit(budget)
-        self._deadline = DeadlineLimit(replies, clock)
+        self._queue_limit = QueueFilter(queue, self._limit, max_queued)
+        self._memory_limit = MemoryFilter(budget)
+        self._deadline = DeadlineFilter(replies, clock)
         self._checks: tuple[Callable[[Request], str | None], ...] = ()
         self.set_model_limits({})
         self._turn_away = replies.refusals(self._queue_limit.code, self._queue_limit.text)
@@ -233,9 +233,9 @@ class AdmissionControl:
 
     def set_model_limits(self, limits: Mapping[str, int]) -> None:
         """Set how many requests may wait for a part of the service, by its name."""
-        filters: list[AdmissionFilter] = [ConnectionLimit(), self._queue_limit, self._memory_limit]
+        filters: list[AdmissionFilter] = [ConnectionFilter(), self._queue_limit, self._memory_limit]
         if limits:
-            filters.append(ModelLimit(self._queue, self._replies, limits))
+            filters.append(ModelFilter(self._queue, self._replies, limits))
         self._checks = tuple(each.reason for each in filters)
 
     # Requests that come

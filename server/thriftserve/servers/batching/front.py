@@ -29,6 +29,7 @@ from thriftserve.servers.batching.request_queue import RequestQueue
 from thriftserve.servers.batching.slot import Slot
 from thriftserve.servers.busy_poll import BusyPoll
 from thriftserve.servers.context import ServerContext
+from thriftserve.servers.rejection import too_many_connections
 from thriftserve.status import WorkerRole
 from thriftserve.supervisor.listener import tls_context
 
@@ -247,7 +248,7 @@ class TBatchingFront:
         limit = self._settings.max_connections
         refusal = None
         if len(self._connections) >= limit:
-            refusal = f"{limit} connections are open, the limit; try again later"
+            refusal = too_many_connections(limit)
             if len(self._connections) >= limit + _MAX_REFUSING:
                 self._counters.add_refused()
                 sock.close()
