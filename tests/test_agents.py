@@ -12,12 +12,12 @@ from typing import Any
 import psutil
 import pytest
 
-from thriftserve.remote.agent_client import AgentProcess
+from thriftserve.remote.agent import AgentProcess
 
 START = """
 import os, sys
 sys.path.extend(sys.argv[1].split(os.pathsep))
-from thriftserve.remote.agent_client import AgentProcess
+from thriftserve.remote.agent import AgentProcess
 agent = AgentProcess("echo_agent")
 agent.send({"hello": 1})
 events = agent.events()

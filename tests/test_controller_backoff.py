@@ -8,7 +8,7 @@ from pathlib import Path
 
 import pytest
 
-from thriftserve.controller.backoff import LoadBackoff, RetryPolicy
+from thriftserve.controller.lifecycle import LoadBackoff, RetryPolicy
 from thriftserve.errors import Code
 from thriftserve.repository.state_store import LoadFailure
 from thriftserve.repository.versions import VersionDir

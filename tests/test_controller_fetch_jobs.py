@@ -13,9 +13,9 @@ import pytest
 
 from fetch_server import File, FileServer
 from packed_models import packed
-from thriftserve.controller.backoff import RetryPolicy
 from thriftserve.controller.fetch_jobs import FetchJobs, FetchLimits, FetchRequest
 from thriftserve.controller.fetched_models import FetchedModelStore
+from thriftserve.controller.lifecycle import RetryPolicy
 from thriftserve.controller.overrides import OperatorOverrides
 from thriftserve.errors import Code, FailedPrecondition
 from thriftserve.repository.state_store import StateDir

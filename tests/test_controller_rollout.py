@@ -9,7 +9,7 @@ from pathlib import Path
 
 import pytest
 
-from thriftserve.controller.bootstrap import write_first_plan
+from thriftserve.controller.configuration import write_first_plan
 from thriftserve.controller.controller import ModelController
 from thriftserve.controller.rollout import (
     PlacementWarning,

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import math
-import os
 import signal
 from collections.abc import Callable, Iterator
 from pathlib import Path
@@ -25,6 +24,7 @@ from thriftserve.repository.state_store import StateDir
 from thriftserve.repository.versions import ModelConfig
 from thriftserve.repository.watcher import Watcher
 from thriftserve.settings import ServeSettings
+from thriftserve_bench.process_tree import signal_process
 from thriftserve_proto.saved_model_pb2 import SavedModel
 from web_directory import http_server
 
@@ -145,7 +145,7 @@ def test_agent_that_dies_is_started_again_after_a_pause(mirrors: MirrorClient, t
         for died_at, pause_s in ((100.0, 1.0), (200.0, 2.0)):
             assert is_alive(mirrors)
             (agent,) = _agents()
-            os.kill(agent.pid, signal.SIGKILL)
+            signal_process(agent.pid, signal.SIGKILL)
             agent.wait()
             mirrors.ensure_running(died_at)
             assert not is_alive(mirrors)
@@ -155,7 +155,7 @@ def test_agent_that_dies_is_started_again_after_a_pause(mirrors: MirrorClient, t
         while not mirrors.report(f"{url}/m").settled:
             mirrors.wait_for_report(1.0)
         (agent,) = _agents()
-        os.kill(agent.pid, signal.SIGKILL)
+        signal_process(agent.pid, signal.SIGKILL)
         agent.wait()
         mirrors.ensure_running(300.0)
         mirrors.ensure_running(301.0)

@@ -21,7 +21,7 @@ import pytest
 from certificates import Authority
 from client_service import Service, hanging_up, relaying_to, saying, scripted, serving, silent
 from gateway_served import COMMAND, Door, gateway
-from thriftserve.gateway.fetching import is_public
+from thriftserve.gateway.images import is_public
 from thriftserve_bench.processes import clean_environment
 from thriftserve_client import DataType, ErrorCode
 from thriftserve_idl import ttypes

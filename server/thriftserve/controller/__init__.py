@@ -3,11 +3,9 @@
 configuration, base paths, operators  --ModelController-->  plan  --workers replaced-->  states, labels
 """
 
-from thriftserve.controller.bootstrap import write_first_plan
-from thriftserve.controller.configuration import read_models
-from thriftserve.controller.control_port import control_port_settings, control_token
+from thriftserve.controller.configuration import read_models, write_first_plan
 from thriftserve.controller.controller import ModelController
-from thriftserve.controller.operations import ModelOperations
+from thriftserve.controller.operations import ModelOperations, control_port_settings, control_token
 
 __all__ = [
     "ModelController",

@@ -16,10 +16,9 @@ from collections.abc import Callable, Iterable, Mapping, Sequence
 from functools import partial
 from pathlib import Path
 
-from thriftserve.controller.backoff import LoadBackoff, RetryPolicy
 from thriftserve.controller.configuration import Configuration
 from thriftserve.controller.fetch_jobs import PendingVersions
-from thriftserve.controller.lifecycle import VersionTracker
+from thriftserve.controller.lifecycle import LoadBackoff, RetryPolicy, VersionTracker
 from thriftserve.controller.overrides import OperatorOverrides
 from thriftserve.controller.rollout import (
     PlacementWarning,

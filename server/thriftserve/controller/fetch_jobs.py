@@ -18,12 +18,11 @@ from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any
 
-from thriftserve.controller.backoff import RetryPolicy
 from thriftserve.controller.fetched_models import FetchedModelStore
-from thriftserve.controller.lifecycle import VersionKey
+from thriftserve.controller.lifecycle import RetryPolicy, VersionKey
 from thriftserve.controller.overrides import OperatorOverrides
 from thriftserve.errors import Code
-from thriftserve.remote.agent_client import AgentProcess
+from thriftserve.remote.agent import AgentProcess
 from thriftserve.remote.staging import discard
 from thriftserve.repository.state_store import LoadFailure, StateDir
 from thriftserve.repository.version_states import KEPT_ENDED, VersionStatus

@@ -13,7 +13,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from thriftserve.remote.agent_client import AgentProcess
+from thriftserve.remote.agent import AgentProcess
 from thriftserve.remote.mirror import mirror_directory
 from thriftserve.repository.plan import Plan
 from thriftserve.repository.state_store import StateDir

@@ -11,12 +11,12 @@ from typing import Any
 import numpy as np
 import orjson
 
+from thriftserve.gateway.backends import DEFAULT_SIGNATURE, MetadataCache
 from thriftserve.gateway.http import SIGNATURE, HttpReply, HttpRequest, ModelPath, Refusal
 from thriftserve.gateway.json_decode import Types, signature_name
 from thriftserve.gateway.json_encode import Array, encode_array
 from thriftserve.gateway.json_tensors import check_lossless, from_base64, is_base64, json_type
 from thriftserve.gateway.json_text import members, show
-from thriftserve.gateway.metadata_cache import DEFAULT_SIGNATURE, MetadataCache
 from thriftserve.gateway.model_api import ModelApi
 from thriftserve_client.results import Prediction, SignatureInfo
 from thriftserve_idl.ttypes import DataType, Tensor

@@ -12,12 +12,11 @@ from collections.abc import Awaitable, Callable, Mapping
 from typing import Any, TypeVar
 
 from thriftserve.gateway import json_encode
-from thriftserve.gateway.backends import Backends
+from thriftserve.gateway.backends import Backends, MetadataCache, declares_nothing, signature_of
 from thriftserve.gateway.http import SIGNATURE, HttpReply, HttpRequest, ModelPath, Refusal
 from thriftserve.gateway.images import has_images
 from thriftserve.gateway.json_decode import JsonLayout, Types, decode_tensors, signature_name, with_images
 from thriftserve.gateway.json_text import members, parse_object
-from thriftserve.gateway.metadata_cache import MetadataCache, declares_nothing, signature_of
 from thriftserve.gateway.npy import KINDS, accepted_kind, decode_arrays, encode_arrays, query_parameters
 from thriftserve_client.errors import FailedPreconditionError, InvalidArgumentError, NotFoundError
 from thriftserve_client.results import ModelMetadata, ModelStatus, Prediction, SignatureInfo, TensorInfo

@@ -15,7 +15,7 @@ from typing import Any
 import orjson
 
 from thriftserve.gateway import openapi
-from thriftserve.gateway.backends import Backends, Health
+from thriftserve.gateway.backends import Backends, Health, MetadataCache
 from thriftserve.gateway.classify import ExampleApi
 from thriftserve.gateway.http import (
     RETRY_AFTER,
@@ -30,7 +30,6 @@ from thriftserve.gateway.http import (
 )
 from thriftserve.gateway.images import ImageApi, ImageService, decode_images, has_images, read_images
 from thriftserve.gateway.json_text import parse_object
-from thriftserve.gateway.metadata_cache import MetadataCache
 from thriftserve.gateway.metrics import Metrics
 from thriftserve.gateway.model_api import ModelApi, run_aside
 from thriftserve.gateway.npy import KINDS

@@ -17,13 +17,12 @@ import numpy as np
 import orjson
 
 from thriftserve import __version__
-from thriftserve.gateway.backends import Health
+from thriftserve.gateway.backends import Health, MetadataCache, signature_of
 from thriftserve.gateway.http import JSON, SIGNATURE, HttpReply, HttpRequest, ModelPath, Refusal, parse_model_path
 from thriftserve.gateway.json_decode import Types
 from thriftserve.gateway.json_encode import Array, encode_array, number
 from thriftserve.gateway.json_tensors import decode
 from thriftserve.gateway.json_text import parse_object, show, without_nulls
-from thriftserve.gateway.metadata_cache import MetadataCache, signature_of
 from thriftserve.gateway.model_api import ModelApi, run_aside
 from thriftserve.gateway.npy import RAW
 from thriftserve.gateway.v2_request import InferRequest, RequestedOutput, no_classes, parameters_of

@@ -19,7 +19,7 @@ from types import TracebackType
 
 from thriftserve.errors import FailedPrecondition
 from thriftserve.files import write_atomically
-from thriftserve.remote.journal import DownloadPaths
+from thriftserve.remote.download import DownloadPaths
 
 _PREFIX = ".fetching-"
 #: A staging directory that nobody has touched for three days is removed by the next fetch beside it.
