@@ -65,7 +65,7 @@ class PatternClients:
         with ExitStack() as stack:
             shared = stack.enter_context(self._client()) if order.shared_client else None
             threads = [
-                threading.Thread(target=self._one, args=(number, shared), daemon=True)
+                threading.Thread(target=self._run_thread, args=(number, shared), daemon=True)
                 for number in range(order.threads)
             ]
             for thread in threads:
@@ -80,7 +80,7 @@ class PatternClients:
     def _client(self) -> Client:
         return Client(self._order.host, self._order.port, connect_timeout_s=self._order.bound_s)
 
-    def _one(self, number: int, shared: Client | None) -> None:
+    def _run_thread(self, number: int, shared: Client | None) -> None:
         self._barrier.wait()
         client = shared or self._client()
         for _ in range(self._order.calls_per_thread):

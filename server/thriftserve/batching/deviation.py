@@ -36,17 +36,17 @@ def step(array: Array) -> float:
     return _STEP.get(array.dtype.itemsize, 0.0) if array.dtype.kind in "fV" else 0.0
 
 
-def deviation(one: Array, other: Array) -> float:
+def deviation(array: Array, other: Array) -> float:
     """Return the largest difference of two arrays, as a part of the largest element.
 
     Infinite if they differ in type, shape, in what is not a float, or in where infinities and NaN are.
     """
-    if one.dtype != other.dtype or one.shape != other.shape:
+    if array.dtype != other.dtype or array.shape != other.shape:
         return math.inf
-    if one.dtype.kind not in "fcV":
-        return 0.0 if np.array_equal(one, other) else math.inf
-    wide: Any = np.complex128 if one.dtype.kind == "c" else np.float64
-    a, b = one.astype(wide), other.astype(wide)
+    if array.dtype.kind not in "fcV":
+        return 0.0 if np.array_equal(array, other) else math.inf
+    wide: Any = np.complex128 if array.dtype.kind == "c" else np.float64
+    a, b = array.astype(wide), other.astype(wide)
     finite = np.isfinite(a)
     if not np.array_equal(a[~finite], b[~finite], equal_nan=True) or not np.isfinite(b[finite]).all():
         return math.inf

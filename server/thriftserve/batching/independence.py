@@ -355,8 +355,8 @@ def tolerance(sample: Arrays, rounding: Mapping[str, float]) -> dict[str, float]
     }
 
 
-def _fits(one: Task, other: Task) -> bool:
+def _fits(task: Task, other: Task) -> bool:
     return all(
-        one.arrays[name].dtype == array.dtype and one.arrays[name].shape[1:] == array.shape[1:]
+        task.arrays[name].dtype == array.dtype and task.arrays[name].shape[1:] == array.shape[1:]
         for name, array in other.arrays.items()
     )

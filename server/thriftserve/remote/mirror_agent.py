@@ -65,7 +65,7 @@ class MirrorAgent:
             if url not in self._mirrors:
                 self._mirrors[url] = _MirrorThread(self._parent, url, mirror_directory(cache, url))
             policies = [policy_from_json(policy) for policy in task["policies"]]
-            self._mirrors[url].configure(_Task(policies, task["protected"], command["poll_s"]))
+            self._mirrors[url].configure(_MirrorTask(policies, task["protected"], command["poll_s"]))
         for url, mirror in self._mirrors.items():
             if url not in urls:
                 mirror.configure(None)
@@ -90,7 +90,7 @@ class MirrorAgent:
                 time.sleep(0.1)
 
 
-class _Task(NamedTuple):
+class _MirrorTask(NamedTuple):
     """What to do for a URL."""
 
     #: What to bring.
@@ -108,11 +108,11 @@ class _MirrorThread:
         self._parent = parent
         self._url = url
         self._mirror = Mirror(url, directory)
-        self._task: _Task | None = None
+        self._task: _MirrorTask | None = None
         self._wake = threading.Event()
         threading.Thread(target=self._run, name=f"mirror {url}", daemon=True).start()
 
-    def configure(self, task: _Task | None) -> None:
+    def configure(self, task: _MirrorTask | None) -> None:
         """Sync now and from now on; None: no more after the sync that is running."""
         self._task = task
         if task is not None:
@@ -130,7 +130,7 @@ class _MirrorThread:
                 self._report(result)
                 pause_s = min(task.poll_s or _SECOND_SYNC_S, _SECOND_SYNC_S) if result.pending else task.poll_s or None
 
-    def _sync(self, task: _Task) -> SyncResult:
+    def _sync(self, task: _MirrorTask) -> SyncResult:
         try:
             result = self._mirror.sync(*task.policies, protected=task.protected)
             with contextlib.suppress(FileNotFoundError):

@@ -126,7 +126,7 @@ def _tokenize(text: str) -> Iterator[_Token]:
 
 
 @dataclass
-class _Block:
+class _OpenMessage:
     """A block that is open: its path, a message of its type, and the key that is being read."""
 
     path: KeyPath
@@ -147,7 +147,7 @@ class _Place(NamedTuple):
 
     text: str
     position: Position
-    block: _Block
+    block: _OpenMessage
     key: _Token
     known: Any
 
@@ -156,7 +156,7 @@ class _TextTokens:
     """The tokens of a text: what protobuf gets of them, and which key each belongs to."""
 
     def __init__(self, text: str) -> None:
-        self._blocks = [_Block((), ModelServerConfig(), _BEGIN)]
+        self._blocks = [_OpenMessage((), ModelServerConfig(), _BEGIN)]
         self._positions: dict[KeyPath, Position] = {}
         self._skipped = 0
         self.places: list[_Place] = []
@@ -196,7 +196,7 @@ class _TextTokens:
             self._begin_key(block, token)
         self.places.append(_Place(text, token.position, block, block.key, block.known()))
 
-    def _begin_key(self, block: _Block, token: _Token) -> None:
+    def _begin_key(self, block: _OpenMessage, token: _Token) -> None:
         block.key = token
         self._positions.setdefault((*block.path, token.text), token.position)
         if token.text == _UNSUPPORTED:
@@ -206,7 +206,7 @@ class _TextTokens:
         if token.text == _IGNORED:
             self.ignored.append(token.position)
 
-    def _open(self, block: _Block, token: _Token) -> None:
+    def _open(self, block: _OpenMessage, token: _Token) -> None:
         path: KeyPath = (*block.path, block.key.text)
         known = block.known()
         child: Message | None = None
@@ -217,7 +217,7 @@ class _TextTokens:
                 block.counts[known.name] = number + 1
                 path = (*path, number)
         self._positions.setdefault(path, token.position if block.in_list else block.key.position)
-        self._blocks.append(_Block(path, child, token))
+        self._blocks.append(_OpenMessage(path, child, token))
         self._skipped = int(block.key.text == _IGNORED)
 
     def explain(self, error: text_format.ParseError) -> ConfigFault:
@@ -246,7 +246,7 @@ class _TextTokens:
         return ConfigFault(at, _wrong_type(key, text, place.known))
 
 
-def _check_value(token: _Token, block: _Block) -> str:
+def _check_value(token: _Token, block: _OpenMessage) -> str:
     """Return a value as protobuf is to get it; a sign passes as it is.
 
     Raises:

@@ -124,7 +124,7 @@ class Watcher:
 
 
 @dataclass
-class _Examination:
+class _VersionCheck:
     """What is known of a version's directory."""
 
     snapshot: Snapshot | None = None
@@ -139,7 +139,7 @@ class BasePath:
 
     def __init__(self, base_path: Path) -> None:
         self.base_path = base_path
-        self._examined: dict[Path, _Examination] = {}
+        self._examined: dict[Path, _VersionCheck] = {}
 
     def poll(self, policy: VersionPolicy, before: tuple[VersionDir, ...], *, settled: bool = False) -> Findings:
         """Return the versions to serve, newest first, and everything that is wrong now.
@@ -189,7 +189,7 @@ class BasePath:
 
     def _examine(self, path: Path, *, settled: bool) -> str | None:
         """Return what a version lacks; None if it is complete, _UNEXAMINED if it changed since the last poll."""
-        examined = self._examined.setdefault(path, _Examination())
+        examined = self._examined.setdefault(path, _VersionCheck())
         if examined.graph is not None:
             return None
         try:

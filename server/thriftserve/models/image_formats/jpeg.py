@@ -1,6 +1,6 @@
 """JPEG files: what libjpeg would make up, or guess, is checked here before Pillow decodes them.
 
-    bytes --> Header: frame, first scan, Adobe's marker --> OpenedImage --> 8 bits
+    bytes --> JpegHeader: frame, first scan, Adobe's marker --> OpenedImage --> 8 bits
 
 libjpeg fills what is missing with grey and says so only in a warning that Pillow drops. It does so at
 the end marker; if the data just stops it asks for more instead. So a baseline file is decoded without its end
@@ -41,7 +41,7 @@ _MARKER = re.compile(rb"\xff[^\x00\xd0-\xd7\xff]")
 
 
 @dataclass
-class Header:
+class JpegHeader:
     """The segments up to the first scan."""
 
     frame: int = 0
@@ -56,7 +56,7 @@ class Header:
     segments: list[tuple[int, int, int]] = field(default_factory=list)
 
     @classmethod
-    def read(cls, data: bytes) -> Header:
+    def read(cls, data: bytes) -> JpegHeader:
         """Read the segments up to the first scan.
 
         Raises:
@@ -92,7 +92,7 @@ def open_jpeg(data: bytes) -> OpenedImage:
         UnreadableKind: Pillow has no decoder for it, or its colours are ambiguous.
         ValueError: The header is damaged.
     """
-    header = Header.read(data)
+    header = JpegHeader.read(data)
     _check_kind(header)
     ended = data.endswith(_END)
     image = _open(data[: -len(_END)] + _FILLINGS[0] if ended and header.one_pass else data, header)
@@ -130,7 +130,7 @@ def _is_adobe(body: bytes) -> bool:
     return body.startswith(b"Adobe") and len(body) >= 12
 
 
-def _check_kind(header: Header) -> None:
+def _check_kind(header: JpegHeader) -> None:
     if header.frame in _UNSUPPORTED:
         raise UnreadableKind(_UNSUPPORTED[header.frame], "convert it to a baseline JPEG or to PNG")
     if header.precision != 8:
@@ -143,7 +143,7 @@ def _check_kind(header: Header) -> None:
         )
 
 
-def _open(data: bytes, header: Header) -> ImageFile:
+def _open(data: bytes, header: JpegHeader) -> ImageFile:
     """Return the image opened by Pillow; without its metadata if that is damaged."""
     from PIL import Image
 
@@ -162,7 +162,7 @@ def _open(data: bytes, header: Header) -> ImageFile:
     return image
 
 
-def _strip_metadata(data: bytes, header: Header) -> bytes:
+def _strip_metadata(data: bytes, header: JpegHeader) -> bytes:
     """Return the file without application segments and comments, but for those that decide about colours."""
     parts = [SIGNATURE]
     for marker, start, end in header.segments:
@@ -180,7 +180,7 @@ def _decode(image: ImageFile, draft: Draft | None) -> ImageFile:
     return image
 
 
-def _decode_without_end(data: bytes, header: Header, draft: Draft | None) -> ImageFile:
+def _decode_without_end(data: bytes, header: JpegHeader, draft: Draft | None) -> ImageFile:
     """Decode a file that may lack its end marker alone.
 
     Raises:
@@ -194,7 +194,7 @@ def _decode_without_end(data: bytes, header: Header, draft: Draft | None) -> Ima
     return image
 
 
-def _is_complete(data: bytes, header: Header) -> bool:
+def _is_complete(data: bytes, header: JpegHeader) -> bool:
     """Return whether the scans of a JPEG of several bring every coefficient down to its last bit.
 
     One with restarts never counts as complete: whatever follows data that stops before a restart, nothing shows.

@@ -78,7 +78,7 @@ class _Parts:
 
 
 @dataclass(frozen=True)
-class _Header:
+class _PngHeader:
     width: int
     height: int
     bits: int
@@ -182,7 +182,7 @@ def _inflate(text: bytes) -> bytes:
         return b""
 
 
-def _header(body: bytes) -> _Header:
+def _header(body: bytes) -> _PngHeader:
     if len(body) != 13:
         raise ValueError("it has no complete header (chunk IHDR)")
     width, height, bits, colour, compression, filters, interlace = struct.unpack(">IIBBBBB", body)
@@ -190,10 +190,10 @@ def _header(body: bytes) -> _Header:
         raise ValueError(f"its header declares colour type {colour} with {bits} bits, which PNG does not have")
     if compression or filters or interlace > 1 or not 0 < width < 1 << 31 or not 0 < height < 1 << 31:
         raise ValueError("its header has values that PNG does not have")
-    return _Header(width, height, bits, colour, interlace == 1)
+    return _PngHeader(width, height, bits, colour, interlace == 1)
 
 
-def _read_transparency(header: _Header, parts: _Parts) -> int | bytes | tuple[int, ...] | None:
+def _read_transparency(header: _PngHeader, parts: _Parts) -> int | bytes | tuple[int, ...] | None:
     """Return what is transparent: the alphas of a palette, or the one sample or colour; None if nothing is.
 
     Only the bits that a sample has count: https://www.w3.org/TR/png-3/#11tRNS
@@ -215,7 +215,9 @@ def _read_transparency(header: _Header, parts: _Parts) -> int | bytes | tuple[in
     return levels[0] if header.colour == GREY else levels
 
 
-def _decode(header: _Header, palette: bytes, transparency: int | bytes | tuple[int, ...] | None, data: bytes) -> Image:
+def _decode(
+    header: _PngHeader, palette: bytes, transparency: int | bytes | tuple[int, ...] | None, data: bytes
+) -> Image:
     mode, layout = _LAYOUTS[header.colour, header.bits]
     image = _unfilter(header, mode, layout, data)
     if header.bits == 16:
@@ -231,7 +233,7 @@ def _decode(header: _Header, palette: bytes, transparency: int | bytes | tuple[i
     return image
 
 
-def _reduce_sixteen_bits(header: _Header, high: Image, transparency: Any, data: bytes) -> Image:
+def _reduce_sixteen_bits(header: _PngHeader, high: Image, transparency: Any, data: bytes) -> Image:
     """Return an image of 16 bits in 8, with alpha if a colour is transparent."""
     from PIL import Image as Pillow
 
@@ -259,7 +261,7 @@ def _reduce_sixteen_bits(header: _Header, high: Image, transparency: Any, data: 
     return image
 
 
-def _unfilter(header: _Header, mode: str, layout: str, data: bytes) -> Image:
+def _unfilter(header: _PngHeader, mode: str, layout: str, data: bytes) -> Image:
     """Return the image data in a mode of Pillow's.
 
     Raises:
@@ -276,7 +278,7 @@ def _unfilter(header: _Header, mode: str, layout: str, data: bytes) -> Image:
     return image
 
 
-def _is_complete(header: _Header, data: bytes) -> bool:
+def _is_complete(header: _PngHeader, data: bytes) -> bool:
     """Return whether the image data inflates to all rows, each with its filter's byte."""
     width, height = header.width, header.height
     passes = _PASSES if header.interlaced else ((0, 0, 1, 1),)
