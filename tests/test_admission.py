@@ -8,10 +8,8 @@ from typing import Any
 import pytest
 
 from thriftserve.errors import Code
-from thriftserve.servers.batching.admission import AdmissionControl
-from thriftserve.servers.batching.clock import Clock
-from thriftserve.servers.batching.memory_budget import MemoryBudget
-from thriftserve.servers.batching.request_queue import ClientQueue, Request, RequestQueue
+from thriftserve.servers.batching.admission import AdmissionControl, MemoryBudget
+from thriftserve.servers.batching.request_queue import ClientQueue, Clock, Request, RequestQueue
 
 MAX_QUEUED, MAX_BYTES = 3, 10_000
 

@@ -8,7 +8,7 @@ from typing import Any
 import pytest
 
 from thriftserve.rpc import BatchHint
-from thriftserve.servers.batching.batch_wait import BatchWait
+from thriftserve.servers.batching.request_queue import BatchWait
 
 
 class Front:

@@ -15,17 +15,19 @@ import pytest
 
 from thriftserve.rpc import BatchHint
 from thriftserve.servers.batching.admission import AdaptiveLimit
-from thriftserve.servers.batching.arena import Arena, Block, SharedFrames
 from thriftserve.servers.batching.dispatcher import batch_size, choose_slot, startable
 from thriftserve.servers.batching.ipc import (
     CLOSE,
     INLINE,
     READ_BYTES,
+    Arena,
     BatchItem,
+    Block,
     Hello,
     Rendezvous,
     Replies,
     ReplyKind,
+    SharedFrames,
     batch_reader,
     pack_batch,
     pack_replies,

@@ -14,7 +14,7 @@ import pytest
 from batching_models import answered, job, rows_of, runs, watched
 from thriftserve.batching import Batcher, BatchHint, Task, TaskResult, calibration
 from thriftserve.batching.calibration import Calibration, calibrate, conclude, ladder
-from thriftserve.batching.hint import HINT_S
+from thriftserve.batching.group import HINT_S
 from thriftserve.batching.task import TaskOutcome
 from thriftserve.models.registry import Servable
 from thriftserve.models.session import DEFAULT_SIGNATURE, Session, Signature, TensorSpec

@@ -7,7 +7,7 @@ from types import ModuleType
 
 import pytest
 
-from thriftserve.servers.batching import admission, clock, life, slot_loop
+from thriftserve.servers.batching import admission, life, request_queue, worker
 from thriftserve.servers.batching.life import (
     CONNECTION_LIFE,
     SLOT_LIFE,
@@ -20,7 +20,7 @@ from thriftserve.servers.batching.life import (
 )
 
 
-@pytest.mark.parametrize("module", [admission, clock, life, slot_loop])
+@pytest.mark.parametrize("module", [admission, request_queue, life, worker])
 def test_the_examples(module: ModuleType) -> None:
     """The modules' own examples are true."""
     result = doctest.testmod(module)

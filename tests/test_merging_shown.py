@@ -15,7 +15,7 @@ from batching_models import answered, job, rows_of, watched
 from dependent_models import CHANGED_BY_PADDING, DEMANDING, DEPENDENT, INDEPENDENT, PADDED, request, saved_model
 from small_models import CPU
 from thriftserve.batching import Batcher, Task, TaskResult, independence
-from thriftserve.batching.deviation import deviation
+from thriftserve.batching.verdict import deviation
 from thriftserve.errors import ThriftServeError
 from thriftserve.models import prediction_log, warmup
 from thriftserve.models.python.session import PythonSession

@@ -34,9 +34,8 @@ from thriftserve.rpc.template_cache import (
     MAX_REPLIES,
     TemplateCache,
 )
-from thriftserve.servers.batching.arena import Arena, SharedFrames
-from thriftserve.servers.batching.ipc import INLINE, Replies, pack_batch, reply_reader
-from thriftserve.servers.batching.slot_loop import PullSize, SlotLoop
+from thriftserve.servers.batching.ipc import INLINE, Arena, Replies, SharedFrames, pack_batch, reply_reader
+from thriftserve.servers.batching.worker import PullSize, SlotLoop
 from thriftserve.service import PredictProcessor
 from thriftserve.settings import HostSettings
 from thriftserve_client.codec import to_tensor

@@ -1,4 +1,4 @@
-"""One blocking connection: a call goes out and its reply comes back, or the connection is not used again.
+"""One blocking connection, or one shared by threads: a call's reply comes back, or the connection is not used again.
 
 call(method, values) --CallCodec--> segments --Channel--> server
 result | error <--CallCodec-- Frame | Stream <--Channel-- server
@@ -6,6 +6,8 @@ result | error <--CallCodec-- Frame | Stream <--Channel-- server
 
 from __future__ import annotations
 
+import os
+import threading
 import time
 import warnings
 from dataclasses import dataclass
@@ -13,7 +15,7 @@ from typing import Any
 
 from thriftserve_client.address import Address
 from thriftserve_client.call_codec import CallCodec
-from thriftserve_client.errors import CallTimeout, ConnectionFailed, ProtocolMismatch, ServerError
+from thriftserve_client.errors import CallTimeout, ConnectionFailed, MessageTooLarge, ProtocolMismatch, ServerError
 from thriftserve_client.wire.framing import FrameError
 from thriftserve_client.wire.message_socket import (
     BufferedChannel,
@@ -23,9 +25,6 @@ from thriftserve_client.wire.message_socket import (
     make_channel,
 )
 from thriftserve_client.wire.protocols import DEFAULT_MAX_MESSAGE_BYTES
-
-#: "No limit" where the channel needs a number: three years.
-_FOREVER_S = 1e8
 
 
 class StaleConnection(ConnectionFailed):
@@ -180,3 +179,84 @@ def __getattr__(name: str) -> Any:
         warnings.warn("Dialing is deprecated: use ConnectionConfig", DeprecationWarning, stacklevel=2)
         return ConnectionConfig
     raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+
+
+class _ProcessConnection:
+    """The connection of one process, and the lock that orders its calls."""
+
+    def __init__(self) -> None:
+        self.pid = os.getpid()
+        self.lock = threading.Lock()
+        self.connection: Connection | None = None
+
+    def disconnect(self) -> None:
+        """Close the connection; the next call opens another."""
+        if self.connection is not None:
+            self.connection.close()
+            self.connection = None
+
+
+class SharedConnection:
+    """A connection for all threads of a process. It is closed whenever a reply may still be on its way."""
+
+    def __init__(self, config: ConnectionConfig) -> None:
+        self.config = config
+        self._process = _ProcessConnection()
+
+    def call(self, method: str, timeout_s: float | None, *values: Any) -> Any:
+        """Call a method of the contract and return its result; errors as for `Connection.call`.
+
+        Args:
+            method: its name in the IDL.
+            timeout_s: limit that includes the wait for other threads' calls and connecting; None for no limit.
+            values: its arguments, in the IDL's order.
+        """
+        deadline = None if timeout_s is None else time.monotonic() + timeout_s
+        process = self._own_process()
+        lock_timeout_s = -1 if timeout_s is None else min(max(timeout_s, 0), threading.TIMEOUT_MAX)
+        if not process.lock.acquire(timeout=lock_timeout_s):
+            raise CallTimeout(
+                f"other threads' calls took the whole timeout of {timeout_s:g} s: one client per thread helps"
+            )
+        try:
+            try:
+                return self._call_once(process, deadline, method, values)
+            except StaleConnection:
+                return self._call_once(process, deadline, method, values)
+        finally:
+            process.lock.release()
+
+    def close(self) -> None:
+        """Close the connection after the call in progress; a later call opens a new one."""
+        process = self._own_process()
+        with process.lock:
+            process.disconnect()
+
+    def _own_process(self) -> _ProcessConnection:
+        """Return this process's own connection and lock. A forked child must not use its parent's connection, nor wait
+        for a lock that a thread of the parent held at the fork.
+        """
+        if self._process.pid != os.getpid():
+            self._process = _ProcessConnection()
+        return self._process
+
+    def _call_once(
+        self, process: _ProcessConnection, deadline: float | None, method: str, values: tuple[Any, ...]
+    ) -> Any:
+        try:
+            if process.connection is None:
+                left_s = None if deadline is None else max(deadline - time.monotonic(), 1e-3)
+                process.connection = Connection(self.config, left_s)
+            result = process.connection.call(method, deadline, *values)
+        except (ServerError, MessageTooLarge):
+            raise  # a complete reply, or nothing sent: the connection stays usable
+        except BaseException:
+            process.disconnect()
+            raise
+        if not process.connection.in_step:
+            process.disconnect()
+        return result
+
+
+#: "No limit" where the channel needs a number: three years.
+_FOREVER_S = 1e8

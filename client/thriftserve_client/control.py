@@ -13,8 +13,7 @@ from typing import Any
 
 from thriftserve_client import decode, requests, results
 from thriftserve_client.address import Address, SslOptions
-from thriftserve_client.connection import ConnectionConfig
-from thriftserve_client.shared_connection import SharedConnection
+from thriftserve_client.connection import ConnectionConfig, SharedConnection
 from thriftserve_client.wire.protocols import DEFAULT_MAX_MESSAGE_BYTES
 from thriftserve_idl.ttypes import LoadModelRequest, SetVersionLabelRequest
 

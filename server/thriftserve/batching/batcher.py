@@ -19,8 +19,7 @@ from thriftserve.batching import merge_notes as notes
 from thriftserve.batching.calibration import Calibration
 from thriftserve.batching.examination import Examination
 from thriftserve.batching.executor import BatchExecutor, run_one
-from thriftserve.batching.group import BatchGroup, BatchPolicy, declares_batching
-from thriftserve.batching.hint import UsageTracker
+from thriftserve.batching.group import BatchGroup, BatchPolicy, UsageTracker, declares_batching
 from thriftserve.batching.spot_check import Fault
 from thriftserve.batching.task import QueueLimit, Task, TaskOutcome, TaskResult
 from thriftserve.batching.verdict import Verdict

@@ -17,8 +17,7 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
-from thriftserve.batching.group import BatchGroup
-from thriftserve.batching.hint import UsageTracker
+from thriftserve.batching.group import BatchGroup, UsageTracker
 from thriftserve.batching.spot_check import Fault
 from thriftserve.batching.task import Task, TaskOutcome, TaskResult
 from thriftserve.batching.verdict import Cut, NotByRows, cut_back

@@ -14,9 +14,18 @@ from collections.abc import Callable, Iterable, Mapping, Sequence
 
 import numpy as np
 
-from thriftserve.batching.deviation import RunAlone, deviation, step, unstable
 from thriftserve.batching.task import Task
-from thriftserve.batching.verdict import Cut, NotByRows, Verdict, cut_back, find_cuts
+from thriftserve.batching.verdict import (
+    Cut,
+    NotByRows,
+    RunAlone,
+    Verdict,
+    cut_back,
+    deviation,
+    find_cuts,
+    step,
+    unstable,
+)
 from thriftserve.errors import ThriftServeError
 from thriftserve.models.session import Arrays
 

@@ -10,9 +10,9 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import NamedTuple
 
-from thriftserve.batching.deviation import RunAlone, deviation, unstable
 from thriftserve.batching.independence import tolerance
 from thriftserve.batching.task import Task
+from thriftserve.batching.verdict import RunAlone, deviation, unstable
 from thriftserve.errors import InvalidArgument, ThriftServeError
 from thriftserve.models.session import Arrays
 

@@ -17,12 +17,10 @@ from collections import deque
 from collections.abc import Callable
 from dataclasses import dataclass
 
-from thriftserve.servers.batching.admission import AdmissionControl
-from thriftserve.servers.batching.clock import Clock
+from thriftserve.servers.batching.admission import AdmissionControl, MemoryBudget
 from thriftserve.servers.batching.frame_reader import FrameReader
 from thriftserve.servers.batching.life import CONNECTION_LIFE, ConnectionEvent, ConnectionState, next_state
-from thriftserve.servers.batching.memory_budget import MemoryBudget
-from thriftserve.servers.batching.request_queue import ClientQueue, Request, RequestQueue
+from thriftserve.servers.batching.request_queue import ClientQueue, Clock, Request, RequestQueue
 from thriftserve.servers.connection import FAILURES, log_failure
 from thriftserve.servers.nonblocking_connection import PeerGone
 from thriftserve.settings import HostSettings

@@ -11,13 +11,10 @@ from collections import Counter
 from collections.abc import Callable, Collection, Sequence
 
 from thriftserve.errors import Code
-from thriftserve.servers.batching.admission import AdmissionControl
-from thriftserve.servers.batching.batch_wait import BatchWait
-from thriftserve.servers.batching.clock import Clock
+from thriftserve.servers.batching.admission import AdmissionControl, MemoryBudget
 from thriftserve.servers.batching.ipc import Replies, ReplyKind
 from thriftserve.servers.batching.local_replies import FrontPolicy, LocalReplies
-from thriftserve.servers.batching.memory_budget import MemoryBudget
-from thriftserve.servers.batching.request_queue import Request, RequestQueue
+from thriftserve.servers.batching.request_queue import BatchWait, Clock, Request, RequestQueue
 from thriftserve.servers.batching.slot import Slot, WorkerGone
 from thriftserve.settings import HostSettings
 

@@ -13,9 +13,9 @@ from __future__ import annotations
 import socket
 from collections.abc import Callable
 
-from thriftserve.servers.batching.arena import Block
-from thriftserve.servers.batching.clock import Clock
-from thriftserve.servers.batching.memory_budget import RESERVE_BYTES, MemoryBudget
+from thriftserve.servers.batching.admission import RESERVE_BYTES, MemoryBudget
+from thriftserve.servers.batching.ipc import Block
+from thriftserve.servers.batching.request_queue import Clock
 from thriftserve_client.wire.framing import HEADER_BYTES, frame_end
 from thriftserve_client.wire.message_socket import ChannelClosed
 

@@ -17,15 +17,12 @@ from functools import partial
 from typing import Any
 
 from thriftserve.servers.acceptor import PAUSE_S, Acceptor, OutOfDescriptors, SpareDescriptors, arrived_before_s
-from thriftserve.servers.batching.admission import AdmissionControl
-from thriftserve.servers.batching.batch_wait import BatchWait
-from thriftserve.servers.batching.clock import Clock
+from thriftserve.servers.batching.admission import AdmissionControl, MemoryBudget
 from thriftserve.servers.batching.connection import ConnectionContext, FrontConnection
 from thriftserve.servers.batching.dispatcher import Dispatcher
 from thriftserve.servers.batching.ipc import Rendezvous
 from thriftserve.servers.batching.local_replies import FrontPolicy, LocalReplies
-from thriftserve.servers.batching.memory_budget import MemoryBudget
-from thriftserve.servers.batching.request_queue import RequestQueue
+from thriftserve.servers.batching.request_queue import BatchWait, Clock, RequestQueue
 from thriftserve.servers.batching.slot import Slot
 from thriftserve.servers.busy_poll import BusyPoll
 from thriftserve.servers.context import ServerContext

@@ -1,16 +1,70 @@
-"""The requests of a front between their arrival and their reply, and which of them is next.
+"""The requests of a front between their arrival and their reply: which is next, and whether a slot waits for more.
 
 connection --Request--> RequestQueue: one of each client in turn --> a slot's batch --> Client.reply, in order
 """
 
 from __future__ import annotations
 
+import time
 from collections import Counter, deque
 from collections.abc import Callable
 from typing import Protocol
 
-from thriftserve.servers.batching.arena import Block
-from thriftserve.servers.batching.ipc import INLINE
+from thriftserve.rpc import BatchHint
+from thriftserve.servers.batching.ipc import INLINE, Block
+
+
+class Clock:
+    """The present of one front, read once a round: reading it for each request would cost more than it tells."""
+
+    __slots__ = ("now",)
+
+    def __init__(self) -> None:
+        #: Monotonic seconds.
+        self.now = time.monotonic()
+
+    def tick(self) -> float:
+        """Read the time and return it."""
+        self.now = now = time.monotonic()
+        return now
+
+
+class Ewma:
+    """An exponentially weighted moving average.
+
+    Threads may share one: a measurement that gets lost between two of them does not matter.
+
+    >>> wait_s = Ewma(0.5)
+    >>> wait_s.add(4.0)
+    >>> wait_s.add(2.0)
+    >>> wait_s.value
+    3.0
+
+    Args:
+        weight: part of a new sample in the average, from 0 to 1.
+        value: the average before the first sample; None: the first sample counts whole.
+    """
+
+    __slots__ = ("_weight", "empty", "value")
+
+    def __init__(self, weight: float, value: float | None = None) -> None:
+        self._weight = weight
+        #: True while there is no value and no sample; `value` is 0 then.
+        self.empty = value is None
+        self.value = 0.0 if value is None else value
+
+    def add(self, sample: float) -> None:
+        """Add a sample."""
+        if self.empty:
+            self.empty = False
+            self.value = sample
+        else:
+            self.value += self._weight * (sample - self.value)
+
+    def reset(self, value: float) -> None:
+        """Start again from a value."""
+        self.empty = False
+        self.value = value
 
 
 class ClientQueue:
@@ -208,3 +262,77 @@ class RequestQueue:
             self.retries.remove(request)
             removed.append(request)
         return removed
+
+
+#: Saving a run that costs less than this is not worth a wait that epoll counts in milliseconds.
+_MIN_RUN_US = 1000
+_MAX_WAIT_S = 0.05
+#: Requests that must be expected, at least.
+_MIN_EXPECTED = 0.5
+_WEIGHT = 0.05
+
+
+class BatchWait:
+    """Decides for one front.
+
+    Args:
+        queue: the requests that wait.
+        expiry: returns when a request must have begun to run.
+    """
+
+    def __init__(self, queue: RequestQueue, expiry: Callable[[Request], float]) -> None:
+        self._queue = queue
+        self._expiry = expiry
+        #: Seconds that waiting is worth, and within which a client asks again "soon"; 0 if it is never worth it.
+        self._worth_s = 0.0
+        #: Clients that have all their replies, and since when; no longer than `_worth_s`.
+        self._expected: dict[object, float] = {}
+        #: The share of clients that asked again soon.
+        self._soon = Ewma(_WEIGHT, _MIN_EXPECTED)
+
+    @property
+    def expected(self) -> int:
+        """The number of clients that may ask again soon."""
+        return len(self._expected)
+
+    def answered(self, client: object, now: float) -> None:
+        """Note that a client got the last of its replies."""
+        if self._worth_s:
+            self._expected[client] = now
+            self._drop_late(now)
+
+    def arrived(self, client: object, now: float) -> None:
+        """Note that a request of a client was queued."""
+        if self._expected:
+            self._drop_late(now)
+            if self._expected.pop(client, None) is not None:
+                self._soon.add(1.0)
+
+    def hold_until(self, hint: BatchHint, free_since: float, now: float, *, last: bool) -> float | None:
+        """Return until when a slot with room gets nothing; None: it gets what waits now.
+
+        Args:
+            hint: what the slot wants.
+            free_since: when it became free, monotonic seconds.
+            now: the present.
+            last: whether it is the only slot with room; otherwise later requests get another one.
+        """
+        oldest = self._queue.oldest()
+        if self._queue.count >= hint.requests or oldest is None or hint.wait_us == 0:
+            return None
+        if hint.wait_us is not None:
+            until = min(oldest + hint.wait_us / 1e6, self._queue.half_time(self._expiry))
+            return until if now < until else None
+        self._worth_s = min(_MAX_WAIT_S, hint.fixed_us / 1e6) if hint.fixed_us >= _MIN_RUN_US else 0.0
+        self._drop_late(now)
+        if not last or self._soon.value * len(self._expected) < _MIN_EXPECTED:
+            return None
+        until = max(free_since, oldest) + self._worth_s
+        return until if now < until else None
+
+    def _drop_late(self, now: float) -> None:
+        """Stop expecting clients that did not ask again soon."""
+        expected = self._expected
+        while expected and now - expected[client := next(iter(expected))] > self._worth_s:
+            del expected[client]
+            self._soon.add(0.0)
