@@ -49,7 +49,7 @@ test: $(STAMP) ## every test
 	$(BIN)/python -m pytest -n 3 --dist loadfile $(PYTEST_ARGS)
 
 fuzz: $(STAMP) ## more and more bad requests to the HTTP side: FUZZ_TIMES=100 FUZZ_SEED=7 make fuzz
-	FUZZ_TIMES=$${FUZZ_TIMES:-20} $(BIN)/python -m pytest --timeout 0 tests/test_gateway_fuzz.py
+	FUZZ_TIMES=$${FUZZ_TIMES:-20} $(BIN)/python -m pytest --timeout 0 tests/integration/gateway/test_gateway_fuzz.py
 
 check: $(STAMP) ## lint, format, types, imports, stubs and generated pages up to date
 	$(BIN)/ruff check
