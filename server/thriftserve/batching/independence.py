@@ -48,7 +48,7 @@ _LEAST_RUNS = 4 * LEAST_ROWS
 _LEAST_TOGETHER = 2
 #: Random arrangements of each size; those of the smallest sizes, which are those most often run.
 _ARRANGEMENTS, _OF_SMALL, _SMALL = 1, 2, 4
-#: Jobs of each inner size that are padded together.
+#: Tasks of each inner size that are padded together.
 _OF_A_SHAPE = 4
 #: Refused rows that are tried beside others.
 _REFUSED = 4
@@ -85,7 +85,7 @@ class Proof:
         self._row_s = 0.0
         self._unpadded = "never tried"
         self._cuts: Mapping[str, Sequence[Cut]] = {}
-        #: Jobs that the model answers by itself, the same each time.
+        #: Tasks that the model answers by itself, the same each time.
         self.tasks: list[Task] = []
 
     def verdict(self) -> Verdict:

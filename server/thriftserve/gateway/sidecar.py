@@ -25,7 +25,7 @@ def gateway_group(settings: ServeSettings, server: Listener) -> WorkerGroup:
     """Bind the gateway's address, and return the group of its process.
 
     Raises:
-        ConfigError: the gateway can't call such a server, or the extra `gateway` is not installed.
+        ConfigError: the gateway can't call a server with these settings, or the extra `gateway` is not installed.
         BindError: the address can't be bound.
     """
     own = derive_settings(settings, server)
@@ -51,7 +51,7 @@ def derive_settings(settings: ServeSettings, server: Listener) -> GatewaySetting
     """Return the gateway's settings: some follow from the server's, the others come from the gateway's variables.
 
     Raises:
-        ConfigError: the gateway can't call such a server, is not installed, or a variable is wrong.
+        ConfigError: the gateway can't call a server with these settings, is not installed, or a variable is wrong.
     """
     if settings.tls_cert or settings.framing != "framed":
         feature = "tls_cert" if settings.tls_cert else f"framing={settings.framing}"

@@ -213,7 +213,7 @@ def list_versions(base_path: Path) -> list[VersionDir]:
 
 
 def find_twins(base_path: Path, present: Iterable[VersionDir]) -> dict[int, str]:
-    """Return what to say of each version that several directories claim: `1` and `01` can't both be version 1."""
+    """Return a warning for each version that several directories claim: `1` and `01` can't both be version 1."""
     names: dict[int, list[str]] = {}
     for version in present:
         names.setdefault(version.version, []).append(version.path.name)

@@ -1,4 +1,4 @@
-"""Templates of predict calls: what equal model, signature, inputs, dtypes and shapes allow to skip.
+"""Templates of predict calls: the work that calls with the same model, signature, dtypes and shapes skip.
 
     (number, contents, timeout_ms, request_id) --task()--> Task --run--> parts(): contents of the outputs, Timing
 

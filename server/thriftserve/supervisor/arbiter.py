@@ -261,7 +261,7 @@ class Arbiter:
             slot.reload_due = slot.group.reloads
 
     def _reload_next(self) -> None:
-        """Start the reload of the next slot, unless one is in progress: one model more in memory, not one per slot."""
+        """Start the reload of the next slot, unless one is in progress, so that memory holds one extra copy only."""
         if any(slot.successor or slot.stopped_for_reload for slot in self._slots):
             return
         for slot in self._slots:

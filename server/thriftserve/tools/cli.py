@@ -22,7 +22,7 @@ exit codes:
 """
 
 _CONVERT = """\
-Makes a SavedModel of what training wrote:
+Turns what training wrote into a SavedModel:
 
   a checkpoint of TensorFlow 1.x with its meta graph (NAME.meta, NAME.index, NAME.data-…), by its NAME; --input and
   --output name the tensors that requests feed and fetch; without them the choice is shown

@@ -1,4 +1,4 @@
-"""`thriftserve model convert SOURCE TARGET`: makes a version that can be served of what training wrote.
+"""`thriftserve model convert SOURCE TARGET`: turns what training wrote into a version.
 
 NAME.meta … | model.keras | model.h5  -->  .converting-1  --rename-->  BASE_PATH/1
 """

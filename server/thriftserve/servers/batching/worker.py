@@ -49,7 +49,7 @@ from thriftserve_client.wire.message_socket import MAX_SEGMENTS, drop_sent
 
 log = logging.getLogger(__name__)
 
-#: Calls of a service that gives no hint are handed over for so many seconds' work, and so many at most.
+#: For a service without hints: seconds of work that a batch should be, and the most calls in one.
 _PULL_S, _MAX_PULL = 0.001, 64
 #: A batch this short may wait for the one before it, though another worker became free sooner: docs/explanation/
 #: decisions.md, "One batch ahead".
@@ -253,7 +253,7 @@ class SlotLoop:
         return index, self._exchange.size if parts else 0, parts
 
     def _run(self, waiting: Waiting, replies: list[Reply]) -> float:
-        """Take calls from run to run until each has its reply; return the seconds spent in runs."""
+        """Run the calls, repeatedly if needed, until each has its reply; return the seconds spent in runs."""
         run_s = 0.0
         while waiting:
             began = time.monotonic()
@@ -283,7 +283,7 @@ def _step(index: int, call: Call, result: Any, waiting: Waiting, replies: list[R
 
 
 def _closing(index: int, error: BadMessage) -> Reply:
-    """Return the reply that closes the connection of a message that is none."""
+    """Return the reply that closes a connection that sent something other than a message."""
     log.warning("closed: %s", error)
     return index | CLOSE, 0, []
 
