@@ -8,6 +8,7 @@ argv  -->  simulate  -->  a prediction; nothing is measured
 from __future__ import annotations
 
 import argparse
+import signal
 import sys
 from collections.abc import Sequence
 from typing import Any, Protocol
@@ -78,8 +79,12 @@ def make_parser() -> argparse.ArgumentParser:
 
 
 def main(argv: Sequence[str] | None = None) -> int:
-    """Run one command; wrong flags leave through SystemExit, as argparse does."""
+    """Run one command; wrong flags leave through SystemExit, as argparse does.
+
+    SIGTERM acts as Ctrl-C does: what was measured is written, servers and load are stopped.
+    """
     flags = make_parser().parse_args(argv)
+    earlier = signal.signal(signal.SIGTERM, signal.default_int_handler)
     try:
         return int(flags.run(flags))
     except KeyboardInterrupt:
@@ -87,6 +92,8 @@ def main(argv: Sequence[str] | None = None) -> int:
     except OSError as error:
         fail(error)
         return 1
+    finally:
+        signal.signal(signal.SIGTERM, earlier)
 
 
 if __name__ == "__main__":

@@ -21,6 +21,7 @@ import signal
 import subprocess
 import sys
 import tempfile
+import threading
 import time
 from collections import deque
 from collections.abc import Callable, Mapping, Sequence
@@ -34,6 +35,10 @@ from thriftserve_bench.process_tree import signal_group
 _TAIL_LINES = 15
 #: A server that has not ended this long after SIGTERM is killed. Its own drain time-out is shorter.
 STOP_TIMEOUT_S = 40.0
+#: Variable with the pid of the process that started a child.
+_PARENT = "BENCH_PARENT_PID"
+#: How often a child looks whether its parent is still there.
+_PARENT_CHECK_S = 1.0
 #: Programs that import TensorFlow need some seconds; building a hundred models takes a minute.
 _PROGRAM_TIMEOUT_S = 600.0
 #: What a process that imports TensorFlow needs to be quiet and to stay on the CPU.
@@ -267,6 +272,7 @@ class JsonLinesChild:
         self._module = module
         self._process = subprocess.Popen(
             [python, "-m", module, *arguments],
+            env=os.environ | {_PARENT: str(os.getpid())},
             stdin=subprocess.PIPE,
             stdout=subprocess.PIPE,
             text=True,
@@ -322,9 +328,21 @@ class JsonLinesChild:
 
 
 def answer_json_lines(answer: Callable[[Any], Any]) -> None:
-    """Answer every order on stdin until there are no more: the child's side of `JsonLinesChild`."""
+    """Answer every order on stdin until there are no more: the child's side of `JsonLinesChild`.
+
+    The process ends with its parent, also in the middle of an order: after `kill -9` of a benchmark nobody else would
+    stop its load.
+    """
+    parent = int(os.environ.pop(_PARENT, os.getppid()))
+    threading.Thread(target=_end_with, args=(parent,), daemon=True).start()
     while line := sys.stdin.readline():
         print_json_line(answer(json.loads(line)))
+
+
+def _end_with(parent: int) -> None:
+    while os.getppid() == parent:
+        time.sleep(_PARENT_CHECK_S)
+    os._exit(1)
 
 
 def print_json_line(value: Any) -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import os
 import signal
 import subprocess
@@ -11,6 +12,7 @@ from pathlib import Path
 import psutil
 import pytest
 
+from thriftserve_bench.process_tree import signal_process
 from thriftserve_bench.processes import ServerFailed, ServerProcess, clean_environment
 
 #: A server that says on its stderr, then on its stdout, what it is told to, and waits.
@@ -119,3 +121,35 @@ def test_wait_has_a_limit() -> None:
     """`wait` raises where the server goes on."""
     with server("x ready port=1") as running, pytest.raises(subprocess.TimeoutExpired):
         running.wait(0.05)
+
+
+#: Starts a child that answers no order before ten minutes are over, says its pid, and waits for it.
+PARENT = """
+from thriftserve_bench.processes import JsonLinesChild
+child = JsonLinesChild("slow_child")
+print(child.pid, flush=True)
+child.ask(None)
+"""
+SLOW_CHILD = """
+import time
+from thriftserve_bench.processes import answer_json_lines
+answer_json_lines(lambda order: time.sleep(600))
+"""
+
+
+def test_children_end_with_a_killed_benchmark(tmp_path: Path) -> None:
+    """`kill -9` of the process that has the load made ends the load, in the middle of an order."""
+    (tmp_path / "slow_child.py").write_text(SLOW_CHILD, encoding="utf-8")
+    parent = subprocess.Popen(
+        [sys.executable, "-c", PARENT],
+        env=clean_environment(PYTHONPATH=str(tmp_path)),
+        stdout=subprocess.PIPE,
+        text=True,
+    )
+    assert parent.stdout is not None
+    child = psutil.Process(int(parent.stdout.readline()))
+    signal_process(parent.pid, signal.SIGKILL)
+    parent.communicate()
+    with contextlib.suppress(psutil.NoSuchProcess):
+        child.wait(timeout=30)
+    assert not child.is_running()

@@ -74,19 +74,20 @@ def is_client(process: psutil.Process) -> bool:
         return False
 
 
-def test_ctrl_c_leaves_no_process(tmp_path: Path) -> None:
-    """SIGINT ends server and clients, and the exit code says so."""
+@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
+def test_ctrl_c_leaves_no_process(tmp_path: Path, number: signal.Signals) -> None:
+    """SIGINT and SIGTERM end server and clients, and the exit code says so."""
     flags = ["swaps", "--server-type", "TThreadPoolServer", "--clients", "2", "--rounds", "1"]
     flags += ["--seconds", "600", "--every", "600", "--output", str(tmp_path / "swaps.json")]
     command = [sys.executable, "-m", "thriftserve_bench.cli", *flags]
     with subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.DEVNULL, text=True) as process:
         family: list[psutil.Process] = []
-        # The server, its nursery, keeper and worker, and both clients.
+        # The server, its fork server, controller and worker, and both clients.
         while sum(map(is_client, family)) < 2:
             assert process.poll() is None
             family = psutil.Process(process.pid).children(recursive=True)
             time.sleep(_LOOK_EVERY_S)
-        process.send_signal(signal.SIGINT)
+        process.send_signal(number)
         process.communicate(timeout=60)
     assert process.returncode == 130
     psutil.wait_procs(family, 10)
