@@ -18,7 +18,7 @@ unexport PYTHONDONTWRITEBYTECODE
 export TF_CPP_MIN_LOG_LEVEL ?= 2
 
 .DEFAULT_GOAL := help
-.PHONY: help venv demo serve test fuzz check format idl docs bench clean
+.PHONY: help venv demo serve test fuzz mutants check format idl docs bench clean
 
 help: ## this list
 	@awk -F ':.*## ' '/^[a-z]+:.*## / {printf "  make %-8s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
@@ -50,6 +50,9 @@ test: $(STAMP) ## every test
 
 fuzz: $(STAMP) ## more and more bad requests to the HTTP side: FUZZ_TIMES=100 FUZZ_SEED=7 make fuzz
 	FUZZ_TIMES=$${FUZZ_TIMES:-20} $(BIN)/python -m pytest --timeout 0 tests/integration/gateway/test_gateway_fuzz.py
+
+mutants: $(STAMP) ## change the code at random and count what the tests notice: MUTANTS='--count 20 --seed 2' make mutants
+	$(BIN)/python tests/support/mutants.py $(MUTANTS)
 
 check: $(STAMP) ## lint, format, types, imports, stubs and generated pages up to date
 	$(BIN)/ruff check
