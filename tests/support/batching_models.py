@@ -13,7 +13,7 @@ from typing import Any, ClassVar
 
 import numpy as np
 
-from small_models import CPU, _scratch
+from small_models import CPU, scratch
 from thriftserve.batching import Task, TaskResult
 from thriftserve.deadline import Deadline
 from thriftserve.models.registry import Servable
@@ -38,7 +38,7 @@ def saved_model() -> Path:
     lengths = tf.function(lambda words: {"n": tf.strings.length(words)})
     pairs = tf.function(lambda a, b: {"sum": a + b, "first": a, "total": tf.reduce_sum(a)})
     uneven = tf.function(lambda x: {"seen": tf.unique(x)[0]})
-    path = _scratch() / "batching" / "1"
+    path = scratch() / "batching" / "1"
     tf.saved_model.save(
         model,
         str(path),

@@ -31,9 +31,10 @@ WORDS = ttypes.TensorInfo("words", ttypes.DataType.STRING, [-1, -1])
 
 @dataclass
 class Handler:
-    """Models: half_plus_two (x FLOAT [N] -> y), echo (anything), fails (the ErrorCode in input `code`)."""
+    """Models: half_plus_two (x FLOAT [N] -> y), echo, waits (an echo, after `proceed`), fails (with input `code`)."""
 
     requests: list[Any] = field(default_factory=list)
+    proceed: threading.Event = field(default_factory=threading.Event)
     #: Of the first class and the object; the object's box begins there, too.
     score: float | None = None
 
@@ -48,7 +49,9 @@ class Handler:
             raise ttypes.PredictError(int(inputs["code"]), "as you wished", bool(inputs["retryable"]))
         if name == "half_plus_two":
             outputs = {"y": _floats(inputs["x"]) / 2 + 2, "x": _floats(inputs["x"])}
-        elif name == "echo":
+        elif name in ("echo", "waits"):
+            if name == "waits":
+                self.proceed.wait(60)
             outputs = inputs
         else:
             raise _not_found(name)

@@ -14,7 +14,7 @@ from typing import Any, ClassVar
 
 import numpy as np
 
-from small_models import _scratch
+from small_models import scratch
 from thriftserve.models.tensorflow.preload import preload
 
 Inputs = dict[str, np.ndarray[Any, Any]]
@@ -153,7 +153,7 @@ def saved_model() -> Path:
     preload()
     import tensorflow as tf
 
-    path = _scratch() / "dependent" / "1"
+    path = scratch() / "dependent" / "1"
     module = tf.Module()
     signatures = {}
     for name, (function, specs) in {**_dependent(tf), **_independent(tf, module)}.items():

@@ -20,7 +20,7 @@ CPU = devices.SessionOptions()
 
 
 @cache
-def _scratch() -> Path:
+def scratch() -> Path:
     path = Path(tempfile.mkdtemp(prefix="thriftserve-models-"))
     atexit.register(shutil.rmtree, path, ignore_errors=True)
     return path
@@ -30,7 +30,7 @@ def _scratch() -> Path:
 def small(kind: str) -> Path:
     """The base path of a model of a kind that `thriftserve_bench.workloads.builders` knows. Copy it to change it."""
     preload()
-    return builders.build(kind, _scratch())
+    return builders.build(kind, scratch())
 
 
 def opened(kind: str) -> SavedModelSession:

@@ -26,8 +26,8 @@ from thriftserve.settings import ServeSettings
 
 AUTO, CPU = "auto", "cpu"
 VISIBLE = "CUDA_VISIBLE_DEVICES"
-_PROC_GPUS = Path("/proc/driver/nvidia/gpus")
-_DEV = Path("/dev")
+PROC_GPUS = Path("/proc/driver/nvidia/gpus")
+DEV = Path("/dev")
 
 
 @dataclass(frozen=True)
@@ -130,9 +130,9 @@ def visible_gpus(environment: Mapping[str, str] = os.environ) -> tuple[str, ...]
 
 
 def _count_gpus() -> int:
-    if _PROC_GPUS.is_dir():
-        return len(list(_PROC_GPUS.iterdir()))
-    return sum(1 for node in _DEV.glob("nvidia*") if re.fullmatch(r"nvidia[0-9]+", node.name))
+    if PROC_GPUS.is_dir():
+        return len(list(PROC_GPUS.iterdir()))
+    return sum(1 for node in DEV.glob("nvidia*") if re.fullmatch(r"nvidia[0-9]+", node.name))
 
 
 def _find_fault(config: ModelConfig, devices: str, *, given: bool) -> str | None:

@@ -23,7 +23,7 @@ def served(kind: str) -> Servable:
 
 def calls(servable: Servable) -> list[int]:
     """What each call of the model's methods took, since the last look."""
-    model: Any = servable.session._model  # type: ignore[attr-defined]  # PythonSession
+    model: Any = servable.session.model  # type: ignore[attr-defined]  # PythonSession
     seen = list(model.calls)
     model.calls.clear()
     return seen

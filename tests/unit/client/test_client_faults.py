@@ -276,9 +276,13 @@ def test_interrupted_call_leaves_no_connection(service: Service, monkeypatch: py
 
 def test_fork(service: Service) -> None:
     """A forked child speaks on a connection of its own, even while a thread of the parent is in a call."""
-    with Client(port=service.port) as client:
+    with Client(port=service.port, timeout_s=60) as client:
         client.ping()
-        client._connection._process.lock.acquire()  # as another thread would hold it
+        before = len(service.handler.requests)
+        caller = threading.Thread(target=client.predict, args=("waits", {"x": [0.0]}))
+        caller.start()
+        while len(service.handler.requests) == before:
+            time.sleep(0.01)
         pid = os.fork()
         if pid == 0:
             code = 1
@@ -287,8 +291,8 @@ def test_fork(service: Service) -> None:
             finally:
                 os._exit(code)
         assert os.waitstatus_to_exitcode(os.waitpid(pid, 0)[1]) == 0
-        client._connection._process.lock.release()
-        assert client.predict("echo", {"x": [2.0]})["x"].tolist() == [2.0]
+        service.handler.proceed.set()
+        caller.join()
 
 
 def test_deprecated_names_still_work() -> None:

@@ -75,8 +75,8 @@ def test_gpus_are_counted_by_the_drivers_entries(tmp_path: Path, monkeypatch: py
     (tmp_path / "dev").mkdir()
     for node in ("nvidia0", "nvidia1", "nvidiactl", "nvidia-uvm", "null"):
         (tmp_path / "dev" / node).touch()
-    monkeypatch.setattr(devices, "_DEV", tmp_path / "dev")
-    monkeypatch.setattr(devices, "_PROC_GPUS", tmp_path / "gpus")
+    monkeypatch.setattr(devices, "DEV", tmp_path / "dev")
+    monkeypatch.setattr(devices, "PROC_GPUS", tmp_path / "gpus")
     assert visible_gpus({}) == ("0", "1")
     for bus in ("0000:01:00.0", "0000:02:00.0", "0000:03:00.0"):
         (tmp_path / "gpus" / bus).mkdir(parents=True)

@@ -46,11 +46,11 @@ def _variables_left(session: SavedModelSession) -> int:
     """Variables of the session that still have a value."""
     import tensorflow as tf
 
-    graph = session._session.graph
+    graph = session.tf_session.graph
     handles = [one.outputs[0] for one in graph.get_operations() if one.type == "VarHandleOp"]
     with graph.as_default():
         there = [tf.raw_ops.VarIsInitializedOp(resource=handle) for handle in handles]
-    return int(sum(session._session.run(there)))
+    return int(sum(session.tf_session.run(there)))
 
 
 def test_every_signature_answers_as_before() -> None:
@@ -207,8 +207,8 @@ def test_calls_of_a_frozen_model_are_fewer(monkeypatch: pytest.MonkeyPatch) -> N
     session.optimize()
     for outputs in (("half",), ("two",), ("half", "two"), ("two", "half")):
         assert set(session.run("constants", {}, outputs)) == set(outputs)
-    assert isinstance(session._calls, SignatureCalls)
-    assert len(session._calls.known) == 3  # one for each signature, and no more
+    assert isinstance(session.calls, SignatureCalls)
+    assert len(session.calls.known) == 3  # one for each signature, and no more
     session.close()
 
 

@@ -34,7 +34,7 @@ def test_declared_model_has_signatures_options_labels_and_steps() -> None:
     assert session.run("serving_default", {"x": X}, ["y"])["y"].tolist() == [[3.0, 6.0]]
     assert session.run("spell", {"word": np.array(b"", object)}, ["word"])["word"].item() == "中".encode()
     session.close()
-    assert session._model.steps == ["load", "close"]
+    assert session.model.steps == ["load", "close"]
 
 
 def test_loader_makes_a_servable_of_it() -> None:

@@ -80,7 +80,7 @@ def test_replacing_gives_back_what_is_no_longer_served(registry: Registry) -> No
 
 def test_session_that_fails_to_close(registry: Registry, caplog: pytest.LogCaptureFixture) -> None:
     """A model whose close fails is told in the log, and the others are closed all the same."""
-    first, *others = [one.session._model for one in registry.servables()]  # type: ignore[attr-defined]  # its steps
+    first, *others = [one.session.model for one in registry.servables()]  # type: ignore[attr-defined]  # its steps
     first.steps = None
     registry.close()
     assert "model a version 10 failed to close" in caplog.text
@@ -92,7 +92,7 @@ def test_close_closes_every_session(registry: Registry) -> None:
     sessions = [one.session for one in registry.servables()]
     registry.close()
     assert registry.names() == []
-    assert [session._model.steps[-1] for session in sessions] == ["close"] * 3  # type: ignore[attr-defined]  # its steps
+    assert [session.model.steps[-1] for session in sessions] == ["close"] * 3  # type: ignore[attr-defined]  # its steps
 
 
 def test_labels_move_at_once(registry: Registry) -> None:

@@ -131,7 +131,7 @@ def decoded(data: bytes) -> Any:
     name, kind, number = protocol.readMessageBegin()
     body = TApplicationException() if kind == TMessageType.EXCEPTION else getattr(Predict, f"{name}_result")()
     body.read(protocol)
-    assert protocol.trans._buffer.read() == b""
+    assert protocol.trans.cstringio_buf.read() == b""
     success: Any = getattr(body, "success", None)
     if (timing := getattr(success, "timing", None)) is not None:
         assert timing.queue_us >= 0

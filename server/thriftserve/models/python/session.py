@@ -64,7 +64,7 @@ class PythonSession(Session):
     platform = "python"
 
     def __init__(self, model: Any, source: str, device: str) -> None:
-        self._model = model
+        self.model = model
         self._source = source
         declared = getattr(model, "signatures", None)
         self.signatures = (
@@ -126,8 +126,8 @@ class PythonSession(Session):
 
     def close(self) -> None:
         """Call the model's own close, if it has one."""
-        if hasattr(self._model, "close"):
-            self._model.close()
+        if hasattr(self.model, "close"):
+            self.model.close()
 
     def _call(self, method: Callable[[Any], Any], signature: str, inputs: Any) -> Any:
         try:

@@ -203,10 +203,10 @@ class SavedModelSession(Session):
         options: SessionOptions,
         words: Sequence[bytes] = (),
     ) -> None:
-        self._session = session
+        self.tf_session = session
         self._endpoints = dict(endpoints_by_name)
         self._in_callers_thread = options.inter_op_threads is None
-        self._calls = SignatureCalls(session, self._endpoints, in_callers_thread=self._in_callers_thread)
+        self.calls = SignatureCalls(session, self._endpoints, in_callers_thread=self._in_callers_thread)
         self.signatures: Mapping[str, Signature] = {
             name: endpoint.signature for name, endpoint in endpoints_by_name.items()
         }
@@ -238,7 +238,7 @@ class SavedModelSession(Session):
         """Run one signature for the outputs wanted; see `Session.run`."""
         key = (signature, tuple(outputs))
         try:
-            call = self._calls.known.get(key) or self._calls.make(key)
+            call = self.calls.known.get(key) or self.calls.make(key)
             return call(inputs)
         except ThriftServeError:
             raise
@@ -247,8 +247,8 @@ class SavedModelSession(Session):
 
     def close(self) -> None:
         """End the session. Most of its memory stays with the process: TensorFlow keeps it for the next one."""
-        self._calls.known.clear()
-        self._session.close()
+        self.calls.known.clear()
+        self.tf_session.close()
 
     def optimize(self, image: ImageSettings | None = None) -> None:
         """Turn variables into constants if the answers stay the same; `optimized` gets the outcome.
@@ -269,19 +269,19 @@ class SavedModelSession(Session):
             log.info("the model's variables are not frozen: %s", reason(error))
 
     def _freeze(self, image: ImageSettings | None) -> str:
-        frozen = freeze.freeze(self._session, self._endpoints)
-        before = self._answers(self._calls, image)
-        self._calls.known.clear()  # frees their memory for the new ones
-        freeze.add(self._session, frozen)
+        frozen = freeze.freeze(self.tf_session, self._endpoints)
+        before = self._answers(self.calls, image)
+        self.calls.known.clear()  # frees their memory for the new ones
+        freeze.add(self.tf_session, frozen)
         most = MOST_CONSTANT_BYTES // max(1, frozen.constant_bytes)
-        calls = SignatureCalls(self._session, frozen.endpoints, in_callers_thread=self._in_callers_thread, most=most)
+        calls = SignatureCalls(self.tf_session, frozen.endpoints, in_callers_thread=self._in_callers_thread, most=most)
         after = self._answers(calls, image)
         for name, answers in before.items():
             difference = freeze.find_difference(name, answers, after[name])
             if difference:
                 raise NotFrozen(difference)
-        self._calls, self._endpoints = calls, dict(frozen.endpoints)
-        freeze.release(self._session, frozen)
+        self.calls, self._endpoints = calls, dict(frozen.endpoints)
+        freeze.release(self.tf_session, frozen)
         return (
             f"froze {len(frozen.spared)} of {frozen.variables} variables, {frozen.constant_bytes / 2**20:.1f} MiB, "
             f"and found every signature's answers the same"
