@@ -10,16 +10,22 @@ Unpacking takes memory and the interpreter; in a process of its own it takes nob
 from __future__ import annotations
 
 import time
+from collections.abc import Mapping
 from pathlib import Path
+from typing import Any
 
 from thriftserve.errors import Code, InvalidArgument, ThriftServeError
 from thriftserve.remote.agent import Parent, run_agent
 from thriftserve.remote.fetch import fetch
 from thriftserve.remote.limits import Limits, Progress
+from thriftserve.remote.staging import StagingBusy
 from thriftserve.repository import integrity
 
 #: Seconds between two progress events.
 _PROGRESS_EVERY_S = 0.2
+#: How long it waits for a predecessor, whose controller was killed, to notice that and to end.
+_PREDECESSOR_S = 30.0
+_RETRY_S = 0.05
 #: What unpacks to more than this many times the largest download is not a model of that size.
 _UNPACKED_SHARE = 2
 
@@ -38,6 +44,21 @@ def check_saved_model(version: Path) -> None:
 def main(parent: Parent) -> None:
     """Fetch what the first command asks for, and report how it ended."""
     command = parent.next_command()
+    until = time.monotonic() + _PREDECESSOR_S
+    try:
+        while not _try_to_fetch(parent, command, last=time.monotonic() > until):
+            time.sleep(_RETRY_S)
+    except ThriftServeError as error:
+        parent.report(error=[error.code, error.message, error.retryable])
+    except Exception as error:
+        parent.report(error=[Code.INTERNAL, f"the fetch failed with {type(error).__name__}: {error}", False])
+        raise
+    else:
+        parent.report(landed=True)
+
+
+def _try_to_fetch(parent: Parent, command: Mapping[str, Any], *, last: bool) -> bool:
+    """Fetch; return False if another fetch has the target, unless this is the last try."""
     max_bytes = command["max_bytes"]
     try:
         fetch(
@@ -50,13 +71,11 @@ def main(parent: Parent) -> None:
             ),
             progress=_ProgressReporter(parent),
         )
-    except ThriftServeError as error:
-        parent.report(error=[error.code, error.message, error.retryable])
-    except Exception as error:
-        parent.report(error=[Code.INTERNAL, f"the fetch failed with {type(error).__name__}: {error}", False])
-        raise
-    else:
-        parent.report(landed=True)
+    except StagingBusy:
+        if last:
+            raise
+        return False
+    return True
 
 
 class _ProgressReporter:

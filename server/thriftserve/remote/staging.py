@@ -19,7 +19,7 @@ from types import TracebackType
 
 from thriftserve.errors import FailedPrecondition
 from thriftserve.files import write_atomically
-from thriftserve.remote.download import DownloadPaths
+from thriftserve.remote.journal import DownloadPaths
 
 _PREFIX = ".fetching-"
 #: A staging directory that nobody has touched for three days is removed by the next fetch beside it.
@@ -29,6 +29,10 @@ _ABANDONED_S = 3 * 86400
 def staging_directory(target: Path) -> Path:
     """Return the directory in which a version directory is made."""
     return target.parent / f"{_PREFIX}{target.name}"
+
+
+class StagingBusy(FailedPrecondition):
+    """Another fetch has the staging directory."""
 
 
 class Staging:
@@ -55,7 +59,7 @@ class Staging:
         """Create and lock the directory.
 
         Raises:
-            FailedPrecondition: another fetch has it.
+            StagingBusy: another fetch has it.
         """
         self._target.parent.mkdir(parents=True, exist_ok=True)
         while not self._try_to_lock():
@@ -81,7 +85,7 @@ class Staging:
             fcntl.flock(self._descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
         except BlockingIOError:
             os.close(self._descriptor)
-            raise FailedPrecondition(f"{self._target} is being fetched already") from None
+            raise StagingBusy(f"{self._target} is being fetched already") from None
         # Its last owner may have removed it between our open and our lock.
         with contextlib.suppress(FileNotFoundError):
             if os.path.samestat(os.stat(self.path), os.fstat(self._descriptor)):

@@ -18,7 +18,7 @@ from packed_models import files, holds_model, packed, tar_of
 from small_models import small
 from thriftserve.controller.overrides import OperatorOverrides
 from thriftserve.errors import ExitCode
-from thriftserve.remote.download import Journal
+from thriftserve.remote.journal import Journal
 from thriftserve.repository.state_store import StateDir
 from thriftserve.repository.versions import parse_model_flags
 from thriftserve_bench.process_tree import signal_process

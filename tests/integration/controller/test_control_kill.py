@@ -18,7 +18,7 @@ from control_served import Controlled, wait_until
 from fetch_server import File, FileServer
 from packed_models import files, holds_model, tar_of
 from small_models import small
-from thriftserve.remote.download import Journal
+from thriftserve.remote.journal import Journal
 from thriftserve_bench.process_tree import signal_process
 
 X = np.arange(3, dtype=np.float32)

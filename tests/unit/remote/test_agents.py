@@ -6,13 +6,19 @@ import logging
 import subprocess
 import sys
 import threading
+import time
 from collections.abc import Iterator
+from pathlib import Path
 from typing import Any
 
 import psutil
 import pytest
 
+from fetch_server import File, FileServer
+from packed_models import tar_of
+from small_models import small
 from thriftserve.remote.agent import AgentProcess
+from thriftserve.remote.staging import Staging
 
 START = """
 import os, sys
@@ -95,3 +101,21 @@ def test_it_ends_with_its_parent() -> None:
     if psutil.pid_exists(child):
         psutil.wait_procs([psutil.Process(child)], timeout=30)
     assert not psutil.pid_exists(child)
+
+
+def test_a_fetch_waits_for_its_predecessor_to_end(tmp_path: Path) -> None:
+    """A fetch that is resumed while the agent of a killed controller still holds the staging directory waits for it."""
+    version = small("half_plus_two") / "1"
+    content = {str(path.relative_to(version)): path.read_bytes() for path in version.rglob("*") if path.is_file()}
+    target = tmp_path / "half" / "2"
+    with FileServer({"/m": File(tar_of(content))}) as server:
+        agent = AgentProcess("thriftserve.remote.fetch_agent")
+        with Staging(target):
+            command = {"url": server.url("/m"), "target": str(target), "sha256": None}
+            agent.send(command | {"max_bytes": 1 << 30, "timeout_s": 60.0})
+            time.sleep(3)  # longer than it takes to start
+            assert agent.exit_code is None
+        events = list(agent.events())
+    assert {"landed": True} in events, events
+    agent.close()
+    assert (target / "saved_model.pb").read_bytes() == content["saved_model.pb"]
