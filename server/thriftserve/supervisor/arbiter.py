@@ -132,7 +132,7 @@ class Arbiter:
             self._reload()
 
     def _print_stacks(self) -> None:
-        """Have every process print its stacks. faulthandler has printed those of this process."""
+        """Have every process print its stacks. This one has printed its own (`print_stacks_on_sigusr1`)."""
         self._processes.signal_all(signal.SIGUSR1)
 
     # Reports

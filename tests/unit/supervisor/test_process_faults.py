@@ -370,6 +370,29 @@ def test_stacks_are_printed_on_demand(server: Served) -> None:
     assert set(worker_pids(server)) == set(workers)
 
 
+def test_stacks_of_running_threads_cost_no_worker() -> None:
+    """Asked again and again while requests run, no worker ends. Reading other threads' stacks unlocked once did that."""
+    with Served(
+        "--server-type", "TThreadPoolServer", "--model", "m=python:fault_models:Ledger?path=/dev/null", PYTHONPATH=HERE
+    ) as server:
+        workers, stop = worker_pids(server), threading.Event()
+
+        def load() -> None:
+            while not stop.is_set() and works(server):
+                pass
+
+        threads = [threading.Thread(target=load) for _ in range(4)]
+        for thread in threads:
+            thread.start()
+        for _ in range(200):
+            server.process.send_signal(signal.SIGUSR1)
+            time.sleep(0.01)
+        stop.set()
+        for thread in threads:
+            thread.join()
+        assert worker_pids(server) == workers
+
+
 def test_forked_children_are_reaped(tmp_path: Path) -> None:
     """Children of a TForkingServer end soon after their clients. Their requests stay counted."""
     with ledger_server("TForkingServer", tmp_path / "ledger") as server:
