@@ -10,7 +10,9 @@
 
 from __future__ import annotations
 
+import math
 import os
+import time
 from collections.abc import Iterable, Mapping, Sequence
 from types import TracebackType
 from typing import Any
@@ -18,11 +20,14 @@ from typing import Any
 from thriftserve_client import decode, requests, results
 from thriftserve_client.address import Address, SslOptions
 from thriftserve_client.connection import ConnectionConfig, SharedConnection
+from thriftserve_client.errors import CallTimeout, ConnectionFailed, UnavailableError
 from thriftserve_client.requests import Image
 from thriftserve_client.wire.protocols import DEFAULT_MAX_MESSAGE_BYTES, PROTOCOLS
 from thriftserve_idl.ttypes import ClassifyRequest, DetectRequest, PredictRequest
 
 TRANSPORTS = ("framed", "buffered")
+#: `wait_for_ready`: seconds that a server has to answer, and between two tries.
+_READY_TRY_S, _READY_PAUSE_S = 1.0, 0.1
 
 
 class _Default:
@@ -95,8 +100,27 @@ class Client:
         self._connection.close()
 
     def ping(self, *, timeout_s: Timeout = _DEFAULT_TIMEOUT) -> None:
-        """Return if the server accepts requests; raise if not."""
+        """Return if a request sent now would be run; raise if not."""
         self._connection.call("ping", self._limit_s(timeout_s))
+
+    def wait_for_ready(self, timeout_s: float | None = None) -> None:
+        """Wait until a request would be run: until the server is there, has loaded its models and is not stuck.
+
+        Args:
+            timeout_s: how long to wait; None: without limit.
+
+        Raises:
+            ConnectionFailed, CallTimeout, UnavailableError: the last failure, when the time is over.
+            ProtocolMismatch, ServerError: waiting would not help.
+        """
+        until = math.inf if timeout_s is None else time.monotonic() + timeout_s
+        while True:
+            try:
+                return self.ping(timeout_s=_READY_TRY_S)
+            except (ConnectionFailed, CallTimeout, UnavailableError):
+                if time.monotonic() >= until:
+                    raise
+            time.sleep(_READY_PAUSE_S)
 
     def predict(
         self,

@@ -111,13 +111,18 @@ def predict_front_policy() -> FrontPolicy:
         timeouts=front.TIMEOUT_PATHS,
         lanes=front.MODEL_NAME_PATHS,
         repeatable=front.REPEATABLE_METHODS,
+        ids=front.REQUEST_ID_PATHS,
         ordered=False,
     )
 
 
-def _front_processor(context: WorkerContext, about: dict[str, Any]) -> TProcessor:
+def _front_processor(context: WorkerContext, about: dict[str, Any], can_run: Callable[[], bool]) -> TProcessor:
     handler = front.FrontHandler(
-        about, status=context.server_snapshot, counters=context.counters, server_version=__version__
+        about,
+        can_run=can_run,
+        status=context.server_snapshot,
+        counters=context.counters,
+        server_version=__version__,
     )
     return Predict.Processor(handler)
 

@@ -119,7 +119,7 @@ class Internal(ThriftServeError):
 
 
 class Unavailable(ThriftServeError):
-    """The server is loading or stopping. The same request may succeed later or elsewhere."""
+    """The server is loading or stopping, or its workers are stuck. The same request may succeed later or elsewhere."""
 
     code = Code.UNAVAILABLE
     retryable = True

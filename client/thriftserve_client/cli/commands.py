@@ -19,7 +19,9 @@ from thriftserve_client.control import Control
 from thriftserve_client.histogram import Histogram
 
 
-def _ping(client: Client, _: Namespace) -> Report:
+def _ping(client: Client, flags: Namespace) -> Report:
+    if flags.wait is not None:
+        client.wait_for_ready(flags.wait)
     start = time.monotonic()
     client.ping()
     elapsed_ms = (time.monotonic() - start) * 1e3

@@ -70,6 +70,12 @@ examples:
   thriftserve-client --port 9091 load digits https://models.example/digits-43.tar.gz --sha256 9f86d0… --watch
 """
 
+_PING = """\
+Check that a request sent now would be run: a worker has its models, and is not stuck.
+
+example:
+  thriftserve-client ping --wait 60
+"""
 _METADATA = """\
 Print a model's labels and signatures: names, element types and shapes of inputs and outputs.
 
@@ -114,7 +120,8 @@ def parse(argv: Sequence[str] | None = None) -> Namespace:
         _connection_flags(command, suppress=True)
         return command
 
-    add("ping", "check that the server accepts requests")
+    ping = add("ping", "check that a request sent now would be run", _PING)
+    ping.add_argument("--wait", type=_seconds, metavar="S", help="wait until it would be, for S seconds at most")
     status = add("status", "show the server and its workers")
     status.add_argument("--watch", action="store_true", help="keep printing every model's versions when they change")
     add("models", "show every model's versions and their states")

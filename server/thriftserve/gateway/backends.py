@@ -242,4 +242,4 @@ def declares_nothing(metadata: ModelMetadata, signature: SignatureInfo) -> bool:
 #: Bytes that a message may have beside the body's: names, shapes.
 _ENVELOPE_BYTES = 1024 * 1024
 #: /readyz: a server that has not answered by then counts as unreachable.
-_PING_TIMEOUT_S = 2.0
+_PING_TIMEOUT_S = 1.0

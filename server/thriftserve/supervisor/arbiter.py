@@ -3,6 +3,7 @@
     run():  start -> main loop -> end
     signal --> wake-up pipe --> handler                     report of a child --> ready | failed | another is stuck
     end of a child --> its slot is filled again, after a pause that doubles while it keeps failing
+                       (before the server was ready: after some failures the server gives up)
     drain --> groups of order 0, and when they have ended, those of the next order
 
 The supervisor holds the listening sockets but never accepts a connection, so it survives whatever clients do. The
@@ -24,11 +25,18 @@ from thriftserve.supervisor import child
 from thriftserve.supervisor.child import SignalQueue
 from thriftserve.supervisor.process_table import ProcessTable, ended_children
 from thriftserve.supervisor.scoreboard import Scoreboard
-from thriftserve.supervisor.worker_group import ProcessState, Worker, WorkerGroup, WorkerSlot
+from thriftserve.supervisor.worker_group import (
+    BACKOFF_ALONE_S,
+    BACKOFF_LAST_S,
+    ProcessState,
+    Worker,
+    WorkerGroup,
+    WorkerSlot,
+)
 
 log = logging.getLogger(__name__)
 
-#: After this many failures of a slot in a row, while no worker of its group serves, the server gives up.
+#: A server that was never ready gives up after this many failures of a slot in a row, while none of its group serves.
 MAX_FAILURES = 5
 _TICK_S = 1.0
 #: Pause before another try to start a process that could not be started.
@@ -77,7 +85,7 @@ class Arbiter:
         self._processes: ProcessTable
 
     def run(self) -> ExitCode:
-        """Run the server until a signal ends it, or until no worker can serve.
+        """Run the server until a signal ends it, or until it is clear that it will never be ready.
 
         Returns:
             How the process should end.
@@ -207,13 +215,13 @@ class Arbiter:
                 self._plan_respawn(slot, worker, code)
 
     def _plan_respawn(self, slot: WorkerSlot, worker: Worker, code: int) -> None:
-        hopeless = not self._was_ready and worker.failure is not None
-        # Nothing kills itself by SIGKILL: once the server was ready, this tells nothing about what it serves.
-        killed = self._was_ready and code == -signal.SIGKILL
-        if hopeless or (slot.failures >= MAX_FAILURES and not killed and not self._any_serves(slot.group)):
+        """Plan when a slot is filled again. A server that was ready never gives up: requests may end workers, too."""
+        if not self._was_ready and (
+            worker.failure is not None or (slot.failures >= MAX_FAILURES and not self._any_serves(slot.group))
+        ):
             self._give_up(worker, code)
             return
-        wait_s = slot.backoff_s()
+        wait_s = slot.backoff_s(last_s=BACKOFF_LAST_S if self._any_serves(slot.group) else BACKOFF_ALONE_S)
         slot.restarts += 1
         slot.respawn_at = time.monotonic() + wait_s
         log.warning("restarting %s in %.1f s", slot.label, wait_s)

@@ -22,7 +22,8 @@ from thriftserve.supervisor.scoreboard import Scoreboard
 #: A worker that ran this long was healthy: its end restarts the back-off.
 HEALTHY_AFTER_S = 10.0
 BACKOFF_FIRST_S = 0.1
-BACKOFF_LAST_S = 30.0
+#: The longest pause while another worker of the group serves, and while none does.
+BACKOFF_LAST_S, BACKOFF_ALONE_S = 30.0, 2.0
 #: The capacity of a pipe: pipe(7).
 _PIPE_BYTES = 65536
 _SPAWN_REQUEST = struct.Struct("=3q")
@@ -152,9 +153,9 @@ class WorkerSlot:
         """Whether its worker is ready."""
         return self.worker is not None and self.worker.state is ProcessState.READY
 
-    def backoff_s(self) -> float:
-        """Return how long to wait before the next start: twice as long after each failure."""
-        return float(min(BACKOFF_FIRST_S * 2 ** max(0, self.failures - 1), BACKOFF_LAST_S))
+    def backoff_s(self, last_s: float) -> float:
+        """Return how long to wait before the next start: twice as long after each failure, up to `last_s` seconds."""
+        return float(min(BACKOFF_FIRST_S * 2 ** min(16, max(0, self.failures - 1)), last_s))
 
 
 @dataclass(eq=False)

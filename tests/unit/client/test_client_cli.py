@@ -93,6 +93,7 @@ def test_ping(run: Run) -> None:
     """A server that answers is said to."""
     assert good(run("ping")).startswith("ok, ")
     assert data(run("ping", "--json"))["ok"] is True
+    assert good(run("ping", "--wait", "10")).startswith("ok, ")
 
 
 def test_status(run: Run) -> None:
@@ -271,6 +272,8 @@ def test_detect(run: Run, service: Service, tmp_path: Path) -> None:
         (["predict", "m", "--version", "1", "--label", "a"], 2, "not allowed with"),
         (["classify", "digits", "none.png"], 2, "none.png: No such file"),
         (["classify", "digits", "a.png", "--top-k", "0"], 2, "'0' is not a whole number from 1 up"),
+        (["ping", "--wait", "soon"], 2, "'soon' is not a number of seconds above 0"),
+        (["--unix-socket", "none", "ping", "--wait", "0.1"], 3, "see --host, --port, --unix-socket"),
         (["ping", "--timeout-s", "0"], 2, "'0' is not a number of seconds above 0"),
         (["ping", "--port", "70000"], 2, "from 1 to 65535"),
         (["pong"], 2, "invalid choice: 'pong'"),

@@ -36,6 +36,9 @@ class FakeReplies:
     def lane_of(self, request: Request) -> str | None:
         return self.lanes.get(request)
 
+    def fingerprint(self, request: Request) -> bytes:
+        return bytes(request.frame or b"")
+
     def expiry(self, request: Request) -> float:
         return self.expires
 

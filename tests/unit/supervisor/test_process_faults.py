@@ -371,7 +371,7 @@ def test_stacks_are_printed_on_demand(server: Served) -> None:
 
 
 def test_stacks_of_running_threads_cost_no_worker() -> None:
-    """Asked again and again while requests run, no worker ends. Reading other threads' stacks unlocked once did that."""
+    """Asked again and again while requests run, no worker ends. Stacks read without the lock once did that."""
     with Served(
         "--server-type", "TThreadPoolServer", "--model", "m=python:fault_models:Ledger?path=/dev/null", PYTHONPATH=HERE
     ) as server:

@@ -71,8 +71,8 @@ def test_a_process_that_drains_does_not_become_ready(reported: tuple[Report, Wor
 
 def test_the_pause_doubles() -> None:
     """The first failure costs 0.1 s, each further one in a row twice as much, up to a limit."""
-    assert [slot(failures=n).backoff_s() for n in (0, 1, 2, 3, 5)] == [0.1, 0.1, 0.2, 0.4, 1.6]
-    assert slot(failures=50).backoff_s() == BACKOFF_LAST_S
+    assert [slot(failures=n).backoff_s(BACKOFF_LAST_S) for n in (0, 1, 2, 3, 5)] == [0.1, 0.1, 0.2, 0.4, 1.6]
+    assert slot(failures=50).backoff_s(BACKOFF_LAST_S) == BACKOFF_LAST_S
 
 
 @pytest.mark.parametrize(

@@ -1,7 +1,7 @@
 """Admission: whether a request gets a place in a front's queue, or a refusal.
 
     request that came whole --> the front's own reply
-                            --> ConnectionFilter -> QueueFilter -> MemoryFilter -> ModelFilter --> queue
+                            --> ConnectionFilter -> QueueFilter -> MemoryFilter -> ModelFilter -> Suspects --> queue
     request that waits      --> DeadlineFilter                                                 --> stays in the queue
                                  `--> the first filter with a reason: a typed error, and the request is gone
 
@@ -18,6 +18,7 @@ from thriftserve.errors import Code
 from thriftserve.servers.batching.ipc import Arena, Block
 from thriftserve.servers.batching.local_replies import LocalReplies
 from thriftserve.servers.batching.request_queue import BatchWait, Client, Clock, Ewma, Request, RequestQueue
+from thriftserve.servers.batching.suspects import Suspects
 from thriftserve.servers.rejection import queue_is_full
 from thriftserve.supervisor.scoreboard import Counters
 
@@ -315,8 +316,10 @@ class AdmissionControl:
         self._queue_limit = QueueFilter(queue, self._limit, max_queued)
         self._memory_limit = MemoryFilter(budget)
         self._deadline = DeadlineFilter(replies, clock)
-        self._checks: tuple[Callable[[Request], str | None], ...] = ()
-        self.set_model_limits({})
+        self._suspects = Suspects(replies.fingerprint, clock)
+        self._model_limits: Mapping[str, int] = {}
+        self._checks: tuple[tuple[Callable[[Request], str | None], Code], ...] = ()
+        self._set_checks()
         self._turn_away = replies.refusals(self._queue_limit.code, self._queue_limit.text)
         self._turned_away = 0
         self._refused = 0
@@ -324,10 +327,17 @@ class AdmissionControl:
 
     def set_model_limits(self, limits: Mapping[str, int]) -> None:
         """Set how many requests may wait for a part of the service, by its name."""
+        self._model_limits = limits
+        self._set_checks()
+
+    def _set_checks(self) -> None:
+        """Put the filters together: those that have something to do."""
         filters: list[AdmissionFilter] = [ConnectionFilter(), self._queue_limit, self._memory_limit]
-        if limits:
-            filters.append(ModelFilter(self._queue, self._replies, limits))
-        self._checks = tuple(each.reason for each in filters)
+        if self._model_limits:
+            filters.append(ModelFilter(self._queue, self._replies, self._model_limits))
+        if self._suspects:
+            filters.append(self._suspects)
+        self._checks = tuple((each.reason, each.code) for each in filters)
 
     # Requests that come
 
@@ -355,13 +365,17 @@ class AdmissionControl:
         if frame is not None and self._replies.is_local(frame):
             request.client.reply(request, self._replies.local(frame, request.arrived))
             return
-        for check in self._checks:
+        for check, code in self._checks:
             if (reason := check(request)) is not None:
-                self._refuse(request, reason)
+                self._refuse(request, code, reason)
                 if request.block is not None:
                     self._budget.free(request.block)
                 return
         self._budget.hold(request)
+        if self._suspects and self._suspects.suspected(request):
+            request.deaths = 1
+            self._queue.add_retry(request)
+            return
         self._queue.add(request)
         self._batch_wait.arrived(request.client, self._clock.now)
 
@@ -374,14 +388,14 @@ class AdmissionControl:
     def refuse_discarded(self, request: Request) -> None:
         """Refuse a large request that got no block."""
         if self._queue_limit.full():
-            self._refuse(request, self._queue_limit.text)
+            self._refuse(request, self._queue_limit.code, self._queue_limit.text)
         else:
             self._budget.short = True
-            self._refuse(request, self._memory_limit.text)
+            self._refuse(request, self._memory_limit.code, self._memory_limit.text)
 
-    def _refuse(self, request: Request, reason: str) -> None:
+    def _refuse(self, request: Request, code: Code, reason: str) -> None:
         self._count_refused(1, reason)
-        request.client.reply(request, self._replies.fault(request, Code.RESOURCE_EXHAUSTED, reason))
+        request.client.reply(request, self._replies.fault(request, code, reason))
 
     def _count_refused(self, count: int, reason: str) -> None:
         self._counters.add_refused(count)
@@ -405,6 +419,18 @@ class AdmissionControl:
         reply = self._replies.fault(request, code, message)
         self._budget.release(request)
         request.client.reply(request, reply)
+
+    def blame(self, request: Request, text: str) -> None:
+        """Answer an admitted request that ended its workers, and refuse others like it for a while."""
+        seconds = self._suspects.blame(request)
+        self._set_checks()
+        log.error("%s: %s; others like it are refused for %.0f s", request.client.peer, text, seconds)
+        self.fail(request, Code.INTERNAL, text)
+
+    def clear(self, request: Request) -> None:
+        """Note that a request that was suspected of ending workers was answered."""
+        self._suspects.clear(request)
+        self._set_checks()
 
     def remove_client(self, client: Client) -> None:
         """Drop the waiting requests of a client that is gone."""

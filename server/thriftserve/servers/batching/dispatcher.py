@@ -13,6 +13,7 @@ from collections.abc import Callable, Collection, Sequence
 from thriftserve.errors import Code
 from thriftserve.servers.batching.admission import AdmissionControl, MemoryBudget
 from thriftserve.servers.batching.ipc import Replies, ReplyKind
+from thriftserve.servers.batching.life import SlotState
 from thriftserve.servers.batching.local_replies import FrontPolicy, LocalReplies
 from thriftserve.servers.batching.request_queue import BatchWait, Clock, Request, RequestQueue
 from thriftserve.servers.batching.slot import Slot, WorkerGone
@@ -20,11 +21,15 @@ from thriftserve.settings import HostSettings
 
 log = logging.getLogger(__name__)
 
-_LAST = ReplyKind.LAST
+_LAST, _LEAVING = ReplyKind.LAST, SlotState.LEAVING
 #: Frames that are sent along to a slot come to no more than this, so that the socket takes them at once.
 _INLINE_BYTES = 128 * 1024
 #: A request whose workers died so many times is not run again.
 _MAX_DEATHS = 2
+#: A worker is stuck when it has a batch for so many times the longest that one took lately, and for so long.
+_OVERDUE, _OVERDUE_AT_LEAST_S = 10.0, 1.0
+#: What counts as the longest before the first batch is done, and how it fades with each batch.
+_LONGEST_AT_FIRST_S, _FADING = 1.0, 0.98
 
 
 class Dispatcher:
@@ -70,8 +75,10 @@ class Dispatcher:
         self._reported_stuck: set[int] = set()
         self.slots: dict[int, Slot] = {}
         self._with_room: list[Slot] = []
-        #: Workers (pid) that run a request whose worker died before: nothing else goes to them meanwhile.
-        self._quarantine: set[int] = set()
+        #: The worker (pid) that runs requests that may have ended another one; it gets nothing else. None: no worker.
+        self._isolated: int | None = None
+        #: The longest that a batch took, lately.
+        self._longest_s = _LONGEST_AT_FIRST_S
         #: When to dispatch again, though nothing happened; None: no need.
         self.hold_until: float | None = None
 
@@ -94,14 +101,13 @@ class Dispatcher:
         self.hold_until = None
         queue = self._queue
         while self._with_room and queue.ready:
-            if queue.retries:
-                if not self._retry():
-                    return
-                continue
             every, runs = self.slots.values(), self._settings.slots
             slots: Sequence[Slot] = self._with_room
-            if self._quarantine and not (slots := [each for each in slots if each.pid not in self._quarantine]):
-                return
+            if queue.retries or self._isolated is not None:
+                self._run_retry()
+                slots = [each for each in self._with_room if each.pid != self._isolated]
+                if not slots or not queue.has_turns:
+                    return
             slots, at_once = startable(slots, every, runs)
             slot = choose_slot(slots, every)
             hint = slot.hint
@@ -113,16 +119,22 @@ class Dispatcher:
                 return
             self._send(slot, queue.take(count, _INLINE_BYTES))
 
-    def _retry(self) -> bool:
-        """Run a request whose worker died, on a worker that has nothing else: the request may be what killed it."""
-        busy = {slot.pid for slot in self.slots.values() if slot.batches}
-        idle = [slot for slot in self._with_room if slot.pid not in busy]
-        if not idle:
-            return False
-        slot = choose_slot(idle, self.slots.values())
-        self._quarantine.add(slot.pid)
-        self._send(slot, [self._queue.retries.popleft()])
-        return True
+    def _run_retry(self) -> None:
+        """Run the next request that may have ended a worker: one at a time, on a worker that has nothing else.
+
+        The other workers serve on, whatever it does.
+        """
+        if not self._queue.retries:
+            return
+        if self._isolated is None:
+            self._isolated = choose_slot(self._with_room, self.slots.values()).pid
+        slots = self._slots_of(self._isolated)
+        free = [slot for slot in slots if slot.room > 0]
+        if free and not any(slot.batches for slot in slots):
+            self._send(free[0], [self._queue.retries.popleft()])
+
+    def _slots_of(self, pid: int) -> list[Slot]:
+        return [slot for slot in self.slots.values() if slot.pid == pid]
 
     def _send(self, slot: Slot, requests: list[Request]) -> None:
         if not requests:
@@ -156,15 +168,19 @@ class Dispatcher:
             assert request is not None
             batch[index] = None
             client = request.client
+            if request.deaths:
+                self._admission.clear(request)
             self._budget.release(request)
             self._queue.leave_hand(client.queue)
             client.reply(request, None if close else data)
             if not client.pending:
                 self._batch_wait.answered(client, self._clock.now)
+        if items:
+            self._longest_s = max(self._longest_s * _FADING, self._clock.now - slot.since)
         done = slot.end_batch(kind, self._clock.now, answered=bool(items))
+        if items and slot.pid == self._isolated and not any(each.batches for each in self._slots_of(slot.pid)):
+            self._isolated = None
         if kind is _LAST:
-            if items:  # without any it only says that the slot is open now
-                self._quarantine.discard(slot.pid)
             slot.hint = hint
         if done:
             self.remove_slot(slot)
@@ -183,7 +199,8 @@ class Dispatcher:
         if self.slots.pop(slot.fd, None) is None:
             return
         self._update_room(slot)
-        self._quarantine.discard(slot.pid)
+        if slot.pid == self._isolated:
+            self._isolated = None
         begun, untouched = slot.close(unread)
         self._on_slot_gone(slot.fd)
         if begun:
@@ -191,22 +208,38 @@ class Dispatcher:
         for request in begun:
             request.deaths += 1
         for request in [*begun, *untouched]:
+            self._queue.leave_hand(request.client.queue)
             if request.client.closed:
                 self._budget.release(request)
             elif request.deaths >= _MAX_DEATHS:
                 self._give_up(request)
-            elif request in untouched or self._replies.method_of(request) in self._policy.repeatable:
-                self._queue.retries.append(request)
+            elif request in untouched and not request.deaths:
                 continue
+            elif request in untouched or self._replies.method_of(request) in self._policy.repeatable:
+                self._queue.add_retry(request)
             else:
                 text = "the worker died that ran this request; it may have been done"
                 self._admission.fail(request, Code.INTERNAL, text)
-            self._queue.leave_hand(request.client.queue)
+        for request in reversed(untouched):
+            if not (request.deaths or request.client.closed):
+                self._queue.put_back(request)
 
     def _give_up(self, request: Request) -> None:
-        text = f"{_MAX_DEATHS} workers died while they ran this request; it is not tried again"
-        log.error("%s: %s", request.client.peer, text)
-        self._admission.fail(request, Code.INTERNAL, text)
+        self._admission.blame(request, f"{_MAX_DEATHS} workers died while they ran this request; it is not tried again")
+
+    # Health
+
+    def can_run(self) -> bool:
+        """Return whether a worker would run a request that is sent now: one is there, and it is not stuck.
+
+        A worker counts as stuck when it has had a batch for ten times as long as any batch took lately.
+        """
+        overdue_s = max(_OVERDUE_AT_LEAST_S, _OVERDUE * self._longest_s)
+        now = self._clock.now
+        return any(
+            slot.hint.requests and slot.state is not _LEAVING and not (slot.batches and now - slot.since > overdue_s)
+            for slot in self.slots.values()
+        )
 
     def report_stuck(self) -> None:
         """Report workers that have had a batch for too long."""

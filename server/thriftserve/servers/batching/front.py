@@ -91,7 +91,7 @@ class TBatchingFront:
         tls = tls_context(settings)
         processor = None
         if policy.make_processor is not None:
-            processor = policy.make_processor(self._server.context, self._about)
+            processor = policy.make_processor(self._server.context, self._about, self._can_run)
         replies = LocalReplies(policy, processor, settings.protocol, settings.max_message_bytes)
         self._queue = queue = RequestQueue(ordered=policy.ordered)
         self._budget = budget = MemoryBudget(settings.max_queued_bytes, settings.max_message_bytes)
@@ -122,6 +122,9 @@ class TBatchingFront:
             self._epoll.poll()
             self._accept_slots()
         self._server.mark_ready()
+
+    def _can_run(self) -> bool:
+        return self._dispatcher.can_run()
 
     # The loop
 

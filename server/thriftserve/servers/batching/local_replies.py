@@ -11,6 +11,7 @@ from __future__ import annotations
 import logging
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
+from hashlib import blake2b
 from io import BytesIO
 from typing import Any
 
@@ -18,7 +19,7 @@ from thrift.Thrift import TProcessor
 
 from thriftserve.errors import Code
 from thriftserve.rpc import BadMessage, make_exchange
-from thriftserve.rpc.scan import find_i32, find_string
+from thriftserve.rpc.scan import LOST, Scanner, find_i32, find_string
 from thriftserve.servers.batching.request_queue import Request
 from thriftserve.supervisor.context import WorkerContext
 from thriftserve_client.wire.framing import HEADER_BYTES, Frame
@@ -31,6 +32,8 @@ _CALL = b"\x80\x01\x00\x01\x00\x00\x00"
 #: Where a binary message's method name begins in its frame, and how much of a frame holds name and number.
 _NAME_AT = 12
 _HEAD_BYTES = 2048
+#: Before each value of a struct in a binary message: its type and number.
+_FIELD_HEAD_BYTES = 3
 _NEVER = float("inf")
 
 #: Makes the result struct of a method that failed: (method, code, message); None for a TApplicationException.
@@ -48,8 +51,9 @@ class FrontPolicy:
 
     Attributes:
         fault: makes the result of a request that fails before any handler saw it.
-        make_processor: called in each front with its context and with what workers reported of themselves (a dict
-            that is kept up to date); answers the methods in `local`.
+        make_processor: called in each front with its context, with what workers reported of themselves (a dict that
+            is kept up to date), and with what tells whether a worker would run a request now; answers the methods in
+            `local`.
         local: methods that the front answers itself, whatever the workers do.
         timeouts: where a method's time-out in milliseconds is: field numbers from its arguments down to an i32.
         ordered: whether a client's requests run one after the other, as on the other server types. Otherwise requests
@@ -57,15 +61,17 @@ class FrontPolicy:
         lanes: where the part of the service that a method uses (a model's name) is: field numbers from its arguments
             down to a string. What workers report under "max_waiting" limits how many requests of a part may wait.
         repeatable: methods that may run again if the worker that ran them died.
+        ids: where a request's own id is: field numbers from its arguments down to a string.
     """
 
     fault: Fault = no_result
-    make_processor: Callable[[WorkerContext, dict[str, Any]], TProcessor] | None = None
+    make_processor: Callable[[WorkerContext, dict[str, Any], Callable[[], bool]], TProcessor] | None = None
     local: frozenset[str] = frozenset()
     timeouts: Mapping[str, tuple[int, ...]] = field(default_factory=dict)
     lanes: Mapping[str, tuple[int, ...]] = field(default_factory=dict)
     ordered: bool = True
     repeatable: frozenset[str] = frozenset()
+    ids: Mapping[str, tuple[int, ...]] = field(default_factory=dict)
 
 
 class LocalReplies:
@@ -136,6 +142,33 @@ class LocalReplies:
         path = self._policy.lanes.get(self.method_of(request))
         name = None if path is None else find_string(_body(request), path)
         return None if name is None else name.decode(errors="replace")
+
+    def fingerprint(self, request: Request) -> bytes:
+        """Return the same 16 bytes for requests that ask for the same, whatever their numbers, ids and time-outs.
+
+        Under the compact protocol and THeader ids and time-outs count, too.
+        """
+        body, name = _body(request), self.method_of(request)
+        digest = blake2b(name.encode(), digest_size=16)
+        # In a binary message the sequence number is behind the name, in the others some fields' heads.
+        at = bytes(body[:_HEAD_BYTES]).find(name.encode()) + len(name) + 4
+        for start, end in self._own_parts(name, body):
+            digest.update(body[at:start])
+            at = end
+        digest.update(body[at:])
+        return digest.digest()
+
+    def _own_parts(self, name: str, body: bytes | memoryview) -> list[tuple[int, int]]:
+        """Return where a request's id and time-out are, with the heads of their fields: (begin, end) each."""
+        if not self._binary:
+            return []
+        scanner, policy = Scanner(body), self._policy
+        heads = [(policy.ids, _FIELD_HEAD_BYTES + HEADER_BYTES), (policy.timeouts, _FIELD_HEAD_BYTES)]
+        paths = [(path, head) for where, head in heads if (path := where.get(name))]
+        try:
+            return sorted((start - head, end) for path, head in paths for _, (start, end) in scanner.reach(path))
+        except LOST:
+            return []
 
     # Making replies
 

@@ -139,7 +139,7 @@ class RequestQueue:
     def __init__(self, *, ordered: bool) -> None:
         self._ordered = ordered
         self._turns: deque[ClientQueue] = deque()
-        #: Requests whose worker died; each runs alone, before the others.
+        #: Requests that may have ended a worker; each runs alone. Their clients have them in hand.
         self.retries: deque[Request] = deque()
         #: Number of requests that wait, without `retries`.
         self.count = 0
@@ -150,8 +150,13 @@ class RequestQueue:
         return self.count + len(self.retries)
 
     @property
+    def has_turns(self) -> bool:
+        """True if there is a request to `take`."""
+        return bool(self._turns)
+
+    @property
     def ready(self) -> bool:
-        """True if there is a request to take."""
+        """True if there is a request to take, or one to run alone."""
         return bool(self._turns or self.retries)
 
     def set_held(self, client: ClientQueue, held: bool) -> None:
@@ -176,6 +181,23 @@ class RequestQueue:
             self.of_lane[request.lane] += 1
         if len(client.waiting) == 1 and self._may_have_turn(client):
             self._turns.append(client)
+
+    def put_back(self, request: Request) -> None:
+        """Put a request that was taken, and not begun, before the others of its client, which is next."""
+        client = request.client.queue
+        client.waiting.appendleft(request)
+        self.count += 1
+        if request.lane is not None:
+            self.of_lane[request.lane] += 1
+        if client in self._turns:
+            self._turns.remove(client)
+        if self._may_have_turn(client):
+            self._turns.appendleft(client)
+
+    def add_retry(self, request: Request) -> None:
+        """Append a request that is to run alone."""
+        request.client.queue.in_hand += 1
+        self.retries.append(request)
 
     def take(self, limit: int, limit_bytes: int) -> list[Request]:
         """Remove and return the next requests, of as many clients as there are.
