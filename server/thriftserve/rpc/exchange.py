@@ -39,6 +39,10 @@ _SLOW_TO_DECODE_BYTES = 64 * 1024
 _PEER_FAILED = (ChannelTimeout, ChannelClosed, FrameError, OSError)
 
 
+#: Bytes of a message that tell what kind it is, and how one of the compact protocol begins.
+_KIND_BYTES, _COMPACT_MARK = 4, 0x82
+
+
 class BadMessage(Exception):
     """The bytes are no message of this protocol; the connection can't go on."""
 
@@ -202,6 +206,22 @@ class Exchange:
             raise BadMessage(_described(error)) from error
         return header
 
+    def is_oneway(self, source: Frame | Stream) -> bool:
+        """Return whether a message that begins here is a oneway call. Nothing of it is used up.
+
+        True also for a stream of which too little has come to tell.
+        """
+        if isinstance(source, Frame):
+            try:
+                return bool(self.peek(source)[1] == TMessageType.ONEWAY)
+            except BadMessage:
+                return False
+            finally:
+                source.rewind()
+        buffer = source.cstringio_buf
+        head = buffer.getvalue()[buffer.tell() :][:_KIND_BYTES]
+        return len(head) < _KIND_BYTES or bool(_kind_of(head) == TMessageType.ONEWAY)
+
     def refuse(self, source: Frame | Stream, reason: str, refusal: Refusal | None) -> list[bytes]:
         """Return the reply that refuses a request without running it; raises as `answer` does."""
         name, kind, seqid = self.peek(source)
@@ -307,6 +327,11 @@ class Exchange:
         parts: list[bytes] = self._out.take()
         self.size = sum(map(len, parts))
         return parts
+
+
+def _kind_of(head: bytes) -> int:
+    """Return the kind of the message that begins with these bytes, binary or compact."""
+    return head[1] >> 5 & 7 if head[0] == _COMPACT_MARK else head[3]
 
 
 def _described(error: BaseException) -> str:

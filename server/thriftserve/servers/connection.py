@@ -54,6 +54,13 @@ def log_failure(peer: str, error: Exception) -> None:
         log.error("%s: closed", peer, exc_info=error)
 
 
+def has_hung_up(sock: socket.socket) -> bool:
+    """Return whether the client has closed its side of a connection, or broken it."""
+    poll = select.poll()
+    poll.register(sock, select.POLLRDHUP)
+    return bool(poll.poll(0))
+
+
 def _never() -> bool:
     return False
 
@@ -80,6 +87,7 @@ class Connection:
         self._counters = server.context.counters
         self._idle = False
         self._first = True
+        self._new_turn = True
         self._may_busy_wait = may_busy_wait
         self._busy_poll = BusyPoll(server.settings.spin_us)
 
@@ -136,6 +144,7 @@ class Connection:
         Returns:
             True if the connection is open, False if it has ended.
         """
+        self._new_turn = True
         try:
             if linger_s is not None and not self._continue_handshake():
                 return True
@@ -214,7 +223,7 @@ class Connection:
             self._shut_down_reading()
         source = self._receive(channel) if self._may_busy_wait() else channel.receive()
         self._idle = False
-        if source is None:
+        if source is None or self._is_abandoned(source):
             return False
         self._counters.begin_request()
         try:
@@ -224,6 +233,18 @@ class Connection:
         finally:
             self._counters.end_request()  # after the send: the client need not wait for it
         return not self._exchange.broken
+
+    def _is_abandoned(self, source: Frame | Stream) -> bool:
+        """Return whether the client has gone while its message waited for this turn, and nobody wants the reply."""
+        if not self._new_turn:
+            return False
+        self._new_turn = False
+        if self.server.settings.answer_half_closed or self.server.draining or not has_hung_up(self.sock):
+            return False
+        if self._exchange.is_oneway(source):
+            return False
+        log.info("%s: closed: the client had gone before its request was run", self.peer)
+        return True
 
     def _receive(self, channel: FramedChannel | BufferedChannel) -> Frame | Stream | None:
         if channel.has_pending or self.server.tls is not None:

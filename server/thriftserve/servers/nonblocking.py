@@ -31,6 +31,8 @@ from thriftserve_client.wire.framing import Frame
 
 log = logging.getLogger(__name__)
 
+#: A request that waited longer than this may have lost its client.
+_LONG_WAIT_S = 0.001
 _SWEEP_S = 1.0
 #: Connections over the limit that are held, for the moment that it takes to reject them.
 _MAX_REJECTING = 64
@@ -266,6 +268,8 @@ class TNonblockingServer:
             self._guard(message.connection, partial(self._run, message))
 
     def _run(self, message: _QueuedMessage, connection: _OwnedConnection) -> None:
+        if time.monotonic() - message.arrived > _LONG_WAIT_S and connection.is_abandoned(message.frame):
+            raise PeerGone
         self._counters.begin_request()
         try:
             parts = connection.exchange.answer(message.frame, message.arrived)

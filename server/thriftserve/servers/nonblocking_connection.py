@@ -11,6 +11,7 @@ FramedMultiplexedConnection, and BufferedMultiplexedConnection, which waits for 
 
 from __future__ import annotations
 
+import logging
 import select
 import socket
 import ssl
@@ -21,7 +22,7 @@ from struct import Struct
 from thriftserve.rpc import make_exchange
 from thriftserve.servers.acceptor import arrived_before_s
 from thriftserve.servers.busy_poll import BusyPoll, CoreBudget
-from thriftserve.servers.connection import FAILURES, Connection, log_failure
+from thriftserve.servers.connection import FAILURES, Connection, has_hung_up, log_failure
 from thriftserve.servers.context import ServerContext
 from thriftserve_client.wire.framing import Frame, FrameDecoder
 from thriftserve_client.wire.message_socket import (
@@ -32,6 +33,8 @@ from thriftserve_client.wire.message_socket import (
     ChannelTimeout,
     drop_sent,
 )
+
+log = logging.getLogger(__name__)
 
 _LENGTH = Struct("!i")
 _WOULD_BLOCK = (BlockingIOError, ssl.SSLWantReadError, ssl.SSLWantWriteError)
@@ -124,6 +127,13 @@ class NonblockingConnection:
             return None
         self._first = False
         return time.monotonic() - arrived_before_s(self.sock)
+
+    def is_abandoned(self, frame: Frame) -> bool:
+        """Return whether the client has gone while its message waited, and nobody wants the reply."""
+        if self._settings.answer_half_closed or not has_hung_up(self.sock) or self.exchange.is_oneway(frame):
+            return False
+        log.info("%s: closed: the client had gone before its request was run", self.peer)
+        return True
 
     def restart_idle_timeout(self) -> None:
         """Start the idle time again, after a message without a response. `send` does so itself."""
@@ -251,7 +261,9 @@ class FramedMultiplexedConnection(NonblockingConnection):
 
     def _serve_turn(self) -> bool:
         frame = self.next_message() or self._read_rest()
-        return self._answer(frame) if frame else True
+        if frame is None:
+            return True
+        return not self.is_abandoned(frame) and self._answer(frame)
 
     def _serve_alone(self, must_return: Callable[[], bool]) -> bool:
         cut = self._decoder.cut

@@ -119,6 +119,12 @@ class HostSettings(Settings):
         group=PROCESSES,
         check=at_least(1),
     )
+    answer_half_closed: bool = setting(
+        False,
+        "Answer clients that close their sending side before they read their replies. Otherwise a closed side means "
+        "that the client has gone: its requests that wait are not run, except for oneway calls.",
+        group=NETWORK,
+    )
     worker_timeout_s: float = setting(
         300.0,
         "Kill and replace a worker of TBatchingServer that has had one batch for this long.",

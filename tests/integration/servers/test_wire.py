@@ -35,7 +35,8 @@ def server(request: pytest.FixtureRequest) -> Iterator[Hosted]:
     """One server of each type, transport and protocol."""
     server_type, wire = request.param
     # What a handler remembers is its process's: a client's calls may go to any worker of TBatchingServer.
-    with Hosted(server_type, wire=wire, workers=1 if server_type == "TBatchingServer" else 2) as hosted:
+    workers = 1 if server_type == "TBatchingServer" else 2
+    with Hosted(server_type, wire=wire, workers=workers, answer_half_closed=True) as hosted:
         yield hosted
         hosted.serves()
 

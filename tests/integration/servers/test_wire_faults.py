@@ -47,6 +47,7 @@ def hosted(request: pytest.FixtureRequest) -> Iterator[Hosted]:
         read_timeout_s=0.7,
         write_timeout_s=0.7,
         max_message_bytes=MAX_MESSAGE_BYTES,
+        answer_half_closed=True,
     ) as server:
         yield server
 

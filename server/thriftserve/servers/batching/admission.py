@@ -432,6 +432,20 @@ class AdmissionControl:
         self._suspects.clear(request)
         self._set_checks()
 
+    def abandon(self, client: Client) -> int:
+        """Drop the waiting requests of a client that wants no replies any more; return how many.
+
+        Oneway calls stay: nobody waits for a reply to them.
+        """
+        count = 0
+        for request in [*client.queue.waiting, *(each for each in self._queue.retries if each.client is client)]:
+            if not self._replies.is_oneway(request):
+                self._queue.remove(request)
+                self._budget.release(request)
+                client.pending.remove(request)
+                count += 1
+        return count
+
     def remove_client(self, client: Client) -> None:
         """Drop the waiting requests of a client that is gone."""
         for request in self._queue.remove_client(client):

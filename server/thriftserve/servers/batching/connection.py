@@ -36,7 +36,7 @@ _MAX_UNSENT_BYTES = 1 << 20
 #: A client that holds memory others need is given this long to make headway.
 _PATIENCE_S = 1.0
 _NOT_YET = (BlockingIOError, ssl.SSLWantReadError, ssl.SSLWantWriteError)
-_IN, _OUT = select.EPOLLIN, select.EPOLLOUT
+_IN, _OUT, _GONE = select.EPOLLIN, select.EPOLLOUT, select.EPOLLRDHUP
 # Plain names: access to a member of an enum takes ten times as long.
 _HANDSHAKE, _OPEN = ConnectionState.HANDSHAKE, ConnectionState.OPEN
 _DRAINING, _CLOSED = ConnectionState.DRAINING, ConnectionState.CLOSED
@@ -167,6 +167,8 @@ class FrontConnection:
                 self._send_rest()
             if mask & ~_OUT and self._events & _IN:
                 self._read()
+            elif mask & _GONE and self._events & _GONE:
+                self._on_gone()
             elif mask & (select.EPOLLERR | select.EPOLLHUP):
                 raise ChannelClosed("the connection broke")
         except (PeerGone, *FAILURES) as error:
@@ -242,7 +244,21 @@ class FrontConnection:
             raise ChannelClosed("the peer closed in the middle of a message")
         if not self.pending:
             raise PeerGone
-        self._stop_reading()  # it may have closed its sending side alone: its requests are still answered
+        self._stop_reading()
+        if not self._settings.answer_half_closed:
+            self._abandon()
+            if not self.queue.waiting:
+                raise PeerGone
+
+    def _on_gone(self) -> None:
+        """Drop what waits of a client that has gone while no more of it was read; that may hold oneway calls."""
+        self._watch(self._events & ~_GONE)
+        if not self._settings.answer_half_closed:
+            self._abandon()
+
+    def _abandon(self) -> None:
+        if count := self._context.admission.abandon(self):
+            log.info("%s: the client had gone before %d of its requests were run", self.peer, count)
 
     def _stop_reading(self) -> None:
         self.state = next_state(CONNECTION_LIFE, self.state, ConnectionEvent.READ_END)
@@ -263,7 +279,7 @@ class FrontConnection:
         if reader.large:
             reader.await_large(self.sock)
         if not self._reads_more:
-            self._watch(self._events & ~_IN)
+            self._watch(self._events & ~_IN | _GONE)
 
     @property
     def _reads_more(self) -> bool:

@@ -15,7 +15,7 @@ from hashlib import blake2b
 from io import BytesIO
 from typing import Any
 
-from thrift.Thrift import TProcessor
+from thrift.Thrift import TMessageType, TProcessor
 
 from thriftserve.errors import Code
 from thriftserve.rpc import BadMessage, make_exchange
@@ -124,6 +124,14 @@ class LocalReplies:
     def method_of(self, request: Request) -> str:
         """Return the name of the method that a request calls; empty if it can't be read."""
         return self.method(_head(request))
+
+    def is_oneway(self, request: Request) -> bool:
+        """Return whether nobody waits for a reply to a request."""
+        try:
+            _, kind, _ = self._header_reader.peek(_message(_head(request)))
+        except BadMessage:
+            return False
+        return bool(kind == TMessageType.ONEWAY)
 
     def expiry(self, request: Request) -> float:
         """Return when a request must have begun to run, monotonic seconds; infinity if a front can't tell."""
