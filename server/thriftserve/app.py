@@ -24,6 +24,7 @@ from typing import Any
 from thrift.Thrift import TProcessor
 
 from thriftserve import __version__, servers
+from thriftserve import log as log_lines
 from thriftserve.batching import MAX_BATCH_SIZE, Batcher, declares_batching
 from thriftserve.controller import (
     ModelController,
@@ -88,7 +89,7 @@ def serve(source: SettingsSource) -> ExitCode:
             placed,
             control=ControlPlane(control, control_port),
             sidecar=partial(gateway_group, settings) if settings.rest_port is not None else None,
-            on_ready=partial(print, flush=True),
+            on_ready=log_lines.announce,
         )
 
 

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import os
 import signal
+import sys
 import time
 from pathlib import Path
 from typing import Any, ClassVar
@@ -97,4 +98,18 @@ class OpensGate:
 
     def predict(self, inputs: Inputs) -> Inputs:
         """Answers with its input."""
+        return {"x": inputs["x"]}
+
+
+class Chatty:
+    """Prints so many lines to stdout and to stderr before it answers."""
+
+    def __init__(self, lines: str) -> None:
+        self._lines = int(lines)
+
+    def predict(self, inputs: Inputs) -> Inputs:
+        """Prints, then answers with its input."""
+        for _ in range(self._lines):
+            print("a line of a model that is being debugged")
+            print("another one", file=sys.stderr)
         return {"x": inputs["x"]}

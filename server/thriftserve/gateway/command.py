@@ -9,7 +9,6 @@ from __future__ import annotations
 
 import argparse
 import os
-from functools import partial
 from typing import Any
 
 from thriftserve import log
@@ -78,4 +77,4 @@ def run(settings: GatewaySettings) -> ExitCode:
         from thriftserve.gateway import uvicorn_server
     except ImportError as error:
         raise ConfigError(f"the gateway needs {error.name}: pip install 'thriftserve[gateway]'") from None
-    return uvicorn_server.serve(settings, partial(print, flush=True))
+    return uvicorn_server.serve(settings, log.announce)
