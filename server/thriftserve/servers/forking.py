@@ -1,7 +1,8 @@
 """TForkingServer: a child process for each connection, and a session in each child.
 
     accept --> fork --> child: load, serve the connection to its end, exit
-    the forking process: no session, no tensor, no thread; it reaps, counts and signals its children
+    the forking process: no session, no tensor; it reaps, counts and signals its children, and has a thread
+                         only while, and after, it rejects clients
 
 Before the server is ready, a first child loads the models and exits. So it is not a client that finds out about models
 that can't be loaded.
@@ -22,7 +23,7 @@ from thriftserve.servers.acceptor import Acceptor, OutOfDescriptors, accept_queu
 from thriftserve.servers.busy_poll import CoreBudget
 from thriftserve.servers.connection import Connection
 from thriftserve.servers.context import ServerContext, Wakeup
-from thriftserve.servers.rejection import queue_is_full
+from thriftserve.servers.rejection import Rejector, queue_is_full
 from thriftserve.supervisor import child
 from thriftserve.supervisor.context import WorkerContext
 
@@ -31,9 +32,6 @@ log = logging.getLogger(__name__)
 #: How often to check the kernel's queue while the number of children is at its limit.
 _QUEUE_POLL_S = 0.1
 _TICK_S = 1.0
-#: Most children at once that reject clients, and how long one may take.
-_MAX_REJECTING = 16
-_REJECTION_TIMEOUT_S = 6
 _REASON_BYTES = 4096
 
 
@@ -45,7 +43,7 @@ class TForkingServer:
         self._rows = server.context.board.rows_of_children(server.context.row)
         #: pid -> row of the scoreboard.
         self._children: dict[int, int] = {}
-        self._rejecting: set[int] = set()
+        self._rejector = Rejector(server)
         self._core_budget = CoreBudget(server.context.board)  # here, so that children don't count the cores again
 
     def prepare(self) -> None:
@@ -110,11 +108,11 @@ class TForkingServer:
                     return
                 self._fork_for(*accepted)
             limit = self._server.settings.max_queued
-            while len(self._rejecting) < _MAX_REJECTING and accept_queue_length(acceptor.sock) > limit:
+            while accept_queue_length(acceptor.sock) > limit:
                 accepted = acceptor.accept()
                 if accepted is None:
                     return
-                self._fork_to_reject(*accepted, queue_is_full(limit))
+                self._rejector.reject(*accepted, queue_is_full(limit))
 
     def _fork_for(self, sock: socket.socket, peer: str) -> None:
         board = self._server.context.board
@@ -127,12 +125,6 @@ class TForkingServer:
                 board.free(row)
                 return
         self._children[pid] = row
-
-    def _fork_to_reject(self, sock: socket.socket, peer: str, reason: str) -> None:
-        log.warning("%s: rejected: %s", peer, reason)
-        self._server.context.counters.add_refused()
-        with sock, contextlib.suppress(OSError):
-            self._rejecting.add(child.fork(lambda: self._reject(sock, peer, reason)))
 
     def _drain_children(self) -> None:
         for pid in self._children:
@@ -147,7 +139,6 @@ class TForkingServer:
         with contextlib.suppress(ChildProcessError):
             while (ended := os.waitpid(-1, os.WNOHANG))[0]:
                 pid, status = ended
-                self._rejecting.discard(pid)
                 row = self._children.pop(pid, None)
                 if row is not None:
                     self._server.context.board.free(row, into=self._server.context.row)
@@ -182,12 +173,6 @@ class TForkingServer:
         connection.serve()
         return ExitCode.OK
 
-    def _reject(self, sock: socket.socket, peer: str, reason: str) -> int:
-        server = self._own_server()
-        signal.alarm(_REJECTION_TIMEOUT_S)
-        Connection(sock, peer, server).reject(reason)
-        return ExitCode.OK
-
     def _drain_early(self) -> None:
         """Handle SIGTERM before the connection exists: it is then served by a draining server, which answers it."""
         self._server.draining = True
@@ -195,6 +180,7 @@ class TForkingServer:
     def _own_server(self) -> ServerContext:
         """Return the context for this child: without the listening socket, with its own wake-up."""
         self._server.listener.sock.close()
+        self._rejector.close_inherited()
         self._server.wakeup = Wakeup()
         return self._server
 

@@ -214,6 +214,11 @@ class HostSettings(Settings):
             raise ConfigError("tls_key is set without tls_cert: give the certificate too")
         if self.tls_client_ca and not self.tls_cert:
             raise ConfigError("tls_client_ca is set without tls_cert: mutual TLS needs the server's certificate too")
+        if self.transport != self.framing:
+            needs = "protocol=header" if self.protocol == "header" else self.server_type
+            raise ConfigError(
+                f"transport is {self.transport!r}, but {needs} has the framed transport only: leave it out"
+            )
 
     @property
     def worker_processes(self) -> int:
@@ -235,12 +240,9 @@ class HostSettings(Settings):
         return self.transport
 
     def unused(self) -> tuple[str, ...]:
-        """Return, as `name=value`, the changed settings that the server type or the protocol does not use."""
-        names = [
-            item.name
+        """Return, as `name=value`, the changed settings that the server type does not use."""
+        return tuple(
+            f"{item.name}={getattr(self, item.name)}"
             for item in fields(self)
             if getattr(self, item.name) != item.default and not server_type_uses(self.server_type, item.name)
-        ]
-        if self.framing != self.transport:
-            names.append("transport")
-        return tuple(f"{name}={getattr(self, name)}" for name in names)
+        )

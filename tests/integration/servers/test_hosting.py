@@ -203,13 +203,6 @@ def test_ipv6(server_type: str) -> None:
         server.serves()
 
 
-def test_transport_that_the_type_does_not_use() -> None:
-    """TNonblockingServer logs once that it does not use transport=buffered, and serves framed clients."""
-    with Hosted("TNonblockingServer", transport="buffered") as server:
-        server.serves()
-        assert server.log().count("transport=buffered") == 1
-
-
 @pytest.mark.parametrize("server_type", TYPES)
 def test_service_that_fails_to_load(server_type: str) -> None:
     """If the service can't be created, the server ends with the reason and its exit code, without a ready line."""

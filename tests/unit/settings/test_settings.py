@@ -274,14 +274,25 @@ def test_help_shows_defaults() -> None:
 
 
 @pytest.mark.parametrize(
+    ("settings", "needs"),
+    [
+        ({"server_type": "TNonblockingServer"}, "TNonblockingServer"),
+        ({}, "TBatchingServer"),
+        ({"server_type": "TThreadedServer", "protocol": "header"}, "protocol=header"),
+    ],
+)
+def test_a_transport_that_is_not_there(settings: dict[str, str], needs: str) -> None:
+    """The buffered transport is refused where there are frames only, before anything starts."""
+    with pytest.raises(ConfigError, match=f"transport is 'buffered', but {needs} has the framed transport only"):
+        HostSettings(transport="buffered", **settings)  # type: ignore[arg-type]
+
+
+@pytest.mark.parametrize(
     ("settings", "unused"),
     [
         (HostSettings(server_type="TThreadedServer", threads=4, max_connections=5), ("threads=4",)),
         (HostSettings(server_type="TThreadPoolServer", threads=4, transport="buffered"), ()),
-        (
-            HostSettings(server_type="TNonblockingServer", spin_us=0, transport="buffered"),
-            ("spin_us=0", "transport=buffered"),
-        ),
+        (HostSettings(server_type="TNonblockingServer", spin_us=0), ("spin_us=0",)),
         (HostSettings(fronts=2, max_children=3), ("max_children=3",)),
     ],
 )
