@@ -24,6 +24,8 @@ FOOTER_BYTES = 48
 #: Behind each block: one byte for its compression, four of checksum.
 _TRAILER_BYTES = 5
 _MOST_VARINT_BYTES = 10
+#: Bytes of a block, decompressed; TensorFlow's have up to 256 KiB.
+_MOST_BLOCK_BYTES = 64 << 20
 
 
 @dataclass(frozen=True)
@@ -85,9 +87,8 @@ def _block_entries(data: memoryview, offset: int, size: int) -> Iterator[tuple[b
     """Yield keys and values of a block. A key is written as what it shares with the one before, and the rest."""
     if offset + size + _TRAILER_BYTES > len(data) or size < 4:
         raise CorruptFile(f"a block of {size} bytes at {offset} is not within its {len(data)} bytes")
-    if data[offset + size] != 0:
-        raise CorruptFile("it is compressed, and no TensorFlow writes it so: save the model again")
-    block = data[offset : offset + size]
+    block = decompressed(data[offset : offset + size], data[offset + size])
+    size = len(block)
     restarts = int.from_bytes(block[-4:], "little")
     end = size - 4 * (restarts + 1)
     if end < 0:
@@ -102,6 +103,57 @@ def _block_entries(data: memoryview, offset: int, size: int) -> Iterator[tuple[b
         key = key[:shared] + bytes(block[at : at + rest])
         yield key, bytes(block[at + rest : at + rest + length])
         at += rest + length
+
+
+def decompressed(block: memoryview, compression: int) -> memoryview:
+    """Return the contents of a block: as it is (0), or compressed by Snappy (1), as some versions of TensorFlow do."""
+    if compression == 0:
+        return block
+    if compression != 1:
+        raise CorruptFile(f"a block is compressed in a way that no table has: {compression}")
+    size, at = _read_varint(block, 0)
+    if size > _MOST_BLOCK_BYTES:
+        raise CorruptFile(f"a block has {size} bytes")
+    out = bytearray()
+    try:
+        while at < len(block) and len(out) <= size:
+            at = _snappy_element(block, at, out)
+    except IndexError:
+        raise CorruptFile("a compressed block ends early") from None
+    if len(out) != size:
+        raise CorruptFile(f"a compressed block has {len(out)} of its {size} bytes")
+    return memoryview(bytes(out))
+
+
+def _snappy_element(block: memoryview, at: int, out: bytearray) -> int:
+    """Append what one element of Snappy's raw format stands for, and return where the next one begins.
+
+    The lowest two bits of its first byte tell the kind: 0: bytes follow; 1 to 3: a copy of what came before, with an
+    offset of 11, 16 or 32 bits.
+
+    Raises:
+        CorruptFile, IndexError: it ends early, or copies what is not there.
+    """
+    tag = block[at]
+    kind, length, at = tag & 3, tag >> 2, at + 1
+    if kind == 0:
+        if length >= 60:
+            width = length - 59
+            length, at = int.from_bytes(block[at : at + width], "little"), at + width
+        if at + length + 1 > len(block):
+            raise CorruptFile("a compressed block ends early")
+        out += block[at : at + length + 1]
+        return at + length + 1
+    if kind == 1:
+        offset, length, at = (tag >> 5) << 8 | block[at], (length & 7) + 4, at + 1
+    else:
+        width = 2 if kind == 2 else 4
+        offset, length, at = int.from_bytes(block[at : at + width], "little"), length + 1, at + width
+    if not 0 < offset <= len(out):
+        raise CorruptFile("a compressed block copies what is not there")
+    for _ in range(length):  # the copy may overlap itself
+        out.append(out[-offset])
+    return at
 
 
 def _read_varint(data: memoryview, at: int) -> tuple[int, int]:

@@ -12,7 +12,7 @@ from __future__ import annotations
 import os
 import re
 import stat
-from collections.abc import Iterator, Mapping
+from collections.abc import Container, Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -74,17 +74,19 @@ def find_fault(path: Path, snapshot: Snapshot) -> str | None:
 
     It reads saved_model.pb and the index, and nothing else: ask once for each snapshot.
     """
-    unfinished = next((name for name in snapshot if _UNFINISHED.search(name)), None)
-    if unfinished:
-        return f"{unfinished} is a copy that is not done"
     graph = next((name for name in (PB, PBTXT) if name in snapshot), None)
     if graph is None:
-        return f"{PB} is missing"
+        return _unfinished_fault(snapshot, frozenset()) or f"{PB} is missing"
     try:
         needs = saved_model_file.list_needs(saved_model_file.read(path / graph))
     except (CorruptFile, OSError) as error:
         return f"{graph} is damaged: {error}"
-    return _asset_fault(needs, snapshot) or _variables_fault(path, needs, snapshot)
+    assets = frozenset(f"assets/{name}" for name in needs.assets)
+    return (
+        _unfinished_fault(snapshot, assets)
+        or next((f"{name} is missing" for name in sorted(assets) if name not in snapshot), None)
+        or _variables_fault(path, needs, snapshot)
+    )
 
 
 def diagnose(path: Path) -> str | None:
@@ -114,15 +116,10 @@ def _walk(directory: str, above: str, depth: int) -> Iterator[tuple[str, os.stat
                 yield f"{above}{entry.name}", status
 
 
-def _asset_fault(needs: SavedModelNeeds, snapshot: Snapshot) -> str | None:
-    for name in needs.assets:
-        asset = snapshot.get(f"assets/{name}")
-        if asset is None:
-            return f"assets/{name} is missing"
-        # An empty one could be meant so. Far more often it is the first moment of a copy, or a full disk.
-        if not asset.size:
-            return f"assets/{name} is empty"
-    return None
+def _unfinished_fault(snapshot: Snapshot, assets: Container[str]) -> str | None:
+    """Return the fault of a file that a copy has left; an asset of the model may have any name, and be empty."""
+    unfinished = next((name for name in snapshot if _UNFINISHED.search(name) and name not in assets), None)
+    return None if unfinished is None else f"{unfinished} is a copy that is not done"
 
 
 def _variables_fault(path: Path, needs: SavedModelNeeds, snapshot: Snapshot) -> str | None:

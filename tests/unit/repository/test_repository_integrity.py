@@ -7,10 +7,11 @@ import shutil
 from collections.abc import Callable
 from pathlib import Path
 
+import cramjam
 import pytest
 
 import exports_v1
-from copied_models import ASSET, FIRST, INDEX, PARTS, PB, SECOND, text_version, whole_version
+from copied_models import ASSET, FIRST, INDEX, PARTS, PB, SECOND, compressed_table, text_version, whole_version
 from small_models import small
 from thriftserve.files import CorruptFile
 from thriftserve.repository import checkpoint_index, integrity, saved_model_file
@@ -97,7 +98,6 @@ def link_to_nothing(path: Path) -> None:
         (lambda path: cut(path, SECOND), "variables/variables.data-00001-of-00002 has"),
         (lambda path: cut(path, FIRST, (path / FIRST).stat().st_size - 1), "data-00000-of-00002 has"),
         (lambda path: (path / ASSET).unlink(), "assets/words.txt is missing"),
-        (lambda path: cut(path, ASSET, 0), "assets/words.txt is empty"),
         (link_to_nothing, "assets/words.txt is missing"),
         (lambda path: (path / "variables" / ".variables.index.Ab3dEf").touch(), "is a copy that is not done"),
         (lambda path: (path / "saved_model.pb.part").touch(), "saved_model.pb.part is a copy that is not done"),
@@ -135,6 +135,53 @@ def test_no_cut_of_a_text_is_missed(tmp_path: Path) -> None:
     (path / "saved_model.pbtxt").write_text(whole)
     (path / ASSET).unlink()
     assert fault(path) == "assets/words.txt is missing"
+
+
+@pytest.mark.parametrize("name", ["words.tmp", "vocab.part", ".hidden", ".words.txt.Ab3dEf", "empty.txt"])
+def test_assets_may_have_any_name(tmp_path: Path, name: str) -> None:
+    """What saved_model.pb names is no leftover, whatever its name, and may be empty; the same file elsewhere is one."""
+    import tensorflow as tf
+
+    class Model(tf.Module):
+        def __init__(self, asset: Path) -> None:
+            self.words = tf.saved_model.Asset(str(asset))
+
+        @tf.function(input_signature=[tf.TensorSpec([None], tf.float32, name="x")])  # type: ignore[untyped-decorator]
+        def serve(self, x: tf.Tensor) -> dict[str, tf.Tensor]:
+            return {"y": x + tf.cast(tf.strings.length(tf.io.read_file(self.words.asset_path)), tf.float32)}
+
+    asset = tmp_path / name
+    asset.write_bytes(b"")
+    model = Model(asset)
+    tf.saved_model.save(model, str(tmp_path / "1"), signatures=model.serve)
+    assert (tmp_path / "1" / "assets" / name).stat().st_size == 0
+    assert fault(tmp_path / "1") is None
+    if name != "empty.txt" and not name.startswith(".hidden"):
+        (tmp_path / "1" / "assets.extra").mkdir()
+        (tmp_path / "1" / "assets.extra" / name).touch()
+        assert fault(tmp_path / "1") == f"assets.extra/{name} is a copy that is not done"
+
+
+def test_a_compressed_index(version: Path) -> None:
+    """An index in Snappy blocks, as published models have it, is read as TensorFlow reads it."""
+    import tensorflow as tf
+
+    path = version / INDEX
+    plain = checkpoint_index.read(memoryview(path.read_bytes()))
+    path.write_bytes(compressed_table(path.read_bytes()))
+    assert dict(tf.train.list_variables(str(version / "variables" / "variables")))
+    assert checkpoint_index.read(memoryview(path.read_bytes())) == plain
+    assert fault(version) is None
+    for block in (b"\x06\x10hello", b"\xff\xff\xff\xff\x0f\x00", b"\x08\x01\x05", b"\x08\x10", b"\x04\xf0"):
+        with pytest.raises(CorruptFile, match="block"):
+            checkpoint_index.decompressed(memoryview(block), 1)
+
+
+@pytest.mark.parametrize("content", [b"", b"a" * 70_000, bytes(range(256)) * 300, b"abcdabcdXabcd" * 9], ids=len)
+def test_snappy(content: bytes) -> None:
+    """What another implementation compresses comes back: long literals, copies far and near, and overlapping ones."""
+    block = memoryview(bytes(cramjam.snappy.compress_raw(content)))
+    assert bytes(checkpoint_index.decompressed(block, 1)) == content
 
 
 def test_damaged_bytes_end_in_one_error(version: Path) -> None:
