@@ -19,7 +19,7 @@ namespace js      thriftserve
 namespace netstd  Thriftserve.Idl
 
 /** The version of this contract. It grows when methods or fields are added. */
-const string CONTRACT_VERSION = "1.0.0"
+const string CONTRACT_VERSION = "1.1.0"
 
 /** Element type of a tensor. The numbers are those of TensorFlow's DataType. */
 enum DataType {
@@ -153,6 +153,9 @@ struct PredictRequest {
   4: optional i32 timeout_ms,
   /** The caller's own name for this request; it stands in the server's log lines about it. */
   5: optional string request_id,
+  /** True: inputs of other shapes than the signature declares are run as they are, by themselves, and the model's
+   *  graph decides whether they fit. Models that have no graph hold to the signature. */
+  6: optional bool free_shapes,
 }
 
 /** The answer to a PredictRequest. */

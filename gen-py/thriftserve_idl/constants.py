@@ -13,4 +13,4 @@ from enum import IntEnum
 
 import sys
 from .ttypes import *
-CONTRACT_VERSION = "1.0.0"
+CONTRACT_VERSION = "1.1.0"

@@ -582,6 +582,8 @@ class PredictRequest(object):
      - output_filter: Names of the outputs wanted. Unset or empty: all of them.
      - timeout_ms: Milliseconds from the request's arrival within which it must start to run. Unset or 0: no limit.
      - request_id: The caller's own name for this request; it stands in the server's log lines about it.
+     - free_shapes: True: inputs of other shapes than the signature declares are run as they are, by themselves, and the model's
+    graph decides whether they fit. Models that have no graph hold to the signature.
 
     """
 
@@ -591,15 +593,17 @@ class PredictRequest(object):
         'output_filter',
         'timeout_ms',
         'request_id',
+        'free_shapes',
     )
 
 
-    def __init__(self, model_spec=None, inputs=None, output_filter=None, timeout_ms=None, request_id=None,):
+    def __init__(self, model_spec=None, inputs=None, output_filter=None, timeout_ms=None, request_id=None, free_shapes=None,):
         self.model_spec = model_spec
         self.inputs = inputs
         self.output_filter = output_filter
         self.timeout_ms = timeout_ms
         self.request_id = request_id
+        self.free_shapes = free_shapes
 
     def read(self, iprot):
         if iprot._fast_decode is not None and isinstance(iprot.trans, TTransport.CReadableTransport) and self.thrift_spec is not None:
@@ -648,6 +652,11 @@ class PredictRequest(object):
                     self.request_id = iprot.readString().decode('utf-8', errors='replace') if sys.version_info[0] == 2 else iprot.readString()
                 else:
                     iprot.skip(ftype)
+            elif fid == 6:
+                if ftype == TType.BOOL:
+                    self.free_shapes = iprot.readBool()
+                else:
+                    iprot.skip(ftype)
             else:
                 iprot.skip(ftype)
             iprot.readFieldEnd()
@@ -684,6 +693,10 @@ class PredictRequest(object):
         if self.request_id is not None:
             oprot.writeFieldBegin('request_id', TType.STRING, 5)
             oprot.writeString(self.request_id.encode('utf-8') if sys.version_info[0] == 2 else self.request_id)
+            oprot.writeFieldEnd()
+        if self.free_shapes is not None:
+            oprot.writeFieldBegin('free_shapes', TType.BOOL, 6)
+            oprot.writeBool(self.free_shapes)
             oprot.writeFieldEnd()
         oprot.writeFieldStop()
         oprot.writeStructEnd()
@@ -3423,6 +3436,7 @@ PredictRequest.thrift_spec = (
     (3, TType.LIST, 'output_filter', (TType.STRING, 'UTF8', False), None, ),  # 3
     (4, TType.I32, 'timeout_ms', None, None, ),  # 4
     (5, TType.STRING, 'request_id', 'UTF8', None, ),  # 5
+    (6, TType.BOOL, 'free_shapes', None, None, ),  # 6
 )
 all_structs.append(PredictResponse)
 PredictResponse.thrift_spec = (

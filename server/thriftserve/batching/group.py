@@ -181,7 +181,7 @@ class BatchPolicy:
 
     def group(self, task: Task) -> BatchGroup:
         """Return the group that a task belongs to."""
-        if not self.merges:
+        if not self.merges or task.rows == 0:
             return self._alone
         if self.each:
             return self._together
@@ -194,7 +194,7 @@ class BatchPolicy:
             key = (array.dtype, *inner)
         else:
             key = self._key(task)
-        if task.rows == 0 or key is None:
+        if key is None:
             return self._alone
         return self._groups.get(key) or self._new(key)
 

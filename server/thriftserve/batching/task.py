@@ -23,7 +23,7 @@ class Task:
         arrays: one array for each input of the signature, checked.
         wanted: the outputs by name, none of them twice; empty: whatever the model gives.
         deadline: after it, the task is not run.
-        rows: the size of the arrays' leading dimension, 1 if they have none.
+        rows: the size of the arrays' leading dimension, 1 if they have none. 0: it is neither merged, split nor padded.
     """
 
     __slots__ = ("arrays", "deadline", "rows", "servable", "signature", "wanted")

@@ -45,11 +45,21 @@ class Backends:
         signature: str | None,
         inputs: Mapping[str, Tensor],
         outputs: list[str] | None = None,
+        *,
+        free_shapes: bool = False,
     ) -> results.Prediction:
-        """Run a signature on tensors; return the named outputs, or all of them for None."""
+        """Run a signature on tensors; return the named outputs, or all of them for None.
+
+        With `free_shapes` a model that has a graph decides itself whether the tensors' shapes fit.
+        """
         left_s = request.left_s
         call = PredictRequest(
-            path.spec(signature), dict(inputs), outputs, requests.timeout_ms(left_s), request.request_id
+            path.spec(signature),
+            dict(inputs),
+            outputs,
+            requests.timeout_ms(left_s),
+            request.request_id,
+            free_shapes or None,
         )
         prediction = decode.prediction(await self.pool.call("predict", left_s, call))
         request.ran = prediction.model, prediction.version

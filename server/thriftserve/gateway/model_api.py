@@ -72,7 +72,7 @@ class ModelApi:
             sent = with_images(document, types, image_inputs(signature))
             return await run_aside(len(body), decode_tensors, document, sent, name)
 
-        return await self.run(request, path, name, read, _output_names(request))
+        return await self.run(request, path, name, read, _output_names(request), free_shapes=True)
 
     async def _predict_arrays(
         self, request: HttpRequest, path: ModelPath, body: bytes
@@ -80,7 +80,8 @@ class ModelApi:
         async def read(signature: SignatureInfo, types: Types) -> tuple[dict[str, Tensor], JsonLayout]:
             return decode_arrays(request, body, signature, types, self._max_body_bytes), JsonLayout.COLUMNAR
 
-        return await self.run(request, path, request.query.get(SIGNATURE), read, _output_names(request))
+        signature = request.query.get(SIGNATURE)
+        return await self.run(request, path, signature, read, _output_names(request), free_shapes=True)
 
     async def run(
         self,
@@ -89,6 +90,8 @@ class ModelApi:
         signature: str | None,
         read: ReadTensors[T],
         outputs: OutputNames = None,
+        *,
+        free_shapes: bool = False,
     ) -> tuple[Prediction, T]:
         """Run a signature on the tensors that `read` returns; return its outputs and the second value of `read`.
 
@@ -101,6 +104,7 @@ class ModelApi:
             signature: name of the signature; None for the default one.
             read: decodes the tensors.
             outputs: names of the outputs to return; None for all.
+            free_shapes: whether the model's graph decides if the tensors' shapes fit, as in TensorFlow Serving.
 
         Raises:
             Refusal: no such model, version or signature, or the refusal of `read`.
@@ -108,12 +112,12 @@ class ModelApi:
         """
         metadata = await self._metadata_cache.get(path, request.left_s)
         try:
-            return await self._run(request, path, metadata, signature, read, outputs)
+            return await self._run(request, path, metadata, signature, read, outputs, free_shapes)
         except (InvalidArgumentError, NotFoundError, FailedPreconditionError, Refusal) as error:
             renewed = await self._metadata_cache.refresh(path, request.left_s, refused_here=isinstance(error, Refusal))
             if renewed == metadata:
                 raise
-            return await self._run(request, path, renewed, signature, read, outputs)
+            return await self._run(request, path, renewed, signature, read, outputs, free_shapes)
 
     async def _run(
         self,
@@ -123,11 +127,12 @@ class ModelApi:
         signature: str | None,
         read: ReadTensors[T],
         outputs: OutputNames,
+        free_shapes: bool,
     ) -> tuple[Prediction, T]:
         request.ran = metadata.model, metadata.version
         declared = signature_of(metadata, signature)
         inputs, extra = await read(declared, types_of(metadata, declared))
-        prediction = await self._backends.predict(request, path, signature, inputs, outputs)
+        prediction = await self._backends.predict(request, path, signature, inputs, outputs, free_shapes=free_shapes)
         self._metadata_cache.note_version(path, prediction.version)
         return prediction, extra
 

@@ -82,6 +82,8 @@ class Session(Protocol):
     device: str
     #: Whether requests may share runs, by the author's word; None: where that is shown to change no answer.
     batching: bool | None = None
+    #: Whether `run` takes inputs of other shapes than the signature declares, and says itself whether they fit.
+    takes_any_shape: bool = False
 
     def run(self, signature: str, inputs: Arrays, outputs: Sequence[str]) -> dict[str, np.ndarray[Any, Any]]:
         """Run one signature.

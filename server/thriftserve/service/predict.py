@@ -126,8 +126,12 @@ class PredictHandler(Predict.Iface):
         request, deadline = _check_request(request)
         servable, validator = self._validators.find(request.model_spec)
         output_names = validator.output_names(request.output_filter)
-        arrays = validator.arrays(request.inputs, deadline)
-        result = yield make_task(servable, validator, arrays, output_names, deadline)
+        free_shapes = bool(request.free_shapes) and servable.session.takes_any_shape
+        arrays = validator.arrays(request.inputs, deadline, free_shapes)
+        task = make_task(servable, validator, arrays, output_names, deadline)
+        if free_shapes and not validator.fits(arrays):
+            task.rows = 0  # it can't be told what is a row of it: it is neither merged, split nor padded
+        result = yield task
         response = _response(convert.resolved_spec(servable, validator), validator, output_names, result)
         response.timing = self._count_timing(deadline, result)
         return response

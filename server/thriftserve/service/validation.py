@@ -107,8 +107,13 @@ class InputCheck:
         self._fixed = tuple((axis, size) for axis, size in enumerate(spec.shape or ()) if size is not None)
         self.image = image
 
-    def array(self, tensor: Tensor, deadline: Deadline) -> Array:
+    def array(self, tensor: Tensor, deadline: Deadline, free_shapes: bool = False) -> Array:
         """Return the array of a tensor of the declared dtype and shape, or of encoded images for an image input.
+
+        Args:
+            tensor: as it was sent.
+            deadline: of the request.
+            free_shapes: whether the tensor may have any shape.
 
         Raises:
             InvalidArgument: names the input, what was sent and what was expected.
@@ -118,14 +123,20 @@ class InputCheck:
                 return self.image.array(decode_tensor(self._spec.name, tensor), deadline)
             raise self._wrong_dtype(tensor)
         array = decode_tensor(self._spec.name, tensor)
-        if self._spec.shape is not None:
-            shape = array.shape
-            if len(shape) != len(self._spec.shape):
-                raise self._wrong_shape(shape, f"has {len(shape)} dimensions")
-            for axis, size in self._fixed:
-                if shape[axis] != size:
-                    raise self._wrong_shape(shape, f"has size {shape[axis]} in dimension {axis}")
+        if not free_shapes and (fault := self.shape_fault(array.shape)) is not None:
+            raise self._wrong_shape(array.shape, fault)
         return array
+
+    def shape_fault(self, shape: tuple[int, ...]) -> str | None:
+        """Return what is wrong with a shape, in words; None if it is as declared."""
+        if self._spec.shape is None:
+            return None
+        if len(shape) != len(self._spec.shape):
+            return f"has {len(shape)} dimensions"
+        for axis, size in self._fixed:
+            if shape[axis] != size:
+                return f"has size {shape[axis]} in dimension {axis}"
+        return None
 
     def _wrong_dtype(self, tensor: Tensor) -> InvalidArgument:
         images = " (or STRING: encoded images)" if self.image is not None else ""
@@ -164,8 +175,15 @@ class RequestValidator:
         self._names = frozenset(signature.inputs)
         self._outputs = tuple(signature.outputs)
 
-    def arrays(self, inputs: Mapping[str, Tensor] | None, deadline: Deadline) -> dict[str, Array]:
+    def arrays(
+        self, inputs: Mapping[str, Tensor] | None, deadline: Deadline, free_shapes: bool = False
+    ) -> dict[str, Array]:
         """Return one array for each input of the signature.
+
+        Args:
+            inputs: as they were sent.
+            deadline: of the request.
+            free_shapes: whether inputs may have any shape; see `fits`.
 
         Raises:
             InvalidArgument: inputs are missing, unknown or not what the signature declares.
@@ -178,7 +196,15 @@ class RequestValidator:
         if inputs.keys() != self._names:
             raise self._wrong_names(inputs)
         checks = self._checks
-        return {name: checks[name].array(tensor, deadline) for name, tensor in inputs.items()}
+        return {name: checks[name].array(tensor, deadline, free_shapes) for name, tensor in inputs.items()}
+
+    def fits(self, arrays: Mapping[str, Array]) -> bool:
+        """Return whether arrays have the shapes that the signature declares; images have those of their own."""
+        return all(
+            check.shape_fault(arrays[name].shape) is None or check.image is not None
+            for name, check in self._checks.items()
+            if name in arrays
+        )
 
     def output_names(self, output_filter: Sequence[str] | None) -> tuple[str, ...]:
         """Return the outputs to run: those of the filter, or all of them.

@@ -195,6 +195,7 @@ class SavedModelSession(Session):
     """A loaded SavedModel. `run` is thread-safe."""
 
     platform = "tensorflow"
+    takes_any_shape = True
 
     def __init__(
         self,
