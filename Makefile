@@ -18,7 +18,7 @@ unexport PYTHONDONTWRITEBYTECODE
 export TF_CPP_MIN_LOG_LEVEL ?= 2
 
 .DEFAULT_GOAL := help
-.PHONY: help venv demo serve test fuzz mutants check format idl docs bench clean
+.PHONY: help venv demo serve test examples fuzz mutants check format idl docs bench clean
 
 help: ## this list
 	@awk -F ':.*## ' '/^[a-z]+:.*## / {printf "  make %-8s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
@@ -47,6 +47,12 @@ serve: $(STAMP) ## the demo's server, left running
 
 test: $(STAMP) ## every test
 	$(BIN)/python -m pytest -n 3 --dist loadfile $(PYTEST_ARGS)
+
+# An environment of its own: `make test` needs none of it. With PyTorch too: TORCH=torch make examples
+examples: ## the Python models of examples/python, with ONNX Runtime and what else they need
+	@test -x .venv-examples/bin/python || "$(PYTHON)" -m venv .venv-examples
+	.venv-examples/bin/python -m pip install --quiet --editable '.[$(TENSORFLOW),examples,dev]' $(TORCH)
+	THRIFTSERVE_TEST_EXAMPLES=all .venv-examples/bin/python -m pytest tests/integration/servers/test_python_examples.py
 
 fuzz: $(STAMP) ## more and more bad requests to the HTTP side: FUZZ_TIMES=100 FUZZ_SEED=7 make fuzz
 	FUZZ_TIMES=$${FUZZ_TIMES:-20} $(BIN)/python -m pytest --timeout 0 tests/integration/gateway/test_gateway_fuzz.py
@@ -77,5 +83,5 @@ bench: $(STAMP) ## the concurrency experiments, scaled down, and their page in b
 	$(BIN)/thriftserve-bench experiments --quick --output bench-results/experiments.json
 
 clean: ## remove the environment and everything generated that is not committed
-	rm -rf $(VENV) build dist .mypy_cache .ruff_cache .pytest_cache .import_linter_cache .demo
+	rm -rf $(VENV) .venv-examples build dist .mypy_cache .ruff_cache .pytest_cache .import_linter_cache .demo
 	find . -name __pycache__ -type d -prune -exec rm -rf {} +

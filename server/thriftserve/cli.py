@@ -46,8 +46,8 @@ examples:
   serve the newest version below a directory (/models/digits/3/saved_model.pb):
     thriftserve serve --model digits=/models/digits
 
-  add a Python class (methods load, predict); the kernel picks the port:
-    thriftserve serve --model digits=/models/digits --model echo=python:my_package.models:Echo --port 0
+  add a Python class (methods load, predict) of a file of your own; the kernel picks the port:
+    thriftserve serve --model digits=/models/digits --model greet=./greet.py:Greeter --port 0
 
   run one worker process on each of two GPUs, at most 32 rows in a batch:
     thriftserve serve --model digits=/models/digits --devices gpu:0,gpu:1 --workers 2 --max-batch-size 32

@@ -1,6 +1,6 @@
 """The examination of a model when it is loaded: whether requests may share runs, and of how many rows.
 
-    signature, recorded requests --> rows --Proof: alone, a few together--> --calibrate: sizes worth it--> Proof: those
+    signature, examples, records --> rows --Proof: alone, a few together--> --calibrate: sizes worth it--> Proof: those
 
 It runs before the process serves its first request, with made-up and recorded ones.
 """
@@ -67,6 +67,8 @@ class Examination:
         self._recorded: dict[str, list[Arrays]] = {}
         if version_path is not None:
             self._recorded = warmup.recorded_inputs(servable, version_path, MOST_RECORDED)
+        for name, example in servable.session.examples.items():
+            self._recorded.setdefault(name, []).insert(0, example)
 
     def of(self, signature: Signature) -> Finding | None:
         """Examine a signature; return None if its requests could not share runs anyway."""

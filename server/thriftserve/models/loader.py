@@ -99,7 +99,7 @@ def load(config: ModelConfig, options: SessionOptions, version: VersionDir | Non
 
 
 def _load_python(config: ModelConfig, options: SessionOptions) -> Servable:
-    session = PythonSession.open(config.source, options.device)
+    session = PythonSession.open(config.source, options.device, name=config.name, cores=options.intra_op_threads)
     batching = config.batching or UNSET.batching
     return Servable(config.name, PYTHON_VERSION, session, session.labels, config.image, batching)
 

@@ -10,6 +10,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
+from types import MappingProxyType
 from typing import Any, Protocol
 
 import numpy as np
@@ -84,6 +85,8 @@ class Session(Protocol):
     batching: bool | None = None
     #: Whether `run` takes inputs of other shapes than the signature declares, and says itself whether they fit.
     takes_any_shape: bool = False
+    #: Inputs by signature that the author gives to try it with: for warm-up, and to show that requests may share runs.
+    examples: Mapping[str, Arrays] = MappingProxyType({})
 
     def run(self, signature: str, inputs: Arrays, outputs: Sequence[str]) -> dict[str, np.ndarray[Any, Any]]:
         """Run one signature.

@@ -1,7 +1,7 @@
 """Runs each signature before the first client, who then pays for no tracing and no allocation.
 
     requests recorded for the version  --run_recorded-->  session.run
-    a signature that none of them called  --zeros at batch 1-->  session.run
+    a signature that none of them called  --the model's own example, or zeros at batch 1-->  session.run
 
 TensorFlow Serving's warm-up file has the recorded requests: VERSION_DIR/assets.extra/tf_serving_warmup_requests, a
 TFRecord file of PredictionLogs. The log gets one line a model with the seconds it took, and one for each record that
@@ -50,27 +50,31 @@ class RecordedRuns:
 
 
 def run(servable: Servable, version_path: Path | None = None, *, strict: bool = False) -> float:
-    """Run the requests recorded for a version, then every other signature once with zeros.
+    """Run the requests recorded for a version, then every other signature once with its example, or with zeros.
 
     A signature that fails with zeros is only logged: some models refuse zeros, and serve well.
 
     Args:
         servable: the version.
         version_path: its directory; None: it has none, as a Python class.
-        strict: fail if a recorded request can't be run.
+        strict: fail if a recorded request or an example can't be run.
 
     Returns:
         Seconds it took.
 
     Raises:
-        ModelLoadError: With `strict`, a recorded request could not be run.
+        ModelLoadError: With `strict`, a recorded request or an example could not be run.
     """
     began = time.monotonic()
     recorded = RecordedRuns()
     if version_path is not None:
         recorded = run_recorded(servable, version_path, strict=strict)
     for signature in servable.signatures.values():
-        if signature.validated and signature.name not in recorded.runs:
+        if signature.name in recorded.runs:
+            continue
+        if signature.name in servable.session.examples:
+            _run_example(servable, signature, strict=strict)
+        elif signature.validated:
             _run_zeros(servable, signature)
     seconds = time.monotonic() - began
     requests = f", with {sum(recorded.runs.values())} recorded requests" if recorded.runs else ""
@@ -82,10 +86,24 @@ def _run_zeros(servable: Servable, signature: Signature) -> None:
     try:
         servable.session.run(signature.name, zeros(signature, servable.image), tuple(signature.outputs))
     except ThriftServeError as error:
-        log.warning(
-            "model %s version %d: the warm-up of %r failed, its first request will take longer: %s",
-            servable.name, servable.version, signature.name, error.message,
-        )  # fmt: skip
+        _log_failure(servable, signature, error)
+
+
+def _run_example(servable: Servable, signature: Signature, *, strict: bool) -> None:
+    example = servable.session.examples[signature.name]
+    try:
+        servable.session.run(signature.name, example, tuple(signature.outputs))
+    except ThriftServeError as error:
+        if strict:
+            raise ModelLoadError(f"the example of {signature.name!r} can't be run: {error.message}") from error
+        _log_failure(servable, signature, error)
+
+
+def _log_failure(servable: Servable, signature: Signature, error: ThriftServeError) -> None:
+    log.warning(
+        "model %s version %d: the warm-up of %r failed, its first request will take longer: %s",
+        servable.name, servable.version, signature.name, error.message,
+    )  # fmt: skip
 
 
 def run_recorded(servable: Servable, version_path: Path, *, strict: bool = False) -> RecordedRuns:

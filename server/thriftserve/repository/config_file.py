@@ -26,7 +26,10 @@ from thriftserve.repository.versions import (
     Specific,
     VersionPolicy,
     is_name,
+    is_python,
+    is_python_file,
     is_url,
+    python_source,
 )
 from thriftserve_proto import model_server_config_pb2
 
@@ -160,18 +163,20 @@ class _ModelTable:
         source: str = self._table.get("base_path", "")
         if not source:
             raise self._fault(f"model {name!r} has no base_path: write base_path: '/…'")
-        if platform == PYTHON:
-            return source.removeprefix(PYTHON_PREFIX)
-        if source.startswith(PYTHON_PREFIX):
+        if platform != PYTHON and is_python(source):
             why = f"base_path = {source!r} names a class: write model_platform: {PYTHON!r} too"
             raise self._fault(why, "base_path")
+        if platform == PYTHON:
+            source = source.removeprefix(PYTHON_PREFIX)
+        if platform == PYTHON and not is_python_file(source):
+            return source
         if is_url(source):
             return source.rstrip("/")
         if not Path(source).is_absolute():
             absolute = str(directory.absolute() / source)
             why = f"base_path = {source!r} is relative: write it from the root, like {absolute!r}"
             raise self._fault(why, "base_path")
-        return str(Path(source))
+        return python_source(source) if platform == PYTHON else str(Path(source))
 
     def _policy(self) -> VersionPolicy:
         policy = self._table.get("model_version_policy", {})

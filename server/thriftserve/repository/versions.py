@@ -28,6 +28,7 @@ PYTHON_PREFIX = "python:"
 PYTHON_VERSION = 1
 _NAME = re.compile(r"[A-Za-z0-9_][A-Za-z0-9_.-]{0,127}")
 NAME_RULE = "must be 1 to 128 letters, digits, '_', '-' or '.', and begin with a letter, digit or '_'"
+_PYTHON_FILE = re.compile(r"[^?]+\.py(:[^:?/]*)?(\?.*)?", re.DOTALL)
 _URL = re.compile(r"[A-Za-z][A-Za-z0-9+.-]*(?:::.+)?://")
 
 
@@ -104,7 +105,7 @@ class ModelConfig:
     name: str
     #: "tensorflow" or "python".
     platform: str
-    #: An absolute base path, a URL of one, or "package.module:Class" with options after a "?".
+    #: An absolute base path, a URL of one, or "package.module:Class" or "/path/file.py:Class" with options after a "?".
     source: str
     policy: VersionPolicy = NEWEST
     #: Versions by the labels ("stable", …) that the configuration gives them.
@@ -147,7 +148,7 @@ def parse_model_flags(flags: Iterable[str]) -> tuple[ModelConfig, ...]:
 
 
 def parse_model_flag(flag: str) -> ModelConfig:
-    """Read `NAME=BASE_PATH` or `NAME=python:package.module:Class`; relative paths become absolute.
+    """Read `NAME=BASE_PATH`, `NAME=FILE.py:CLASS` or `NAME=python:package.module:Class`; paths become absolute.
 
     Raises:
         ConfigError: The flag can't be read.
@@ -155,11 +156,13 @@ def parse_model_flag(flag: str) -> ModelConfig:
     name, separator, source = flag.partition("=")
     name, source = name.strip(), source.strip()
     if not (name and separator and source):
-        raise ConfigError(f"model is {flag!r}: write NAME=BASE_PATH or NAME=python:package.module:Class")
+        raise ConfigError(
+            f"model is {flag!r}: write NAME=BASE_PATH, NAME=./FILE.py:CLASS or NAME=python:package.module:Class"
+        )
     if not is_name(name):
         raise ConfigError(f"model is {flag!r}: the name {name!r} {NAME_RULE}")
-    if source.startswith(PYTHON_PREFIX):
-        return ModelConfig(name, "python", source.removeprefix(PYTHON_PREFIX))
+    if is_python(source):
+        return ModelConfig(name, "python", python_source(source))
     if is_url(source):
         return ModelConfig(name, "tensorflow", source.rstrip("/"))
     return ModelConfig(name, "tensorflow", str(Path(source).expanduser().absolute()))
@@ -168,6 +171,22 @@ def parse_model_flag(flag: str) -> ModelConfig:
 def is_name(name: str) -> bool:
     """Return whether a model may have that name; `NAME_RULE` says it in words."""
     return _NAME.fullmatch(name) is not None
+
+
+def is_python(source: str) -> bool:
+    """Return whether a source is Python code: `python:package.module:Class`, or `FILE.py:CLASS` or `FILE.py`."""
+    return source.startswith(PYTHON_PREFIX) or is_python_file(source)
+
+
+def is_python_file(source: str) -> bool:
+    """Return whether a source is a Python file, like ./greet.py:Greeter?option=value."""
+    return _PYTHON_FILE.fullmatch(source) is not None and not is_url(source)
+
+
+def python_source(source: str) -> str:
+    """Return the source of Python code without `python:`, the path of a file absolute."""
+    source = source.removeprefix(PYTHON_PREFIX)
+    return str(Path(source).expanduser().absolute()) if is_python_file(source) else source
 
 
 def is_url(source: str) -> bool:

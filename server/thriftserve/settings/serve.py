@@ -38,8 +38,8 @@ class ServeSettings(HostSettings):
 
     model: tuple[str, ...] = setting(
         (),
-        "A model to serve: NAME=BASE_PATH (highest version directory below it) or NAME=python:package.module:Class. "
-        "Repeat for more.",
+        "A model to serve: NAME=BASE_PATH (highest version directory below it), NAME=./FILE.py:CLASS (a Python class "
+        "or function) or NAME=python:package.module:Class. Repeat for more.",
         group=MODELS,
         metavar="NAME=PATH",
         repeated=True,

@@ -1,6 +1,7 @@
 """`thriftserve model check PATH`: what is wrong with a model, or that nothing is.
 
-PATH  --its files-->  --a process that loads and runs it (check_child)-->  Findings  -->  table | JSON, exit code
+PATH          --its files-->  Findings
+that or FILE.py:CLASS  --a process that loads and runs it (check_child)-->  Findings  -->  table | JSON, exit code
 """
 
 from __future__ import annotations
@@ -20,6 +21,7 @@ from typing import Any
 from thriftserve.errors import ConfigError, ExitCode
 from thriftserve.models.session import Signature, describe_shape
 from thriftserve.repository import integrity
+from thriftserve.repository.versions import is_python, python_source
 from thriftserve.tools.record import find_version
 
 _HEAD = ("signature", "", "name", "type", "shape")
@@ -39,8 +41,10 @@ class Findings:
     notes: list[str] = field(default_factory=list)
     #: Rows of the table: signature, "in" or "out", name, type, shape.
     tensors: list[list[str]] = field(default_factory=list)
-    #: Runs with zeros: signature, rows, milliseconds.
+    #: Runs with zeros, or with the model's own example: signature, rows, milliseconds.
     runs: list[tuple[str, int, float]] = field(default_factory=list)
+    #: Signatures that ran with the model's own example.
+    examples: list[str] = field(default_factory=list)
     load_s: float | None = None
 
     @property
@@ -66,7 +70,8 @@ class Findings:
         if self.load_s is not None:
             yield f"  loaded in {self.load_s:.1f} s"
         for name, rows_run, took_ms in self.runs:
-            yield f"  {name} ran with {rows_run} {'row' if rows_run == 1 else 'rows'} of zeros in {took_ms:.1f} ms"
+            inputs = "its example" if name in self.examples else "zeros"
+            yield f"  {name} ran with {rows_run} {'row' if rows_run == 1 else 'rows'} of {inputs} in {took_ms:.1f} ms"
         yield from (f"  note: {note}" for note in self.notes)
         yield from (f"  fault: {fault}" for fault in self.faults)
         yield "  good: it can be served" if self.good else "  it can't be served"
@@ -91,7 +96,10 @@ def run(flags: argparse.Namespace) -> int:
     """
     if not flags.timeout_s > 0:
         raise ConfigError(f"timeout_s is {flags.timeout_s:g}: it must be above 0")
-    findings = check(find_version(flags.path), flags.timeout_s)
+    if is_python(flags.path):
+        findings = load_and_run(python_source(flags.path), flags.timeout_s)
+    else:
+        findings = check(find_version(flags.path), flags.timeout_s)
     print(json.dumps(findings.to_json(), indent=2) if flags.json else "\n".join(findings.to_lines()))
     return ExitCode.OK if findings.good else ExitCode.MODEL_LOAD
 
@@ -99,11 +107,14 @@ def run(flags: argparse.Namespace) -> int:
 def check(version: Path, timeout_s: float) -> Findings:
     """Return the findings about a version directory; loading and running it may take `timeout_s`."""
     fault = integrity.diagnose(version)
-    if fault:
-        return Findings(str(version), [fault])
+    return Findings(str(version), [fault]) if fault else load_and_run(str(version), timeout_s)
+
+
+def load_and_run(model: str, timeout_s: float) -> Findings:
+    """Return the findings of a process that loads and runs a version directory, or Python code by its source."""
     with tempfile.TemporaryDirectory(prefix="thriftserve-check-") as scratch:
         answer = Path(scratch) / "findings.json"
-        command = [sys.executable, "-m", "thriftserve.tools.check_child", str(version), str(answer)]
+        command = [sys.executable, "-m", "thriftserve.tools.check_child", model, str(answer)]
         try:
             process = subprocess.run(
                 command,
@@ -115,9 +126,9 @@ def check(version: Path, timeout_s: float) -> Findings:
                 check=False,
             )
         except subprocess.TimeoutExpired:
-            return Findings(str(version), [f"it was not loaded and run within {timeout_s:g} s (--timeout-s)"])
+            return Findings(model, [f"it was not loaded and run within {timeout_s:g} s (--timeout-s)"])
         if not answer.exists() or process.returncode:
-            return Findings(str(version), [explain_exit(process)])
+            return Findings(model, [explain_exit(process)])
         return Findings(**json.loads(answer.read_text(encoding="utf-8")))
 
 

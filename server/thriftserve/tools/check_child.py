@@ -1,7 +1,7 @@
 """Loads a model and tries it, in a process of its own: a damaged model can only crash that.
 
-argv: VERSION_DIR, FILE  -->  load, signatures, runs with zeros, warm-up file, whether requests may share runs
--->  Findings as JSON in FILE
+argv: VERSION_DIR | "file.py:Class", FILE  -->  load, signatures, runs with zeros or an example, warm-up file,
+whether requests may share runs  -->  Findings as JSON in FILE
 """
 
 from __future__ import annotations
@@ -26,6 +26,7 @@ from thriftserve.models.tensorflow.preload import preload
 from thriftserve.models.tensorflow.saved_model import SavedModelSession
 from thriftserve.repository import image_settings, model_settings
 from thriftserve.repository.image_settings import ImageSettings
+from thriftserve.repository.versions import ModelConfig
 from thriftserve.tools.check import Findings
 from thriftserve_idl.ttypes import DataType
 
@@ -81,7 +82,7 @@ def examine(path: Path) -> Findings:
     findings.add_signatures(session.signatures)
     findings.notes += _origin_notes(path)
     for signature in session.signatures.values():
-        _run_zeros(session, signature, image, findings)
+        _run_signature(session, signature, image, findings)
     words = (*sample_inputs.read_vocabulary(path), *session.words)
     servable = Servable(path.parent.name, 1, session, labels, image, settings.batching, words=words)
     recorded = warmup.run_recorded(servable, path)
@@ -91,6 +92,31 @@ def examine(path: Path) -> Findings:
     batcher = Batcher(1)
     batcher.examine(servable, path)
     findings.notes += batcher.findings(servable)
+    return findings
+
+
+def examine_python(source: str) -> Findings:
+    """Load a Python model, run it, and return the findings."""
+    findings = Findings(source)
+    devices.claim(devices.CPU)
+    began = time.monotonic()
+    try:
+        servable = loader.load(ModelConfig("model", "python", source), SessionOptions.divided(devices.CPU, 1))
+    except StartError as error:
+        findings.faults.append(error.message.removeprefix("model 'model': "))
+        return findings
+    findings.load_s = time.monotonic() - began
+    findings.add_signatures(servable.signatures)
+    for signature in servable.signatures.values():
+        if signature.validated or signature.name in servable.session.examples:
+            _run_signature(servable.session, signature, None, findings)
+        if not signature.validated:
+            findings.notes.append("it declares no signatures: it gets whatever clients send, and requests run alone")
+    if not findings.faults:
+        batcher = Batcher(1)
+        batcher.examine(servable)
+        findings.notes += batcher.findings(servable)
+    servable.session.close()
     return findings
 
 
@@ -106,18 +132,22 @@ def _origin_notes(path: Path) -> list[str]:
     return notes
 
 
-def _run_zeros(session: Session, signature: Signature, image: ImageSettings | None, findings: Findings) -> None:
-    """Run a signature with one row of zeros, and with two if it has rows."""
-    zeros = sample_inputs.zeros(signature, image)
+def _run_signature(session: Session, signature: Signature, image: ImageSettings | None, findings: Findings) -> None:
+    """Run a signature with its example or one row of zeros, and with twice as many rows if it has rows."""
+    example = session.examples.get(signature.name)
+    once = sample_inputs.zeros(signature, image) if example is None else example
+    if example is not None:
+        findings.examples.append(signature.name)
     batched = [name for name, spec in signature.inputs.items() if spec.has_rows]
-    for rows in (1, 2) if batched else (1,):
-        inputs = {name: np.repeat(row, rows, axis=0) if name in batched else row for name, row in zeros.items()}
+    for times in (1, 2) if batched else (1,):
+        inputs = {name: np.repeat(row, times, axis=0) if name in batched else row for name, row in once.items()}
+        rows = inputs[batched[0]].shape[0] if batched else 1
         try:
             outputs = _run_timed(session, signature, inputs, rows, findings)
         except ThriftServeError as error:
-            _add_failure(signature, rows, error, findings)
+            _add_failure(signature, rows, error, findings, once=times == 1)
             return
-        if rows > 1:
+        if times > 1:
             _check_rows(signature, outputs, rows, findings)
 
 
@@ -126,17 +156,20 @@ def _run_timed(session: Session, signature: Signature, inputs: Arrays, rows: int
     outputs = session.run(signature.name, inputs, tuple(signature.outputs))
     findings.runs.append((signature.name, rows, 1000 * (time.monotonic() - began)))
     odd = [name for name, array in outputs.items() if array.dtype.kind == "f" and not np.isfinite(array).all()]
-    if odd and rows == 1:
+    if odd and rows == 1 and signature.name not in findings.examples:
         findings.notes.append(f"{signature.name!r} gives {odd[0]!r} that is not finite for zeros")
     return outputs
 
 
-def _add_failure(signature: Signature, rows: int, error: ThriftServeError, findings: Findings) -> None:
-    if rows > 1:
+def _add_failure(signature: Signature, rows: int, error: ThriftServeError, findings: Findings, *, once: bool) -> None:
+    if not once:
+        fewer = "one row" if rows == 2 else f"{rows // 2} rows"
         findings.notes.append(
-            f"{signature.name!r} runs with one row and not with {rows}: its model.toml needs max_batch_size = 1 "
-            f"({error.message})"
+            f"{signature.name!r} runs with {fewer} and not with {rows}: its model.toml needs max_batch_size = 1, a "
+            f"Python model batching = False ({error.message})"
         )
+    elif signature.name in findings.examples:
+        findings.faults.append(f"{signature.name!r} fails with its own example: {error.message}")
     elif isinstance(error, InvalidArgument):  # some models refuse zeros, and serve well
         findings.notes.append(f"{signature.name!r} refuses zeros: {explain(error.message)}")
     else:
@@ -153,9 +186,11 @@ def _check_rows(signature: Signature, outputs: Arrays, rows: int, findings: Find
 
 
 def main(arguments: list[str]) -> int:
-    """Write the findings about a version directory, the first argument, into a file, the second."""
+    """Write the findings about a version directory or Python code, the first argument, into a file, the second."""
     logging.disable(logging.CRITICAL)  # all that is worth knowing is in the findings
-    Path(arguments[1]).write_text(json.dumps(asdict(examine(Path(arguments[0])))), encoding="utf-8")
+    version = Path(arguments[0])
+    findings = examine(version) if version.is_dir() else examine_python(arguments[0])
+    Path(arguments[1]).write_text(json.dumps(asdict(findings)), encoding="utf-8")
     return 0
 
 

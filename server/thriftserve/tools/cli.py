@@ -16,6 +16,7 @@ _BATCH_SIZES = (1, 2, 4, 8, 16, 32, 64)
 _CHECK = """\
 Loads a model in a process of its own, prints its signatures, runs each with zeros at batch 1 and 2, and says in
 words what is wrong: parts that are missing or cut off, operations that this TensorFlow lacks, no signature to serve.
+A Python model (./greet.py:Greeter, python:package.module:Class) runs with its own example, if it has one.
 
 exit codes:
   0 it can be served   2 wrong usage   4 it can't be served
@@ -102,7 +103,9 @@ def _parser(below: Any, name: str, summary: str, description: str) -> argparse.A
 
 
 def _add_check(parser: argparse.ArgumentParser) -> argparse.ArgumentParser:
-    parser.add_argument("path", metavar="PATH", help="a version, or a base path: its newest version is checked")
+    parser.add_argument(
+        "path", metavar="PATH", help="a version, a base path (its newest version is checked), or FILE.py:CLASS"
+    )
     parser.add_argument("--json", action="store_true", help="print the findings as one JSON object")
     parser.add_argument("--timeout-s", type=float, default=300.0, help="the longest that it may load and run (300)")
     return parser

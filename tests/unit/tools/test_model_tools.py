@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 import shutil
 import subprocess
 import sys
@@ -13,6 +14,7 @@ import numpy as np
 import pytest
 
 import exports_v1
+from documents import ROOT
 from small_models import CPU, small
 from thriftserve.cli import main
 from thriftserve.models import prediction_log, warmup
@@ -266,3 +268,46 @@ def test_keras_files_are_converted(tmp_path: Path, suffix: str, capsys: pytest.C
     assert main(["model", "convert", str(file), str(tmp_path / "m" / "2")]) == 4
     assert "Keras can't make a SavedModel of it" in capsys.readouterr().err
     assert [one.name for one in target.parent.iterdir()] == ["1"]
+
+
+def check_code(source: str, capsys: pytest.CaptureFixture[str]) -> tuple[int, dict[str, Any]]:
+    """Exit code and findings of `model check --json` of Python code."""
+    code = main(["model", "check", source, "--json"])
+    findings: dict[str, Any] = json.loads(capsys.readouterr().out)
+    return code, findings
+
+
+def test_a_python_model_is_checked(capsys: pytest.CaptureFixture[str]) -> None:
+    """It is loaded from its file, shown, and run with its own example once and twice."""
+    source = f"{ROOT}/examples/python/greet.py:Greeter"
+    assert main(["model", "check", source]) == 0
+    shown = capsys.readouterr().out
+    assert shown.startswith(f"{source}\n")
+    assert "  serving_default  in   name  STRING  [?]\n" in shown
+    assert "serving_default ran with 2 rows of its example" in shown
+    assert "serving_default ran with 4 rows of its example" in shown
+    assert shown.endswith("good: it can be served\n")
+
+
+@pytest.mark.parametrize(
+    ("lines", "fault"),
+    [
+        ("def f(inputs):\n    return {}[1]\nf.example = {'x': [1]}", r"fails with its own example: .*m\.py:2"),
+        ("def f(inputs:", r"SyntaxError.*m\.py:1"),
+        ("import os\nos._exit(9)", "ended with exit code 9"),
+    ],
+)
+def test_a_python_model_that_fails(tmp_path: Path, capsys: pytest.CaptureFixture[str], lines: str, fault: str) -> None:
+    """Its example must run, its file must load; both are told with file and line. What ends the process is told too."""
+    (tmp_path / "m.py").write_text(lines, encoding="utf-8")
+    code, findings = check_code(f"{tmp_path}/m.py:f", capsys)
+    assert code == 4
+    assert re.search(fault, findings["faults"][0])
+
+
+def test_a_python_model_without_signatures(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    """It is not run, for nothing says with what, and that is told."""
+    (tmp_path / "m.py").write_text("def f(inputs):\n    return {'y': inputs['x']}", encoding="utf-8")
+    code, findings = check_code(f"{tmp_path}/m.py", capsys)
+    assert (code, findings["runs"]) == (0, [])
+    assert "declares no signatures" in findings["notes"][0]

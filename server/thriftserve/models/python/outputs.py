@@ -1,4 +1,4 @@
-"""The answers of a Python model, converted to the arrays that its signature declares.
+"""The answers and the example of a Python model, converted to the arrays that its signature declares.
 
     {"y": [0.5, 1]}, y FLOAT [None]  -->  Outputs.arrays  -->  {"y": float32 array}
 
@@ -100,6 +100,36 @@ class Outputs:
             why = str(error) if isinstance(error, TensorError) else f"{kind} does not make an array: {error}"
             raise Internal(f"{self._source} gave no array for the output {name!r}: {why}") from error
         return array if array.dtype != object else _of_objects(array, where)
+
+
+def read_example(signature: Signature, declared: Any) -> dict[str, Array]:
+    """Return a model's example inputs of a signature as arrays, as a request would bring them.
+
+    Raises:
+        ValueError: They are no dict, or not what the signature declares.
+    """
+    if not isinstance(declared, Mapping):
+        raise ValueError(f"example is a {type(declared).__name__}: expected a dict of inputs by name")
+    if signature.validated and declared.keys() != signature.inputs.keys():
+        given, expected = (", ".join(map(repr, sorted(names))) or "none" for names in (declared, signature.inputs))
+        raise ValueError(f"example has the inputs {given}; the signature {signature.name!r} takes {expected}")
+    return {name: _example_input(name, value, signature.inputs.get(name)) for name, value in declared.items()}
+
+
+def _example_input(name: str, value: Any, spec: TensorSpec | None) -> Array:
+    try:
+        array = to_array(value)
+        array = array if spec is None else converted(array, spec.dtype)
+    except (ConversionError, TensorError) as error:
+        raise ValueError(f"example: the input {name!r}: {error}") from error
+    if spec is not None and not spec.accepts(array.shape):
+        fault = f"shape {describe_shape(array.shape)} does not fit {describe_shape(spec.shape)}"
+        raise ValueError(f"example: the input {name!r}: {fault}")
+    if array.dtype.kind not in "OSU":
+        return array
+    texts = np.empty(array.size, object)
+    texts[:] = [text.encode() if isinstance(text, str) else text for text in array.ravel().tolist()]
+    return texts.reshape(array.shape)
 
 
 def _of_objects(array: Array, where: str) -> Array:
