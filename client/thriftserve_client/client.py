@@ -20,11 +20,19 @@ from typing import Any
 from thriftserve_client import decode, requests, results
 from thriftserve_client.address import Address, SslOptions
 from thriftserve_client.connection import ConnectionConfig, SharedConnection
-from thriftserve_client.errors import CallTimeout, ConnectionFailed, UnavailableError
+from thriftserve_client.errors import (
+    CallTimeout,
+    ConnectionFailed,
+    InvalidArgumentError,
+    ServerError,
+    TensorError,
+    UnavailableError,
+)
 from thriftserve_client.requests import Image
 from thriftserve_client.wire.protocols import DEFAULT_MAX_MESSAGE_BYTES, PROTOCOLS
-from thriftserve_idl.ttypes import ClassifyRequest, DetectRequest, PredictRequest
+from thriftserve_idl.ttypes import ClassifyRequest, DataType, DetectRequest, ModelSpec, PredictRequest
 
+DEFAULT_SIGNATURE = "serving_default"
 TRANSPORTS = ("framed", "buffered")
 #: `wait_for_ready`: seconds that a server has to answer, and between two tries.
 _READY_TRY_S, _READY_PAUSE_S = 1.0, 0.1
@@ -85,6 +93,8 @@ class Client:
         config = ConnectionConfig(address, transport, protocol, connect_timeout_s, max_message_bytes)
         self._connection = SharedConnection(config)
         self._timeout_s = timeout_s
+        #: The element types of inputs, by model, version, label and signature.
+        self._types: dict[Any, dict[str, DataType]] = {}
 
     def __enter__(self) -> Client:
         return self
@@ -138,7 +148,8 @@ class Client:
 
         Args:
             model: its name on the server.
-            inputs: by name, each an array or anything that numpy converts to one; str and bytes become STRING.
+            inputs: by name, each an array or anything that numpy converts to one; str and bytes become STRING. Python
+                numbers get the type that the model's metadata declares, which is asked for once.
             version: its number; the newest if neither it nor `label` is set.
             label: a label that points at a version.
             signature: its name; "serving_default" if not set.
@@ -150,17 +161,44 @@ class Client:
             The outputs by name: read-only arrays, STRING as object arrays of bytes.
 
         Raises:
-            TensorError: an input can't become a tensor.
+            TensorError: an input can't become a tensor, or does not fit the type that the model declares.
         """
         limit_s = self._limit_s(timeout_s)
-        request = PredictRequest(
-            requests.model_spec(model, version, label, signature),
-            requests.tensors(inputs),
-            requests.output_filter(outputs),
-            requests.timeout_ms(limit_s),
-            request_id,
-        )
-        return decode.prediction(self._connection.call("predict", limit_s, request))
+        spec = requests.model_spec(model, version, label, signature)
+        untyped = any(requests.is_untyped(value) for value in inputs.values())
+        types = self._input_types(spec, limit_s) if untyped else None
+
+        def run() -> results.Prediction:
+            request = PredictRequest(
+                spec,
+                requests.tensors(inputs, types),
+                requests.output_filter(outputs),
+                requests.timeout_ms(limit_s),
+                request_id,
+            )
+            return decode.prediction(self._connection.call("predict", limit_s, request))
+
+        try:
+            return run()
+        except (InvalidArgumentError, TensorError):
+            if not untyped or (renewed := self._input_types(spec, limit_s, again=True)) == types:
+                raise
+            types = renewed  # the model has changed since it was asked
+            return run()
+
+    def _input_types(self, spec: ModelSpec, limit_s: float | None, *, again: bool = False) -> dict[str, DataType]:
+        """Return the element types of a signature's inputs; nothing for a model that declares none, or is not there."""
+        key = (spec.name, spec.version, spec.version_label, spec.signature_name)
+        if again or key not in self._types:
+            asked = ModelSpec(spec.name, spec.version, spec.version_label)
+            try:
+                metadata = decode.metadata(self._connection.call("getModelMetadata", limit_s, asked))
+            except ServerError:  # the call itself says what is wrong
+                return {}
+            signature = metadata.signatures.get(spec.signature_name or DEFAULT_SIGNATURE)
+            inputs = signature.inputs if signature is not None else {}
+            self._types[key] = {name: info.dtype for name, info in inputs.items()}
+        return self._types[key]
 
     def classify(
         self,

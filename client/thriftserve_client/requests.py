@@ -10,9 +10,10 @@ from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from thriftserve_client.codec import to_tensor
+from thriftserve_client.codec import to_array, to_tensor
+from thriftserve_client.conversion import converted
 from thriftserve_client.errors import TensorError
-from thriftserve_idl.ttypes import ModelSpec, Tensor
+from thriftserve_idl.ttypes import DataType, ModelSpec, Tensor
 
 #: An encoded image, or the path of a file with one.
 Image = bytes | bytearray | memoryview | str | os.PathLike[str]
@@ -28,19 +29,37 @@ def model_spec(model: str, version: int | None, label: str | None, signature: st
     return ModelSpec(model, version, label, signature)
 
 
-def tensors(inputs: Mapping[str, Any]) -> dict[str, Tensor]:
+def is_untyped(value: Any) -> bool:
+    """Return whether a value is Python numbers, in lists or not: they say nothing of the element type.
+
+    >>> is_untyped([[1, 2.5]]), is_untyped(b"bytes"), is_untyped("text")
+    (True, False, False)
+    """
+    while isinstance(value, list | tuple) and value:
+        value = value[0]
+    return type(value) in (bool, int, float)
+
+
+def tensors(inputs: Mapping[str, Any], types: Mapping[str, DataType] | None = None) -> dict[str, Tensor]:
     """Return a Tensor for each input.
 
+    Args:
+        inputs: by name.
+        types: the element types of untyped inputs, by name; those that are missing get numpy's own.
+
     Raises:
-        TensorError: a value can't become a Tensor; the message names the input.
+        TensorError: a value can't become a Tensor, or does not fit its type; the message names the input.
     """
-    converted = {}
+    tensors = {}
     for name, value in inputs.items():
         try:
-            converted[name] = to_tensor(value, share=True)
+            code = None if types is None else types.get(name)
+            if code is not None and is_untyped(value):
+                value = converted(to_array(value), code)
+            tensors[name] = to_tensor(value, share=True)
         except TensorError as error:
             raise TensorError(f"input {name!r}: {error}") from None
-    return converted
+    return tensors
 
 
 def output_filter(outputs: Iterable[str] | None) -> list[str] | None:

@@ -77,6 +77,8 @@ def _from_json(name: str, source: str, signature: Callable[[], SignatureInfo]) -
     except json.JSONDecodeError as error:
         raise UsageError(f"input {name!r} is not JSON ({error}): {source!r:.60}; {_FORMATS}") from None
     inputs = signature().inputs
+    if not inputs:  # it declares nothing, or takes nothing, which the server says
+        return _undeclared(name, value)
     if name not in inputs:
         known = ", ".join(inputs) or "none"
         raise UsageError(f"the signature has no input {name!r}: expected one of {known}")
@@ -93,6 +95,14 @@ def _array(value: Any, info: TensorInfo) -> Array:
         return converted(given, info.dtype)
     except TensorError as error:
         raise UsageError(f"input {info.name!r} takes {info.dtype.name}: {error}") from None
+
+
+def _undeclared(name: str, value: Any) -> Array:
+    """Return the array of a JSON value for a model that declares no inputs: 1.5 is DOUBLE, 1 INT64, "a" STRING."""
+    try:
+        return to_array(value)
+    except TensorError as error:
+        raise UsageError(f"input {name!r}: {error}") from None
 
 
 def save(outputs: Mapping[str, Array], path: str) -> str:
