@@ -278,6 +278,8 @@ struct TensorInfo {
   3: required list<i64> shape,
   /** True where the model accepts any number of dimensions. */
   4: required bool unknown_rank = false,
+  /** The tensor's name in the model's graph, like "dense/Softmax:0"; unset where the model has no graph. */
+  5: optional string tensor_name,
 }
 
 /** One function that a model offers. */

@@ -81,7 +81,7 @@ def _tensor_info(struct: Any) -> results.TensorInfo:
     except ValueError:
         raise ProtocolMismatch(f"{struct.name!r} has dtype {struct.dtype}, which this client does not know") from None
     shape = None if struct.unknown_rank else tuple(size if size >= 0 else None for size in struct.shape)
-    return results.TensorInfo(struct.name, dtype, shape)
+    return results.TensorInfo(struct.name, dtype, shape, struct.tensor_name or "")
 
 
 def model_status(struct: Any) -> results.ModelStatus:

@@ -127,11 +127,15 @@ class ImageDetections(Sequence[Detection]):
 
 @dataclass(frozen=True)
 class TensorInfo:
-    """Name, type and shape of an input or output. A size of None is any size; a shape of None is any rank."""
+    """Name, type and shape of an input or output. A size of None is any size; a shape of None is any rank.
+
+    `tensor_name` is its name in the model's graph, empty where that is not known.
+    """
 
     name: str
     dtype: DataType
     shape: tuple[int | None, ...] | None
+    tensor_name: str = ""
 
 
 @dataclass(frozen=True)

@@ -1858,6 +1858,7 @@ class TensorInfo(object):
      - dtype: Element type.
      - shape: Size of each dimension, -1 where any size will do. Meaningless where `unknown_rank` is true.
      - unknown_rank: True where the model accepts any number of dimensions.
+     - tensor_name: The tensor's name in the model's graph, like "dense/Softmax:0"; unset where the model has no graph.
 
     """
 
@@ -1866,14 +1867,16 @@ class TensorInfo(object):
         'dtype',
         'shape',
         'unknown_rank',
+        'tensor_name',
     )
 
 
-    def __init__(self, name=None, dtype=None, shape=None, unknown_rank=False,):
+    def __init__(self, name=None, dtype=None, shape=None, unknown_rank=False, tensor_name=None,):
         self.name = name
         self.dtype = dtype
         self.shape = shape
         self.unknown_rank = unknown_rank
+        self.tensor_name = tensor_name
 
     def read(self, iprot):
         if iprot._fast_decode is not None and isinstance(iprot.trans, TTransport.CReadableTransport) and self.thrift_spec is not None:
@@ -1909,6 +1912,11 @@ class TensorInfo(object):
                     self.unknown_rank = iprot.readBool()
                 else:
                     iprot.skip(ftype)
+            elif fid == 5:
+                if ftype == TType.STRING:
+                    self.tensor_name = iprot.readString().decode('utf-8', errors='replace') if sys.version_info[0] == 2 else iprot.readString()
+                else:
+                    iprot.skip(ftype)
             else:
                 iprot.skip(ftype)
             iprot.readFieldEnd()
@@ -1937,6 +1945,10 @@ class TensorInfo(object):
         if self.unknown_rank is not None:
             oprot.writeFieldBegin('unknown_rank', TType.BOOL, 4)
             oprot.writeBool(self.unknown_rank)
+            oprot.writeFieldEnd()
+        if self.tensor_name is not None:
+            oprot.writeFieldBegin('tensor_name', TType.STRING, 5)
+            oprot.writeString(self.tensor_name.encode('utf-8') if sys.version_info[0] == 2 else self.tensor_name)
             oprot.writeFieldEnd()
         oprot.writeFieldStop()
         oprot.writeStructEnd()
@@ -3520,6 +3532,7 @@ TensorInfo.thrift_spec = (
     (2, TType.I32, 'dtype', None, None, ),  # 2
     (3, TType.LIST, 'shape', (TType.I64, None, False), None, ),  # 3
     (4, TType.BOOL, 'unknown_rank', None, False, ),  # 4
+    (5, TType.STRING, 'tensor_name', 'UTF8', None, ),  # 5
 )
 all_structs.append(SignatureInfo)
 SignatureInfo.thrift_spec = (

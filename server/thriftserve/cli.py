@@ -3,6 +3,7 @@
 ::
 
     serve:       argv, environment, TOML file  -->  ServeSettings  -->  app.serve  -->  exit code
+    tfs:         flags of tensorflow_model_server  -->  those of serve  -->  the same as serve
     gateway:     the same, GatewaySettings  -->  gateway.command.run  -->  exit code
     model:       argv  -->  tools.cli.run: check, convert, record, tune  -->  exit code
 
@@ -15,13 +16,16 @@ import argparse
 import logging
 import os
 import sys
+import tempfile
 from collections.abc import Mapping, Sequence
 from functools import partial
+from pathlib import Path
+from typing import Any
 
 from thriftserve import __version__, log
-from thriftserve.errors import ExitCode, StartError
+from thriftserve.errors import ConfigError, ExitCode, StartError
 from thriftserve.gateway import command as gateway_command
-from thriftserve.settings import Effective, ServeSettings, gather
+from thriftserve.settings import Effective, ServeSettings, gather, tfs
 from thriftserve.settings.field import Settings, settings_of
 from thriftserve.settings.gateway import GatewaySettings
 from thriftserve.settings.sources import add_flags, did_you_mean, flag_names, format_value, given_flags
@@ -39,6 +43,14 @@ Serve models until a signal ends the server. Once every worker has loaded its mo
   thriftserve ready host=127.0.0.1 port=9090 server_type=TBatchingServer workers=2 pid=4711
 
 Logs go to stderr. SIGTERM and SIGINT finish accepted requests, then end the server. SIGHUP loads new versions.
+"""
+
+_TFS = """\
+Serve models with the command line of TensorFlow Serving's tensorflow_model_server. Its flags keep their names and
+meanings; what has no meaning here is told on stderr. HTTP listens on --rest_api_port. There is no gRPC yet: nothing
+listens on --port. Thrift listens on --thrift_port, if that is given. THRIFTSERVE_… variables count as for serve.
+
+  thriftserve tfs --rest_api_port=8501 --model_name=digits --model_base_path=/models/digits
 """
 
 _EXAMPLES = """\
@@ -93,6 +105,8 @@ def _run(arguments: Sequence[str]) -> int:
         model[name].error(f"unrecognized argument {unknown[0]}: see thriftserve model {name} --help")
     if unknown and options.command == "gateway":
         gateway.error(_unknown_argument(unknown[0], GatewaySettings))
+    if unknown and options.command == "tfs":
+        raise ConfigError(f"unknown option {unknown[0]}: see thriftserve tfs --help")
     if unknown:
         serve.error(_unknown_argument(unknown[0], ServeSettings))
     if options.command == "model":
@@ -100,21 +114,29 @@ def _run(arguments: Sequence[str]) -> int:
     if options.command == "gateway":
         return _run_gateway(options)
     if options.command == "serve":
-        return _run_serve(options)
+        return _run_serve(given_flags(options, ServeSettings), options.config, show=options.print_settings)
+    if options.command == "tfs":
+        return _run_tfs(options)
     parser.print_help(sys.stderr)
     return ExitCode.CONFIG
 
 
-def _run_serve(options: argparse.Namespace) -> int:
-    source = partial(
-        gather,
-        ServeSettings,
-        flags=given_flags(options, ServeSettings),
-        environ=dict(os.environ),
-        config=options.config,
-    )
+def _run_tfs(options: argparse.Namespace) -> int:
+    translation = tfs.translate(vars(options))
+    for remark in translation.remarks:
+        print(f"thriftserve tfs: {remark}", file=sys.stderr)
+    os.environ.update({name: value for name, value in translation.environ.items() if name not in os.environ})
+    with tempfile.TemporaryDirectory(prefix="thriftserve-tfs-") as directory:
+        flags = translation.flags
+        if "port" not in flags:  # the gateway reaches the node there, and nobody else
+            flags = {**flags, "unix_socket": str(Path(directory) / "thrift.sock")}
+        return _run_serve(flags, options.config, show=options.print_settings)
+
+
+def _run_serve(flags: Mapping[str, Any], config: str | None, *, show: bool) -> int:
+    source = partial(gather, ServeSettings, flags=flags, environ=dict(os.environ), config=config)
     effective = source()
-    if options.print_settings:
+    if show:
         _print_settings(effective)
         return ExitCode.OK
     log.configure(effective.settings.log_level, effective.settings.log_format)
@@ -146,6 +168,17 @@ def _parsers() -> tuple[_Parser, _Parser, _Parser, Mapping[str, _Parser]]:
         allow_abbrev=False,
     )
     add_flags(serve, ServeSettings)
+    drop_in = commands.add_parser(
+        "tfs",
+        help="serve with the flags of tensorflow_model_server",
+        usage="thriftserve tfs --rest_api_port=8501 --model_name=NAME --model_base_path=PATH [options]",
+        description=_TFS,
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+        allow_abbrev=False,
+    )
+    drop_in.add_argument("--config", metavar="FILE", help="TOML file with further settings of thriftserve serve")
+    drop_in.add_argument("--print-settings", action="store_true", help="print every value and its source, and exit")
+    tfs.add_flags(drop_in)
     return parser, serve, gateway_command.add_to(commands), model_cli.add_to(commands)
 
 

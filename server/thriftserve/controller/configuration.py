@@ -10,6 +10,7 @@ import math
 import os
 import time
 from collections.abc import Callable, Iterable, Sequence
+from dataclasses import replace
 from functools import partial
 from pathlib import Path
 
@@ -36,6 +37,8 @@ def read_models(settings: ServeSettings) -> tuple[ModelConfig, ...]:
         ConfigError: there is none, or one can't be read, or it asks for what the server type or machine does not have.
     """
     models = _read_file(settings) if settings.model_config_file else parse_model_flags(settings.model)
+    if settings.batching_parameters_file:
+        models = _with_batching(models, Path(settings.batching_parameters_file).expanduser())
     if not models:
         raise ConfigError(
             "no model to serve: give one or more as --model NAME=BASE_PATH, for example --model digits=/models/digits"
@@ -55,6 +58,13 @@ def _read_file(settings: ServeSettings) -> tuple[ModelConfig, ...]:
     if not content.models:
         raise ConfigError(f"{path}: lists no model: add a config {{ name: … base_path: … }}")
     return content.models
+
+
+def _with_batching(models: Iterable[ModelConfig], path: Path) -> tuple[ModelConfig, ...]:
+    batching, ignored = config_file.load_batching_parameters(path)
+    for warning in ignored:
+        log.warning("%s", warning)
+    return tuple(replace(model, batching=model.batching or batching) for model in models)
 
 
 def file_stamp(settings: ServeSettings) -> list[int] | None:

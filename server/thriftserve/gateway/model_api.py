@@ -223,7 +223,7 @@ def _infos(infos: Mapping[str, TensorInfo]) -> dict[str, Any]:
                 "dim": [{"size": str(-1 if size is None else size), "name": ""} for size in info.shape or ()],
                 "unknown_rank": info.shape is None,
             },
-            "name": info.name,
+            "name": info.tensor_name or info.name,
         }
         for name, info in infos.items()
     }

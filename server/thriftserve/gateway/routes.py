@@ -43,7 +43,7 @@ Endpoint = Callable[[HttpRequest], Awaitable[HttpReply]]
 #: TensorFlow Serving's API, in any case of the letters.
 _V1 = re.compile(r"/v1(?:/.*)?", re.IGNORECASE | re.DOTALL)
 #: Answered above `max_in_flight`, too: a monitor must not take an overloaded gateway for a dead one.
-_UNLIMITED_PATHS = frozenset({"/healthz", "/readyz", "/metrics", "/monitoring/prometheus/metrics"})
+_UNLIMITED_PATHS = frozenset({"/healthz", "/readyz", "/metrics"})
 _ALL_MODELS = re.compile(r"/v1/models/?", re.IGNORECASE)
 
 
@@ -52,6 +52,7 @@ class Gateway:
 
     def __init__(self, settings: GatewaySettings) -> None:
         self._settings = settings
+        self._unlimited = _UNLIMITED_PATHS | {settings.metrics_path}
         self.in_flight = 0
         self._backends: Backends | None = None
         self._routes: dict[str, tuple[str, Endpoint]] = {}
@@ -69,7 +70,7 @@ class Gateway:
         self._metrics = Metrics(backends)
         self._routes = {
             "/metrics": ("GET", self._metrics.answer),
-            "/monitoring/prometheus/metrics": ("GET", self._metrics.answer),
+            settings.metrics_path: ("GET", self._metrics.answer),
             "/healthz": ("GET", health.live),
             "/readyz": ("GET", health.ready),
             "/service": ("POST", ImageService(backends, settings).answer),
@@ -89,7 +90,7 @@ class Gateway:
         if self._backends is None:
             self.open()
         request = HttpRequest(scope, receive, self._settings)
-        counted = request.path not in _UNLIMITED_PATHS
+        counted = request.path not in self._unlimited
         self.in_flight += counted
         self._metrics.requests.in_flight(self.in_flight)
         try:
@@ -111,7 +112,7 @@ class Gateway:
 
     async def _reply(self, request: HttpRequest) -> HttpReply:
         try:
-            if self.in_flight > self._settings.max_in_flight and request.path not in _UNLIMITED_PATHS:
+            if self.in_flight > self._settings.max_in_flight and request.path not in self._unlimited:
                 raise Refusal(
                     f"max_in_flight is {self._settings.max_in_flight}: the gateway is at its limit, retry later",
                     503,

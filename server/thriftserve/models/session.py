@@ -31,6 +31,8 @@ class TensorSpec:
     name: str
     dtype: DataType
     shape: tuple[int | None, ...] | None = None
+    #: Its name in the model's graph, like "dense/Softmax:0"; empty where there is no graph.
+    tensor_name: str = field(default="", compare=False)
 
     @property
     def has_rows(self) -> bool:

@@ -13,7 +13,15 @@ from typing import Any, TypeVar
 
 from thriftserve.errors import ConfigError
 from thriftserve.repository import image_settings, model_settings
-from thriftserve.repository.config_tables import ConfigFault, ConfigTables, KeyPath, Position, parse_text, parse_toml
+from thriftserve.repository.config_tables import (
+    ConfigFault,
+    ConfigTables,
+    KeyPath,
+    Position,
+    parse_batching_parameters,
+    parse_text,
+    parse_toml,
+)
 from thriftserve.repository.image_settings import ImageSettings
 from thriftserve.repository.model_settings import BatchingSettings, RunSettings
 from thriftserve.repository.settings_table import Check, build
@@ -35,6 +43,9 @@ from thriftserve_proto import model_server_config_pb2
 
 TENSORFLOW, PYTHON = "tensorflow", "python"
 _DEVICES = re.compile(r"cpu|auto|gpu:[0-9]+( *, *gpu:[0-9]+)*")
+#: TensorFlow Serving's max_batch_size, if its file names none.
+_BATCH_SIZE = 1000
+_INSTEAD = {"num_batch_threads": ": workers and runs_per_worker follow from the cores"}
 #: Keys that take one value or a list of several.
 _ONE_OR_MORE = ("scale", "offset", "background")
 
@@ -64,6 +75,36 @@ def load(path: Path) -> ConfigFile:
     except OSError as error:
         raise ConfigError(f"{path}: can't be read: {error.strerror}; give a readable model_config_file") from error
     return loads(text, str(path), toml=path.suffix == ".toml", directory=path.parent)
+
+
+def load_batching_parameters(path: Path) -> tuple[BatchingSettings, tuple[str, ...]]:
+    """Read TensorFlow Serving's BatchingParameters in text form, and what they say that has no effect here.
+
+    Raises:
+        ConfigError: The file can't be read, or says something that will not do. The message has file, line and remedy.
+    """
+    try:
+        values = parse_batching_parameters(path.read_text(encoding="utf-8-sig"))
+    except (OSError, UnicodeDecodeError) as error:
+        why = error.strerror if isinstance(error, OSError) else error
+        raise ConfigError(f"{path}: can't be read: {why}; give a readable batching_parameters_file") from error
+    except ConfigFault as error:
+        at = f":{error.position}" if error.position.line else ""
+        raise ConfigError(f"{path}{at}: {error.message}") from error
+    table: dict[str, Any] = {key: values.pop(key) for key in tuple(values) if key in model_settings.BATCHING_CHECKS}
+    # What TensorFlow Serving has for a number that is not set.
+    table.setdefault("max_batch_size", max(table.get("allowed_batch_sizes", [_BATCH_SIZE])))
+    if "batch_timeout_micros" in values:
+        table["batch_timeout_ms"] = values.pop("batch_timeout_micros") / 1000
+    if "max_enqueued_batches" in values:
+        table["max_enqueued"] = values.pop("max_enqueued_batches") * table["max_batch_size"]
+
+    def fail(key: str, message: str) -> ConfigError:
+        return ConfigError(f"{path}: {message}")
+
+    settings = build(BatchingSettings, table, model_settings.BATCHING_CHECKS, fail)
+    ignored = tuple(f"{path}: {key} has no effect here and is ignored{_INSTEAD.get(key, '')}" for key in values)
+    return settings, ignored
 
 
 def loads(text: str, source: str, *, toml: bool = False, directory: Path = Path()) -> ConfigFile:

@@ -15,10 +15,13 @@ import re
 import tomllib
 from collections.abc import Callable, Iterator, Mapping, MutableSequence
 from dataclasses import dataclass, field
+from functools import cache
 from typing import Any, NamedTuple
 
-from google.protobuf import text_format
+from google.protobuf import text_format, wrappers_pb2
 from google.protobuf.descriptor import FieldDescriptor
+from google.protobuf.descriptor_pb2 import FileDescriptorProto
+from google.protobuf.descriptor_pool import DescriptorPool
 from google.protobuf.message import Message
 from google.protobuf.message_factory import GetMessageClass
 
@@ -45,6 +48,27 @@ _RANGES = {
 
 #: How a value is reached: the model's number, then keys, and a number for each of several blocks.
 KeyPath = tuple[str | int, ...]
+
+
+#: The fields of BatchingParameters: only names and types count in the text form.
+_BATCHING_FIELDS = (
+    ("max_batch_size", "Int64Value"),
+    ("batch_timeout_micros", "Int64Value"),
+    ("max_enqueued_batches", "Int64Value"),
+    ("num_batch_threads", "Int64Value"),
+    ("thread_pool_name", "StringValue"),
+    ("allowed_batch_sizes", "int64"),
+    ("pad_variable_length_inputs", "bool"),
+    ("enable_large_batch_splitting", "BoolValue"),
+    ("max_execution_batch_size", "Int64Value"),
+    ("mixed_priority_batching_policy", "StringValue"),
+)
+
+
+_SCALARS = {
+    "int64": (FieldDescriptor.TYPE_INT64, FieldDescriptor.LABEL_REPEATED),
+    "bool": (FieldDescriptor.TYPE_BOOL, FieldDescriptor.LABEL_OPTIONAL),
+}
 
 
 class Position(NamedTuple):
@@ -96,6 +120,43 @@ def parse_text(text: str) -> ConfigTables:
     if not message.HasField(LIST):
         raise ConfigFault(Position(1, 1), f"there is no {LIST}: write {LIST} {{ config {{ name: … base_path: … }} }}")
     return ConfigTables(_to_table(message.model_config_list).get("config", []), tokens.find, tokens.ignored)
+
+
+def parse_batching_parameters(text: str) -> dict[str, Any]:
+    """Read the text form of TensorFlow Serving's BatchingParameters; return the values that it sets.
+
+    Raises:
+        ConfigFault: It is not of that form.
+    """
+    message = _batching_parameters()()
+    try:
+        text_format.Parse(text, message)
+    except text_format.ParseError as error:
+        position = Position(error.GetLine() or 0, error.GetColumn() or 0)
+        raise ConfigFault(position, f"{error}: write max_batch_size {{ value: 32 }}") from None
+    return {
+        known.name: value.value if isinstance(value, Message) else _to_value(value)
+        for known, value in message.ListFields()
+    }
+
+
+@cache
+def _batching_parameters() -> type[Message]:
+    """Return the message, by the names, numbers and types of session_bundle_config.proto."""
+    file = FileDescriptorProto(name="thriftserve/batching_parameters.proto", syntax="proto3")
+    file.dependency.append(wrappers_pb2.DESCRIPTOR.name)
+    fields = file.message_type.add(name="BatchingParameters").field
+    for number, (name, kind) in enumerate(_BATCHING_FIELDS, 1):
+        field_of = fields.add(name=name, number=number, label=FieldDescriptor.LABEL_OPTIONAL)
+        if kind in _SCALARS:
+            field_of.type, field_of.label = _SCALARS[kind]
+        else:
+            field_of.type, field_of.type_name = FieldDescriptor.TYPE_MESSAGE, f".google.protobuf.{kind}"
+    pool = DescriptorPool()
+    pool.AddSerializedFile(wrappers_pb2.DESCRIPTOR.serialized_pb)
+    descriptor = pool.AddSerializedFile(file.SerializeToString()).message_types_by_name["BatchingParameters"]
+    message: type[Message] = GetMessageClass(descriptor)
+    return message
 
 
 def _to_table(message: Message) -> dict[str, Any]:

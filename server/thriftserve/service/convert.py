@@ -90,7 +90,7 @@ def _signature(signature: Signature) -> SignatureInfo:
 
 def _tensor_info(spec: TensorSpec) -> TensorInfo:
     sizes = [-1 if size is None else size for size in spec.shape or ()]
-    return TensorInfo(spec.name, spec.dtype, sizes, spec.shape is None)
+    return TensorInfo(spec.name, spec.dtype, sizes, spec.shape is None, spec.tensor_name or None)
 
 
 def model_status(

@@ -46,6 +46,11 @@ def _check_origins(value: tuple[str, ...]) -> str | None:
     return None if valid else "must be * or origins like https://example.org"
 
 
+def _check_path(value: str) -> str | None:
+    fine = value.startswith("/") and not value.startswith(("/v1/", "/v2/")) and not set(value) & set("?# ")
+    return None if fine else "must begin with / and not lead to the models, like /monitoring/prometheus/metrics"
+
+
 @dataclass(frozen=True)
 class GatewaySettings(Settings):
     """The settings of `thriftserve gateway`."""
@@ -147,6 +152,13 @@ class GatewaySettings(Settings):
     service_redirects: int = setting(3, "Redirects to follow for an image.", group=SERVICE, check=at_least(0))
     log_level: str = log_level_setting()
     log_format: str = log_format_setting()
+    metrics_path: str = setting(
+        "/monitoring/prometheus/metrics",
+        "A path that answers Prometheus besides /metrics.",
+        group=HTTP,
+        metavar="PATH",
+        check=_check_path,
+    )
     access_log: bool = setting(False, "Log a line for each request.", group=LOGGING)
 
     def __post_init__(self) -> None:

@@ -51,6 +51,13 @@ class ServeSettings(HostSettings):
         group=MODELS,
         metavar="FILE",
     )
+    batching_parameters_file: str | None = setting(
+        None,
+        "File with TensorFlow Serving's BatchingParameters in text form: how requests for every model share runs that "
+        "has no [batching] in model_config_file.",
+        group=MODELS,
+        metavar="FILE",
+    )
     model_config_poll_s: float = setting(
         0.0,
         "Check model_config_file for changes this often. 0: only on SIGHUP and reloadConfig.",

@@ -453,7 +453,7 @@ def test_metadata_is_the_protobuf_messages_in_json(door: Door) -> None:
         "x": {
             "dtype": "DT_FLOAT",
             "tensor_shape": {"dim": [{"size": "-1", "name": ""}], "unknown_rank": False},
-            "name": "x",
+            "name": "serving_default_x:0",
         }
     }
     assert default["outputs"]["y"]["dtype"] == "DT_FLOAT"

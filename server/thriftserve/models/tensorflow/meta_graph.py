@@ -141,6 +141,6 @@ def _spec(key: str, info: Any) -> TensorSpec:
     except ValueError:
         raise ValueError(f"{key!r} has the element type number {info.dtype}, which requests can't carry") from None
     if not info.HasField("tensor_shape") or info.tensor_shape.unknown_rank:
-        return TensorSpec(key, dtype, None)
+        return TensorSpec(key, dtype, None, info.name)
     sizes = (dimension.size for dimension in info.tensor_shape.dim)
-    return TensorSpec(key, dtype, tuple(None if size < 0 else size for size in sizes))
+    return TensorSpec(key, dtype, tuple(None if size < 0 else size for size in sizes), info.name)
