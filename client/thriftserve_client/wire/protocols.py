@@ -34,6 +34,7 @@ _VERSION_MASK = 0xFFFF0000
 _MESSAGE = Struct("!II").pack
 _TWO = Struct("!II").unpack
 _SEQID = Struct("!i")
+_U32 = Struct("!I")
 _NO_HEAD = (b"-", "", 0)  # no message begins with this
 
 
@@ -64,6 +65,9 @@ class _CheckedProtocol:
     _kinds: Container[int] = range(256)
     _dialect: Any
     _decode_c: Any
+    #: See `BinaryProtocol`.
+    unversioned = False
+    writer: Any = None
 
     def _encode(self, struct: Any, spec: Any) -> bytes:
         try:
@@ -87,8 +91,16 @@ class _CheckedProtocol:
 
 
 class BinaryProtocol(_CheckedProtocol, TBinaryProtocol):
-    """The binary protocol over a `Frame`, a stream or `Outgoing`."""
+    """The binary protocol over a `Frame`, a stream or `Outgoing`.
 
+    A server reads messages without a version, too, as old clients and thriftrw send them: length, name, type, number.
+
+    Attributes:
+        unversioned: whether messages are written so.
+        writer: its `unversioned` follows the messages that are read, so that an answer is of the request's kind.
+    """
+
+    _takes_unversioned = False
     _dialect = BinaryDialect(fastbinary.encode_binary)
     _decode_c = staticmethod(fastbinary.decode_binary)
     writeMessageEnd = staticmethod(bool)  # as `Outgoing.flush`
@@ -99,8 +111,14 @@ class BinaryProtocol(_CheckedProtocol, TBinaryProtocol):
         self._fast_encode = self._encode
         # The bytes before the number, of the last message each way: the next one most likely has the same.
         self._last_read = self._last_written = _NO_HEAD
+        self._last_unversioned = self.unversioned = False
+        self.writer = self
 
     def writeMessageBegin(self, name: str, type: int, seqid: int) -> None:
+        if self.unversioned:
+            encoded = name.encode()
+            self.trans.write(_U32.pack(len(encoded)) + encoded + bytes([type]) + _SEQID.pack(seqid))
+            return
         head, last_name, last_type = self._last_written
         if name != last_name or type != last_type:
             encoded = name.encode()
@@ -118,6 +136,7 @@ class BinaryProtocol(_CheckedProtocol, TBinaryProtocol):
         length = len(last)
         begin = read(length + 4)
         if begin[:-4] == last:
+            self.writer.unversioned = self._last_unversioned
             self.header = header = name, kind, _SEQID.unpack_from(begin, length)[0]
             return header
         trans.cstringio_buf.seek(-len(begin), SEEK_CUR)
@@ -128,6 +147,8 @@ class BinaryProtocol(_CheckedProtocol, TBinaryProtocol):
         if len(head) < 8:
             raise EOFError("the message ends within its header")
         version, length = _TWO(head)
+        if 0 < version <= MAX_NAME_BYTES and self._takes_unversioned:
+            return self._read_unversioned(head, version, read)
         if version & _VERSION_MASK != _VERSION_1 or length > MAX_NAME_BYTES:
             raise TProtocolException(TProtocolException.BAD_VERSION, _not_binary(head))
         kind = version & 0xFF
@@ -138,7 +159,20 @@ class BinaryProtocol(_CheckedProtocol, TBinaryProtocol):
             raise EOFError("the message ends within its header")
         name = rest[:length].decode()
         self._last_read = head + rest[:length], name, kind
+        self._last_unversioned = self.writer.unversioned = False
         self.header = header = name, kind, _SEQID.unpack_from(rest, length)[0]
+        return header
+
+    def _read_unversioned(self, head: bytes, length: int, read: Callable[[int], bytes]) -> tuple[str, int, int]:
+        rest = head[_U32.size :] + read(length + 1)
+        if len(rest) < length + 5:
+            raise EOFError("the message ends within its header")
+        name, kind = rest[:length].decode(), rest[length]
+        if kind not in self._kinds:
+            raise TProtocolException(TProtocolException.INVALID_DATA, f"message type {kind} is not expected here")
+        self._last_read = head[: _U32.size] + rest[: length + 1], name, kind
+        self._last_unversioned = self.writer.unversioned = True
+        self.header = header = name, kind, _SEQID.unpack_from(rest, length + 1)[0]
         return header
 
 

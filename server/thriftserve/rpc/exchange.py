@@ -76,6 +76,7 @@ class TrackedProtocol:
 class BinaryInput(TrackedProtocol, BinaryProtocol):
     """The binary protocol's reading side."""
 
+    _takes_unversioned = True
     readMessageBegin = BinaryProtocol.readMessageBegin  # it records by itself
 
     def readMessageEnd(self) -> None:
@@ -92,10 +93,11 @@ _INPUTS: dict[str, Any] = {"binary": BinaryInput, "compact": CompactInput}
 class PendingCall:
     """A call that was read and begun: `step` takes it from run to run, to its reply."""
 
-    __slots__ = ("_exchange", "_seqid", "_steps", "args", "name", "on_first_task", "parts", "size")
+    __slots__ = ("_exchange", "_seqid", "_steps", "_unversioned", "args", "name", "on_first_task", "parts", "size")
 
     def __init__(self, exchange: Exchange, name: str, seqid: int, args: Any, steps: Generator[Any, Any, Any]) -> None:
         self._exchange = exchange
+        self._unversioned = exchange.unversioned
         self._seqid = seqid
         self._steps = steps
         self.name = name
@@ -121,8 +123,10 @@ class PendingCall:
                 return self._steps.throw(result)
             task = self._steps.send(result)
         except StopIteration as end:
+            exchange.unversioned = self._unversioned
             self.parts = exchange.write_result(self.name, self._seqid, end.value)
         except BaseException as error:  # a model may raise anything, SystemExit included
+            exchange.unversioned = self._unversioned
             self.parts = exchange.write_handler_error(self.name, self._seqid, error)
         else:
             if self.on_first_task is not None:
@@ -150,13 +154,27 @@ class Exchange:
         self.broken = False
         #: Bytes of the last reply.
         self.size = 0
+        self._oprot: Any = None
         self._reset()
 
     def _reset(self) -> None:
-        """Make new protocols: the old ones may have stopped in mid-message."""
+        """Make new protocols: the old ones may have stopped in mid-message. The reply stays of the request's kind."""
+        unversioned = self.unversioned
         self._out: Any = Outgoing()
         self._iprot: Any = _INPUTS[self._protocol](None, self._max_bytes)
         self._oprot = make_protocol(self._protocol, self._out, self._max_bytes)
+        self._iprot.writer = self._oprot
+        self.unversioned = unversioned
+
+    @property
+    def unversioned(self) -> bool:
+        """Whether replies have no version, as the message that was read last; see `BinaryProtocol`."""
+        return bool(getattr(self._oprot, "unversioned", False))
+
+    @unversioned.setter
+    def unversioned(self, unversioned: bool) -> None:
+        if unversioned or self.unversioned:
+            self._oprot.unversioned = unversioned
 
     # One call at a time
 
