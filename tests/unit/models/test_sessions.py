@@ -254,3 +254,20 @@ def test_keras_is_left_to_those_who_use_it() -> None:
     """
     done = subprocess.run([sys.executable, "-c", UNTOUCHED], timeout=60, check=False, capture_output=True)
     assert done.returncode == 0, done.stderr
+
+
+def test_outputs_that_requests_cannot_carry(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+    """Such an output takes only itself away; a signature with no other output is not served, the others are."""
+    import tensorflow as tf
+
+    spec = [tf.TensorSpec([None], tf.float32, name="x")]
+    both = tf.function(lambda x: {"y": x + 1, "q": tf.cast(x, tf.qint8)}, input_signature=spec)
+    neither = tf.function(lambda x: {"q": tf.cast(x, tf.qint8)}, input_signature=spec)
+    tf.saved_model.save(tf.Module(), str(tmp_path / "1"), signatures={"both": both, "neither": neither})
+    session = SavedModelSession.open(tmp_path / "1", CPU)
+    assert set(session.signatures) == {"both"}
+    assert set(session.signatures["both"].outputs) == {"y"}
+    assert session.run("both", {"x": X}, ["y"])["y"].tolist() == [2.0, 3.0]
+    assert "signature both is served without an output: 'q' has the element type number" in caplog.text
+    assert "signature neither is not served" in caplog.text
+    session.close()

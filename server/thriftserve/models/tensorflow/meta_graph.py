@@ -93,7 +93,9 @@ def endpoints(meta_graph: Any, path: Path) -> dict[str, Endpoint]:
         if name in INTERNAL_SIGNATURES:
             continue
         try:
-            endpoints_by_name[name] = _endpoint(name, definition)
+            endpoints_by_name[name], left_out = _endpoint(name, definition)
+            for fault in left_out:
+                log.warning("%s: signature %s is served without an output: %s", path, name, fault)
         except ValueError as error:
             faults.append(f"{name}: {error}")
             log.warning("%s: signature %s is not served: %s", path, name, error)
@@ -122,15 +124,25 @@ def _is_of_saver(function: str) -> bool:
     return "traced_save" in function or "traced_restore" in function
 
 
-def _endpoint(name: str, definition: Any) -> Endpoint:
-    inputs, outputs = sorted(definition.inputs.items()), sorted(definition.outputs.items())
-    signature = Signature(
-        name,
-        {key: _spec(key, info) for key, info in inputs},
-        {key: _spec(key, info) for key, info in outputs},
-        definition.method_name,
-    )
-    return Endpoint(signature, {key: info.name for key, info in inputs}, {key: info.name for key, info in outputs})
+def _endpoint(name: str, definition: Any) -> tuple[Endpoint, list[str]]:
+    """Return a signature's endpoint, and why outputs of it are left out.
+
+    Raises:
+        ValueError: requests can't carry one of its inputs, or any of its outputs.
+    """
+    inputs = sorted(definition.inputs.items())
+    outputs: dict[str, TensorSpec] = {}
+    left_out: list[str] = []
+    for key, info in sorted(definition.outputs.items()):
+        try:
+            outputs[key] = _spec(key, info)
+        except ValueError as error:
+            left_out.append(str(error))
+    if left_out and not outputs:
+        raise ValueError("; ".join(left_out))
+    signature = Signature(name, {key: _spec(key, info) for key, info in inputs}, outputs, definition.method_name)
+    input_names = {key: info.name for key, info in inputs}
+    return Endpoint(signature, input_names, {key: definition.outputs[key].name for key in outputs}), left_out
 
 
 def _spec(key: str, info: Any) -> TensorSpec:
