@@ -122,7 +122,7 @@ def test_metadata(run: Run) -> None:
     assert ["output", "y", "FLOAT", "any"] in rows(text)
     assert "2 labels: cat, dog" in text
     signature = data(run("metadata", "half_plus_two", "--json"))["signatures"]["serving_default"]
-    assert signature["inputs"]["x"] == {"name": "x", "dtype": "FLOAT", "shape": [None]}
+    assert signature["inputs"]["x"] == {"name": "x", "dtype": "FLOAT", "shape": [None], "tensor_name": ""}
 
 
 @pytest.fixture
