@@ -110,7 +110,9 @@ class LoadFailure(NamedTuple):
 class LoadReport:
     """What one worker reports of loading one plan, as it goes. Used by the worker, from one thread.
 
-    It is on disk before a version is loaded, so that a load that kills the worker is known for what it was.
+    It is on disk before a version is loaded, so that a load that kills the worker is known for what it was. If it can't
+    be written, that is logged, the old report is removed, and loading goes on: an old one would blame a version that
+    was loaded long ago when the worker ends.
     """
 
     def __init__(self, state: StateDir) -> None:
@@ -139,7 +141,13 @@ class LoadReport:
     def _write(self, loading: tuple[str, int] | None, *, done: bool = False) -> None:
         load_times = [[*key, seconds] for key, seconds in self._load_times_s.items()] if done else []
         content = {"loading": loading, "failed": self._failures, "done": done, "took_s": load_times}
-        self._state.write(f"{ATTEMPTS}/{os.getpid()}", content, durable=False)
+        file = f"{ATTEMPTS}/{os.getpid()}"
+        try:
+            self._state.write(file, content, durable=False)
+        except OSError as error:
+            log.error("state_dir %s: can't write how loading goes, loading goes on: %s", self._state.path, error)
+            with contextlib.suppress(OSError):
+                self._state.remove(file)
 
 
 class LoadResult(NamedTuple):
