@@ -12,6 +12,7 @@ from __future__ import annotations
 import os
 import re
 import stat
+import time
 from collections.abc import Container, Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -26,6 +27,8 @@ INDEX = "variables/variables.index"
 _UNFINISHED = re.compile(
     r"(^|/)(\.[^/]+\.[A-Za-z0-9]{6}|[^/]+(\.part|\.partial|\.tmp|\.filepart|\.crdownload|\._COPYING_|_\.gstmp))$"
 )
+#: An asset that has been empty for so long, in seconds, is meant to be.
+_EMPTY_FOR_S = 10
 #: Deeper trees, and larger ones, are no SavedModels, and scanning them would take long.
 MOST_DEPTH, MOST_FILES = 16, 100_000
 
@@ -87,6 +90,13 @@ def find_fault(path: Path, snapshot: Snapshot) -> str | None:
         or next((f"{name} is missing" for name in sorted(assets) if name not in snapshot), None)
         or _variables_fault(path, needs, snapshot)
     )
+
+
+def new_empty_asset(snapshot: Snapshot) -> str | None:
+    """Return an asset that is empty and was written a moment ago, if any: its copy may just have begun."""
+    oldest_ns = time.time_ns() - _EMPTY_FOR_S * 1_000_000_000
+    empty = (name for name, file in snapshot.items() if name.startswith("assets/") and not file.size)
+    return next((name for name in empty if snapshot[name].changed_ns > oldest_ns), None)
 
 
 def diagnose(path: Path) -> str | None:

@@ -203,6 +203,8 @@ class BasePath:
                 return _UNEXAMINED
         if examined.fault == _UNEXAMINED:
             examined.fault = self._find_fault(path, snapshot)
+        if examined.fault is None and not settled and (name := integrity.new_empty_asset(snapshot)) is not None:
+            return f"{name} is empty: it is waited for"
         if examined.fault is None:
             examined.graph = next(snapshot[name] for name in SAVED_MODEL_FILES if name in snapshot)
         return examined.fault

@@ -8,7 +8,6 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from thrift.Thrift import TApplicationException
 
 from batched_load import Pipe, frame, fronts, right, steered, told
 from certificates import Authority
@@ -97,7 +96,8 @@ def test_a_model_that_exits(tmp_path: Path) -> None:
         (tmp_path / "gate").touch()
         (_, first), (_, second) = pipe.answers(2)
         assert right(0, first)
-        assert isinstance(second, TApplicationException) and "SystemExit" in str(second.message)
+        assert isinstance(second, PredictError)
+        assert "failed in 'serving_default': SystemExit: 3" in second.message
         assert [right(number, answer) for number, answer in others.answers(10)] == [True] * 10
         assert "ended" not in server.log()
 

@@ -26,7 +26,7 @@ def cut(version: Path, name: str) -> None:
 
 DAMAGE: list[Callable[[Path], object]] = [
     *(lambda version, name=name: (version / name).unlink() for name in (PB, INDEX, SECOND, ASSET)),
-    *(lambda version, name=name: cut(version, name) for name in (PB, INDEX, FIRST, ASSET)),
+    *(lambda version, name=name: cut(version, name) for name in (PB, INDEX, FIRST)),
     lambda version: shutil.copy(small("half_plus_two") / "1" / PB, version / PB),
 ]
 

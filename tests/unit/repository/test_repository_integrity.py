@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import itertools
 import shutil
+import time
 from collections.abc import Callable
 from pathlib import Path
 
@@ -160,6 +161,23 @@ def test_assets_may_have_any_name(tmp_path: Path, name: str) -> None:
         (tmp_path / "1" / "assets.extra").mkdir()
         (tmp_path / "1" / "assets.extra" / name).touch()
         assert fault(tmp_path / "1") == f"assets.extra/{name} is a copy that is not done"
+
+
+def test_an_empty_asset_is_waited_for(version: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A watcher wants a version with an empty asset once nothing has been written to that for ten seconds."""
+    cut(version, ASSET, 0)
+    watcher = Watcher([ModelConfig("m", "tensorflow", str(version.parent))])
+    polls = [watcher.poll().models["m"] for _ in range(3)]
+    assert [each.wanted for each in polls] == [()] * 3
+    assert "assets/words.txt is empty: it is waited for" in str([each.problems for each in polls])
+    now = time.time_ns()
+    monkeypatch.setattr(time, "time_ns", lambda: now + 11_000_000_000)
+    assert len(watcher.poll().models["m"].wanted) == 1
+    cut(version, ASSET, 0)
+    monkeypatch.undo()
+    assert (
+        len(Watcher([ModelConfig("m", "tensorflow", str(version.parent))]).poll(settled=True).models["m"].wanted) == 1
+    )
 
 
 def test_a_compressed_index(version: Path) -> None:
