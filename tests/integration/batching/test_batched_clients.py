@@ -14,6 +14,7 @@ from certificates import Authority
 from dialect_client import DialectClient
 from hosting import Hosted, Wire, client_on, eventually, read_to_end
 from served import Served
+from thriftserve_idl.ttypes import PredictError
 
 #: Around what is sent along, put into the arena, joined, and read at once.
 SIZES = [edge + step for edge in (32 << 10, 40 << 10, 64 << 10, 128 << 10, 256 << 10) for step in range(-60, 5, 4)]
