@@ -41,7 +41,7 @@ def _run(options: Options) -> int:
 
         from demo import story
     except ModuleNotFoundError as error:
-        return _failed(f"the demo needs {error.name}: pip install 'thriftserve[server-cpu,bench]'")
+        return _failed(f"the demo needs {error.name}: pip install '.[server-cpu,bench]' in a checkout")
     try:
         return story.run(options, Console())
     except (TrainingFailed, ServerFailed, ThriftServeClientError, OSError) as error:

@@ -92,9 +92,21 @@ def main(arguments: Sequence[str] | None = None) -> int:
         return error.exit_code
     except KeyboardInterrupt:
         return 130
+    except ModuleNotFoundError as error:
+        if (error.name or "").startswith("thriftserve"):
+            raise
+        print(f"thriftserve: error: {_missing_package(error)}", file=sys.stderr)
+        return ExitCode.CONFIG
     except Exception:
         logger.critical("thriftserve failed", exc_info=True)  # not foreseen: the traceback is needed to fix it
         return ExitCode.INTERNAL
+
+
+def _missing_package(error: ModuleNotFoundError) -> str:
+    return (
+        f"it needs {error.name}, which is not installed: pip install '.[server]' in a checkout of thriftserve, "
+        "and '.[server,gateway]' to answer HTTP"
+    )
 
 
 def _run(arguments: Sequence[str]) -> int:

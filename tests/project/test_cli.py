@@ -166,3 +166,22 @@ def test_exit_codes_are_documented() -> None:
     text = (ROOT / "docs/reference/commands.md").read_text(encoding="utf-8")
     rows = re.findall(r"^\| (\d+) \| `([A-Z_]+)` \|", text, re.MULTILINE)
     assert rows == [(str(int(code)), code.name) for code in ExitCode]
+
+
+@pytest.mark.parametrize(
+    ("package", "start", "extra"),
+    [
+        ("google_crc32c", "thriftserve.cli serve --model a=/nowhere", "'.[server]'"),
+        ("google", "thriftserve.cli model check /nowhere", "'.[server]'"),
+        ("uvicorn", "thriftserve.cli gateway --backend 127.0.0.1:1", "'.[gateway]'"),
+        ("rich", "thriftserve_bench.__main__ calls --quick", "'.[server,gateway,bench]'"),
+    ],
+)
+def test_a_missing_extra_is_named(package: str, start: str, extra: str) -> None:
+    """A command whose extra is not installed says in one line which one to install."""
+    module, *arguments = start.split()
+    code = f"import sys; sys.modules[{package!r}] = None; from {module} import main; sys.argv[1:] = {arguments!r}; "
+    code += "sys.exit(main())"
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=False)
+    assert done.returncode == 2
+    assert extra in done.stderr and done.stderr.count("\n") == 1, done.stderr

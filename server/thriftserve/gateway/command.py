@@ -76,5 +76,7 @@ def run(settings: GatewaySettings) -> ExitCode:
     try:
         from thriftserve.gateway import uvicorn_server
     except ImportError as error:
-        raise ConfigError(f"the gateway needs {error.name}: pip install 'thriftserve[gateway]'") from None
+        raise ConfigError(
+            f"the gateway needs {error.name}: pip install '.[gateway]' in a checkout of thriftserve"
+        ) from None
     return uvicorn_server.serve(settings, log.announce)

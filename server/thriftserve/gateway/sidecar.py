@@ -59,7 +59,9 @@ def derive_settings(settings: ServeSettings, server: Listener) -> GatewaySetting
             f"rest_port does not work with {feature}: unset one of them, or run `thriftserve gateway` separately"
         )
     if find_spec("uvicorn") is None or find_spec("orjson") is None:
-        raise ConfigError("rest_port is set, but the gateway is not installed: pip install 'thriftserve[gateway]'")
+        raise ConfigError(
+            "rest_port is set, but the gateway is not installed: pip install '.[server,gateway]' in a checkout"
+        )
     own = {
         "backend": (backend_of(server.sock.getsockname()),),
         "backend_protocol": "compact" if settings.protocol == "compact" else "binary",

@@ -130,7 +130,7 @@ def _pillow() -> ModuleType:
         from PIL import Image
     except ImportError:
         raise Unimplemented(
-            "this server can't decode images, Pillow is not installed: pip install 'thriftserve[server]', "
+            "this server can't decode images, Pillow is not installed: pip install '.[server]' in a checkout, "
             "or send pixels as a tensor"
         ) from None
     return Image

@@ -240,7 +240,9 @@ class RemoteBasePath:
                 if number is not None and entry["type"] == "directory":
                     directories.setdefault(number, []).append(name)
         except ImportError as error:
-            raise ModelLoadError(f"{self.url}: {error}: pip install 'thriftserve[remote]'") from error
+            raise ModelLoadError(
+                f"{self.url}: {error}: pip install '.[remote]' in a checkout of thriftserve"
+            ) from error
         except FileNotFoundError:
             raise ModelLoadError(f"{self.url}: there is no such directory") from None
         except Exception as error:  # each file system has errors of its own
