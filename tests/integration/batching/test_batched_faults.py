@@ -117,8 +117,11 @@ def test_the_front_answers_whatever_the_workers_do(tmp_path: Path) -> None:
 
 
 def test_a_stuck_worker_is_not_ready(tmp_path: Path) -> None:
-    """While the only worker hangs in a run, ping says so, long before the worker is killed; and OK once it goes on."""
-    with steered(tmp_path, "--workers", "1") as server, Pipe(server) as pipe, server.client() as client:
+    """While the only worker hangs in a run, ping says so, long before the worker is killed; and OK once it goes on.
+
+    Its runs take a while, so that it has a second slot, which could take a batch, but not run it.
+    """
+    with steered(tmp_path, "--workers", "1", ms=2) as server, Pipe(server) as pipe, server.client() as client:
         for number in range(200):  # runs are known to be short
             client.predict("m", told("", number))
         pipe.send(frame(1, told("hold:gate", 1)))

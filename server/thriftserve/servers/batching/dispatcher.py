@@ -232,13 +232,16 @@ class Dispatcher:
     def can_run(self) -> bool:
         """Return whether a worker would run a request that is sent now: one is there, and it is not stuck.
 
-        A worker counts as stuck when it has had a batch for ten times as long as any batch took lately.
+        A run counts as stuck when its slot has had a batch for ten times as long as any batch took lately, and a worker
+        when all its runs are: a further slot would only wait for them.
         """
         overdue_s = max(_OVERDUE_AT_LEAST_S, _OVERDUE * self._longest_s)
         now = self._clock.now
+        slots = self.slots.values()
+        stuck = Counter(slot.pid for slot in slots if slot.batches and now - slot.since > overdue_s)
         return any(
-            slot.hint.requests and slot.state is not _LEAVING and not (slot.batches and now - slot.since > overdue_s)
-            for slot in self.slots.values()
+            slot.hint.requests and slot.state is not _LEAVING and stuck[slot.pid] < self._settings.slots
+            for slot in slots
         )
 
     def report_stuck(self) -> None:
